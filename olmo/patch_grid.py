@@ -1,0 +1,32 @@
+"""Geometry of patches and pooling windows, shared by preprocessing and model.
+
+A frame is a grid of ``hp x wp`` patches in raster order. Pooling joins windows of
+``pool_h x pool_w`` patches into cells, also in raster order. A grid that is no multiple
+of the window is padded, ``floor(pad / 2)`` before and the rest after, with empty slots (-1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def pooled_grid(hp: int, wp: int, pool_h: int, pool_w: int) -> tuple[int, int]:
+    """Cells per column and per row: ``ceil(grid / window)`` in each direction."""
+    return -(-hp // pool_h), -(-wp // pool_w)
+
+
+def pooling_windows(hp: int, wp: int, pool_h: int, pool_w: int) -> np.ndarray:
+    """Patch indices of every cell.
+
+    Returns int64 ``[cells, pool_h * pool_w]``: the raster patch index of every slot of the
+    window, row by row, or -1 for a slot outside the grid.
+    """
+    ch, cw = pooled_grid(hp, wp, pool_h, pool_w)
+    pad_h, pad_w = ch * pool_h - hp, cw * pool_w - wp
+    grid = np.pad(
+        np.arange(hp * wp, dtype=np.int64).reshape(hp, wp),
+        ((pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2)),
+        constant_values=-1,
+    )
+    windows = grid.reshape(ch, pool_h, cw, pool_w).transpose(0, 2, 1, 3)
+    return windows.reshape(ch * cw, pool_h * pool_w)

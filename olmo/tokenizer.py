@@ -1,0 +1,123 @@
+"""Text tokenizer plus the visual special tokens.
+
+The fourteen special tokens follow the padded vocabulary: token ``i`` has id ``base + i``, with
+``base`` the LLM's ``vocab_size``. Published Molmo2 checkpoints depend on order and ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as RawTokenizer
+
+from olmo.config import Config
+
+SPECIAL_TOKENS = (
+    "<im_start>",
+    "<im_end>",
+    "<im_patch>",
+    "<im_col>",
+    "<low_res_im_start>",
+    "<|image|>",
+    "<im_low>",
+    "<frame_start>",
+    "<frame_end>",
+    "<|video|>",
+    "<|points|>",
+    "<|token_index|>",
+    "<|vit_index|>",
+    "<|vit_loc|>",
+)
+
+BIDIRECTIONAL_TOKENS = (
+    "<im_patch>",
+    "<im_col>",
+    "<im_start>",
+    "<low_res_im_start>",
+    "<frame_start>",
+    "<im_end>",
+    "<frame_end>",
+    "<im_low>",
+)
+"""Tokens that see each other in both directions when ``bi_directional_attn`` is on."""
+
+EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
+BUILT_IN = "olmo/tiny"
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass
+class TokenizerConfig(Config):
+    """``identifier``: ``olmo/tiny`` (ships with the package), a folder with a
+    ``tokenizer.json``, or a Hugging Face name (looked up in the hub or its cache)."""
+
+    identifier: str = BUILT_IN
+    tokenizer_dir: str | None = None
+
+    def build(self, vocab_size: int) -> MolmoTokenizer:
+        """Load and extend to ``vocab_size`` + the special tokens."""
+        return MolmoTokenizer(_load_raw(self.identifier, self.tokenizer_dir), vocab_size)
+
+
+def special_token_ids(vocab_size: int) -> dict[str, int]:
+    """Ids of the special tokens over a vocabulary padded to ``vocab_size``."""
+    return {token: vocab_size + i for i, token in enumerate(SPECIAL_TOKENS)}
+
+
+@dataclass
+class MolmoTokenizer:
+    """A raw tokenizer with the visual tokens appended after ``vocab_size`` entries.
+
+    Raises ``ValueError`` when the raw vocabulary is larger than ``vocab_size`` or has no
+    end-of-sequence token.
+    """
+
+    raw: RawTokenizer
+    vocab_size: int
+    ids: dict[str, int] = dataclasses.field(init=False)
+    eos_id: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        n_text = self.raw.get_vocab_size(with_added_tokens=True)
+        if n_text > self.vocab_size:
+            raise ValueError(f"tokenizer has {n_text} entries, llm.vocab_size is {self.vocab_size}")
+        self.ids = special_token_ids(self.vocab_size)
+        eos = [self.raw.token_to_id(t) for t in EOS_TOKENS]
+        found = [i for i in eos if i is not None]
+        if not found:
+            raise ValueError(f"tokenizer has none of the end tokens {EOS_TOKENS}")
+        self.eos_id = found[0]
+
+    @property
+    def bos_id(self) -> int:
+        """EOS plays BOS, as in every released Molmo2 model."""
+        return self.eos_id
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; nothing is added, no visual token is read from text."""
+        return list(self.raw.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int], truncate_at_eos: bool = True) -> str:
+        """Text of ``ids``. A leading EOS (playing BOS) is dropped; then the text ends at the
+        first EOS if ``truncate_at_eos``. Visual tokens and padding are left out."""
+        if truncate_at_eos:
+            if ids and ids[0] == self.bos_id:
+                ids = ids[1:]
+            ids = ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
+        kept = [i for i in ids if 0 <= i < self.vocab_size]
+        return self.raw.decode(kept, skip_special_tokens=False)
+
+
+def _load_raw(identifier: str, cache_dir: str | None) -> RawTokenizer:
+    folder = ASSETS / "tiny_tokenizer" if identifier == BUILT_IN else Path(identifier)
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        return RawTokenizer.from_file(str(file))
+    if folder.exists():
+        raise FileNotFoundError(f"{folder}: no tokenizer.json in this tokenizer folder")
+    from transformers import AutoTokenizer  # imported late: slow, and only hub names need it
+
+    hub = AutoTokenizer.from_pretrained(identifier, cache_dir=cache_dir)
+    return RawTokenizer.from_str(hub.backend_tokenizer.to_str())
