@@ -2,7 +2,8 @@
 
 An unknown key fails and names the nearest known one. A value of the wrong type fails and names
 its key. ``legacy_keys`` of a config class lets an old ``config.yaml`` pass: keys that upstream
-wrote and that this project does not need are dropped there, and nowhere else.
+wrote and that this project does not need are dropped there, and nowhere else; ``single_values``
+lists those of them that may only hold certain values.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Config:
     legacy_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys of old config files that are accepted and ignored."""
 
+    single_values: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Keys of old config files that are accepted only with one of these values."""
+
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Rewrite the keys of an old or flat layout into this class's own. May return ``data``."""
@@ -53,8 +57,11 @@ class Config:
                 values[key] = _convert(fields[key], value, where)
             elif key in cls.legacy_keys:
                 log.debug("ignored old key %s", where)
-            else:
+            elif key not in cls.single_values:
                 raise ConfigError(_unknown_key(str(key), where, list(fields), cls.__name__))
+            elif value not in cls.single_values[key]:
+                options = ", ".join(map(repr, cls.single_values[key]))
+                raise ConfigError(f"{where}: {value!r} is not supported, only {options}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as e:

@@ -1,0 +1,1 @@
+"""Molmo2 with Spatio-Temporal Token Scoring, small and readable."""

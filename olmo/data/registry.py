@@ -1,0 +1,86 @@
+"""Registry of data sets: a name and a split in, a ``Dataset`` out.
+
+A module of ``DATASET_MODULES`` registers its sets on import; they are imported on first use, so
+that this module depends on none of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+DATASET_MODULES = ("olmo.data.synthetic_video",)
+"""Modules that register data sets."""
+
+
+class Dataset(Protocol):
+    """A map-style data set of raw examples."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        """Example ``idx``; every random choice is drawn from ``rng``. The dict is the caller's."""
+        ...
+
+
+DatasetBuilder = Callable[[str], Dataset]
+B = TypeVar("B", bound=DatasetBuilder)
+_BUILDERS: dict[str, DatasetBuilder] = {}
+
+
+class MissingDataError(FileNotFoundError):
+    """Files of a data set are absent. Lists them, and ``root``, where they were looked for."""
+
+    def __init__(
+        self, dataset: str, missing: Sequence[str | Path], root: str | Path, hint: str = ""
+    ) -> None:
+        self.dataset, self.root = dataset, Path(root)
+        self.missing = [str(m) for m in missing]
+        shown = "".join(f"\n  {m}" for m in self.missing[:10])
+        more = len(self.missing) - 10
+        shown += f"\n  ... and {more} more" if more > 0 else ""
+        super().__init__(
+            f"data set {dataset!r}: {len(self.missing)} missing under {self.root}:{shown}"
+            + (f"\n{hint}" if hint else "")
+        )
+
+
+def data_root() -> Path:
+    """Folder of all data sets: ``MOLMO_DATA_DIR``, or ``~/.cache/olmo_stts``."""
+    return Path(os.environ.get("MOLMO_DATA_DIR") or Path.home() / ".cache" / "olmo_stts")
+
+
+def register_dataset(name: str) -> Callable[[B], B]:
+    """Decorator that registers a ``(split) -> Dataset`` function. A name is taken only once."""
+
+    def register(builder: B) -> B:
+        if name in _BUILDERS:
+            raise ValueError(f"data set {name!r} is registered already")
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def dataset_names() -> list[str]:
+    """Names of all registered data sets, sorted."""
+    for module in DATASET_MODULES:
+        importlib.import_module(module)
+    return sorted(_BUILDERS)
+
+
+def get_dataset(name: str, split: str) -> Dataset:
+    """Build data set ``name``. An unknown name is a ``ValueError`` with the nearest known one;
+    absent files are a ``MissingDataError``."""
+    known = dataset_names()
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown data set {name!r}.{hint} Known: {', '.join(known)}")
+    return _BUILDERS[name](split)

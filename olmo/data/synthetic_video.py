@@ -1,0 +1,273 @@
+"""``synthetic_video_qa``: small H.264 clips and questions about them, made on the spot.
+
+Needs no download. Clip ``i`` of a split depends on (seed, level, split, i) alone, and the splits
+draw from disjoint random streams. Clips are rendered once, into a cache folder that several
+processes may fill at the same time; a clip counts as done when its annotation file exists.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import multiprocessing
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from olmo.data.registry import data_root, register_dataset
+from olmo.data.synthetic_questions import (
+    FPS,
+    FRAME_SIZE,
+    LEVELS,
+    Character,
+    Scene,
+    describe,
+    evaluation_questions,
+    sample_scene,
+    scene_questions,
+)
+
+log = logging.getLogger(__name__)
+
+NAME = "synthetic_video_qa"
+VERSION = "v1"
+SPLITS = ("train", "validation", "test")
+FONT_SIZE, STROKE = 32, 1
+RGB = {
+    "red": (240, 35, 35),
+    "green": (25, 200, 50),
+    "blue": (55, 90, 250),
+    "yellow": (250, 222, 0),
+    "magenta": (250, 45, 230),
+    "cyan": (0, 230, 235),
+    "white": (250, 250, 250),
+}
+"""At most 250: up to 5 levels of noise come on top."""
+X264 = {"preset": "veryfast", "crf": "18", "g": "16", "threads": "1"}
+MIN_CLIPS_FOR_POOL = 64
+"""With fewer clips to render, starting processes takes longer than rendering."""
+
+
+def clip_seed(seed: int, level: str, split: str, index: int, stream: int) -> np.random.SeedSequence:
+    """Seed of one clip. Streams: 0 the scene, 1 the pixels, 2 the evaluation questions."""
+    key = (LEVELS.index(level), SPLITS.index(split), index, stream)
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+# --- rendering ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def glyph_mask(glyph: str) -> np.ndarray:
+    """Coverage of a bold glyph, float32 ``[h, w, 1]`` in 0..1, cropped to its ink."""
+    font = ImageFont.load_default(FONT_SIZE)
+    canvas = Image.new("L", (2 * FONT_SIZE, 2 * FONT_SIZE))
+    place = (FONT_SIZE // 2, FONT_SIZE // 2)
+    ImageDraw.Draw(canvas).text(place, glyph, fill=255, font=font, stroke_width=STROKE)
+    ink = np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32)
+    return ink[..., None] / 255
+
+
+def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """All frames, uint8 ``[n, FRAME_SIZE, FRAME_SIZE, 3]`` RGB."""
+    background = _draw_background(rng)
+    n = round(scene.duration * FPS)
+    noise = rng.integers(0, 3, size=(2 * FRAME_SIZE, 2 * FRAME_SIZE, 1), dtype=np.uint8)
+    noise = noise.repeat(3, axis=2)
+    shift = rng.integers(0, FRAME_SIZE, size=(n, 2))
+    jitter = rng.integers(0, 4, size=n, dtype=np.uint8)
+    frames = np.empty((n, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
+    stills = [c for c in scene.characters if c is not scene.mover]
+    shown, still_frame = None, background
+    for i, (dy, dx) in enumerate(shift):
+        t = i / FPS
+        visible = [c for c in stills if c.enter <= t < c.leave]
+        if visible != shown:
+            shown, still_frame = visible, background.copy()
+            for c in visible:
+                _blend(still_frame, c, t)
+        grain = noise[dy : dy + FRAME_SIZE, dx : dx + FRAME_SIZE] + jitter[i]
+        np.add(still_frame, grain, out=frames[i])
+        if scene.mover is not None:
+            _blend(frames[i], scene.mover, t)
+    return frames
+
+
+def _draw_background(rng: np.random.Generator) -> np.ndarray:
+    """A smooth, dark, muted texture, uint8 ``[FRAME_SIZE, FRAME_SIZE, 3]``."""
+    tint = rng.uniform(45, 85) + rng.uniform(-10, 10, size=3)
+    coarse = tint + rng.uniform(-14, 14, size=(6, 6, 1)) + rng.uniform(-5, 5, size=(6, 6, 3))
+    small = Image.fromarray(coarse.astype(np.uint8))
+    return np.asarray(small.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BICUBIC))
+
+
+def _blend(frame: np.ndarray, character: Character, t: float) -> None:
+    mask = glyph_mask(character.glyph)
+    h, w = mask.shape[:2]
+    x, y = character.centre(t)
+    patch = frame[y - h // 2 :, x - w // 2 :][:h, :w]
+    patch[:] = patch + (np.array(RGB[character.colour], dtype=np.float32) - patch) * mask
+
+
+def encode_mp4(frames: np.ndarray) -> bytes:
+    """An H.264 mp4 file of ``frames`` at ``FPS``."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=X264)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+# --- cache -------------------------------------------------------------------------------------
+
+
+def clip_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.mp4"
+
+
+def annotation_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.json"
+
+
+def make_clip(job: tuple[Path, int, str, str, int]) -> None:
+    """Render clip (folder, seed, level, split, index), unless it is there by now."""
+    folder, seed, level, split, index = job
+    if annotation_path(folder, index).exists():
+        return
+    draws = [np.random.default_rng(clip_seed(seed, level, split, index, s)) for s in range(2)]
+    scene = sample_scene(level, draws[0])
+    _write(clip_path(folder, index), encode_mp4(draw_frames(scene, draws[1])))
+    _write(annotation_path(folder, index), json.dumps(scene.to_dict()).encode())
+
+
+def load_annotations(folder: Path, n_clips: int) -> list[Scene]:
+    """Scenes of the first ``n_clips`` clips of a rendered folder."""
+    files = (annotation_path(folder, i) for i in range(n_clips))
+    return [Scene.from_dict(json.loads(f.read_text())) for f in files]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, also when several processes write the same file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+# --- data set ----------------------------------------------------------------------------------
+
+
+class SyntheticVideoQA:
+    """Clips with questions. A training example is a clip with one message per question that
+    applies to it and a caption; an evaluation example is a single question."""
+
+    def __init__(
+        self,
+        split: str,
+        n_clips: int,
+        level: str = "full",
+        seed: int = 0,
+        root: str | Path | None = None,
+    ) -> None:
+        for value, known in ((split, SPLITS), (level, LEVELS)):
+            if value not in known:
+                raise ValueError(f"{NAME}: {value!r} is not one of {', '.join(known)}")
+        self.split, self.n_clips, self.level, self.seed = split, n_clips, level, seed
+        base = data_root() if root is None else Path(root)
+        self.folder = base / NAME / VERSION / f"{level}-seed{seed}" / split
+        self.prepare()
+        self.scenes = load_annotations(self.folder, n_clips)
+        self._questions = [] if split == "train" else self._evaluation_examples()
+
+    def prepare(self) -> None:
+        """Render the clips that the cache lacks. Safe to call from several processes at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = {entry.name for entry in os.scandir(self.folder)}
+        missing = [
+            i for i in range(self.n_clips) if annotation_path(self.folder, i).name not in done
+        ]
+        if not missing:
+            return
+        # processes that start together go through the clips in different orders, and so share them
+        order = np.random.default_rng(os.getpid()).permutation(missing)
+        jobs = [(self.folder, self.seed, self.level, self.split, int(i)) for i in order]
+        bar = tqdm(total=len(jobs), desc=f"rendering {NAME} {self.level} {self.split}", unit="clip")
+        workers = min(os.cpu_count() or 1, len(jobs))
+        pooled = len(jobs) >= MIN_CLIPS_FOR_POOL and workers > 1
+        with bar:
+            if not pooled or multiprocessing.current_process().daemon:
+                for job in jobs:
+                    make_clip(job)
+                    bar.update()
+                return
+            with multiprocessing.get_context("spawn").Pool(workers) as pool:
+                for _ in pool.imap_unordered(make_clip, jobs, chunksize=8):
+                    bar.update()
+
+    def __len__(self) -> int:
+        return self.n_clips if self.split == "train" else len(self._questions)
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        """A new example dict; ``rng`` is used by the training split only."""
+        if self.split != "train":
+            example = self._questions[idx]
+            return {**example, "metadata": dict(example["metadata"])}
+        scene = self.scenes[idx]
+        messages = [q.message(rng.random() < 0.5, rng) for q in scene_questions(scene, rng)]
+        metadata = {"example_id": self._id(idx), "clip": idx, "level": self.level}
+        return {
+            "video": str(clip_path(self.folder, idx)),
+            "message_list": [*messages, describe(scene)],
+            "metadata": metadata,
+        }
+
+    def _id(self, clip: int) -> str:
+        return f"{self.level}-seed{self.seed}-{self.split}-{clip:05d}"
+
+    def _evaluation_examples(self) -> list[dict[str, Any]]:
+        examples = []
+        for clip, scene in enumerate(self.scenes):
+            seed = clip_seed(self.seed, self.level, self.split, clip, 2)
+            rng = np.random.RandomState(np.random.MT19937(seed))
+            for category, answer, message in evaluation_questions(scene, rng):
+                metadata = {
+                    "example_id": f"{self._id(clip)}-{category}",
+                    "category": category,
+                    "clip": clip,
+                    "level": self.level,
+                    "answer": answer,
+                }
+                video = str(clip_path(self.folder, clip))
+                examples.append({"video": video, **message, "metadata": metadata})
+        return examples
+
+
+TABLE = {
+    NAME: ("full", {"train": 2000, "validation": 200, "test": 200}),
+    f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
+    f"{NAME}_one": ("one", {"train": 6000, "validation": 100, "test": 100}),
+    f"{NAME}_two": ("two", {"train": 6000, "validation": 100, "test": 100}),
+}
+"""Level and number of clips per split of every registered set."""
+
+
+def _register(name: str, level: str, n_clips: dict[str, int]) -> None:
+    @register_dataset(name)
+    def build(split: str) -> SyntheticVideoQA:
+        if split not in n_clips:
+            raise ValueError(f"{name}: split {split!r} is not one of {', '.join(n_clips)}")
+        return SyntheticVideoQA(split, n_clips[split], level)
+
+
+for _name, (_level, _n_clips) in TABLE.items():
+    _register(_name, _level, _n_clips)

@@ -1,0 +1,267 @@
+"""Molmo2: vision backbone + language model, dense.
+
+Features of pooled tokens are added to the embeddings of the ``<im_patch>`` tokens, in order.
+Legend: B rows, S tokens, T frame slots, N patches, P pooled tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from olmo.config import Config, ConfigError
+from olmo.models.registry import register_model
+from olmo.nn.generate import GenerateOutput, generate
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.llm import LlmConfig, Transformer
+from olmo.nn.llm_mask import BidirectionalMode, attention_mask
+from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
+from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.collator import Collator
+from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
+from olmo.tokenizer import MolmoTokenizer
+
+
+@register_model
+@dataclass
+class Molmo2Config(Config):
+    """The ``model`` part of a ``config.yaml``."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset({"shared_low_high_embedding", "debug"})
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        "cp_enabled": (False,),
+        "apply_cp_to_vision_backbone": (False,),
+    }
+    model_names: ClassVar[tuple[str, ...]] = ("video_olmo",)
+
+    model_name: str = "video_olmo"
+    llm: LlmConfig = field(default_factory=LlmConfig)
+    vision_backbone: VisionBackboneConfig = field(default_factory=VisionBackboneConfig)
+    mm_preprocessor: Molmo2PreprocessorConfig = field(default_factory=Molmo2PreprocessorConfig)
+    data_formatter: DataFormatterConfig = field(default_factory=DataFormatterConfig)
+    bi_directional_attn: BidirectionalMode | None = "image_tokens"
+    """Which visual tokens see each other in both directions; None = causal only."""
+
+    def __post_init__(self) -> None:
+        if self.model_name not in self.model_names:
+            raise ValueError(f"model_name {self.model_name!r} is not one of {self.model_names}")
+
+    @property
+    def removed_share(self) -> float:
+        """Share of a video's pooled tokens that the model removes."""
+        return 0.0
+
+    @property
+    def prune_from_frame(self) -> int:
+        return 0
+
+    def build(self, device: torch.device | str | None = None) -> Molmo2:
+        """Model with uninitialised parameters; see ``Molmo2.reset_parameters``."""
+        return Molmo2(self, device)
+
+    def build_tokenizer(self) -> MolmoTokenizer:
+        return self.llm.build_tokenizer()
+
+    def build_preprocessor(
+        self, tokenizer: MolmoTokenizer, max_sequence_length: int | None = None
+    ) -> ExamplePreprocessor:
+        """Turns examples into token ids and patches the way this model expects them."""
+        vit = self.vision_backbone.vit
+        return ExamplePreprocessor(
+            config=self.mm_preprocessor,
+            formatter=self.data_formatter,
+            tokenizer=tokenizer,
+            image_size=vit.image_default_input_size,
+            patch_size=vit.image_patch_size,
+            topk=self.removed_share,
+            prune_from_frame=self.prune_from_frame,
+            max_sequence_length=max_sequence_length,
+        )
+
+    def build_collator(
+        self,
+        seq_len: int | None = None,
+        pad: str = "longest",
+        max_frames: int | None = None,
+        max_removed: int = 0,
+    ) -> Collator:
+        """Turns preprocessed examples into batches."""
+        vit = self.vision_backbone.vit
+        return Collator(
+            seq_len=seq_len,
+            pad=pad,
+            n_patches=vit.n_patches,
+            patch_dim=vit.patch_dim,
+            max_frames_bound=max_frames,
+            max_removed=max_removed,
+        )
+
+
+@dataclass
+class Molmo2Output:
+    """What ``forward`` returns.
+
+    Attributes:
+        logits: [B, S', V], or [n, V] at the positions of ``response_mask``.
+        hidden: [B, S', D] states after the final norm.
+        kept_tokens: bool [B, S] tokens of the input that stayed; None if all did.
+        valid: bool [B, S'] tokens that are no padding.
+        position_ids: [B, S'].
+        vision: output of the vision backbone, if there were images.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    valid: Tensor
+    position_ids: Tensor
+    kept_tokens: Tensor | None = None
+    vision: VisionOutput | None = None
+
+
+@dataclass
+class TextRow:
+    """The fields of a row that are aligned token by token."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    valid: Tensor
+    subsegment_ids: Tensor | None = None
+    response_mask: Tensor | None = None
+    kept_tokens: Tensor | None = None
+
+
+class Molmo2(nn.Module):
+    """The dense model. Build on any device, then ``reset_parameters`` or load weights."""
+
+    def __init__(self, config: Molmo2Config, device: torch.device | str | None = None):
+        super().__init__()
+        self.config = config
+        self.special_ids = config.llm.special_ids()
+        self.transformer = Transformer(config.llm, device)
+        self.vision_backbone: VisionBackbone = config.vision_backbone.build(config.llm, device)
+        self.embedding_dropout = nn.Dropout(config.llm.embedding_dropout)
+
+    def reset_parameters(self) -> None:
+        """Initialise every parameter (see the modules for the distributions)."""
+        self.transformer.reset_parameters()
+        self.vision_backbone.reset_parameters()
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.ln_f.weight.device
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        subsegment_ids: Tensor | None = None,
+        images: Tensor | None = None,
+        image_masks: Tensor | None = None,
+        token_pooling: Tensor | None = None,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+        response_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Molmo2Output:
+        """Run the model on a batch.
+
+        Args:
+            input_ids: int64 [B, S], right padding -1.
+            position_ids: [B, S]; default counts the valid tokens of a row.
+            attention_mask: bool [B, S], True = no padding; default ``input_ids >= 0``.
+            subsegment_ids: [B, S] of packed or branched rows (needs ``position_ids``).
+            images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
+            token_pooling: int64 [B, P, slots]; its valid rows belong, in order, to the
+                ``<im_patch>`` tokens of the row.
+            num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
+            response_mask: bool [B, S]; logits are computed for these tokens only.
+            cache: filled with keys and values of this prompt.
+
+        Raises:
+            ValueError: as many ``<im_patch>`` tokens as features are needed.
+        """
+        valid = input_ids >= 0 if attention_mask is None else attention_mask.bool()
+        if position_ids is None:
+            if subsegment_ids is not None:
+                raise ValueError("subsegment_ids need position_ids")
+            position_ids = (valid.cumsum(1) - 1).clamp(min=0)
+        row = TextRow(input_ids, position_ids, valid, subsegment_ids, response_mask)
+        vision = None
+        if images is not None:
+            if token_pooling is None:
+                raise ValueError("images need token_pooling")
+            vision = self.vision_backbone(
+                images, image_masks, token_pooling, num_images, multimodal_type
+            )
+            row = self.drop_removed(row, vision, token_pooling)
+        x = self._embed(row.input_ids, vision)
+        mask = self._mask(row)
+        hidden = self.transformer(x, row.position_ids, mask, cache)
+        wanted = hidden if row.response_mask is None else hidden[row.response_mask]
+        return Molmo2Output(
+            self.transformer.logits(wanted),
+            hidden,
+            row.valid,
+            row.position_ids,
+            row.kept_tokens,
+            vision,
+        )
+
+    def drop_removed(self, row: TextRow, vision: VisionOutput, token_pooling: Tensor) -> TextRow:
+        """Hook for models that prune: remove tokens of ``row`` that have no feature."""
+        return row
+
+    def decode_step(
+        self, input_ids: Tensor, position_ids: Tensor, key_mask: Tensor, cache: KVCache
+    ) -> Tensor:
+        """One new token per row after a filled ``cache``.
+
+        input_ids, position_ids [B, 1]; key_mask bool [B, S_total], which cached and new keys are
+        real -> logits [B, V].
+        """
+        x = self.transformer.wte(input_ids)
+        hidden = self.transformer(x, position_ids, key_mask[:, None, None], cache)
+        return self.transformer.logits(hidden[:, -1])
+
+    @torch.no_grad()
+    def generate(
+        self, batch: dict[str, Any], max_new_tokens: int, stop_ids: list[int]
+    ) -> GenerateOutput:
+        """Greedy answers to a right-padded batch; see ``olmo.nn.generate.generate``."""
+        return generate(self, batch, max_new_tokens, stop_ids)
+
+    def _embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
+        x = self.transformer.wte(input_ids.clamp(min=0))
+        if vision is not None:
+            where = input_ids == self.special_ids["<im_patch>"]
+            flat = where.flatten().nonzero().squeeze(1)
+            if flat.numel() != vision.features.shape[0]:
+                raise ValueError(
+                    f"{flat.numel()} <im_patch> tokens in the text, but "
+                    f"{vision.features.shape[0]} visual features"
+                )
+            x = x.flatten(0, 1).index_add(0, flat, vision.features.to(x.dtype)).view_as(x)
+        return self.embedding_dropout(x)
+
+    def _mask(self, row: TextRow) -> Tensor:
+        return attention_mask(
+            row.input_ids,
+            self.special_ids,
+            self.config.bi_directional_attn,
+            row.subsegment_ids,
+            row.valid,
+        )
+
+
+def check_video_pooling(config: Molmo2Config, pool: int) -> None:
+    """The windows of the preprocessor and of the scorer must be the same."""
+    video = config.mm_preprocessor.video
+    if (video.pooling_h, video.pooling_w) != (pool, pool):
+        raise ConfigError(
+            f"mm_preprocessor.video pools {video.pooling_h} x {video.pooling_w} patches, "
+            f"vision_backbone.video_pooling is {pool}"
+        )

@@ -1,0 +1,170 @@
+"""Molmo2 with STTS: cells that the ViT removed leave the language model's row as well.
+
+Source: STTS, arXiv 2603.18004. Legend as in ``molmo2``; S' tokens after removal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, TextRow, check_video_pooling
+from olmo.models.registry import register_model
+from olmo.nn.temporal_vision_backbone import (
+    TemporalVisionBackbone,
+    TemporalVisionBackboneConfig,
+)
+from olmo.nn.vision_backbone import VisionOutput
+from olmo.types import SUBSEGMENTS_PER_EXAMPLE
+
+
+@register_model
+@dataclass
+class TemporalVideoOlmoConfig(Molmo2Config):
+    """Model config with a pruning vision backbone.
+
+    The share to remove is one number: ``mm_preprocessor.video.topk`` follows
+    ``vision_backbone.vit.topk`` or the other way round; two different values are an error.
+    """
+
+    model_names: ClassVar[tuple[str, ...]] = ("temporal_video_olmo",)
+
+    model_name: str = "temporal_video_olmo"
+    vision_backbone: TemporalVisionBackboneConfig = field(
+        default_factory=TemporalVisionBackboneConfig
+    )
+    pruned_position_ids: Literal["compact", "original"] = "compact"
+    """Position ids after removal: contiguous again, or with the gaps."""
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return sync_topk(data)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mm_preprocessor.video.topk = self.vision_backbone.vit.topk
+        check_video_pooling(self, self.vision_backbone.video_pooling)
+
+    @property
+    def removed_share(self) -> float:
+        vit = self.vision_backbone.vit
+        return vit.topk if vit.prune else 0.0
+
+    @property
+    def prune_from_frame(self) -> int:
+        return self.vision_backbone.vit.prune_from_frame
+
+    def build(self, device: torch.device | str | None = None) -> TemporalVideoOlmo:
+        """Model with uninitialised parameters; see ``reset_parameters``."""
+        return TemporalVideoOlmo(self, device)
+
+
+class TemporalVideoOlmo(Molmo2):
+    """The pruning model."""
+
+    config: TemporalVideoOlmoConfig
+    vision_backbone: TemporalVisionBackbone
+
+    def drop_removed(self, row: TextRow, vision: VisionOutput, token_pooling: Tensor) -> TextRow:
+        if self.config.removed_share == 0.0:
+            return row
+        patch = self.special_ids["<im_patch>"]
+        kept = kept_tokens(row.input_ids, token_pooling, vision.keep, patch)
+        return drop_tokens(row, kept, self.config.pruned_position_ids == "compact")
+
+
+def kept_tokens(
+    input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id: int
+) -> Tensor:
+    """Which tokens stay, bool [B, S]: all but the ``<im_patch>`` tokens of removed cells.
+
+    The k-th ``<im_patch>`` token of a row belongs to its k-th valid ``token_pooling`` row;
+    ``keep`` is bool over those rows, [B, P]. ``ValueError`` if the counts differ.
+    """
+    is_patch = input_ids == patch_id
+    has_row = (token_pooling >= 0).any(-1)
+    if not torch.equal(is_patch.sum(1), has_row.sum(1)):
+        raise ValueError(
+            f"<im_patch> tokens per row {is_patch.sum(1).tolist()}, "
+            f"token_pooling rows per row {has_row.sum(1).tolist()}"
+        )
+    stays = torch.ones_like(is_patch)
+    stays[is_patch] = keep[has_row]
+    return stays
+
+
+def drop_tokens(row: TextRow, kept: Tensor, compact: bool) -> TextRow:
+    """Close the gaps of removed tokens in every aligned field.
+
+    The result is as long as the longest row's remaining valid tokens; padding keeps its values
+    (-1 ids and positions, subsegment -1). With ``compact`` the positions of the tokens behind a
+    removed one move up, inside their own packed example.
+    """
+    position_ids = row.position_ids
+    if compact:
+        position_ids = position_ids - _removed_before(kept, row.subsegment_ids)
+    stays = kept & row.valid
+    length = int(stays.sum(1).max())
+    order = torch.argsort((~stays).to(torch.int8), dim=1, stable=True)[:, :length]
+    present = stays.gather(1, order)
+
+    def take(field: Tensor | None, fill: int) -> Tensor | None:
+        if field is None:
+            return None
+        return torch.where(present, field.gather(1, order), fill).to(field.dtype)
+
+    input_ids, positions = take(row.input_ids, -1), take(position_ids, -1)
+    assert input_ids is not None and positions is not None
+    return TextRow(
+        input_ids,
+        positions,
+        present,
+        take(row.subsegment_ids, -1),
+        take(row.response_mask, False),
+        kept,
+    )
+
+
+def _removed_before(kept: Tensor, subsegment_ids: Tensor | None) -> Tensor:
+    """[B, S]: removed tokens before each token, counted inside its packed example."""
+    removed = (~kept).to(torch.int64)
+    before = removed.cumsum(1) - removed
+    if subsegment_ids is None:
+        return before
+    example = subsegment_ids.clamp(min=0) // SUBSEGMENTS_PER_EXAMPLE
+    starts = torch.ones_like(kept)
+    starts[:, 1:] = example[:, 1:] != example[:, :-1]
+    at_start = torch.where(starts, before, torch.zeros_like(before))
+    return before - at_start.cummax(1).values
+
+
+def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
+    """Make the two places of the ratio agree in a config or in overrides.
+
+    Raises ``ValueError`` with both values when they differ.
+    """
+    preprocessor = data.get("mm_preprocessor") or {}
+    vit = (data.get("vision_backbone") or {}).get("vit") or {}
+    found = {
+        "mm_preprocessor.topk": preprocessor.get("topk"),
+        "mm_preprocessor.video.topk": (preprocessor.get("video") or {}).get("topk"),
+        "vision_backbone.vit.topk": vit.get("topk"),
+    }
+    given = {key: value for key, value in found.items() if value is not None}
+    if not given:
+        return data
+    if len(set(given.values())) > 1:
+        values = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise ValueError(f"the share of tokens to remove is given with different values: {values}")
+    topk = next(iter(given.values()))
+    data = dict(data)
+    backbone = dict(data.get("vision_backbone") or {})
+    backbone["vit"] = {**vit, "topk": topk}
+    data["vision_backbone"] = backbone
+    preprocessor = {k: v for k, v in preprocessor.items() if k != "topk"}
+    preprocessor["video"] = {**(preprocessor.get("video") or {}), "topk": topk}
+    data["mm_preprocessor"] = preprocessor
+    return data

@@ -1,0 +1,266 @@
+"""Vision transformer of the SigLIP family.
+
+Features: pre-norm blocks, learned positions, no CLS token, no final norm, only the blocks that
+the connector reads are built.
+
+Legend: F frames or crops, N patches, E width, H heads, K surviving tokens of a ragged row.
+State-dict names are those of published Molmo2 checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from olmo.config import Config
+from olmo.nn.attention import attention, segment_attention
+from olmo.nn.token_layout import RaggedLayout
+
+
+@dataclass
+class VitConfig(Config):
+    """SigLIP ViT. The defaults are SigLIP2 so400m at 378 pixels, as in the released models."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset(
+        {"image_pos_patch_size", "image_dropout_rate", "pad_value", "truncate_pos_ids"}
+    )
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        "image_model_type": ("siglip",),
+        "attention_type": ("sdpa",),
+        "resize_mode": ("siglip",),
+        "normalize": ("siglip",),
+        "image_mlp_activations": ("gelu_pytorch_tanh",),
+    }
+
+    image_default_input_size: tuple[int, int] = (378, 378)
+    """Height and width of a frame or crop, in pixels."""
+    image_patch_size: int = 14
+    image_emb_dim: int = 1152
+    image_num_heads: int = 16
+    image_num_key_value_heads: int = 16
+    image_num_layers: int = 27
+    image_head_dim: int = 72
+    image_mlp_dim: int = 4304
+    image_num_pos: int = 729
+    image_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    initializer_range: float = 0.02
+    float32_attention: bool = True
+    sdpa_backend: Literal["all", "math", "efficient", "cudnn", "flash"] = "all"
+    """Kernels allowed for the pooling attention on a GPU."""
+    activation_checkpointing: bool = True
+    init_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_num_heads * self.image_head_dim != self.image_emb_dim:
+            raise ValueError(
+                f"image_num_heads ({self.image_num_heads}) * image_head_dim "
+                f"({self.image_head_dim}) must equal image_emb_dim ({self.image_emb_dim})"
+            )
+        if self.image_num_key_value_heads != self.image_num_heads:
+            raise ValueError(
+                f"image_num_key_value_heads ({self.image_num_key_value_heads}) must equal "
+                f"image_num_heads ({self.image_num_heads})"
+            )
+        hp, wp = self.image_num_patch
+        if hp * wp != self.image_num_pos:
+            raise ValueError(
+                f"image_num_pos ({self.image_num_pos}) must equal the patch grid {hp} x {wp}"
+            )
+
+    @property
+    def image_num_patch(self) -> tuple[int, int]:
+        """Patch grid (rows, columns)."""
+        h, w = self.image_default_input_size
+        return h // self.image_patch_size, w // self.image_patch_size
+
+    @property
+    def n_patches(self) -> int:
+        """Patches per frame."""
+        return self.image_num_patch[0] * self.image_num_patch[1]
+
+    @property
+    def patch_dim(self) -> int:
+        """Values per patch (RGB)."""
+        return 3 * self.image_patch_size**2
+
+    def build(self, n_layers: int, device: torch.device | str | None = None) -> VisionTransformer:
+        """ViT with the first ``n_layers`` blocks."""
+        return VisionTransformer(self, n_layers, device)
+
+
+class ViTAttention(nn.Module):
+    """Multi-head attention with biases; ``input_dim`` differs from the width in the connector."""
+
+    def __init__(
+        self,
+        config: VitConfig,
+        input_dim: int | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        width, d_in = config.image_emb_dim, input_dim or config.image_emb_dim
+        self.wq = nn.Linear(d_in, width, device=device)
+        self.wk = nn.Linear(d_in, width, device=device)
+        self.wv = nn.Linear(d_in, width, device=device)
+        self.wo = nn.Linear(width, width, device=device)
+
+    def reset_parameters(self) -> None:
+        for layer in (self.wq, self.wk, self.wv, self.wo):
+            nn.init.normal_(layer.weight, std=self.config.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x_q: Tensor,
+        x_kv: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_bias: Tensor | None = None,
+        backend: str = "all",
+    ) -> Tensor:
+        """``x_q`` [B, Sq, D_in], ``x_kv`` [B, Sk, D_in] (default ``x_q``) -> [B, Sq, E].
+
+        ``mask`` bool [B, Sq or 1, Sk]; ``key_bias`` [B, Sk] is added to the logits.
+        """
+        x_kv = x_q if x_kv is None else x_kv
+        q, k, v = (self._heads(y).transpose(1, 2) for y in self._qkv(x_q, x_kv))
+        out = attention(
+            q,
+            k,
+            v,
+            mask=None if mask is None else mask[:, None],
+            key_bias=key_bias,
+            dropout_p=self.config.attention_dropout if self.training else 0.0,
+            float32=self.config.float32_attention,
+            backend=backend,
+        )
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+    def forward_ragged(self, x_KE: Tensor, layout: RaggedLayout) -> Tensor:
+        """Each frame's survivors attend to one another; [K, E] -> [K, E]."""
+        q, k, v = (self._heads(y) for y in self._qkv(x_KE, x_KE))
+        out = segment_attention(q, k, v, layout, float32=self.config.float32_attention)
+        return self.wo(out.flatten(1))
+
+    def _qkv(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.wq(x_q), self.wk(x_kv), self.wv(x_kv)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.config.image_num_heads, self.config.image_head_dim))
+
+
+class ViTMLP(nn.Module):
+    """Two linear layers with GELU (tanh form)."""
+
+    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+        super().__init__()
+        self.w1 = nn.Linear(config.image_emb_dim, config.image_mlp_dim, device=device)
+        self.w2 = nn.Linear(config.image_mlp_dim, config.image_emb_dim, device=device)
+
+    def reset_parameters(self) -> None:
+        for layer in (self.w1, self.w2):
+            init_fan_in(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(nn.functional.gelu(self.w1(x), approximate="tanh"))
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm block. ``layout=None``: whole frames [F, N, E], else a ragged row [K, E]."""
+
+    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+        super().__init__()
+        eps = config.image_norm_eps
+        self.attention = ViTAttention(config, device=device)
+        self.feed_forward = ViTMLP(config, device)
+        self.attention_norm = nn.LayerNorm(config.image_emb_dim, eps=eps, device=device)
+        self.ffn_norm = nn.LayerNorm(config.image_emb_dim, eps=eps, device=device)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def reset_parameters(self) -> None:
+        self.attention.reset_parameters()
+        self.feed_forward.reset_parameters()
+        self.attention_norm.reset_parameters()
+        self.ffn_norm.reset_parameters()
+
+    def forward(
+        self, x: Tensor, layout: RaggedLayout | None = None, key_bias: Tensor | None = None
+    ) -> Tensor:
+        y = self.attention_norm(x)
+        if layout is None:
+            y = self.attention(y, key_bias=key_bias)
+        else:
+            y = self.attention.forward_ragged(y, layout)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+class BlockStack(nn.Module):
+    """Holder of the blocks; gives the state dict its ``transformer.resblocks`` prefix."""
+
+    def __init__(
+        self, config: VitConfig, n_layers: int, device: torch.device | str | None = None
+    ):
+        super().__init__()
+        self.resblocks = nn.ModuleList([ViTBlock(config, device) for _ in range(n_layers)])
+
+
+class VisionTransformer(nn.Module):
+    """Dense ViT: every frame by itself, all patches in every block."""
+
+    def __init__(
+        self, config: VitConfig, n_layers: int, device: torch.device | str | None = None
+    ):
+        super().__init__()
+        if not 0 < n_layers <= config.image_num_layers:
+            raise ValueError(f"{n_layers} ViT blocks asked for, of {config.image_num_layers}")
+        self.config = config
+        self.positional_embedding = nn.Parameter(
+            torch.empty(config.image_num_pos, config.image_emb_dim, device=device)
+        )
+        self.patch_embedding = nn.Linear(config.patch_dim, config.image_emb_dim, device=device)
+        self.transformer = BlockStack(config, n_layers, device)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.transformer.resblocks)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.positional_embedding, std=self.config.image_emb_dim**-0.5)
+        nn.init.normal_(self.patch_embedding.weight, std=0.02)
+        nn.init.zeros_(self.patch_embedding.bias)
+        for block in self.transformer.resblocks:
+            block.reset_parameters()
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Normalised pixels [F, N, patch_dim] -> [F, N, E] with positions added."""
+        x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
+        return x + self.positional_embedding.to(x.dtype)
+
+    def forward(self, patches: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Outputs [F, N, E] of the blocks ``layers`` (0-based), in that order."""
+        x, found = self.embed(patches), {}
+        for i, block in enumerate(self.transformer.resblocks):
+            x = block(x)
+            if i in layers:
+                found[i] = x
+        return [found[i] for i in layers]
+
+
+def normalize_pixels(images: Tensor) -> Tensor:
+    """uint8 pixels to [-1, 1] (``v / 255 * 2 - 1``); floats are taken as normalised."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255 * 2 - 1
+    return images
+
+
+def init_fan_in(layer: nn.Linear) -> None:
+    """Truncated normal with std ``1 / sqrt(fan_in)``, cut at +-2; bias 0."""
+    nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5, a=-2.0, b=2.0)
+    nn.init.zeros_(layer.bias)

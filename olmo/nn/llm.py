@@ -1,0 +1,298 @@
+"""Decoder-only language model with Qwen3 or OLMo3 blocks.
+
+Features: grouped-query attention, q/k RMSNorm (per head or over the projection), pre- or
+post-norm, RoPE (YaRN on listed layers), SwiGLU, tied or untied head, a second table for the
+visual tokens. Legend: B rows, S tokens, D width, H query and KV key heads, h head dim, V vocab.
+State-dict names are those of published Molmo2 checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from olmo.config import Config
+from olmo.nn.attention import attention
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
+from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
+
+
+@dataclass
+class LlmConfig(Config):
+    """Language model. Key names follow the native ``config.yaml``."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset(
+        """mlp_ratio max_position_embeddings init_incremental init_std init_fn init_cutoff_factor
+        init_path attention_type float32_attention rope_full_precision use_position_ids compile
+        bias_for_layer_norm block_type moe_num_experts moe_top_k moe_mlp_impl
+        moe_log_expert_assignment moe_shared_expert moe_lbl_in_fp32 moe_interleave moe_loss_weight
+        moe_zloss_weight moe_dropless moe_capacity_factor mm_rope debug rope_high_freq_factor
+        rope_low_freq_factor rope_mscale rope_mscale_all_dim rope_truncate""".split()
+    )
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        "activation_type": ("swiglu",),
+        "qkv_bias": (False,),
+        "clip_qkv": (None,),
+        "include_bias": (False,),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "attention_layer_norm": (True,),
+        "attention_layer_norm_with_affine": (True,),
+        "rope": (True,),
+        "scale_logits": (False,),
+        "normalize_input_embeds": (False,),
+        "can_predict_extra_tokens": (False,),
+        "response_residual_dropout": (0, 0.0),
+    }
+
+    d_model: int = 768
+    n_heads: int = 12
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    n_layers: int = 12
+    mlp_hidden_size: int = 3072
+    """The fused width: twice the intermediate size."""
+    rope_theta: float = 10000.0
+    rope_type: Literal["default", "yarn"] = "default"
+    rope_factor: float | None = None
+    rope_attention_factor: float | None = None
+    rope_beta_fast: float | None = None
+    rope_beta_slow: float | None = None
+    rope_original_max_position_embeddings: int | None = None
+    full_attention_layers: tuple[int, ...] | None = None
+    """Layers that get ``rope_type``; the others get plain RoPE. None: all layers."""
+    sliding_attention_rope_scaling: bool = False
+    """Old flag that inverts ``full_attention_layers``."""
+    attention_layer_norm_type: Literal["qwen3", "olmo"] = "qwen3"
+    """``qwen3``: q/k norm per head; ``olmo``: over the whole projection."""
+    norm_after: bool = False
+    """Norm the output of a sublayer (OLMo3) instead of its input (Qwen3)."""
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    max_sequence_length: int = 4096
+    """Position ids must be smaller."""
+    vocab_size: int = 50257
+    """Where the ids of the visual tokens start."""
+    embedding_size: int | None = None
+    """Rows of the main table; None: ``vocab_size``."""
+    additional_vocab_size: int = 128
+    fix_pad_tokenizer: bool = False
+    """The visual ids start at ``embedding_size`` instead (OLMo3)."""
+    weight_tying: bool = True
+    initializer_range: float = 0.02
+    new_embedding_init_range: float = 0.02
+    activation_checkpoint: str | None = None
+    """``whole_layer`` recomputes every block in the backward pass."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads {self.kv_heads}")
+        if self.rope_type == "yarn" and not (
+            self.rope_factor and self.rope_original_max_position_embeddings
+        ):
+            raise ValueError(
+                "rope_type 'yarn' needs rope_factor and rope_original_max_position_embeddings"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def n_embeddings(self) -> int:
+        return self.embedding_size or self.vocab_size
+
+    @property
+    def visual_token_base(self) -> int:
+        """Id of the first visual token."""
+        return self.n_embeddings if self.fix_pad_tokenizer else self.vocab_size
+
+    def special_ids(self) -> dict[str, int]:
+        return special_token_ids(self.visual_token_base)
+
+    def build_tokenizer(self) -> MolmoTokenizer:
+        return self.tokenizer.build(self.visual_token_base)
+
+    def yarn_of_layer(self, layer: int) -> YarnScaling | None:
+        """RoPE scaling of one layer, None for plain RoPE."""
+        listed = self.full_attention_layers is None or layer in self.full_attention_layers
+        if self.sliding_attention_rope_scaling:
+            listed = not listed
+        if self.rope_type != "yarn" or not listed:
+            return None
+        assert self.rope_factor and self.rope_original_max_position_embeddings
+        return YarnScaling(
+            self.rope_factor,
+            self.rope_original_max_position_embeddings,
+            self.rope_beta_fast or 32.0,
+            self.rope_beta_slow or 1.0,
+            self.rope_attention_factor,
+        )
+
+
+class RMSNorm(nn.Module):
+    """RMS norm in float32, cast back, then scaled by the weight."""
+
+    def __init__(self, size: int, eps: float, device: torch.device | str | None = None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size, device=device))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return y.to(x.dtype) * self.weight
+
+
+class Embedding(nn.Module):
+    """Text table [V, D] and visual-token table; also the head of a tied model."""
+
+    def __init__(self, config: LlmConfig, device: torch.device | str | None = None):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(
+            torch.empty(config.n_embeddings, config.d_model, device=device)
+        )
+        self.new_embedding = nn.Parameter(
+            torch.empty(config.additional_vocab_size, config.d_model, device=device)
+        )
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.embedding, std=self.config.initializer_range)
+        nn.init.normal_(self.new_embedding, std=self.config.new_embedding_init_range)
+
+    def forward(self, x: Tensor, unembed: bool = False) -> Tensor:
+        """Ids [B, S] -> [B, S, D]; with ``unembed`` states [..., D] -> logits [..., V].
+
+        Both go through ``forward``, so that a sharded table is gathered for either.
+        """
+        if unembed:
+            return nn.functional.linear(x, self.embedding)
+        n = self.embedding.shape[0]
+        text = nn.functional.embedding(x.clamp(max=n - 1), self.embedding)
+        visual = nn.functional.embedding((x - n).clamp(min=0), self.new_embedding)
+        return torch.where((x >= n)[..., None], visual, text)
+
+
+class LlmBlock(nn.Module):
+    """One decoder block."""
+
+    def __init__(
+        self, config: LlmConfig, layer: int, device: torch.device | str | None = None
+    ):
+        super().__init__()
+        self.config, self.layer = config, layer
+        d, h, eps = config.d_model, config.head_size, config.layer_norm_eps
+        q_size, kv_size = config.n_heads * h, config.kv_heads * h
+        self.split = (q_size, kv_size, kv_size)
+        self.att_proj = nn.Linear(d, sum(self.split), bias=False, device=device)
+        self.attn_out = nn.Linear(q_size, d, bias=False, device=device)
+        self.ff_proj = nn.Linear(d, config.mlp_hidden_size, bias=False, device=device)
+        self.ff_out = nn.Linear(config.mlp_hidden_size // 2, d, bias=False, device=device)
+        self.attn_norm = RMSNorm(d, eps, device)
+        self.ff_norm = RMSNorm(d, eps, device)
+        self.per_head_norm = config.attention_layer_norm_type == "qwen3"
+        self.q_norm = RMSNorm(h if self.per_head_norm else q_size, eps, device)
+        self.k_norm = RMSNorm(h if self.per_head_norm else kv_size, eps, device)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def reset_parameters(self) -> None:
+        std = self.config.initializer_range
+        for layer in (self.att_proj, self.attn_out, self.ff_proj):
+            nn.init.normal_(layer.weight, std=std)
+        nn.init.normal_(self.ff_out.weight, std=std / (2 * self.config.n_layers) ** 0.5)
+        for norm in (self.attn_norm, self.ff_norm, self.q_norm, self.k_norm):
+            norm.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """x [B, S, D]; mask bool [B, 1, S, S_total]; keys of ``cache`` come before the new."""
+        if self.config.norm_after:
+            x = x + self.dropout(self.attn_norm(self.attend(x, rope, mask, cache)))
+            return x + self.dropout(self.ff_norm(self.feed_forward(x)))
+        x = x + self.dropout(self.attend(self.attn_norm(x), rope, mask, cache))
+        return x + self.dropout(self.feed_forward(self.ff_norm(x)))
+
+    def attend(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None
+    ) -> Tensor:
+        q, k, v = self.att_proj(x).split(self.split, -1)
+        if not self.per_head_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (t.unflatten(-1, (-1, self.config.head_size)).transpose(1, 2) for t in (q, k, v))
+        if self.per_head_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        out = attention(q, k, v, mask=mask, dropout_p=dropout)
+        return self.attn_out(out.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        up, gate = self.ff_proj(x).chunk(2, -1)
+        return self.ff_out(up * nn.functional.silu(gate))
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, final norm and head; the state dict's ``transformer.`` part."""
+
+    def __init__(self, config: LlmConfig, device: torch.device | str | None = None):
+        super().__init__()
+        self.config = config
+        self.wte = Embedding(config, device)
+        self.blocks = nn.ModuleList(
+            [LlmBlock(config, i, device) for i in range(config.n_layers)]
+        )
+        self.ln_f = RMSNorm(config.d_model, config.layer_norm_eps, device)
+        if not config.weight_tying:
+            self.ff_out = nn.Linear(
+                config.d_model, config.n_embeddings, bias=False, device=device
+            )
+
+    def reset_parameters(self) -> None:
+        self.wte.reset_parameters()
+        for block in self.blocks:
+            block.reset_parameters()
+        self.ln_f.reset_parameters()
+        if not self.config.weight_tying:
+            nn.init.normal_(self.ff_out.weight, std=self.config.initializer_range)
+
+    def forward(
+        self, x: Tensor, position_ids: Tensor, mask: Tensor, cache: KVCache | None = None
+    ) -> Tensor:
+        """Embedded tokens [B, S, D] -> states after the final norm [B, S, D]."""
+        ropes = {}
+        for block in self.blocks:
+            yarn = self.config.yarn_of_layer(block.layer)
+            if yarn not in ropes:
+                ropes[yarn] = rope_tables(
+                    position_ids, self.config.head_size, self.config.rope_theta, yarn
+                )
+            x = block(x, ropes[yarn], mask, cache)
+        return self.ln_f(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """States [..., D] -> logits [..., V]; the visual tokens cannot be predicted."""
+        if self.config.weight_tying:
+            return self.wte(x, unembed=True)
+        return self.ff_out(x)

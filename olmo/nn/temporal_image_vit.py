@@ -1,0 +1,249 @@
+"""ViT with Spatio-Temporal Token Scoring (STTS, arXiv 2603.18004).
+
+Blocks 0..l run on whole frames; a method scores every cell of block l's output; block l+1 sees
+the log-scores as attention bias; then the lowest cells of each video leave, and the remaining
+blocks run on the survivors of all frames as one ragged row.
+
+Legend: F real frames, P frames of prunable videos, N patches, M cells, E width, K survivors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
+from olmo.nn.token_layout import CellGrid, FrameTable, RaggedLayout
+from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, frame_keys, select_cells
+from olmo.nn.token_scorer import (
+    TemporalTokenScorer,
+    attention_bias,
+    neighbour_cosine,
+    similarity_loss_sum,
+)
+
+
+@dataclass
+class TemporalVitConfig(VitConfig):
+    """ViT plus STTS."""
+
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        **VitConfig.single_values,
+        "merge": (False,),
+    }
+
+    prune: bool = True
+    """False: a dense ViT with the same weights."""
+    topk: float = 0.5
+    """Share of a video's pooled cells to remove, in [0, 1)."""
+    prune_at: int = 3
+    """The scorer reads the output of this block (0-based)."""
+    prune_method: str = "scorer"
+    """``scorer`` (learned) or ``random``."""
+    sim_reg_loss_coefficient: float = 0.5
+    """Weight of the auxiliary loss."""
+    rescale_bias_min: float = math.exp(-2)
+    """Lower end of the rescaled scores whose log is the attention bias."""
+    prune_from_frame: int = 0
+    """This many frames of each video do not count for the budget."""
+    pruning_in_scorer: bool = True
+    """False: score and bias, but remove nothing in the ViT; the cells still leave the LLM."""
+    bias_rescale: Literal["row", "frame"] = "row"
+    """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
+    detach_similarity: bool = False
+    """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
+    random_seed: int = 0
+    """Seed of ``prune_method=random``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.topk < 1:
+            raise ValueError(f"topk is the share to remove, in [0, 1): got {self.topk}")
+        if self.prune_method not in PRUNE_METHODS:
+            known = ", ".join(sorted(PRUNE_METHODS))
+            raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")
+
+    def build(
+        self, n_layers: int, device: torch.device | str | None = None, pool: int = 3
+    ) -> TemporalVisionTransformer:
+        """ViT with the first ``n_layers`` blocks that prunes in cells of ``pool x pool``."""
+        return TemporalVisionTransformer(self, n_layers, pool, device)
+
+
+@dataclass
+class TemporalVitOutput:
+    """Survivors of the ViT.
+
+    Attributes:
+        features: [*, L * E] outputs of the read layers, concatenated: one row per survivor.
+        slot: [F * N] row of each patch in ``features``, -1 if it was removed; None = identity.
+        keep_cells: bool [F, M], False for cells that leave.
+        scores: [P, M] or None when there is nothing to prune.
+        aux_loss: weighted mean over ``aux_count`` terms; None outside training.
+        stats: named figures for the log.
+    """
+
+    features: Tensor
+    slot: Tensor | None
+    keep_cells: Tensor
+    scores: Tensor | None = None
+    aux_loss: Tensor | None = None
+    aux_count: int = 0
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+class TemporalVisionTransformer(VisionTransformer):
+    """ViT that drops a video's least useful cells on the way.
+
+    ``ValueError`` when block ``prune_at + 1``, which sees the score bias, is not built.
+    """
+
+    config: TemporalVitConfig
+
+    def __init__(
+        self,
+        config: TemporalVitConfig,
+        n_layers: int,
+        pool: int,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__(config, n_layers, device)
+        if config.prune and not 0 <= config.prune_at < n_layers - 1:
+            raise ValueError(
+                f"prune_at={config.prune_at}: blocks 0 to {n_layers - 1} are built, and the one "
+                f"after prune_at must be among them (0 <= prune_at <= {n_layers - 2})"
+            )
+        self.pool = pool
+        if config.prune_method == "scorer":
+            self.transformer.temporal_token_scorer = TemporalTokenScorer(config, device)
+
+    @property
+    def scorer(self) -> TemporalTokenScorer | None:
+        return getattr(self.transformer, "temporal_token_scorer", None)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.scorer is not None:
+            self.scorer.reset_parameters()
+
+    def grid(self, device: torch.device) -> CellGrid:
+        return CellGrid.build(*self.config.image_num_patch, self.pool, device)
+
+    def forward_pruned(
+        self, images: Tensor, table: FrameTable, layers: tuple[int, ...]
+    ) -> TemporalVitOutput:
+        """Encode the real frames ``images`` [F, N, patch_dim] and drop cells.
+
+        ``table`` says which frames form prunable videos. Without any, the scorer still runs on
+        one frame, so that every rank of a sharded model does the same collectives.
+        """
+        config, grid = self.config, self.grid(images.device)
+        blocks = self.transformer.resblocks
+        x, found = self.embed(normalize_pixels(images)), {}
+        for i in range(config.prune_at + 1):
+            x = blocks[i](x)
+            found[i] = x
+        state = self._score(x, images, table, grid)
+        x = blocks[config.prune_at + 1](x, key_bias=state.bias)
+        found[config.prune_at + 1] = x
+        later = range(config.prune_at + 2, self.n_layers)
+        layout = None
+        if table.videos and config.pruning_in_scorer:
+            layout = RaggedLayout.build(state.keep, grid)
+            x = layout.gather(x)
+            found = {i: layout.gather(y) for i, y in found.items() if i in layers}
+        for i in later:
+            x = blocks[i](x, layout=layout, key_bias=None if layout else state.bias)
+            found[i] = x
+        features = torch.cat([found[i] for i in layers], -1).flatten(0, -2)
+        if self.training:
+            features = features + 0.0 * state.anchor.to(features.dtype)
+        return TemporalVitOutput(
+            features,
+            layout.slot if layout else None,
+            state.keep,
+            state.scores,
+            *self._aux_loss(state, table),
+            stats=_stats(state, table, layout, grid),
+        )
+
+    def _score(
+        self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid
+    ) -> _ScoreState:
+        """Scores, kept cells and attention bias from the output ``x`` [F, N, E] of block l."""
+        config = self.config
+        n_frames, n_patches = x.shape[:2]
+        keep = torch.ones(n_frames, grid.n_cells, dtype=torch.bool, device=x.device)
+        rows = table.prunable
+        has_previous = table.has_previous
+        if not table.videos:
+            rows, has_previous = rows.new_zeros(1), has_previous.new_zeros(1)
+        video_x = x[rows]
+        scores = PRUNE_METHODS[config.prune_method](
+            ScoreInputs(
+                video_x,
+                has_previous,
+                grid,
+                frame_keys(images[rows]),
+                config.random_seed,
+                self.scorer,
+            )
+        )
+        if not table.videos:
+            return _ScoreState(keep, None, None, None, scores.sum())
+        keep[rows] = select_cells(scores, table)
+        bias = None
+        if config.prune_method == "scorer":
+            video_bias = attention_bias(
+                scores.float(),
+                has_previous,
+                grid,
+                config.rescale_bias_min,
+                config.bias_rescale == "row",
+            )
+            bias = video_bias.new_zeros(n_frames, n_patches).index_copy(0, rows, video_bias)
+        aux_sum = None
+        if self.training and config.prune_method == "scorer":
+            cosine = neighbour_cosine(
+                video_x.detach() if config.detach_similarity else video_x, grid
+            )
+            aux_sum = similarity_loss_sum(scores, cosine, has_previous)
+        return _ScoreState(keep, scores, bias, aux_sum, scores.sum())
+
+    def _aux_loss(self, state: _ScoreState, table: FrameTable) -> tuple[Tensor | None, int]:
+        if not self.training or self.scorer is None:
+            return None, 0
+        count = table.n_pairs * state.keep.shape[1]
+        if state.aux_sum is None or count == 0:
+            return 0.0 * state.anchor, 0
+        return self.config.sim_reg_loss_coefficient * state.aux_sum / count, count
+
+
+@dataclass(frozen=True)
+class _ScoreState:
+    keep: Tensor
+    scores: Tensor | None
+    bias: Tensor | None
+    aux_sum: Tensor | None
+    anchor: Tensor
+    """Depends on every scorer parameter; ties the scorer into the graph."""
+
+
+def _stats(
+    state: _ScoreState, table: FrameTable, layout: RaggedLayout | None, grid: CellGrid
+) -> dict[str, float]:
+    n_frames = state.keep.shape[0]
+    removed = sum(v.n_remove for v in table.videos)
+    stats = {
+        "stts/prunable_videos": float(len(table.videos)),
+        "stts/pruned_fraction": removed / max(len(table.prunable) * grid.n_cells, 1),
+        "stts/kept_tokens_per_frame": grid.n_cells - removed / max(n_frames, 1),
+        "stts/vit_tokens_ratio": 1.0,
+    }
+    if layout is not None:
+        stats["stts/vit_tokens_ratio"] = layout.source.numel() / layout.slot.numel()
+    return stats

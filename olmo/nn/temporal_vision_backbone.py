@@ -1,0 +1,137 @@
+"""Vision backbone whose ViT prunes videos; the connector runs on survivors only.
+
+Legend as in ``vision_backbone``; M cells per frame, F real frames of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from olmo.nn.llm import LlmConfig
+from olmo.nn.temporal_image_vit import TemporalVisionTransformer, TemporalVitConfig
+from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
+from olmo.nn.vision_backbone import (
+    VisionBackbone,
+    VisionBackboneConfig,
+    VisionOutput,
+    flat_pooling,
+)
+
+
+@dataclass
+class TemporalVisionBackboneConfig(VisionBackboneConfig):
+    """Vision backbone with STTS."""
+
+    vit: TemporalVitConfig = field(default_factory=TemporalVitConfig)
+    video_pooling: int = 3
+    """Side of a video's pooling window in patches: a cell of the scorer."""
+
+    def build(
+        self, llm: LlmConfig, device: torch.device | str | None = None
+    ) -> TemporalVisionBackbone:
+        """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
+        return TemporalVisionBackbone(self, llm, device)
+
+
+class TemporalVisionBackbone(VisionBackbone):
+    """Scores, prunes and pools. With ``vit.prune=False`` exactly the dense backbone."""
+
+    config: TemporalVisionBackboneConfig
+    image_vit: TemporalVisionTransformer
+
+    def build_vit(self, device: torch.device | str | None) -> TemporalVisionTransformer:
+        n_layers = max(self.layers) + 1
+        return self.config.vit.build(n_layers, device, self.config.video_pooling)
+
+    def forward(
+        self,
+        images: Tensor,
+        image_masks: Tensor | None,
+        token_pooling: Tensor,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+    ) -> VisionOutput:
+        """Encode, prune and pool.
+
+        Args:
+            images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
+            image_masks: must be None.
+            token_pooling: int64 [B, P, S], flat patch of the row, -1 empty.
+            num_images: int [B, V] frames of each visual input, padding <= 0. Frames beyond a
+                row's sum are padding and are not encoded. Keep it on the CPU to avoid a sync.
+            multimodal_type: int [B, V], a ``MultimodalType`` each; only VIDEO is pruned.
+
+        Raises:
+            ValueError: pruning is on and ``num_images`` or ``multimodal_type`` is missing.
+        """
+        vit = self.config.vit
+        if not vit.prune:
+            return super().forward(images, image_masks, token_pooling)
+        if num_images is None or multimodal_type is None:
+            raise ValueError("pruning needs num_images and multimodal_type with every batch")
+        if image_masks is not None:
+            raise ValueError("image_masks belong to padding embeddings, which are not supported")
+        n_rows, n_slots, n_patches = images.shape[:3]
+        grid = self.image_vit.grid(images.device)
+        table = frame_table(
+            num_images, multimodal_type, n_slots, grid.n_cells, vit.topk, vit.prune_from_frame
+        ).to(images.device)
+        if len(table.slots) == 0:  # nothing to see: one padding frame keeps the ranks in step
+            table = FrameTable(
+                table.slots.new_zeros(1), table.prunable, table.has_previous, table.videos
+            )
+        out = self.image_vit.forward_pruned(
+            images.flatten(0, 1)[table.slots], table, self.layers
+        )
+        frame_of_slot = table.slots.new_full((n_rows * n_slots,), -1)
+        frame_of_slot[table.slots] = torch.arange(len(table.slots), device=images.device)
+        index = _frames_only(
+            flat_pooling(token_pooling, n_slots * n_patches), frame_of_slot, n_patches
+        )
+        keep = _kept_rows(index, out.keep_cells, table, grid)
+        index = index[keep]
+        if out.slot is not None:
+            index = torch.where(index >= 0, out.slot[index.clamp(min=0)], index)
+        features = self.connect(out.features, index)
+        return VisionOutput(
+            features,
+            keep,
+            scores=self._all_scores(out.scores, table, n_rows * n_slots, grid),
+            aux_loss=out.aux_loss,
+            aux_count=out.aux_count,
+            stats=out.stats,
+        )
+
+    @staticmethod
+    def _all_scores(
+        scores: Tensor | None, table: FrameTable, n_slots: int, grid: CellGrid
+    ) -> Tensor | None:
+        if scores is None:
+            return None
+        full = scores.new_ones(n_slots, grid.n_cells)
+        return full.index_copy(0, table.slots[table.prunable], scores)
+
+
+def _frames_only(index_BPS: Tensor, frame_of_slot: Tensor, n_patches: int) -> Tensor:
+    """Patch indices over all frame slots -> over the real frames only; -1 stays."""
+    frame = frame_of_slot[index_BPS.clamp(min=0) // n_patches]
+    moved = frame * n_patches + index_BPS % n_patches
+    return torch.where((index_BPS >= 0) & (frame >= 0), moved, -1)
+
+
+def _kept_rows(
+    index_BPS: Tensor, keep_FM: Tensor, table: FrameTable, grid: CellGrid
+) -> Tensor:
+    """bool [B, P]: valid ``token_pooling`` rows whose cell survives.
+
+    A pooled token of a video is one cell, so any of its patches names it. Rows of other
+    inputs have their own windows and always stay.
+    """
+    patch = index_BPS.amax(-1)
+    n_patches = grid.cell_of_patch.numel()
+    frame = patch.clamp(min=0) // n_patches
+    kept = keep_FM[frame, grid.cell_of_patch[patch.clamp(min=0) % n_patches]]
+    return (patch >= 0) & kept

@@ -1,0 +1,151 @@
+"""ViT + connector: frames in, one feature vector per pooled token out (dense form).
+
+Legend: B rows, T frame slots per row, N patches per frame, P pooled tokens (``token_pooling``
+rows) per row, S slots of a pooling window, L read ViT layers, E ViT width, D LLM width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from olmo.config import Config
+from olmo.nn.connector import ImageProjector, build_pooling, pool_windows
+from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
+from olmo.nn.llm import LlmConfig
+
+
+@dataclass
+class VisionBackboneConfig(Config):
+    """ViT, connector and which ViT layers feed it."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset({"image_pooling_h", "image_pooling_w"})
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        "image_pooling_2d": ("attention_meanq",),
+        "image_projector": ("mlp",),
+        "image_padding_embed": (None,),
+        "skip_unused_layers": (True,),
+        "use_deepstack": (False,),
+        "share_connector": (False,),
+    }
+
+    vit: VitConfig = field(default_factory=VitConfig)
+    vit_layers: tuple[int, ...] = (-3, -9)
+    """Layers whose outputs are concatenated, in this order; negative ones count from
+    ``vit.image_num_layers``."""
+    pooling_attention_mask: bool = True
+    image_feature_dropout: float = 0.0
+    connector_activation_checkpointing: bool = True
+    compile_vit: str | None = None
+    """``blocks`` compiles every ViT block."""
+    compile_connector: str | None = None
+    """``dynamic`` compiles pooling and projector."""
+    normalize_on_gpu: bool = True
+    """Images arrive as uint8 and are normalised here (floats are taken as normalised)."""
+
+    def read_layers(self) -> tuple[int, ...]:
+        """``vit_layers`` as 0-based block numbers; ``ValueError`` if one does not exist."""
+        n = self.vit.image_num_layers
+        layers = tuple(i if i >= 0 else n + i for i in self.vit_layers)
+        if not layers or any(not 0 <= i < n for i in layers):
+            raise ValueError(f"vit_layers {self.vit_layers} do not fit a ViT of {n} layers")
+        return layers
+
+    def build(
+        self, llm: LlmConfig, device: torch.device | str | None = None
+    ) -> VisionBackbone:
+        """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
+        return VisionBackbone(self, llm, device)
+
+
+@dataclass
+class VisionOutput:
+    """What a vision backbone returns.
+
+    Attributes:
+        features: [K, D] features of the kept pooled tokens, in (row, token_pooling row) order.
+        keep: bool [B, P] which ``token_pooling`` rows survive; False for padding rows.
+        scores: [B * T, M] scores of the cells, 1 for frames that are not scored; None if dense.
+        aux_loss: auxiliary loss, already weighted; None outside training or if dense.
+        aux_count: number of (frame pair, cell) terms the auxiliary loss is a mean of.
+        stats: named figures for the log.
+    """
+
+    features: Tensor
+    keep: Tensor
+    scores: Tensor | None = None
+    aux_loss: Tensor | None = None
+    aux_count: int = 0
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+class VisionBackbone(nn.Module):
+    """Dense backbone; ``TemporalVisionBackbone`` adds pruning."""
+
+    def __init__(
+        self,
+        config: VisionBackboneConfig,
+        llm: LlmConfig,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.layers = config.read_layers()
+        self.projector_std = llm.initializer_range
+        self.image_vit = self.build_vit(device)
+        self.image_pooling_2d = build_pooling(config.vit, len(self.layers), device)
+        self.image_projector = ImageProjector(
+            config.vit.image_emb_dim, llm.mlp_hidden_size // 2, llm.d_model, device
+        )
+        self.feature_dropout = nn.Dropout(config.image_feature_dropout)
+
+    def build_vit(self, device: torch.device | str | None) -> VisionTransformer:
+        return self.config.vit.build(max(self.layers) + 1, device)
+
+    def reset_parameters(self) -> None:
+        self.image_vit.reset_parameters()
+        self.image_pooling_2d.reset_parameters()
+        self.image_projector.reset_parameters(self.projector_std)
+
+    def forward(
+        self,
+        images: Tensor,
+        image_masks: Tensor | None,
+        token_pooling: Tensor,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+    ) -> VisionOutput:
+        """Encode frames and pool them.
+
+        Args:
+            images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
+            image_masks: accepted for the reference's signature; must be None.
+            token_pooling: int64 [B, P, S], flat patch of the row (frame * N + patch), -1 empty.
+            num_images, multimodal_type: not used by the dense backbone.
+        """
+        if image_masks is not None:
+            raise ValueError("image_masks belong to padding embeddings, which are not supported")
+        x = self.image_vit(normalize_pixels(images.flatten(0, 1)), self.layers)
+        keep = (token_pooling >= 0).any(-1)
+        index = flat_pooling(token_pooling, images.shape[1] * images.shape[2])[keep]
+        features = self.connect(torch.cat(x, -1).flatten(0, 1), index)
+        return VisionOutput(features, keep)
+
+    def connect(self, x_KE: Tensor, index_RS: Tensor) -> Tensor:
+        """Connector over flat patch features [*, L * E]; ``index_RS`` names the slots' rows."""
+        x_KE = self.feature_dropout(x_KE)
+        windows = x_KE[index_RS.clamp(min=0)]
+        pooled = pool_windows(
+            self.image_pooling_2d, windows, index_RS >= 0, self.config.pooling_attention_mask
+        )
+        return self.image_projector(pooled)
+
+
+def flat_pooling(token_pooling: Tensor, patches_per_row: int) -> Tensor:
+    """Row-wise patch indices [B, P, S] to indices over all ``B * T * N`` patches; -1 stays."""
+    rows = torch.arange(token_pooling.shape[0], device=token_pooling.device)
+    shifted = token_pooling + (rows * patches_per_row)[:, None, None]
+    return torch.where(token_pooling >= 0, shifted, token_pooling)

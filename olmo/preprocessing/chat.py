@@ -1,0 +1,170 @@
+"""From an example's fields to text turns, and from text turns to token ids with loss weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from olmo.config import Config
+from olmo.tokenizer import MolmoTokenizer
+from olmo.types import SHARED_SUBSEGMENT
+
+Rng = np.random.Generator | np.random.RandomState
+
+VISUAL_PLACEHOLDER = "<|image|>"
+OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+STYLE_RENAMES = {
+    "eval_short_answer": "vqa2",
+    "eval_multiple_choice": "a_okvqa_mc",
+    "video_eval_short_answer": "video_short_answer",
+    "video_eval_multiple_choice": "video_multiple_choice",
+    "video_eval_multiple_choice_w_subtitle": "video_multiple_choice_w_subtitle",
+    "video_short_answer_count_without_pointing": "video_short_answer",
+    "video_multiple_choice_count_without_pointing": "video_multiple_choice",
+}
+UNTAGGED_STYLES = frozenset(
+    {
+        "user_qa",
+        "long_caption",
+        "short_caption",
+        "video_long_caption",
+        "video_short_caption",
+        "pointing",
+        "point_count",
+        "cosyn_point",
+        "video_point",
+        "video_point_count",
+        "video_count",
+        "video_count_point",
+        "a_okvqa_mc",
+        "video_multiple_choice",
+        "video_multiple_choice_count_without_pointing",
+        "video_multiple_choice_multiple_correct",
+        "video_multiple_choice_w_subtitle",
+    }
+)
+"""Styles without a tag in front of the prompt (``demo_or_style_v2``): chat and multiple choice."""
+
+SHORT_ANSWER_PROMPT = "{question}\nReply with a short answer."
+MULTIPLE_CHOICE_PROMPT = "{question}\nOnly return the correct answer option.\n{options}"
+CAPTION_PROMPTS = {
+    "long_caption": "Describe this image in detail.",
+    "short_caption": "Describe this image in one sentence.",
+    "video_long_caption": "Describe this video in detail.",
+    "video_short_caption": "Describe this video in one sentence.",
+    "video_transcript": "Write down what is said in this video.",
+    "video_motion_caption": "Describe the motion in this video.",
+    "video_object_caption": "Describe what the objects in this video do.",
+}
+"""Prompts of captioning examples that bring no question."""
+
+Message = dict[str, Any]
+
+
+@dataclass
+class DataFormatterConfig(Config):
+    """How an example becomes text turns. There is one fixed wording per kind of question."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "prompt_templates",
+            "always_start_with_space",
+            "default_inference_len",
+            "select_answer",
+            "debug",
+            "image_last",
+            "format_message_list",
+            "p_one_message",
+            "eval_system_prompt_mapping",
+            "p_choice_content_in_mc",
+            "template_video_mc_questions",
+            "pointing_format",
+            "points_decimal_places",
+            "use_seperate_non_pointing_qa_style",
+            "timestamp_mode",
+            "output_timestamp_mode",
+            "seconds_decimal_places",
+            "p_multi_point_all_image",
+            "use_seperate_count_without_pointing_style",
+            "sample_random_initial_point",
+        }
+    )
+
+    message_format: Literal["qwen3", "role", "none"] = "qwen3"
+    system_prompt: Literal["demo_or_style_v2", "style", "no_style", "none"] | None = (
+        "demo_or_style_v2"
+    )
+    """What tag goes before the prompt: see :func:`style_prefix`."""
+
+    def build(self) -> DataFormatter:
+        """The formatter of these settings."""
+        return DataFormatter(self)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Text turns, user and assistant alternating (an odd number asks for an answer)."""
+
+    turns: list[str]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataFormatter:
+    """Turns one message (a dict with ``question``, ``options``, ``answer``, ...) into text."""
+
+    config: DataFormatterConfig
+
+    def __call__(
+        self,
+        message: Message,
+        rng: Rng | None = None,
+        is_training: bool = False,
+        for_inference: bool = False,
+    ) -> Conversation:
+        """Format ``message``; it is not modified. ``rng`` breaks ties between answers in
+        training. ``for_inference`` leaves the last answer out."""
+        style = STYLE_RENAMES.get(message.get("style", ""), message.get("style", ""))
+        metadata: dict[str, Any] = {}
+        if "messages" in message:
+            turns = list(message["messages"])
+        elif "multi_turn_messages" in message:
+            turns = []
+            for part in message["multi_turn_messages"]:
+                turns += _question_and_answer(part, rng if is_training else None, False)[0]
+        else:
+            turns, metadata = _question_and_answer(
+                message, rng if is_training else None, for_inference
+            )
+        if for_inference and len(turns) % 2 == 0:
+            turns = turns[:-1]
+        if not turns or not all(isinstance(t, str) for t in turns):
+            raise ValueError(f"messages must be a non-empty list of strings, got {turns!r}")
+        prefix = style_prefix(style, self.config.system_prompt)
+        turns[0] = " ".join(part for part in (prefix, turns[0]) if part)
+        return Conversation(_chat_format(turns, self.config.message_format), metadata)
+
+
+def style_prefix(style: str, system_prompt: str | None) -> str:
+    """Tag before the first prompt. ``demo_or_style_v2``: ``style:`` but nothing for chat and
+    multiple choice; ``style``: always; ``no_style``, ``none``, None: never."""
+    if not style or system_prompt in (None, "none", "no_style"):
+        return ""
+    untagged = system_prompt == "demo_or_style_v2" and style in UNTAGGED_STYLES
+    return "" if untagged else f"{style}:"
+
+
+def _chat_format(turns: list[str], message_format: str) -> list[str]:
+    if message_format == "none":
+        return [t if i == 0 else " " + t for i, t in enumerate(turns)]
+    if message_format == "role":
+        # as published checkpoints were trained: every turn, the first as well, has the space
+        return [f" {t}" if i % 2 else f" User: {t} Assistant:" for i, t in enumerate(turns)]
+    user = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    return [
+        t if i % 2 else ("<|im_end|>\n" if i else "") + user.format(t) for i, t in enumerate(turns)
+    ]

@@ -1,0 +1,147 @@
+"""A video as tokens: a time stamp and the visual tokens of every frame, then the subtitles."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from olmo.config import Config
+from olmo.patch_grid import pooling_windows
+from olmo.tokenizer import MolmoTokenizer
+
+Subtitle = str | dict[tuple[float, float], str]
+"""Plain text, or ``{(start, end): text}`` in seconds from the start of the clip."""
+
+
+@dataclass
+class VideoPreprocessorConfig(Config):
+    """How frames are chosen and written into the token row."""
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "candidate_sampling_fps",
+            "cache_videos",
+            "loading_method",
+            "max_crops",
+            "periodic_high_res_frame",
+            "image_padding_mask",
+            "query_based_resolution_selection",
+        }
+    )
+
+    max_frames: int = 64
+    frame_sample_mode: str = "uniform_last_frame"
+    max_fps: list[float] | None = dataclasses.field(default_factory=lambda: [2.0])
+    time_sampling: bool = True
+    time_mode: Literal["per-frame-compact", "per-frame", "numbered-frames", "none"] = (
+        "per-frame-compact"
+    )
+    subtitle_mode: str = "frame_1"
+    """``frame_N`` (entries within N seconds of a frame), ``all``, ``truncate_N`` (all, cut to N
+    tokens) or ``ignore``."""
+    max_subtitle_tokens: int | None = None
+    pooling_w: int = 3
+    pooling_h: int = 3
+    use_frame_special_tokens: bool = True
+    """``<frame_start>``/``<frame_end>``; otherwise ``<im_start>``/``<im_end>``."""
+    per_frame_special_token: bool = True
+    """Start and end tokens around every frame; otherwise one pair around the video."""
+    topk: float | None = None
+    """Share of pooled tokens that the vision backbone removes; None follows the ViT's."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"all|ignore|frame_\d+(\.\d+)?|truncate_\d+", self.subtitle_mode):
+            raise ValueError(
+                f"subtitle_mode {self.subtitle_mode!r} is not frame_N, all, truncate_N or ignore"
+            )
+        if self.max_frames < 1 or min(self.pooling_w, self.pooling_h) < 1:
+            raise ValueError(
+                "max_frames, pooling_w and pooling_h must be at least 1, got "
+                f"{self.max_frames}, {self.pooling_w} and {self.pooling_h}"
+            )
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A single ``max_fps`` becomes a list of one."""
+        if isinstance(data.get("max_fps"), (int, float)):
+            data["max_fps"] = [data["max_fps"]]
+        return data
+
+
+def video_token_ids(
+    config: VideoPreprocessorConfig,
+    tokenizer: MolmoTokenizer,
+    timestamps: np.ndarray,
+    cells_per_frame: int,
+) -> list[int]:
+    """Token ids of a video whose frames are shown at ``timestamps`` (seconds)."""
+    kind = "frame" if config.use_frame_special_tokens else "im"
+    start, end = [tokenizer.ids[f"<{kind}_start>"]], [tokenizer.ids[f"<{kind}_end>"]]
+    frame = [tokenizer.ids["<im_patch>"]] * cells_per_frame
+    if config.per_frame_special_token:
+        frame = start + frame + end
+    ids: list[int] = []
+    for i, time in enumerate(timestamps):
+        ids += tokenizer.encode(_time_prefix(config.time_mode, i, float(time))) + frame
+    return ids if config.per_frame_special_token else start + ids + end
+
+
+def video_token_pooling(
+    config: VideoPreprocessorConfig, n_frames: int, hp: int, wp: int
+) -> np.ndarray:
+    """Patches behind every ``<im_patch>`` of a video with frames of ``hp x wp`` patches.
+
+    Returns int64 ``[n_frames * cells, pooling_h * pooling_w]``, -1 for a slot outside the frame;
+    patch ids run through all frames.
+    """
+    windows = pooling_windows(hp, wp, config.pooling_h, config.pooling_w)
+    offsets = np.arange(n_frames, dtype=np.int64)[:, None, None] * (hp * wp)
+    pooling = np.where(windows >= 0, windows + offsets, -1)
+    return pooling.reshape(-1, windows.shape[1])
+
+
+def subtitle_token_ids(
+    config: VideoPreprocessorConfig,
+    tokenizer: MolmoTokenizer,
+    subtitle: Subtitle | None,
+    timestamps: np.ndarray,
+) -> list[int]:
+    """Token ids of the subtitles, cut to the configured length; empty if none are to be shown."""
+    text = subtitle_text(config.subtitle_mode, subtitle, timestamps)
+    ids = tokenizer.encode(text) if text else []
+    limits = [n for n in (config.max_subtitle_tokens,) if n is not None]
+    if config.subtitle_mode.startswith("truncate_"):
+        limits.append(int(config.subtitle_mode.removeprefix("truncate_")))
+    return ids[: min(limits)] if limits else ids
+
+
+def subtitle_text(mode: str, subtitle: Subtitle | None, timestamps: np.ndarray) -> str:
+    """Subtitle text before any cut; entries whose time does not fit ``mode`` are left out."""
+    if not subtitle or mode == "ignore":
+        return ""
+    if isinstance(subtitle, str):
+        return "subtitle\n" + subtitle
+    times = np.asarray(timestamps, dtype=np.float64)
+    lines = ""
+    for (start, end), text in subtitle.items():
+        if mode.startswith("frame_"):
+            reach = float(mode.removeprefix("frame_"))
+            if not ((times >= start - reach) & (times <= end + reach)).any():
+                continue
+        lines += f"{start:.1f} - {end:.1f} {text}\n"
+    return "subtitle\n" + lines if lines else ""
+
+
+def _time_prefix(mode: str, index: int, time: float) -> str:
+    if mode == "none":
+        return ""
+    prefix = {
+        "per-frame-compact": f"{time:.1f}",
+        "per-frame": f"time {time:.2f}",
+        "numbered-frames": f"{index + 1}:",
+    }[mode]
+    return (" " if index else "") + prefix + " "
