@@ -55,7 +55,9 @@ def corpus() -> Iterator[str]:
             yield chat(asked, short["answer"])
             choice = question.message(True, rng)
             lines = [f"{c}. {o}" for c, o in zip("ABCD", choice["options"], strict=False)]
-            asked = "\n".join([choice["question"], "Only return the correct answer option.", *lines])
+            asked = "\n".join(
+                [choice["question"], "Only return the correct answer option.", *lines]
+            )
             yield chat(asked, lines[choice["answer_idx"]])
     for colour, glyph in itertools.product(COLOURS, GLYPHS):
         yield from [f"{colour} {glyph} the {colour} {glyph}"] * 2

@@ -42,7 +42,9 @@ class FrameSampling:
             raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
         if self.max_fps is not None:
             if self.mode != "uniform_last_frame":
-                raise ValueError(f"frame_sample_mode {self.mode!r} takes no max_fps: set it to null")
+                raise ValueError(
+                    f"frame_sample_mode {self.mode!r} takes no max_fps: set it to null"
+                )
             if not self.max_fps or min(self.max_fps) <= 0:
                 raise ValueError(f"max_fps must hold positive rates, got {self.max_fps}")
 

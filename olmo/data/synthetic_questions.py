@@ -7,7 +7,8 @@ within a scene, at most one character moves, and nothing appears or leaves at th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -147,7 +148,7 @@ def _draw_spans(
             return None
         spans.append((enter, leave))
     events.sort()
-    crowded = any(b - a < MIN_GAP for a, b in zip(events, events[1:], strict=False))
+    crowded = any(b - a < MIN_GAP for a, b in itertools.pairwise(events))
     return None if crowded else spans
 
 
@@ -233,18 +234,18 @@ def scene_questions(scene: Scene, rng: np.random.RandomState) -> Iterator[Questi
     mover = scene.mover
     if mover is not None and mover.direction is not None:
         others = [c for c in scene.characters if c is not mover]
-        wrong = _wrong(mover.colour, [c.colour for c in others], COLOURS, rng)
-        yield Question("moving_colour", COLOUR_WORDINGS, mover.colour, wrong)
-        wrong = _wrong(mover.glyph, [c.glyph for c in others], GLYPHS, rng)
-        yield Question("moving_character", GLYPH_WORDINGS, mover.glyph, wrong)
-        wrong = _wrong(mover.direction, [], tuple(DIRECTIONS), rng)
+        options = _options(mover.colour, [c.colour for c in others], COLOURS, rng)
+        yield Question("moving_colour", COLOUR_WORDINGS, mover.colour, options)
+        options = _options(mover.glyph, [c.glyph for c in others], GLYPHS, rng)
+        yield Question("moving_character", GLYPH_WORDINGS, mover.glyph, options)
+        options = _options(mover.direction, [], tuple(DIRECTIONS), rng)
         wordings = f"Which way does the {mover.name} move?", "Which way does one character move?"
-        yield Question("direction", wordings, mover.direction, wrong)
+        yield Question("direction", wordings, mover.direction, options)
     n_seen, n_new = len(scene.characters), len(scene.appearing)
     total = n_seen > 2 and rng.random() < 0.5  # a scene of one or two shows it at a glance
     text, n, highest = (COUNT_SEEN, n_seen, 5) if total else (COUNT_NEW, n_new, 3)
     numbers = "".join(str(i) for i in range(highest - 3, highest + 1))
-    yield Question("count", (text,), str(n), _wrong(str(n), [], numbers, rng))
+    yield Question("count", (text,), str(n), _options(str(n), [], numbers, rng))
 
 
 def describe(scene: Scene) -> dict[str, Any]:
@@ -288,7 +289,7 @@ def _wrong_characters(scene: Scene, who: Character, rng: np.random.RandomState) 
     return (present + absent)[:3]
 
 
-def _wrong(
+def _options(
     right: str, first: list[str], pool: tuple[str, ...] | str, rng: np.random.RandomState
 ) -> tuple[str, ...]:
     """``right`` and three others: ``first``, then drawn from ``pool``."""

@@ -24,6 +24,9 @@ from olmo.types import VideoFrames
 SEEK_GAP_S = 6.0
 """Decoding jumps over a gap longer than this instead of decoding every frame in it."""
 
+SEEKABLE = ("mov", "matroska")
+"""FFmpeg formats (beginning of the name) whose index and time stamps a jump can rely on."""
+
 NOT_VIDEO = ("tty", "image2")
 """FFmpeg formats that decode to frames but are text or a single picture (as is ``*_pipe``)."""
 
@@ -113,7 +116,9 @@ class _Reader:
             self._stream = self._video_stream()
             self._start = self._stream.start_time or 0
             rate = self._stream.average_rate or self._stream.guessed_rate
-            self._interval = float(1 / rate) if rate else 0.04
+            # The time stamps of an AVI follow decoding, not showing.
+            self._count_only = self._container.format.name == "avi"
+            self._interval = 1 / rate if rate else Fraction(1, 25)
             self.duration, self._own_duration = self._find_duration()
             if not self.duration > 0:
                 raise VideoReadError(path, "it has no frames")
@@ -122,7 +127,7 @@ class _Reader:
             raise
         self._spans = self._decode()
         self._last: _Span | None = None
-        self._may_seek = True
+        self._may_seek = self._container.format.name.startswith(SEEKABLE)
 
     def __enter__(self) -> _Reader:
         return self
@@ -156,12 +161,16 @@ class _Reader:
         streams = [s for s in self._container.streams.video if not s.disposition & pictures]
         if not streams or name in NOT_VIDEO or name.endswith("_pipe"):
             raise VideoReadError(self.path, f"no video stream in it (format {name})")
+        if streams[0].codec_context is None:
+            raise VideoReadError(self.path, "no decoder for its video stream")
         streams[0].codec_context.thread_count = 1
         return streams[0]
 
     def _find_duration(self) -> tuple[float, bool]:
         """Seconds, and whether that is the stream's own length and not the whole file's."""
         stream, base = self._stream, self._stream.time_base
+        if self._count_only and stream.frames:
+            return float(stream.frames * self._interval), True
         if stream.duration and base:
             return float(stream.duration * base), True
         tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
@@ -181,12 +190,14 @@ class _Reader:
         return end
 
     def _decode(self) -> Iterator[_Span]:
+        end = Fraction(0)
         for frame in self._container.decode(self._stream):
-            if frame.pts is None or frame.time_base is None:
-                raise VideoReadError(self.path, "its frames carry no time stamps")
-            begin = (frame.pts - self._start) * frame.time_base
-            length = frame.duration * frame.time_base if frame.duration else self._interval
-            yield _Span(frame, float(begin), float(begin + length))
+            begin, length, base = end, self._interval, frame.time_base
+            if not self._count_only and base is not None:
+                begin = end if frame.pts is None else (frame.pts - self._start) * base
+                length = frame.duration * base if frame.duration else length
+            end = begin + length
+            yield _Span(frame, float(begin), float(end))
 
     def _jump(self, t: float) -> None:
         """Move to the key frame before ``t``. A jump that fails or gains nothing is the last."""
@@ -196,7 +207,7 @@ class _Reader:
             self._container.seek(self._start + int(t / base), stream=self._stream)
             spans = self._decode()
             first = next(spans, None)
-        except (av.FFmpegError, VideoReadError):
+        except av.FFmpegError:
             first = None
         if first is not None and first.start <= t:
             self._may_seek = first.start > reached
@@ -211,7 +222,7 @@ class _Reader:
     def _check_complete(self, t: float) -> None:
         """Raise if the stream ended before ``t`` and the file is cut off, not just shorter."""
         assert self._last is not None
-        slack = max(self._interval, self._last.end - self._last.start) + 1e-6
+        slack = max(float(self._interval), self._last.end - self._last.start) + 1e-6
         if t - self._last.end <= slack:
             return
         if not self._own_duration and self._packets_end("audio") >= self.duration - slack:

@@ -165,6 +165,8 @@ def score_example(prediction: str, metadata: Mapping[str, Any], style: str) -> d
     if style == MULTIPLE_CHOICE:
         options = metadata.get("options")
         names = metadata.get("option_names") or string.ascii_uppercase[: len(options or ())]
+        if options is None and all(len(name) > 1 for name in names):
+            options = names  # options without a label are named by their text
         gold = metadata.get("answer_idx")
         if gold is None or not 0 <= int(gold) < len(names):
             raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")

@@ -24,6 +24,8 @@ from olmo.config import ConfigError, merge, read_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.temporal_video_olmo.temporal_video_olmo import sync_topk
+from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.nn.token_scorer import TemporalTokenScorer
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molm
     out = dict(data)
     for part in (out, over):
         if isinstance(part.get("mm_preprocessor"), dict):
-            part["mm_preprocessor"] = Molmo2PreprocessorConfig.nest(part["mm_preprocessor"])
+            part["mm_preprocessor"] = Molmo2PreprocessorConfig.upgrade(dict(part["mm_preprocessor"]))
     return model_config_from_dict(merge(out, over))
 
 
@@ -136,9 +138,20 @@ def load_weights(model: nn.Module, folder: Path) -> list[str]:
             )
     reader.copy_into({k: v for k, v in params.items() if k in reader.shapes})
     if missing:
-        model.get_submodule(MAY_BE_MISSING[0].rstrip(".")).reset_parameters()  # type: ignore[operator]
+        _initialise_scorer(params, model.config.vision_backbone.vit)  # type: ignore[union-attr]
         log.warning("%s has no token scorer: initialised %d tensors", folder, len(missing))
     return missing
+
+
+@torch.no_grad()
+def _initialise_scorer(params: dict[str, Tensor], vit: TemporalVitConfig, seed: int = 0) -> None:
+    """The same fresh scorer on any number of ranks: drawn whole, then copied into shards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scorer = TemporalTokenScorer(vit, "cpu")
+        scorer.reset_parameters()
+    for key, value in scorer.state_dict().items():
+        _assign(params[MAY_BE_MISSING[0] + key], value)
 
 
 class _FileSource:

@@ -25,6 +25,7 @@ from olmo.nn.token_scorer import (
     neighbour_cosine,
     similarity_loss_sum,
 )
+from olmo.patch_grid import pooled_grid
 
 
 @dataclass
@@ -129,6 +130,12 @@ class TemporalVisionTransformer(VisionTransformer):
         super().reset_parameters()
         if self.scorer is not None:
             self.scorer.reset_parameters()
+
+    @property
+    def n_cells(self) -> int:
+        """Cells per frame."""
+        rows, columns = pooled_grid(*self.config.image_num_patch, self.pool, self.pool)
+        return rows * columns
 
     def grid(self, device: torch.device) -> CellGrid:
         return CellGrid.build(*self.config.image_num_patch, self.pool, device)

@@ -76,9 +76,7 @@ class TemporalVisionBackbone(VisionBackbone):
             raise ValueError("image_masks belong to padding embeddings, which are not supported")
         n_rows, n_slots, n_patches = images.shape[:3]
         grid = self.image_vit.grid(images.device)
-        table = frame_table(
-            num_images, multimodal_type, n_slots, grid.n_cells, vit.topk, vit.prune_from_frame
-        ).to(images.device)
+        table = self.frames(num_images, multimodal_type, n_slots).to(images.device)
         if len(table.slots) == 0:  # nothing to see: one padding frame keeps the ranks in step
             table = FrameTable(
                 table.slots.new_zeros(1), table.prunable, table.has_previous, table.videos
@@ -104,6 +102,23 @@ class TemporalVisionBackbone(VisionBackbone):
             aux_count=out.aux_count,
             stats=out.stats,
         )
+
+    def frames(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> FrameTable:
+        """The real frames of a batch with ``n_slots`` frame slots per row."""
+        vit = self.config.vit
+        return frame_table(
+            num_images,
+            multimodal_type,
+            n_slots,
+            self.image_vit.n_cells,
+            vit.topk,
+            vit.prune_from_frame,
+        )
+
+    def n_score_terms(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> int:
+        """(Frame pair, cell) terms of the auxiliary loss."""
+        table = self.frames(num_images, multimodal_type, n_slots)
+        return table.n_pairs * self.image_vit.n_cells
 
     @staticmethod
     def _all_scores(

@@ -191,6 +191,10 @@ def test_score_multiple_choice():
     }
     named = {"answer_idx": 0, "option_names": ["1", "2"]}
     assert score_example("1", named, "multiple_choice")["parsed"] == "1"
+    unlabelled = {"answer_idx": 1, "option_names": ["a red ball", "a dog"]}
+    assert score_example("It is a dog", unlabelled, "multiple_choice")["parsed"] == "a dog"
+    letters = {"answer_idx": 1, "option_names": "ABCD"}
+    assert score_example("plan b", letters, "multiple_choice")["parsed"] is None
 
 
 def test_score_short_answer():

@@ -6,8 +6,9 @@ Legend: B rows, S tokens, T frame slots, N patches, P pooled tokens, D width, V 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,9 @@ class Molmo2Config(Config):
     ) -> ExamplePreprocessor:
         """Turns examples into token ids and patches the way this model expects them."""
         vit = self.vision_backbone.vit
+        video = dataclasses.replace(self.mm_preprocessor.video, topk=self.removed_share)
         return ExamplePreprocessor(
-            config=self.mm_preprocessor,
+            config=dataclasses.replace(self.mm_preprocessor, video=video),
             formatter=self.data_formatter,
             tokenizer=tokenizer,
             image_size=vit.image_default_input_size,
@@ -84,7 +86,7 @@ class Molmo2Config(Config):
     def build_collator(
         self,
         seq_len: int | None = None,
-        pad: str = "longest",
+        pad: Literal["longest", "to_max"] = "longest",
         max_frames: int | None = None,
         max_removed: int = 0,
     ) -> Collator:
@@ -214,6 +216,10 @@ class Molmo2(nn.Module):
     def drop_removed(self, row: TextRow, vision: VisionOutput, token_pooling: Tensor) -> TextRow:
         """Hook for models that prune: remove tokens of ``row`` that have no feature."""
         return row
+
+    def n_aux_terms(self, batch: dict[str, Any]) -> int:
+        """Terms that the auxiliary loss of ``batch`` is a mean of; 0 without pruning."""
+        return 0
 
     def decode_step(
         self, input_ids: Tensor, position_ids: Tensor, key_mask: Tensor, cache: KVCache

@@ -75,6 +75,14 @@ class TemporalVideoOlmo(Molmo2):
         kept = kept_tokens(row.input_ids, token_pooling, vision.keep, patch)
         return drop_tokens(row, kept, self.config.pruned_position_ids == "compact")
 
+    def n_aux_terms(self, batch: dict[str, Any]) -> int:
+        vit = self.config.vision_backbone.vit
+        if not vit.prune or vit.prune_method != "scorer":
+            return 0
+        return self.vision_backbone.n_score_terms(
+            batch["num_images"], batch["multimodal_type"], batch["images"].shape[1]
+        )
+
 
 def kept_tokens(
     input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id: int

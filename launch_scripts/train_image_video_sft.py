@@ -1,0 +1,99 @@
+"""Fine-tune a checkpoint on a mixture of images and videos, with or without STTS.
+
+    torchrun --nproc-per-node 8 launch_scripts/train_image_video_sft.py CHECKPOINT MIXTURE \\
+        --global_batch_size 64 --device_batch_size=2 --max_duration=6250 --seq_len 9686 --packing \\
+        --save_folder=RUN --use_temporal_video_olmo --model.vision_backbone.vit.topk=0.5
+
+Every key of the training config can be set as --a.b=value. Common ones:
+  --max_duration=N                                steps
+  --save_folder=DIR, --save_interval=N            checkpoints; the same command resumes
+  --model.vision_backbone.vit.{topk,prune_at,prune_method}=...   STTS
+  --model.mm_preprocessor.{max_frames,max_subtitle_tokens,use_frame_special_tokens}=...
+  --optimizer.{llm,connector,vit,temporal_token_scorer}_learning_rate=LR
+  --data.num_workers=N                            loader processes per rank
+  --wandb.project=NAME [--wandb.mode=offline]     Weights & Biases
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from olmo.config import merge, parse_overrides, read_yaml
+from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
+from olmo.models.loading import load_model_config, merged_model_config, select_checkpoint
+from olmo.train.config import TrainConfig
+from olmo.train.dry_run import describe_run
+from olmo.train.run import train
+from olmo.train.trainer import TrainingError
+
+log = logging.getLogger("train")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint to start from: a step folder, or a run folder (its newest)")
+    add("mixture", help="file of configs/mixtures without .yaml, or the path of a mixture file")
+    add("--config", action="append", default=[], help="YAML laid over the defaults; repeatable")
+    add("--global_batch_size", type=int, default=64, help="rows per step, over all ranks (64)")
+    add("--device_batch_size", type=int, default=2, help="rows per forward pass on a rank (2)")
+    add("--seq_len", type=int, help="longest row in tokens, counted after pruning")
+    add("--packing", action="store_true", help="join several examples into one row")
+    add("--use_temporal_video_olmo", action="store_true", help="use the model with STTS")
+    add("--dry_run", action="store_true", help="print what would run, and stop")
+    return parser
+
+
+def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
+    """Defaults, then the checkpoint's model, then ``--config`` files, then the command line."""
+    flags: dict[str, Any] = {
+        "initial_model_checkpoint": str(args.checkpoint),
+        "global_train_batch_size": args.global_batch_size,
+        "device_train_microbatch_size": args.device_batch_size,
+        "dry_run": args.dry_run,
+        "data": {"mixture": args.mixture},
+    }
+    if args.seq_len is not None:
+        flags["data"]["sequence_length"] = args.seq_len
+    if args.packing:
+        flags["data"]["packing"] = {}
+    if args.use_temporal_video_olmo:
+        flags["model"] = {"model_name": "temporal_video_olmo"}
+    data: dict[str, Any] = {}
+    for file in args.config:
+        data = merge(data, read_yaml(file))
+    data = merge(merge(data, flags), overrides)
+    model = load_model_config(select_checkpoint(args.checkpoint)).to_dict()
+    data["model"] = merged_model_config(model, data.get("model", {}))
+    return TrainConfig.from_dict(data)
+
+
+def main() -> int:
+    args, rest = build_parser().parse_known_args()
+    setup_logging()
+    try:
+        config = build_config(args, parse_overrides(rest))
+        if config.dry_run:
+            print(describe_run(config))
+            return 0
+        device = init_distributed()
+        train(config, device)
+        if is_main():
+            log.info("done: %s", Path(config.save_folder).resolve())
+    except (ValueError, FileNotFoundError, TrainingError) as e:
+        log.debug("traceback", exc_info=True)
+        log.error("%s", e)
+        return 2
+    finally:
+        close_distributed()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

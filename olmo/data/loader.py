@@ -1,0 +1,273 @@
+"""Training batches: lanes of packed or single examples, the same on any number of processes.
+
+The global batch has as many lanes as rows. Lane ``j`` goes through the stream ids ``j``, ``j +
+lanes``, ``j + 2 lanes``, ... with a packer of its own, and gives one row per step. Ranks and
+workers divide the lanes among themselves, so rows do not depend on how many there are, and the
+state of the lanes resumes a run on any number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from olmo.config import Config
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.mixture import Mixture, MixtureStream, example_rng
+from olmo.data.registry import Dataset
+from olmo.data.video_loading import VideoReadError, load_video
+from olmo.preprocessing.collator import Collator
+from olmo.preprocessing.images import resize_frames
+from olmo.preprocessing.multimodal import ExamplePreprocessor
+from olmo.preprocessing.packing import Packer, PackingConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class DataConfig(Config):
+    """Training data."""
+
+    mixture: str = "synthetic_video_qa"
+    """A file of ``configs/mixtures`` or the path of one."""
+    split: str = "train"
+    seed: int = 50189
+    sequence_length: int | None = None
+    """Tokens of a row after pruning."""
+    packing: PackingConfig | None = None
+    pad: Literal["longest", "to_max"] = "longest"
+    """Rows padded to the longest of the micro-batch, or all to one static size."""
+    shuffle: bool = True
+    num_workers: int = 0
+    """Loader processes per rank."""
+    prefetch_factor: int = 4
+    """Micro-batches that every worker prepares ahead."""
+    pin_memory: bool = True
+    max_skipped: int = 100
+    """Unreadable or over-long examples tolerated in a run."""
+
+
+class LaneState(TypedDict):
+    """Where a lane stands: the next stream id, and the ids waiting in its packer."""
+
+    next_id: int
+    buffered: list[int]
+
+
+def load_example(
+    dataset: Dataset,
+    idx: int,
+    rng: np.random.RandomState,
+    preprocessor: ExamplePreprocessor,
+    is_training: bool,
+    for_inference: bool,
+) -> dict[str, Any]:
+    """Read example ``idx``, decode its video and preprocess it.
+
+    Raises ``VideoReadError`` when the video cannot be used.
+    """
+    example = dataset.get(idx, rng)
+    video = None
+    if "video" in example:
+        sampling = FrameSampling.from_config(preprocessor.config.video)
+        clip = example.get("metadata", {})
+        video = load_video(
+            example["video"],
+            sampling,
+            rng,
+            is_training,
+            clip.get("clip_start_time"),
+            clip.get("clip_end_time"),
+            transform=lambda frames: resize_frames(frames, preprocessor.image_size),
+        )
+    return preprocessor(example, video, rng, is_training, for_inference)
+
+
+@dataclass
+class ExampleSource:
+    """Stream ids to preprocessed examples."""
+
+    mixture: Mixture
+    preprocessor: ExamplePreprocessor
+    seed: int
+    shuffle: bool = True
+    stream: MixtureStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = MixtureStream(self.mixture, self.seed, self.shuffle)
+
+    def load(self, example_id: int) -> dict[str, Any]:
+        ref = self.stream[example_id]
+        rng = example_rng(self.seed, ref.index, ref.epoch)
+        dataset = self.mixture.datasets[ref.dataset]
+        return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
+
+
+@dataclass
+class Lane:
+    """One row per call of ``next_row``."""
+
+    source: ExampleSource
+    collator: Collator
+    step: int
+    next_id: int
+    packer: Packer | None = None
+    skipped: list[str] = field(default_factory=list)
+    """Examples left out since the last call of ``take_skipped``, with the reason."""
+
+    def restore(self, buffered: list[int]) -> None:
+        if self.packer is not None:
+            self.packer.restore([(i, self.source.load(i)) for i in buffered])
+
+    def state(self) -> LaneState:
+        buffered = self.packer.buffered_ids if self.packer is not None else []
+        return {"next_id": self.next_id, "buffered": list(buffered)}
+
+    def take_skipped(self) -> list[str]:
+        skipped, self.skipped = self.skipped, []
+        return skipped
+
+    def next_row(self) -> dict[str, Any]:
+        """The next row that can be read and fits."""
+        while True:
+            example_id = self.next_id
+            self.next_id += self.step
+            try:
+                example = self.source.load(example_id)
+                if self.packer is None:
+                    self.collator.check(example)
+                    return example
+                rejected = self.packer.n_rejected
+                pack = self.packer.add(example_id, example)
+            except VideoReadError as e:
+                self._skip(str(e))
+                continue
+            except ValueError as e:
+                self._skip(f"example {example_id}: {e}")
+                continue
+            if self.packer.n_rejected > rejected:
+                self._skip(f"example {example_id}: longer than a row")
+            if pack is not None:
+                return pack.example
+
+    def _skip(self, reason: str) -> None:
+        log.warning("skipped %s", reason)
+        self.skipped.append(reason)
+
+
+@dataclass
+class MicroBatch:
+    """Some rows of a step.
+
+    Attributes:
+        tensors: the collated batch without its metadata.
+        lanes: state of the lanes after these rows, by lane number.
+        skipped: examples left out on the way to these rows.
+        n_examples: examples in the rows.
+    """
+
+    tensors: dict[str, Any]
+    lanes: dict[int, LaneState]
+    skipped: list[str]
+    n_examples: int
+
+    def pin_memory(self) -> MicroBatch:
+        """Called by the loader when it feeds a GPU."""
+        pinned = {k: v.pin_memory() for k, v in self.tensors.items()}
+        return dataclasses.replace(self, tensors=pinned)
+
+
+@dataclass
+class LaneDataset(IterableDataset[MicroBatch]):
+    """Micro-batches of one rank; a worker takes every n-th of a step's micro-batches."""
+
+    source: ExampleSource
+    collator: Collator
+    packing: PackingConfig | None
+    groups: list[list[int]]
+    """Lane numbers of each micro-batch of a step."""
+    n_lanes: int
+    states: dict[int, LaneState]
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        info = get_worker_info()
+        groups = self.groups if info is None else self.groups[info.id :: info.num_workers]
+        lanes = {j: self._lane(j) for group in groups for j in group}
+        while True:
+            for group in groups:
+                rows = [lanes[j].next_row() for j in group]
+                batch = self.collator(rows)
+                metadata = batch.pop("metadata")
+                yield MicroBatch(
+                    batch,
+                    {j: lanes[j].state() for j in group},
+                    [reason for j in group for reason in lanes[j].take_skipped()],
+                    sum(len(m) if isinstance(m, list) else 1 for m in metadata),
+                )
+
+    def _lane(self, number: int) -> Lane:
+        state = self.states.get(number, {"next_id": number, "buffered": []})
+        packer = None
+        if self.packing is not None:
+            assert self.collator.seq_len is not None
+            packer = self.packing.build(self.collator.seq_len)
+        lane = Lane(self.source, self.collator, self.n_lanes, state["next_id"], packer)
+        lane.restore(state["buffered"])
+        return lane
+
+
+def build_train_loader(
+    config: DataConfig,
+    mixture: Mixture,
+    preprocessor: ExamplePreprocessor,
+    collator: Collator,
+    global_batch_size: int,
+    device_batch_size: int,
+    rank: int,
+    world_size: int,
+    states: dict[int, LaneState] | None = None,
+    pin_memory: bool = False,
+) -> DataLoader[MicroBatch]:
+    """Endless loader of this rank's micro-batches, ``global / world / device_batch`` per step.
+
+    ``states`` resumes the lanes of an earlier run; it may come from any number of ranks.
+    """
+    rows, remainder = divmod(global_batch_size, world_size)
+    if remainder or rows % device_batch_size:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} must be a multiple of {world_size} ranks x "
+            f"device_batch_size {device_batch_size}"
+        )
+    if config.packing is not None and collator.seq_len is None:
+        raise ValueError("packing needs --seq_len")
+    if states and len(states) != global_batch_size:
+        raise ValueError(
+            f"the checkpoint's loader has {len(states)} lanes, global_batch_size is "
+            f"{global_batch_size}: resume with the same, or start with --restore_dataloader=False"
+        )
+    own = list(range(rank, global_batch_size, world_size))
+    groups = [own[i : i + device_batch_size] for i in range(0, rows, device_batch_size)]
+    workers = min(config.num_workers, len(groups))
+    while workers > 1 and len(groups) % workers:
+        workers -= 1
+    if workers < config.num_workers:
+        log.info("%d loader workers used of %d: a step has %d micro-batches per rank",
+                 workers, config.num_workers, len(groups))
+    source = ExampleSource(mixture, preprocessor, config.seed, config.shuffle)
+    dataset = LaneDataset(
+        source, collator, config.packing, groups, global_batch_size, states or {}
+    )
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=config.prefetch_factor if workers else None,
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=pin_memory and config.pin_memory,
+    )

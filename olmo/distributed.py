@@ -1,0 +1,88 @@
+"""Process groups: the same calls under torchrun and in a single plain process."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def init_distributed(timeout_minutes: float = 10) -> torch.device:
+    """Join the process group that torchrun describes and return this rank's device.
+
+    NCCL on GPUs, gloo on the CPU. Without torchrun's variables nothing is started: rank 0 of 1.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else None
+    if device is not None:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    return device or torch.device("cpu")
+
+
+def close_distributed() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def get_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return get_rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum over ranks, in place; returns ``values``."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def gather_object(obj: Any) -> list[Any] | None:
+    """Rank 0 gets the list of every rank's object, the others None."""
+    if not dist.is_initialized():
+        return [obj]
+    out = [None] * get_world_size() if is_main() else None
+    dist.gather_object(obj, out)
+    return out
+
+
+def broadcast_object(obj: Any) -> Any:
+    """Rank 0's object, on every rank."""
+    if not dist.is_initialized():
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def setup_logging() -> None:
+    """Rank 0 logs from INFO on, other ranks from WARNING on, with their rank."""
+    rank = int(os.environ.get("RANK", 0))
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s r{rank} %(name)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

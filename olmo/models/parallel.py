@@ -1,0 +1,83 @@
+"""Activation checkpointing, compilation and sharding, applied to a model from outside.
+
+To be called in this order: ``checkpoint_activations``, ``compile_blocks``, ``shard``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    checkpoint_wrapper,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from olmo.models.molmo2.molmo2 import Molmo2
+
+FsdpPrecision = Literal["pure", "mixed", "float"]
+
+
+def checkpoint_activations(model: Molmo2) -> None:
+    """Recompute blocks in the backward pass, where the config asks for it."""
+    backbone = model.vision_backbone
+    if backbone.config.vit.activation_checkpointing:
+        blocks = backbone.image_vit.transformer.resblocks
+        for i, block in enumerate(blocks):
+            blocks[i] = _wrapped(block, backbone.config.vit.residual_dropout)
+    if backbone.config.connector_activation_checkpointing:
+        backbone.image_projector = _wrapped(backbone.image_projector, 0.0)  # type: ignore[assignment]
+    if model.config.llm.activation_checkpoint:
+        for i, block in enumerate(model.transformer.blocks):
+            model.transformer.blocks[i] = _wrapped(block, model.config.llm.residual_dropout)
+
+
+def _wrapped(module: nn.Module, dropout: float) -> nn.Module:
+    return checkpoint_wrapper(
+        module, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=dropout > 0
+    )
+
+
+def compile_blocks(model: Molmo2, compile_llm: bool = False) -> None:
+    """Compile in place what the config names: ViT blocks, connector, LLM blocks."""
+    config = model.vision_backbone.config
+    if config.compile_vit == "blocks":
+        for block in model.vision_backbone.image_vit.transformer.resblocks:
+            block.compile(dynamic=True)
+    if config.compile_connector:
+        model.vision_backbone.image_projector.compile(dynamic=True)
+    if compile_llm:
+        for block in model.transformer.blocks:
+            block.compile(dynamic=True)
+
+
+def shard(model: Molmo2, precision: FsdpPrecision, autocast: torch.dtype | None) -> None:
+    """FSDP2 over all ranks; parameters stay float32 between steps.
+
+    ``pure`` computes and reduces in the autocast type, ``mixed`` reduces in float32, ``float``
+    does both in float32.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    compute = autocast if precision != "float" else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=compute if precision == "pure" else torch.float32
+    )
+
+    def wrap(*modules: nn.Module) -> None:
+        for module in modules:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+
+    backbone, llm = model.vision_backbone, model.transformer
+    wrap(*backbone.image_vit.transformer.resblocks)
+    scorer = getattr(backbone.image_vit.transformer, "temporal_token_scorer", None)
+    if scorer is not None:
+        wrap(scorer)
+    wrap(backbone.image_pooling_2d, backbone.image_projector)
+    wrap(*llm.blocks, llm.wte)
+    if not model.config.llm.weight_tying:
+        wrap(llm.ff_out)
+    wrap(model)

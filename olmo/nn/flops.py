@@ -1,0 +1,102 @@
+"""FLOPs of a forward pass, by stage, for any config, number of frames and share removed.
+
+A multiply-add counts as two. Norms, activations, soft-max and element-wise work are left out, as
+in ``torch.utils.flop_counter``, which a test compares with. A training step costs three times
+the forward pass (backward counts twice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from olmo.nn.image_vit import VitConfig
+from olmo.nn.llm import LlmConfig
+from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.nn.vision_backbone import VisionBackboneConfig
+from olmo.patch_grid import pooled_grid
+from olmo.token_budget import n_removed_tokens
+
+
+@dataclass(frozen=True)
+class StageFlops:
+    """Forward FLOPs of the stages for one video and its text."""
+
+    vit: float
+    scorer: float
+    connector: float
+    llm: float
+
+    @property
+    def total(self) -> float:
+        return self.vit + self.scorer + self.connector + self.llm
+
+
+def model_flops(
+    backbone: VisionBackboneConfig,
+    llm: LlmConfig,
+    n_frames: int,
+    n_text_tokens: int,
+    n_logits: int = 1,
+    pool: int = 3,
+) -> StageFlops:
+    """One video of ``n_frames`` frames with ``n_text_tokens`` other tokens in its row."""
+    vit = backbone.vit
+    cells_h, cells_w = pooled_grid(*vit.image_num_patch, pool, pool)
+    n_cells, n_blocks = cells_h * cells_w, max(backbone.read_layers()) + 1
+    removed = 0
+    full_blocks = n_blocks
+    scorer = 0.0
+    if isinstance(vit, TemporalVitConfig) and vit.prune:
+        removed = n_removed_tokens(n_frames, n_cells, vit.topk, vit.prune_from_frame)
+        if removed and vit.pruning_in_scorer:
+            full_blocks = vit.prune_at + 2
+        if removed and vit.prune_method == "scorer":
+            scorer = n_frames * scorer_flops(vit, n_cells, pool)
+    kept = n_frames * n_cells - removed
+    share = kept / (n_frames * n_cells)
+    blocks = full_blocks * n_frames * vit_block_flops(vit, vit.n_patches, vit.n_patches)
+    # survivors are spread unevenly over frames; their mean is taken for the attention term
+    blocks += (
+        (n_blocks - full_blocks)
+        * n_frames
+        * vit_block_flops(vit, vit.n_patches * share, vit.n_patches * share)
+    )
+    embed = 2.0 * n_frames * vit.n_patches * vit.patch_dim * vit.image_emb_dim
+    connector = kept * connector_flops(backbone, llm, pool)
+    return StageFlops(
+        embed + blocks, scorer, connector, llm_flops(llm, kept + n_text_tokens, n_logits)
+    )
+
+
+def vit_block_flops(vit: VitConfig, n_tokens: float, n_keys: float) -> float:
+    """One ViT block on ``n_tokens`` tokens that each see ``n_keys``."""
+    e, mlp = vit.image_emb_dim, vit.image_mlp_dim
+    return 2.0 * n_tokens * (4 * e * e + 2 * e * mlp) + 4.0 * n_tokens * n_keys * e
+
+
+def scorer_flops(vit: VitConfig, n_cells: int, pool: int) -> float:
+    """Scorer on one frame: pooling attention (one query per cell) and MLP."""
+    e, hidden, slots = vit.image_emb_dim, vit.image_mlp_dim, pool * pool
+    pooling = 2.0 * e * e * (2 + 2 * slots) + 4.0 * slots * e
+    mlp = 2.0 * (2 * e * hidden + hidden * hidden + hidden)
+    return n_cells * (pooling + mlp)
+
+
+def connector_flops(backbone: VisionBackboneConfig, llm: LlmConfig, pool: int) -> float:
+    """Pooling attention and projector for one pooled token."""
+    vit = backbone.vit
+    e, slots = vit.image_emb_dim, pool * pool
+    wide = e * len(backbone.vit_layers)
+    pooling = 2.0 * (wide * e * (1 + 2 * slots) + e * e) + 4.0 * slots * e
+    hidden = llm.mlp_hidden_size // 2
+    return pooling + 2.0 * (2 * e * hidden + hidden * llm.d_model)
+
+
+def llm_flops(llm: LlmConfig, n_tokens: int, n_logits: int = 1) -> float:
+    """Forward pass over a row of ``n_tokens`` (attention over the full square, as computed
+    under a mask) with logits at ``n_logits`` positions."""
+    d, h = llm.d_model, llm.head_size
+    q, kv = llm.n_heads * h, llm.kv_heads * h
+    linear = d * (q + 2 * kv) + q * d + d * llm.mlp_hidden_size + llm.mlp_hidden_size // 2 * d
+    block = 2.0 * n_tokens * linear + 4.0 * n_tokens * n_tokens * q
+    return llm.n_layers * block + 2.0 * n_logits * d * llm.n_embeddings

@@ -1,0 +1,149 @@
+"""Examples or packs to one batch of torch tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from olmo.types import PAD_ID
+
+Example = dict[str, Any]
+TEXT_KEYS = {
+    "input_ids": "input_tokens",
+    "labels": "target_tokens",
+    "position_ids": "position_ids",
+    "loss_masks": "loss_masks",
+}
+"""Batch key of every text array of an example."""
+
+
+@dataclass
+class Collator:
+    """Pads rows to one size.
+
+    ``seq_len`` bounds a row after pruning (None: no bound), so a row may hold ``seq_len`` plus
+    its ``n_pruned`` tokens. ``pad``: ``longest`` row of the batch, or ``to_max``, which makes the
+    shapes of text and images independent of the data: ``seq_len + max_removed`` tokens and
+    ``max_frames_bound`` frames.
+    """
+
+    seq_len: int | None
+    pad: Literal["longest", "to_max"]
+    n_patches: int
+    patch_dim: int
+    max_frames_bound: int | None = None
+    max_removed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad not in ("longest", "to_max"):
+            raise ValueError(f"pad must be 'longest' or 'to_max', got {self.pad!r}")
+        if self.pad == "to_max" and self.seq_len is None:
+            raise ValueError("pad='to_max' needs a seq_len")
+
+    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+        """Batch of ``B`` rows with ``S`` tokens, ``T`` frames of ``N`` patches of ``D`` values.
+
+        ``input_ids``, ``labels``, ``position_ids``, and ``subsegment_ids`` if any row has them
+        (1 for rows without), int64 ``[B, S]``, padding -1; ``loss_masks`` float32 ``[B, S]``,
+        padding 0; ``images`` uint8 ``[B, T, N, D]``, padding 0; ``token_pooling`` int64
+        ``[B, P, K]``, ``num_images`` and ``multimodal_type`` int64 ``[B, V]``, padding -1;
+        ``metadata`` list of ``B``. A batch of text alone holds one empty frame per row, so that
+        the vision tower runs on every device.
+        """
+        lengths = [self._kept_length(e) for e in examples]
+        size = max(lengths)
+        if self.pad == "to_max":
+            assert self.seq_len is not None
+            size = self.seq_len + self.max_removed
+            for e, n in zip(examples, lengths, strict=True):
+                if n > size:
+                    raise ValueError(
+                        f"{_name(e)}: {n} tokens before pruning, but the batch holds seq_len "
+                        f"{self.seq_len} + max_removed {self.max_removed}"
+                    )
+        batch: dict[str, Any] = {}
+        for key, source in TEXT_KEYS.items():
+            rows = [e[source][:n] for e, n in zip(examples, lengths, strict=True)]
+            loss = key == "loss_masks"
+            dtype = np.float32 if loss else np.int64
+            batch[key] = _stack(rows, (size,), dtype, 0 if loss else PAD_ID)
+        if any("subsegment_ids" in e for e in examples):
+            rows = [
+                e.get("subsegment_ids", np.ones(n))[:n]
+                for e, n in zip(examples, lengths, strict=True)
+            ]
+            batch["subsegment_ids"] = _stack(rows, (size,), np.int64, PAD_ID)
+        batch |= self._visual(examples)
+        batch["metadata"] = [e.get("metadata", {}) for e in examples]
+        return batch
+
+    def check(self, example: Example) -> None:
+        """``ValueError`` if ``example`` cannot be a row of a batch."""
+        self._kept_length(example)
+
+    def _visual(self, examples: list[Example]) -> dict[str, torch.Tensor]:
+        empty = np.zeros((0, self.n_patches, self.patch_dim), dtype=np.uint8)
+        images = [e.get("images", empty) for e in examples]
+        for e, x in zip(examples, images, strict=True):
+            if x.shape[1:] != (self.n_patches, self.patch_dim) or x.dtype != np.uint8:
+                raise ValueError(
+                    f"{_name(e)}: images are {x.dtype} {x.shape}, expected uint8 frames of "
+                    f"{self.n_patches} patches of {self.patch_dim} values"
+                )
+            if self.max_frames_bound is not None and len(x) > self.max_frames_bound:
+                raise ValueError(
+                    f"{_name(e)}: {len(x)} frames, at most {self.max_frames_bound} are allowed"
+                )
+        pooling = [e.get("token_pooling", np.zeros((0, 1), dtype=np.int64)) for e in examples]
+        n_frames = max(max(map(len, images)), 1)
+        if self.pad == "to_max" and n_frames_of(examples) and self.max_frames_bound is not None:
+            n_frames = self.max_frames_bound
+        rows = max(max(map(len, pooling)), 1)
+        width = max(p.shape[1] for p in pooling)
+        batch = {
+            "images": _stack(images, (n_frames, self.n_patches, self.patch_dim), np.uint8, 0),
+            "token_pooling": _stack(pooling, (rows, width), np.int64, PAD_ID),
+        }
+        for key in ("num_images", "multimodal_type"):
+            values = [e.get(key, np.zeros(0, dtype=np.int64)) for e in examples]
+            batch[key] = _stack(values, (max(max(map(len, values)), 1),), np.int64, PAD_ID)
+        return batch
+
+    def _kept_length(self, example: Example) -> int:
+        """Tokens of the row that fit; raises if cutting the rest loses what must stay."""
+        n = len(example["input_tokens"])
+        if self.seq_len is None:
+            return n
+        limit = self.seq_len + int(example.get("n_pruned", 0))
+        if n <= limit:
+            return n
+        too_long = f"{_name(example)}: {n} tokens, at most {limit} fit before pruning; cutting"
+        if example.get("visual_end", 0) > limit:
+            raise ValueError(f"{too_long} would lose visual tokens")
+        loss = example["loss_masks"]
+        if loss.any() and not loss[:limit].any():
+            raise ValueError(f"{too_long} would lose every token with a loss")
+        return limit
+
+
+def n_frames_of(examples: list[Example]) -> int:
+    """Frames of all examples together."""
+    return sum(len(e["images"]) for e in examples if "images" in e)
+
+
+def _stack(rows: list[np.ndarray], shape: tuple[int, ...], dtype: type, fill: int) -> torch.Tensor:
+    """Rows of at most ``shape`` in one tensor ``[len(rows), *shape]``."""
+    out = np.full((len(rows), *shape), fill, dtype=dtype)
+    for i, row in enumerate(rows):
+        out[(i, *(slice(0, n) for n in row.shape))] = row
+    return torch.from_numpy(out)
+
+
+def _name(example: Example) -> str:
+    metadata = example.get("metadata", {})
+    parts = metadata if isinstance(metadata, list) else [metadata]
+    ids = [str(m.get("example_id", m.get("id", "?"))) for m in parts]
+    return f"example {', '.join(ids)}"

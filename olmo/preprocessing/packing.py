@@ -1,0 +1,196 @@
+"""Several examples in one row, chosen by a knapsack over a buffer of waiting examples.
+
+A pruned video counts at its length after pruning, for that is what the language model sees.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from olmo.config import Config
+from olmo.types import PAD_ID, SUBSEGMENTS_PER_EXAMPLE
+
+log = logging.getLogger(__name__)
+
+Example = dict[str, Any]
+TEXT_STEPS = 512
+"""Lengths are counted in units of ``seq_len // TEXT_STEPS``."""
+
+
+@dataclass
+class PackingConfig(Config):
+    """``max_images`` bounds the frames of a pack (None: no bound). The knapsack maximises
+    ``text_weight`` x tokens + ``image_weight`` x frames."""
+
+    buffer_size: int = 48
+    image_weight: float = 30.0
+    text_weight: float = 1.0
+    max_images: int | None = None
+    shortcut_max_len_images: bool = False
+    """Emit an example that fills ``max_images`` alone and at once."""
+
+    def __post_init__(self) -> None:
+        if self.buffer_size < 1:
+            raise ValueError(f"buffer_size must be at least 1, got {self.buffer_size}")
+
+    def build(self, seq_len: int) -> Packer:
+        """A packer for rows of ``seq_len`` tokens after pruning."""
+        return Packer(self, seq_len)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A row and the ids of the examples in it, in their order."""
+
+    example_ids: list[int]
+    example: Example
+
+
+class Packer:
+    """Buffers examples and emits packs; deterministic in the order of :meth:`add`.
+
+    Exact resume: build a new packer and :meth:`restore` the examples of :attr:`buffered_ids`.
+    """
+
+    def __init__(self, config: PackingConfig, seq_len: int) -> None:
+        if seq_len < 1:
+            raise ValueError(f"packing needs a positive seq_len, got {seq_len}")
+        self.config = config
+        self.seq_len = seq_len
+        self.n_rejected = 0
+        """Examples left out because they can never fit."""
+        self._unit = max(1, seq_len // TEXT_STEPS)
+        self._buffer: list[tuple[int, Example]] = []
+
+    @property
+    def buffered_ids(self) -> list[int]:
+        """Ids of the waiting examples, oldest first."""
+        return [i for i, _ in self._buffer]
+
+    def restore(self, examples: list[tuple[int, Example]]) -> None:
+        """Refill an empty packer with the ``(id, example)`` pairs that were waiting, in order."""
+        if self._buffer or len(examples) > self.config.buffer_size:
+            raise ValueError(
+                f"cannot restore {len(examples)} examples: {len(self._buffer)} of "
+                f"{self.config.buffer_size} places are taken"
+            )
+        self._buffer = list(examples)
+
+    def add(self, example_id: int, example: Example) -> Pack | None:
+        """Take one example in; a pack comes out when the buffer was full, or when the example
+        fills a row by itself. One that can never fit is counted, logged and left out."""
+        length, n_images = packed_length(example), n_frames(example)
+        max_images = self.config.max_images
+        if length > self.seq_len or (max_images is not None and n_images > max_images):
+            self.n_rejected += 1
+            log.warning(
+                "example %s left out: %d tokens (seq_len %d), %d frames (max_images %s); %d so far",
+                *(example_id, length, self.seq_len, n_images, max_images, self.n_rejected),
+            )
+            return None
+        fills_images = self.config.shortcut_max_len_images and n_images == max_images
+        if -(-length // self._unit) >= self.seq_len // self._unit or fills_images:
+            return Pack([example_id], pack([example]))
+        emitted = None
+        if len(self._buffer) >= self.config.buffer_size:
+            chosen = self._choose()
+            taken = [self._buffer[i] for i in chosen]
+            emitted = Pack([i for i, _ in taken], pack([e for _, e in taken]))
+            self._buffer = [b for i, b in enumerate(self._buffer) if i not in set(chosen)]
+        self._buffer.append((example_id, example))
+        return emitted
+
+    def _choose(self) -> list[int]:
+        """Buffer positions of the next pack, newest first."""
+        config = self.config
+        lengths = np.array([packed_length(e) for _, e in self._buffer])
+        images = np.array([n_frames(e) for _, e in self._buffer])
+        values = config.text_weight * lengths + config.image_weight * images
+        bounded = config.max_images is not None
+        chosen = knapsack(
+            -(-lengths // self._unit),
+            images if bounded else np.zeros_like(images),
+            values,
+            self.seq_len // self._unit,
+            config.max_images or 0,
+        )
+        return chosen or [0]  # nothing of any value waits: the oldest goes
+
+
+def packed_length(example: Example) -> int:
+    """Tokens of an example after pruning."""
+    return len(example["input_tokens"]) - int(example.get("n_pruned", 0))
+
+
+def n_frames(example: Example) -> int:
+    """Frames (or crops) of an example."""
+    return len(example["images"]) if "images" in example else 0
+
+
+def knapsack(
+    lengths: np.ndarray, images: np.ndarray, values: np.ndarray, max_length: int, max_images: int
+) -> list[int]:
+    """Items of the largest total value within both capacities, last item first.
+
+    0/1 knapsack with two integer costs, ``O(items * max_length * max_images)``.
+    """
+    best = np.zeros((len(lengths) + 1, max_length + 1, max_images + 1), dtype=np.float32)
+    for i, (n, m, value) in enumerate(zip(lengths, images, values, strict=True)):
+        best[i + 1] = best[i]
+        if n <= max_length and m <= max_images:
+            with_item = best[i, : max_length + 1 - n, : max_images + 1 - m] + np.float32(value)
+            np.maximum(best[i, n:, m:], with_item, out=best[i + 1, n:, m:])
+    chosen, t, k = [], max_length, max_images
+    for i in reversed(range(len(lengths))):
+        if best[i + 1, t, k] != best[i, t, k]:
+            chosen.append(i)
+            t, k = t - int(lengths[i]), k - int(images[i])
+    return chosen
+
+
+def pack(examples: list[Example]) -> Example:
+    """Join examples in their order into one row; they are not modified.
+
+    Patch ids of ``token_pooling`` are moved past the patches of earlier examples, subsegment ids
+    by ``SUBSEGMENTS_PER_EXAMPLE`` each (so that examples cannot see each other); positions start
+    anew in every example.
+    """
+    if not examples:
+        raise ValueError("a pack needs at least one example")
+    keys = ("input_tokens", "target_tokens", "loss_masks", "position_ids")
+    out: Example = {k: np.concatenate([e[k] for e in examples]) for k in keys}
+    out["subsegment_ids"] = np.concatenate(
+        [
+            e.get("subsegment_ids", np.zeros(len(e["input_tokens"]), dtype=np.int64))
+            + i * SUBSEGMENTS_PER_EXAMPLE
+            for i, e in enumerate(examples)
+        ]
+    )
+    visual = [e for e in examples if n_frames(e)]
+    if visual:
+        out["images"] = np.concatenate([e["images"] for e in visual])
+        out["token_pooling"] = _join_pooling(visual)
+    for k in ("num_images", "multimodal_type"):
+        out[k] = np.concatenate([e[k] for e in examples])
+    starts = np.cumsum([0] + [len(e["input_tokens"]) for e in examples])
+    ends = [s + e["visual_end"] for s, e in zip(starts, examples, strict=False) if n_frames(e)]
+    out["visual_end"] = int(max(ends, default=0))
+    out["n_pruned"] = sum(int(e.get("n_pruned", 0)) for e in examples)
+    out["metadata"] = [e.get("metadata", {}) for e in examples]
+    return out
+
+
+def _join_pooling(examples: list[Example]) -> np.ndarray:
+    width = max(e["token_pooling"].shape[1] for e in examples)
+    parts, n_patches = [], 0
+    for e in examples:
+        pooling = e["token_pooling"]
+        moved = np.where(pooling >= 0, pooling + n_patches, PAD_ID)
+        room = ((0, 0), (0, width - pooling.shape[1]))
+        parts.append(np.pad(moved, room, constant_values=PAD_ID))
+        n_patches += e["images"].shape[0] * e["images"].shape[1]
+    return np.concatenate(parts)

@@ -1,0 +1,123 @@
+"""What a run shows and writes down: progress bar, ``metrics.jsonl``, ``summary.json``, W&B."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from olmo.train.trainer import Callback, Trainer
+
+log = logging.getLogger(__name__)
+
+SHOWN = {"train/CrossEntropyLoss": "loss", "train/Accuracy": "acc", "train/AuxLoss": "aux"}
+
+
+class ProgressCallback(Callback):
+    """A progress bar with the main figures; plain log lines where stderr is no terminal."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        config = trainer.config
+        self.bar = tqdm(
+            total=config.max_duration,
+            initial=trainer.state.step,
+            desc=config.run_name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,
+        )
+        self.started, self.first = time.time(), trainer.state.step
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        figures = {short: f"{metrics[name]:.3f}" for name, short in SHOWN.items() if name in metrics}
+        figures["tok/s"] = f"{metrics['throughput/tokens_per_second']:.0f}"
+        figures["frames/s"] = f"{metrics['throughput/frames_per_second']:.0f}"
+        self.bar.set_postfix(figures, refresh=False)
+        self.bar.update()
+        step, last = trainer.state.step, trainer.config.max_duration
+        if self.bar.disable and (step % trainer.config.console_log_interval == 0 or step == last):
+            pace = (time.time() - self.started) / (step - self.first)
+            text = " ".join(f"{k}={v}" for k, v in figures.items())
+            log.info("step %d/%d %s eta=%.1fmin", step, last, text, pace * (last - step) / 60)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.bar.close()
+
+
+class JsonlCallback(Callback):
+    """Every step's metrics as a line of ``metrics.jsonl``; the last ones in ``summary.json``.
+
+    Lines of steps that a resumed run does again are dropped first.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        folder = Path(trainer.config.save_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        _drop_later_lines(path, trainer.state.step)
+        self.file: TextIO = path.open("a")
+        self.summary = folder / "summary.json"
+        self.last: dict[str, Any] = {}
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        self.last = {"step": trainer.state.step, **metrics}
+        self.file.write(json.dumps(self.last) + "\n")
+        self.file.flush()
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.file.close()
+        part = self.summary.with_suffix(".part")
+        part.write_text(json.dumps(self.last, indent=2) + "\n")
+        os.replace(part, self.summary)
+
+
+class WandbCallback(Callback):
+    """Logs to Weights & Biases; ``wandb.mode=offline`` needs no network."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        import wandb  # imported late: slow, and needed only when configured
+
+        settings = trainer.config.wandb
+        assert settings is not None
+        resume = settings.allow_resume and trainer.state.wandb_id is not None
+        self.run = wandb.init(
+            project=settings.project or os.environ.get("WANDB_PROJECT"),
+            entity=settings.entity or os.environ.get("WANDB_ENTITY"),
+            group=settings.group,
+            name=settings.name or trainer.config.run_name,
+            tags=settings.tags,
+            mode=settings.mode,
+            dir=trainer.config.save_folder,
+            config=trainer.config.to_dict(),
+            id=trainer.state.wandb_id if resume else None,
+            resume="allow" if resume else None,
+        )
+        trainer.state.wandb_id = self.run.id
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        settings = trainer.config.wandb
+        assert settings is not None
+        if trainer.state.step % settings.log_interval == 0:
+            self.run.log(metrics, step=trainer.state.step)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.run.finish(exit_code=0 if sys.exc_info()[0] is None else 1, quiet=True)
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            log.warning("%s: dropped an unreadable line (a run was killed while writing)", path)
+    path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,42 @@
+"""Write a checkpoint with random weights from a config, for tests and for training from nothing.
+
+    python scripts/make_tiny_checkpoint.py OUT [--config configs/tiny.yaml] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from olmo.config import read_yaml
+from olmo.models.loading import merged_model_config
+from olmo.train.checkpoint import save_unsharded
+from olmo.train.config import TrainConfig
+
+DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+
+
+def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0) -> Path:
+    """Write ``OUT/step0-unsharded`` and return it."""
+    config = merged_model_config(read_yaml(config_file)["model"], {})
+    torch.manual_seed(seed)
+    model = config.build()
+    model.reset_parameters()
+    folder = out / "step0-unsharded"
+    save_unsharded(model, TrainConfig(model=config), folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="run folder to write step0-unsharded into")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="model config")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    args = parser.parse_args()
+    print(make_checkpoint(args.out, args.config, args.seed))
+
+
+if __name__ == "__main__":
+    main()

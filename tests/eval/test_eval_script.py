@@ -1,0 +1,89 @@
+"""Command line of ``launch_scripts/eval_molmo2.py``."""
+
+import logging
+
+import pytest
+
+from launch_scripts import eval_molmo2
+from launch_scripts.eval_molmo2 import build_config, build_parser, main
+from olmo.config import ConfigError
+from olmo.eval.evaluator import EvalConfig
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """``main`` sets up logging for a whole process; that must not outlive a test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    eval_molmo2.log.setLevel(logging.NOTSET)
+
+
+def test_documented_command():
+    config = build_config(["runs/demo", "--device_batch_size=2", "--mode=synthetic"])
+    assert config == EvalConfig(checkpoint="runs/demo", device_batch_size=2, mode="synthetic")
+
+
+def test_both_spellings_and_overrides():
+    config = build_config(
+        [
+            *("--tasks", "synthetic_video_qa", "--max_examples", "5", "runs/demo"),
+            *("--save_folder=out", "--eval_name", "x", "--num_workers=1", "--overwrite"),
+            *("--max_new_tokens", "7", "--seed=3", "--model.vision_backbone.vit.topk=0.3"),
+            "--model.mm_preprocessor.max_frames=8",
+        ]
+    )
+    assert config == EvalConfig(
+        checkpoint="runs/demo",
+        tasks="synthetic_video_qa",
+        max_examples=5,
+        save_folder="out",
+        eval_name="x",
+        num_workers=1,
+        overwrite=True,
+        max_new_tokens=7,
+        seed=3,
+        model={"vision_backbone": {"vit": {"topk": 0.3}}, "mm_preprocessor": {"max_frames": 8}},
+    )
+
+
+def test_help_explains_every_flag():
+    actions = build_parser()._actions
+    assert all(action.help for action in actions)
+    assert {"checkpoint", "mode", "tasks", "max_examples"} <= {a.dest for a in actions}
+
+
+def test_unknown_key():
+    with pytest.raises(ConfigError, match=r"'maks_examples'.*Did you mean 'max_examples'"):
+        build_config(["runs/demo", "--maks_examples=3"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--mode=synthetic", "--modle.x=1"], "unknown key 'modle'"),
+        (["--mode=synthetic"], "no such checkpoint"),
+        (["--tasks=synthetic_vidoe"], "Did you mean synthetic_video_qa"),
+        ([], "no task given"),
+        (["--mode=synthetic", "--max_examples=0"], "max_examples must be at least 1"),
+        (["--mode=synthetic", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_mistakes_get_one_message(tmp_path, capfd, args, message):
+    assert main([str(tmp_path / "no_such_run"), *args]) == 2
+    err = capfd.readouterr().err
+    assert err.count("error: ") == 1 and message in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(tmp_path, capfd):
+    assert main([str(tmp_path), "--mode=synthetic", "--debug"]) == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_only_rank_0_speaks(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert main([str(tmp_path / "no_such_run"), "--mode=synthetic"]) == 2
+    assert capfd.readouterr().err == ""

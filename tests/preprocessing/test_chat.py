@@ -1,0 +1,189 @@
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from olmo.config import ConfigError
+from olmo.preprocessing.chat import (
+    ChatTokenizer,
+    DataFormatterConfig,
+    MessageWeight,
+    style_prefix,
+)
+from olmo.tokenizer import TokenizerConfig
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
+FORMATTED = json.loads((FIXTURES / "formatted_messages.json").read_text())
+TOKENIZED = json.loads((FIXTURES / "tokenization.json").read_text())["cases"]
+EOS = 151645
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return TokenizerConfig(str(FIXTURES / "byte_tokenizer")).build(151936)
+
+
+@pytest.mark.parametrize("case", FORMATTED["cases"], ids=lambda c: c["name"])
+def test_reference_messages(case):
+    formatter = DataFormatterConfig().build()
+    before = copy.deepcopy(case["example"])
+    out = formatter(
+        case["example"],
+        np.random.RandomState(case["seed"]),
+        is_training=case["is_training"],
+        for_inference=case["for_inference"],
+    )
+    assert out.turns == case["messages"]
+    assert out.metadata == case["metadata"]
+    assert case["example"] == before
+
+
+@pytest.mark.parametrize("row", FORMATTED["prefixes"])
+def test_reference_prefixes(row):
+    assert style_prefix(row["style"], row["system_prompt"]) == row["prefix"]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "role", "none"])
+def test_reference_chat_formats(name):
+    formatter = DataFormatterConfig(message_format=name, system_prompt=None).build()
+    out = formatter({"messages": ["Q", "A", "Q2", "A2"]})
+    assert out.turns == FORMATTED[f"message_format_{name}"]
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("video_short_answer", "video_short_answer: Why?\nReply with a short answer."),
+        ("video_eval_short_answer", "video_short_answer: Why?\nReply with a short answer."),
+        ("video_eval_multiple_choice", "Why?"),
+        ("video_eval_multiple_choice_w_subtitle", "Why?"),
+        ("eval_short_answer", "vqa2: Why?"),
+        ("kinetics_label", "kinetics_label: Why?"),
+        ("", "Why?"),
+        (None, "Why?"),
+    ],
+)
+def test_styles(style, expected):
+    formatter = DataFormatterConfig(message_format="none").build()
+    out = formatter({"question": "Why?", "answer": "So.", "style": style})
+    assert out.turns == [expected, " So."]
+
+
+def test_prompt_is_taken_verbatim():
+    formatter = DataFormatterConfig(message_format="none").build()
+    message = {"prompt": "As it is", "question": "no", "answer": 3, "style": "user_qa"}
+    assert formatter(message).turns == ["As it is", " 3"]
+
+
+def test_answers():
+    formatter = DataFormatterConfig(message_format="none").build()
+    answers = {"question": "Q", "answers": ["a", "b", "b", "c", "c"]}
+    assert formatter(answers).turns == ["Q", " b"]
+    drawn = {formatter(answers, np.random.RandomState(s), True).turns[1] for s in range(20)}
+    assert drawn == {" b", " c"}
+    explained = {"question": "Q", "answer": "a", "explanation": "Since."}
+    assert formatter(explained).turns[1] == " Since. Answer: a"
+    assert formatter({"style": "video_motion_caption", "text": "T"}).turns == [
+        "video_motion_caption: Describe the motion in this video.",
+        " T",
+    ]
+
+
+def test_messages_and_turns():
+    formatter = DataFormatterConfig(message_format="none").build()
+    messages = {"messages": ["Q", "A", "Q2", "A2"]}
+    assert formatter(messages, for_inference=True).turns == ["Q", " A", " Q2"]
+    parts = [{"question": "Q", "answer": "A"}, {"question": "Q2", "answer": "A2"}]
+    assert formatter({"multi_turn_messages": parts}).turns == ["Q", " A", " Q2", " A2"]
+
+
+def test_bad_messages():
+    formatter = DataFormatterConfig().build()
+    with pytest.raises(ValueError, match=r"no answer.*question"):
+        formatter({"question": "Q"})
+    assert len(formatter({"question": "Q"}, for_inference=True).turns) == 1
+    with pytest.raises(ValueError, match="answer_idx 2 .* 2 options"):
+        formatter({"question": "Q", "options": ["a", "b"], "answer_idx": 2})
+    with pytest.raises(ValueError, match="27 options"):
+        formatter({"question": "Q", "options": ["a"] * 27, "answer_idx": 2})
+    with pytest.raises(ValueError, match="non-empty list of strings"):
+        formatter({"messages": []})
+
+
+def test_formatter_config():
+    assert DataFormatterConfig.from_dict({"prompt_templates": "uber_model_v2"}) is not None
+    with pytest.raises(ConfigError, match="message_format"):
+        DataFormatterConfig.from_dict({"message_format": "chatml"})
+
+
+@pytest.mark.parametrize("case", TOKENIZED, ids=lambda c: c["name"])
+def test_reference_tokens(tokenizer, case):
+    config = dict(case["config"])
+    limit = 9 if case["name"] == "tree_max_seq_len_9" else None
+    nested = isinstance(case["messages"][0], list)
+    out = ChatTokenizer(tokenizer, **config)(
+        case["messages"] if nested else [case["messages"]],
+        case["mm_tokens"],
+        MessageWeight.of(case["weight"]),
+        limit,
+    )
+    assert out.keys() == case["out"].keys()
+    for key, expected in case["out"].items():
+        if key == "loss_masks":
+            assert out[key].dtype == np.float32
+            np.testing.assert_allclose(out[key], expected, atol=1e-6)
+        else:
+            assert out[key].dtype == np.int64
+            assert out[key].tolist() == expected, key
+
+
+def test_every_branch_reads_alone(tokenizer):
+    trees = [["q1", "a1", "q2", "a2"], ["x", "yz"], ["p", "q"]]
+    out = ChatTokenizer(tokenizer)(trees, [[900, 901]])
+    segment = out["subsegment_ids"]
+    for b, turns in enumerate(trees):
+        mine = (segment == b) | (segment == 10_000)
+        alone = ChatTokenizer(tokenizer)([turns], [[900, 901]])
+        assert out["input_tokens"][mine].tolist() == alone["input_tokens"].tolist()
+        assert out["position_ids"][mine].tolist() == alone["position_ids"].tolist()
+        own = segment[mine] == b
+        assert out["target_tokens"][mine][own].tolist() == alone["target_tokens"][own].tolist()
+        assert out["loss_masks"][mine].tolist() == alone["loss_masks"].tolist()
+
+
+def test_placeholders(tokenizer):
+    chat = ChatTokenizer(tokenizer)
+    two = chat([["a<|image|>b<|image|>c", "d"]], [[900], [901, 902]])
+    assert two["input_tokens"].tolist() == [EOS, 97, 900, 98, 901, 902, 99, 100]
+    tree = chat([["a<|image|>b", "c"], ["a<|image|>d", "e"]], [[900]])
+    assert tree["input_tokens"].tolist() == [EOS, 97, 900, 98, 99, 100, 101]
+    assert tree["subsegment_ids"].tolist() == [10000, 10000, 10000, 0, 0, 1, 1]
+    assert tree["position_ids"].tolist() == [0, 1, 2, 3, 4, 3, 4]
+    with pytest.raises(ValueError, match=r"1 <\|image\|> in the text, 0 inputs"):
+        chat([["<|image|>b", "c"]], [])
+    with pytest.raises(ValueError, match="after the same text"):
+        chat([["a<|image|>b", "c"], ["x<|image|>d", "e"]], [[900]])
+
+
+def test_nothing_to_train_on(tokenizer):
+    with pytest.raises(ValueError, match="no token to train on"):
+        ChatTokenizer(tokenizer, max_answer_len=0)([["a", "b"]], [])
+    with pytest.raises(ValueError, match="at least one conversation"):
+        ChatTokenizer(tokenizer)([], [])
+    with pytest.raises(ValueError, match="all their answers"):
+        ChatTokenizer(tokenizer)([["a"], ["b"]], [])
+
+
+def test_empty_answer_in_a_weighted_tree(tokenizer):
+    chat = ChatTokenizer(tokenizer, loss_token_weighting="root_subsegments_root_tokens")
+    out = chat([["a", ""], ["b", "c"]], [])
+    assert np.isfinite(out["loss_masks"]).all() and out["loss_masks"][1] > 0
+
+
+def test_cut_answer_has_no_end_token(tokenizer):
+    chat = ChatTokenizer(tokenizer, max_answer_len=2)
+    tree = chat([["a", "bcd"], ["e", "f"]], [])
+    assert EOS not in tree["target_tokens"][tree["subsegment_ids"] == 0]
+    assert tree["target_tokens"].tolist()[-1] == EOS
