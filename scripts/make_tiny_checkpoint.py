@@ -1,6 +1,6 @@
 """Write a checkpoint with random weights from a config, for tests and for training from nothing.
 
-    python scripts/make_tiny_checkpoint.py OUT [--config configs/tiny.yaml] [--seed 0]
+python scripts/make_tiny_checkpoint.py OUT [--config configs/tiny.yaml] [--seed 0]
 """
 
 from __future__ import annotations

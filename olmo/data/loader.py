@@ -257,12 +257,14 @@ def build_train_loader(
     while workers > 1 and len(groups) % workers:
         workers -= 1
     if workers < config.num_workers:
-        log.info("%d loader workers used of %d: a step has %d micro-batches per rank",
-                 workers, config.num_workers, len(groups))
+        log.info(
+            "%d loader workers used of %d: a step has %d micro-batches per rank",
+            workers,
+            config.num_workers,
+            len(groups),
+        )
     source = ExampleSource(mixture, preprocessor, config.seed, config.shuffle)
-    dataset = LaneDataset(
-        source, collator, config.packing, groups, global_batch_size, states or {}
-    )
+    dataset = LaneDataset(source, collator, config.packing, groups, global_batch_size, states or {})
     return DataLoader(
         dataset,
         batch_size=None,

@@ -257,6 +257,7 @@ TABLE = {
     NAME: ("full", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
     f"{NAME}_one": ("one", {"train": 6000, "validation": 100, "test": 100}),
+    f"{NAME}_debug": ("two", {"train": 24, "validation": 8, "test": 8}),
     f"{NAME}_two": ("two", {"train": 6000, "validation": 100, "test": 100}),
 }
 """Level and number of clips per split of every registered set."""

@@ -1,8 +1,8 @@
 """Find and read checkpoints.
 
-    RUN/step{N}/config.yaml + model_and_optim/          sharded (torch.distributed.checkpoint)
-    RUN/step{N}-unsharded/config.yaml + model.safetensors (or model.pt)
-    any folder of one of these two forms
+RUN/step{N}/config.yaml + model_and_optim/          sharded (torch.distributed.checkpoint)
+RUN/step{N}-unsharded/config.yaml + model.safetensors (or model.pt)
+any folder of one of these two forms
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 
 from olmo.config import ConfigError, merge, read_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
@@ -42,9 +46,10 @@ class CheckpointError(ValueError):
 
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` itself holds weights."""
-    return any((path / name).is_file() for name in WEIGHT_FILES) or (
-        path / SHARDED / ".metadata"
-    ).is_file()
+    return (
+        any((path / name).is_file() for name in WEIGHT_FILES)
+        or (path / SHARDED / ".metadata").is_file()
+    )
 
 
 def select_checkpoint(path: str | Path) -> Path:
@@ -93,7 +98,9 @@ def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molm
     out = dict(data)
     for part in (out, over):
         if isinstance(part.get("mm_preprocessor"), dict):
-            part["mm_preprocessor"] = Molmo2PreprocessorConfig.upgrade(dict(part["mm_preprocessor"]))
+            part["mm_preprocessor"] = Molmo2PreprocessorConfig.upgrade(
+                dict(part["mm_preprocessor"])
+            )
     return model_config_from_dict(merge(out, over))
 
 
@@ -116,7 +123,7 @@ def load_model(
     return model.eval(), config
 
 
-def load_weights(model: nn.Module, folder: Path) -> list[str]:
+def load_weights(model: Molmo2, folder: Path) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
 
     Extra tensors in the checkpoint are ignored. Parameters under ``MAY_BE_MISSING`` that the
@@ -138,7 +145,9 @@ def load_weights(model: nn.Module, folder: Path) -> list[str]:
             )
     reader.copy_into({k: v for k, v in params.items() if k in reader.shapes})
     if missing:
-        _initialise_scorer(params, model.config.vision_backbone.vit)  # type: ignore[union-attr]
+        vit = model.config.vision_backbone.vit
+        assert isinstance(vit, TemporalVitConfig)
+        _initialise_scorer(params, vit)
         log.warning("%s has no token scorer: initialised %d tensors", folder, len(missing))
     return missing
 
@@ -163,7 +172,7 @@ class _FileSource:
         try:
             if self.where.suffix == ".safetensors":
                 with safe_open(str(self.where), "pt") as file:
-                    self.shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}
+                    self.shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
             else:
                 self.tensors = torch.load(self.where, weights_only=True, mmap=True)
                 self.shapes = {k: tuple(v.shape) for k, v in self.tensors.items()}
@@ -224,8 +233,8 @@ class CheckpointReader(FileSystemReader):
             metadata = _MetadataUnpickler(file).load()
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError("not checkpoint metadata")
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = self.storage_meta()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 

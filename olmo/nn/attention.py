@@ -113,9 +113,7 @@ def segment_attention(
     out, start = [], 0
     for n_frames, length in layout.groups:
         stop = start + n_frames * length
-        group = [
-            t[start:stop].unflatten(0, (n_frames, length)).transpose(1, 2) for t in (q, k, v)
-        ]
+        group = [t[start:stop].unflatten(0, (n_frames, length)).transpose(1, 2) for t in (q, k, v)]
         out.append(attention(*group, float32=float32).transpose(1, 2).flatten(0, 1))
         start = stop
     return torch.cat(out) if out else torch.zeros_like(q)

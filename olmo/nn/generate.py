@@ -72,7 +72,8 @@ def generate(
     """
     inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
     _check_right_padded(inputs["input_ids"])
-    cache, timings = KVCache(), {}
+    cache = KVCache()
+    timings: dict[str, float] = {}
     with _timed("prefill", timings, inputs["input_ids"].device):
         out = model(**inputs, cache=cache, response_mask=_last_token(inputs["input_ids"]))
     lengths = out.valid.sum(1)

@@ -10,7 +10,7 @@ State-dict names are those of published Molmo2 checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -204,9 +204,7 @@ class ViTBlock(nn.Module):
 class BlockStack(nn.Module):
     """Holder of the blocks; gives the state dict its ``transformer.resblocks`` prefix."""
 
-    def __init__(
-        self, config: VitConfig, n_layers: int, device: torch.device | str | None = None
-    ):
+    def __init__(self, config: VitConfig, n_layers: int, device: torch.device | str | None = None):
         super().__init__()
         self.resblocks = nn.ModuleList([ViTBlock(config, device) for _ in range(n_layers)])
 
@@ -214,9 +212,7 @@ class BlockStack(nn.Module):
 class VisionTransformer(nn.Module):
     """Dense ViT: every frame by itself, all patches in every block."""
 
-    def __init__(
-        self, config: VitConfig, n_layers: int, device: torch.device | str | None = None
-    ):
+    def __init__(self, config: VitConfig, n_layers: int, device: torch.device | str | None = None):
         super().__init__()
         if not 0 < n_layers <= config.image_num_layers:
             raise ValueError(f"{n_layers} ViT blocks asked for, of {config.image_num_layers}")
@@ -228,6 +224,10 @@ class VisionTransformer(nn.Module):
         self.transformer = BlockStack(config, n_layers, device)
 
     @property
+    def blocks(self) -> list[ViTBlock]:
+        return cast(list[ViTBlock], list(self.transformer.resblocks))
+
+    @property
     def n_layers(self) -> int:
         return len(self.transformer.resblocks)
 
@@ -235,7 +235,7 @@ class VisionTransformer(nn.Module):
         nn.init.normal_(self.positional_embedding, std=self.config.image_emb_dim**-0.5)
         nn.init.normal_(self.patch_embedding.weight, std=0.02)
         nn.init.zeros_(self.patch_embedding.bias)
-        for block in self.transformer.resblocks:
+        for block in self.blocks:
             block.reset_parameters()
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class VisionTransformer(nn.Module):
     def forward(self, patches: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Outputs [F, N, E] of the blocks ``layers`` (0-based), in that order."""
         x, found = self.embed(patches), {}
-        for i, block in enumerate(self.transformer.resblocks):
+        for i, block in enumerate(self.blocks):
             x = block(x)
             if i in layers:
                 found[i] = x

@@ -9,7 +9,7 @@ State-dict names are those of published Molmo2 checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,40 @@ class LlmConfig(Config):
     """Language model. Key names follow the native ``config.yaml``."""
 
     legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        """mlp_ratio max_position_embeddings init_incremental init_std init_fn init_cutoff_factor
-        init_path attention_type float32_attention rope_full_precision use_position_ids compile
-        bias_for_layer_norm block_type moe_num_experts moe_top_k moe_mlp_impl
-        moe_log_expert_assignment moe_shared_expert moe_lbl_in_fp32 moe_interleave moe_loss_weight
-        moe_zloss_weight moe_dropless moe_capacity_factor mm_rope debug rope_high_freq_factor
-        rope_low_freq_factor rope_mscale rope_mscale_all_dim rope_truncate""".split()
+        {
+            "mlp_ratio",
+            "max_position_embeddings",
+            "init_incremental",
+            "init_std",
+            "init_fn",
+            "init_cutoff_factor",
+            "init_path",
+            "attention_type",
+            "float32_attention",
+            "rope_full_precision",
+            "use_position_ids",
+            "compile",
+            "bias_for_layer_norm",
+            "block_type",
+            "moe_num_experts",
+            "moe_top_k",
+            "moe_mlp_impl",
+            "moe_log_expert_assignment",
+            "moe_shared_expert",
+            "moe_lbl_in_fp32",
+            "moe_interleave",
+            "moe_loss_weight",
+            "moe_zloss_weight",
+            "moe_dropless",
+            "moe_capacity_factor",
+            "mm_rope",
+            "debug",
+            "rope_high_freq_factor",
+            "rope_low_freq_factor",
+            "rope_mscale",
+            "rope_mscale_all_dim",
+            "rope_truncate",
+        }
     )
     single_values: ClassVar[dict[str, tuple[object, ...]]] = {
         "activation_type": ("swiglu",),
@@ -191,9 +219,7 @@ class Embedding(nn.Module):
 class LlmBlock(nn.Module):
     """One decoder block."""
 
-    def __init__(
-        self, config: LlmConfig, layer: int, device: torch.device | str | None = None
-    ):
+    def __init__(self, config: LlmConfig, layer: int, device: torch.device | str | None = None):
         super().__init__()
         self.config, self.layer = config, layer
         d, h, eps = config.d_model, config.head_size, config.layer_norm_eps
@@ -260,19 +286,15 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.wte = Embedding(config, device)
-        self.blocks = nn.ModuleList(
-            [LlmBlock(config, i, device) for i in range(config.n_layers)]
-        )
+        self.blocks = nn.ModuleList([LlmBlock(config, i, device) for i in range(config.n_layers)])
         self.ln_f = RMSNorm(config.d_model, config.layer_norm_eps, device)
         if not config.weight_tying:
-            self.ff_out = nn.Linear(
-                config.d_model, config.n_embeddings, bias=False, device=device
-            )
+            self.ff_out = nn.Linear(config.d_model, config.n_embeddings, bias=False, device=device)
 
     def reset_parameters(self) -> None:
         self.wte.reset_parameters()
         for block in self.blocks:
-            block.reset_parameters()
+            cast(LlmBlock, block).reset_parameters()
         self.ln_f.reset_parameters()
         if not self.config.weight_tying:
             nn.init.normal_(self.ff_out.weight, std=self.config.initializer_range)
@@ -282,8 +304,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Embedded tokens [B, S, D] -> states after the final norm [B, S, D]."""
         ropes = {}
-        for block in self.blocks:
-            yarn = self.config.yarn_of_layer(block.layer)
+        for layer, block in enumerate(self.blocks):
+            yarn = self.config.yarn_of_layer(layer)
             if yarn not in ropes:
                 ropes[yarn] = rope_tables(
                     position_ids, self.config.head_size, self.config.rope_theta, yarn

@@ -149,7 +149,7 @@ class TemporalVisionTransformer(VisionTransformer):
         one frame, so that every rank of a sharded model does the same collectives.
         """
         config, grid = self.config, self.grid(images.device)
-        blocks = self.transformer.resblocks
+        blocks = self.blocks
         x, found = self.embed(normalize_pixels(images)), {}
         for i in range(config.prune_at + 1):
             x = blocks[i](x)
@@ -178,9 +178,7 @@ class TemporalVisionTransformer(VisionTransformer):
             stats=_stats(state, table, layout, grid),
         )
 
-    def _score(
-        self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid
-    ) -> _ScoreState:
+    def _score(self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid) -> _ScoreState:
         """Scores, kept cells and attention bias from the output ``x`` [F, N, E] of block l."""
         config = self.config
         n_frames, n_patches = x.shape[:2]

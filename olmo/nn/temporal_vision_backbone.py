@@ -81,9 +81,7 @@ class TemporalVisionBackbone(VisionBackbone):
             table = FrameTable(
                 table.slots.new_zeros(1), table.prunable, table.has_previous, table.videos
             )
-        out = self.image_vit.forward_pruned(
-            images.flatten(0, 1)[table.slots], table, self.layers
-        )
+        out = self.image_vit.forward_pruned(images.flatten(0, 1)[table.slots], table, self.layers)
         frame_of_slot = table.slots.new_full((n_rows * n_slots,), -1)
         frame_of_slot[table.slots] = torch.arange(len(table.slots), device=images.device)
         index = _frames_only(
@@ -137,9 +135,7 @@ def _frames_only(index_BPS: Tensor, frame_of_slot: Tensor, n_patches: int) -> Te
     return torch.where((index_BPS >= 0) & (frame >= 0), moved, -1)
 
 
-def _kept_rows(
-    index_BPS: Tensor, keep_FM: Tensor, table: FrameTable, grid: CellGrid
-) -> Tensor:
+def _kept_rows(index_BPS: Tensor, keep_FM: Tensor, table: FrameTable, grid: CellGrid) -> Tensor:
     """bool [B, P]: valid ``token_pooling`` rows whose cell survives.
 
     A pooled token of a video is one cell, so any of its patches names it. Rows of other

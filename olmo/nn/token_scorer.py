@@ -63,8 +63,9 @@ class TemporalTokenScorer(nn.Module):
         return torch.sigmoid(self.mlp(torch.cat((previous, pooled), -1))).squeeze(-1)
 
 
-def attention_bias(scores_PM: Tensor, has_previous_P: Tensor, grid: CellGrid, minimum: float,
-                   per_row: bool) -> Tensor:
+def attention_bias(
+    scores_PM: Tensor, has_previous_P: Tensor, grid: CellGrid, minimum: float, per_row: bool
+) -> Tensor:
     """Log of the scores, rescaled to [``minimum``, 1], as a bias per patch: [P, N].
 
     Minimum and maximum are taken per row of the cell grid (``per_row``, as published checkpoints

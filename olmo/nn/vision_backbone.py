@@ -54,9 +54,7 @@ class VisionBackboneConfig(Config):
             raise ValueError(f"vit_layers {self.vit_layers} do not fit a ViT of {n} layers")
         return layers
 
-    def build(
-        self, llm: LlmConfig, device: torch.device | str | None = None
-    ) -> VisionBackbone:
+    def build(self, llm: LlmConfig, device: torch.device | str | None = None) -> VisionBackbone:
         """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
         return VisionBackbone(self, llm, device)
 

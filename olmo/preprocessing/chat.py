@@ -70,12 +70,28 @@ class DataFormatterConfig(Config):
     """How an example becomes text turns. There is one fixed wording per kind of question."""
 
     legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        "prompt_templates always_start_with_space default_inference_len select_answer debug "
-        "image_last format_message_list p_one_message eval_system_prompt_mapping "
-        "p_choice_content_in_mc template_video_mc_questions pointing_format points_decimal_places "
-        "use_seperate_non_pointing_qa_style timestamp_mode output_timestamp_mode "
-        "seconds_decimal_places p_multi_point_all_image use_seperate_count_without_pointing_style "
-        "sample_random_initial_point".split()
+        [
+            "prompt_templates",
+            "always_start_with_space",
+            "default_inference_len",
+            "select_answer",
+            "debug",
+            "image_last",
+            "format_message_list",
+            "p_one_message",
+            "eval_system_prompt_mapping",
+            "p_choice_content_in_mc",
+            "template_video_mc_questions",
+            "pointing_format",
+            "points_decimal_places",
+            "use_seperate_non_pointing_qa_style",
+            "timestamp_mode",
+            "output_timestamp_mode",
+            "seconds_decimal_places",
+            "p_multi_point_all_image",
+            "use_seperate_count_without_pointing_style",
+            "sample_random_initial_point",
+        ]
     )
 
     message_format: Literal["qwen3", "role", "none"] = "qwen3"
@@ -205,7 +221,7 @@ def _multiple_choice(message: Message, question: str) -> tuple[str, str | None, 
 
 def _answer(message: Message, rng: Rng | None) -> str | None:
     if message.get("answers"):
-        counts = Counter(message["answers"])
+        counts: Counter[str] = Counter(message["answers"])
         best = [a for a, n in counts.items() if n == max(counts.values())]
         return best[0 if rng is None else int(rng.choice(len(best)))]
     if message.get("answer") is not None:

@@ -136,9 +136,9 @@ def n_frames_of(examples: list[Example]) -> int:
 
 def _stack(rows: list[np.ndarray], shape: tuple[int, ...], dtype: type, fill: int) -> torch.Tensor:
     """Rows of at most ``shape`` in one tensor ``[len(rows), *shape]``."""
-    out = np.full((len(rows), *shape), fill, dtype=dtype)
-    for i, row in enumerate(rows):
-        out[(i, *(slice(0, n) for n in row.shape))] = row
+    out: np.ndarray = np.full((len(rows), *shape), fill, dtype=dtype)
+    for one, row in zip(out, rows, strict=True):
+        one[tuple(slice(0, n) for n in row.shape)] = row
     return torch.from_numpy(out)
 
 

@@ -24,11 +24,12 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     out = np.empty((len(frames), *size, 3), dtype=np.uint8)
     for start in range(0, len(frames), CHUNK):
         chunk = torch.from_numpy(np.ascontiguousarray(frames[start : start + CHUNK]))
-        pixels = F.interpolate(
-            chunk.permute(0, 3, 1, 2).float(), size=size, mode="bilinear", align_corners=False
-        )
-        resized = pixels.round_().clamp_(0, 255).to(torch.uint8)
-        out[start : start + CHUNK] = resized.permute(0, 2, 3, 1).numpy()
+        # One colour plane at a time: torch's kernel for three channels rounds differently, and
+        # only with one thread, so that pixels would depend on the number of threads.
+        planes = rearrange(chunk.float(), "n h w c -> (n c) 1 h w")
+        planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+        pixels = planes.round_().clamp_(0, 255).to(torch.uint8)
+        out[start : start + CHUNK] = rearrange(pixels.numpy(), "(n c) 1 h w -> n h w c", c=3)
     return out
 
 

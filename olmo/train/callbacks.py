@@ -35,7 +35,9 @@ class ProgressCallback(Callback):
         self.started, self.first = time.time(), trainer.state.step
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        figures = {short: f"{metrics[name]:.3f}" for name, short in SHOWN.items() if name in metrics}
+        figures = {
+            short: f"{metrics[name]:.3f}" for name, short in SHOWN.items() if name in metrics
+        }
         figures["tok/s"] = f"{metrics['throughput/tokens_per_second']:.0f}"
         figures["frames/s"] = f"{metrics['throughput/frames_per_second']:.0f}"
         self.bar.set_postfix(figures, refresh=False)

@@ -92,7 +92,7 @@ def load_checkpoint(
 ) -> TrainerState:
     """Restore model, optimizer and random state in place; any number of ranks."""
     model_state, optim_state = get_state_dict(model, optimizer)
-    state = {"model": model_state, "optim": optim_state}
+    state: dict[str, Any] = {"model": model_state, "optim": optim_state}
     dcp.load(
         state,
         storage_reader=CheckpointReader(folder / SHARDED),
@@ -115,14 +115,16 @@ def load_checkpoint(
     return TrainerState(**data, lanes=lanes)
 
 
-def save_unsharded(model: nn.Module, config: TrainConfig, folder: Path,
-                   dtype: torch.dtype | None = None) -> None:
+def save_unsharded(
+    model: nn.Module, config: TrainConfig, folder: Path, dtype: torch.dtype | None = None
+) -> None:
     """Write ``config.yaml`` and ``model.safetensors`` of a model on one process."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to(dtype or v.dtype).contiguous()
-               for k, v in model.state_dict().items()}
+    tensors = {
+        k: v.detach().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()
+    }
     save_file(tensors, str(folder / "model.safetensors"))
     config.save(folder / "config.yaml")
 

@@ -27,4 +27,6 @@ def token_loss(logits: Tensor, labels: Tensor, weights: Tensor, z_scale: float) 
     cross_entropy = F.cross_entropy(logits, labels, reduction="none")
     z = logits.logsumexp(-1).square() * z_scale
     correct = (logits.argmax(-1) == labels).float()
-    return TokenLoss((cross_entropy * weights).sum(), (z * weights).sum(), (correct * weights).sum())
+    return TokenLoss(
+        (cross_entropy * weights).sum(), (z * weights).sum(), (correct * weights).sum()
+    )

@@ -52,9 +52,9 @@ class StepSums:
         }
         if aux is not None:
             device["aux"] = aux
-        self.values += torch.tensor(
-            [host.get(name, 0.0) for name in SUMS], dtype=torch.float64
-        ).to(self.values.device)
+        self.values += torch.tensor([host.get(name, 0.0) for name in SUMS], dtype=torch.float64).to(
+            self.values.device
+        )
         for name, value in device.items():
             self.values[SUMS.index(name)] += value.detach().double()
 

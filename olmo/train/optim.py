@@ -82,12 +82,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         decay = getattr(config, f"{group}_weight_decay")
         matrices = [p for p in params.values() if p.ndim >= 2]
         vectors = [p for p in params.values() if p.ndim < 2]
-        split = [(list(params.values()), 0.0)] if decay == 0 else [(matrices, decay), (vectors, 0.0)]
+        split = (
+            [(list(params.values()), 0.0)] if decay == 0 else [(matrices, decay), (vectors, 0.0)]
+        )
         for members, weight_decay in split:
             if members:
                 param_groups.append(
-                    {"params": members, "lr": lr, "weight_decay": weight_decay,
-                     "group_name": group, "peak_lr": lr}
+                    {
+                        "params": members,
+                        "lr": lr,
+                        "weight_decay": weight_decay,
+                        "group_name": group,
+                        "peak_lr": lr,
+                    }
                 )
     if not param_groups:
         raise ValueError("every parameter group is frozen: nothing to train")
@@ -117,7 +124,9 @@ def set_learning_rates(
     return rates
 
 
-def clip_gradients(groups: dict[str, dict[str, Tensor]], max_norm: float | None) -> dict[str, float]:
+def clip_gradients(
+    groups: dict[str, dict[str, Tensor]], max_norm: float | None
+) -> dict[str, float]:
     """Scale each group's gradients to at most ``max_norm`` and return the norms before."""
     norms = {}
     for group, params in groups.items():

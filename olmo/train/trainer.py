@@ -141,7 +141,6 @@ class Trainer:
             raise TrainingError(f"step {self.state.step}: no token of the batch has a loss")
         return weight, aux_terms
 
-
     def _forward_backward(
         self, batch: MicroBatch, weight: float, aux_terms: float, sums: StepSums
     ) -> None:

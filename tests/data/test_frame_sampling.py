@@ -57,9 +57,7 @@ def test_never_more_than_max_frames():
 def test_training_draws_a_rate_and_evaluation_takes_the_first():
     sampling = FrameSampling(64, max_fps=(1.0, 4.0))
     assert len(sample_times(sampling, 5.0)) == 6
-    lengths = {
-        len(sample_times(sampling, 5.0, np.random.default_rng(s), True)) for s in range(20)
-    }
+    lengths = {len(sample_times(sampling, 5.0, np.random.default_rng(s), True)) for s in range(20)}
     assert lengths == {6, 21}
     with pytest.raises(ValueError, match="random generator"):
         sample_times(sampling, 5.0, None, True)

@@ -210,6 +210,18 @@ def test_sound_longer_than_the_pictures_is_fine(tmp_path, suffix):
     assert frame_numbers(video.frames)[-1] == 29
 
 
+@pytest.mark.parametrize("audio_s", [20.0, 0.0])
+def test_only_the_length_of_the_whole_file_is_known(tmp_path, monkeypatch, audio_s):
+    """Sound that reaches the end tells a short picture track from a cut file."""
+    monkeypatch.setattr(video_loading._Reader, "_find_duration", lambda reader: (20.0, False))
+    path = write_clip(tmp_path / "a.mkv", n_frames=30, audio_s=audio_s)
+    if audio_s:
+        assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 29, 29]
+    else:
+        with pytest.raises(VideoReadError, match="truncated"):
+            load_video(path, FrameSampling(3))
+
+
 def test_error_survives_pickling():
     error = pickle.loads(pickle.dumps(VideoReadError("a.mp4", "broken")))
     assert (error.path, error.reason) == ("a.mp4", "broken")

@@ -104,7 +104,7 @@ def test_bad_messages():
     with pytest.raises(ValueError, match=r"no answer.*question"):
         formatter({"question": "Q"})
     assert len(formatter({"question": "Q"}, for_inference=True).turns) == 1
-    with pytest.raises(ValueError, match="answer_idx 2 .* 2 options"):
+    with pytest.raises(ValueError, match=r"answer_idx 2 .* 2 options"):
         formatter({"question": "Q", "options": ["a", "b"], "answer_idx": 2})
     with pytest.raises(ValueError, match="27 options"):
         formatter({"question": "Q", "options": ["a"] * 27, "answer_idx": 2})

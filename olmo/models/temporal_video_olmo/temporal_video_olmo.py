@@ -84,9 +84,7 @@ class TemporalVideoOlmo(Molmo2):
         )
 
 
-def kept_tokens(
-    input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id: int
-) -> Tensor:
+def kept_tokens(input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id: int) -> Tensor:
     """Which tokens stay, bool [B, S]: all but the ``<im_patch>`` tokens of removed cells.
 
     The k-th ``<im_patch>`` token of a row belongs to its k-th valid ``token_pooling`` row;

@@ -1,0 +1,355 @@
+"""STTS from start to end on a CPU, in a few minutes: `make demo`, or
+
+    python launch_scripts/demo.py [--out DIR] [--steps N] [--topk SHARE] [--fresh]
+
+Takes the small dense video model that comes with the repository, fine-tunes it with STTS, then
+answers held-out questions with the dense model, with STTS, and with random pruning of the same
+amount. Writes OUT/results.md, results.json, pruning.png, and the answers under OUT/eval. Run
+again, it uses the fine-tuned checkpoint in OUT/stts, or resumes it when it is not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.registry import get_dataset
+from olmo.data.synthetic_video import SyntheticVideoQA
+from olmo.data.video_loading import load_video
+from olmo.distributed import init_distributed, setup_logging
+from olmo.eval.comparison import (
+    COLUMNS,
+    Contender,
+    comparison_table,
+    guessing_accuracy,
+    load_batch,
+    markdown_table,
+    paired_difference,
+)
+from olmo.eval.evaluator import EvalSettings, fixed_batches
+from olmo.eval.pruning_picture import answer_lines, cell_grid, kept_cells, pruning_picture
+from olmo.eval.report import format_table
+from olmo.eval.tasks import SYNTHETIC, resolve_tasks
+from olmo.eval.timing import compare_prefill
+from olmo.models.loading import is_checkpoint, load_model, load_model_config, select_checkpoint
+from olmo.train.dry_run import video_flops
+
+ROOT = Path(__file__).resolve().parents[1]
+START = ROOT / "checkpoints" / "tiny-dense"
+N_STAGES = 6
+
+LEARNING_RATES = {"llm": 3e-4, "connector": 3e-4, "vit": 3e-4, "temporal_token_scorer": 1e-3}
+"""Per parameter group; high, because the model is tiny."""
+WARMUP, STEPS, BATCH = 20, 200, 16
+"""Steps of warm-up and in all, and clips per step."""
+PRUNE_AT = 1
+"""The scorer reads the output of this block of the six."""
+SAVE_INTERVAL = 50
+
+EVAL_BATCH, TIMED_BATCHES, REPEATS = 20, 3, 5
+"""Questions per batch, and how many such batches are timed how often."""
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why and what helps."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out: Path
+    steps: int
+    max_examples: int | None
+    checkpoint: Path
+    topk: float
+    fresh: bool
+
+    @property
+    def run(self) -> Path:
+        """Folder of the fine-tuning run."""
+        return self.out / "stts"
+
+
+def parse_args(argv: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("demo_output"), help="folder of the results (demo_output)")
+    add("--steps", type=int, default=STEPS, help=f"steps of fine-tuning ({STEPS})")
+    add("--max_examples", type=int, help="only so many test questions (default: all)")
+    add("--checkpoint", type=Path, help="dense checkpoint to start from (the one shipped)")
+    add("--topk", type=float, default=0.5, help="share of visual tokens to remove (0.5)")
+    add("--fresh", action="store_true", help="fine-tune anew although OUT/stts is there")
+    args = parser.parse_args(argv)
+    if not 0 < args.topk < 1:
+        parser.error(f"--topk is the share to remove, between 0 and 1: got {args.topk}")
+    if args.steps < 1 or (args.max_examples is not None and args.max_examples < 1):
+        parser.error("--steps and --max_examples must be at least 1")
+    args.checkpoint = args.checkpoint or Path(os.path.relpath(START))
+    return Options(**vars(args))
+
+
+def stage(number: int, text: str) -> None:
+    print(f"\n[{number}/{N_STAGES}] {text}", flush=True)
+
+
+# --- data, checkpoint, fine-tuning -------------------------------------------------------------
+
+
+def find_start(folder: Path) -> Path:
+    """The dense start checkpoint; ``DemoError`` if there is none or if it prunes."""
+    try:
+        found = select_checkpoint(folder)
+        config = load_model_config(found)
+    except (FileNotFoundError, ValueError) as e:
+        hint = "name a dense checkpoint with --checkpoint"
+        if folder.resolve() == START:
+            hint = f"it belongs to the repository: `git checkout -- {folder}` brings it back"
+        raise DemoError(f"no start checkpoint: {e}\n{hint}") from e
+    if config.removed_share:
+        raise DemoError(f"{found} prunes already (topk {config.removed_share}); give a dense one")
+    return found
+
+
+def open_data() -> SyntheticVideoQA:
+    """The test split. Renders the clips of both splits unless they are there."""
+    train, test = get_dataset(SYNTHETIC, "train"), get_dataset(SYNTHETIC, "test")
+    assert isinstance(test, SyntheticVideoQA)
+    print(f"{len(train)} training clips; {len(test)} questions about {test.n_clips} test clips")
+    print(f"in {test.folder.parent}")
+    return test
+
+
+def training_command(options: Options) -> list[str]:
+    """Fine-tuning with STTS through the training script."""
+    vit = "--model.vision_backbone.vit"
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone")
+    script = os.path.relpath(ROOT / "launch_scripts" / "train_image_video_sft.py")
+    return [
+        *(sys.executable, *launcher, script, str(options.checkpoint), SYNTHETIC),
+        *("--global_batch_size", str(BATCH), f"--device_batch_size={BATCH}"),
+        f"--max_duration={options.steps}",
+        f"--save_folder={options.run}",
+        f"--save_interval={SAVE_INTERVAL}",
+        "--run_name=stts",
+        "--use_temporal_video_olmo",
+        *(f"{vit}.topk={options.topk}", f"{vit}.prune_at={PRUNE_AT}"),
+        f"{vit}.prune_method=scorer",
+        *(f"--optimizer.{name}_learning_rate={rate:g}" for name, rate in LEARNING_RATES.items()),
+        *(f"--scheduler.{name}_t_warmup={WARMUP}" for name in LEARNING_RATES),
+    ]
+
+
+def prepare_run(options: Options, start: Path, command: Sequence[str]) -> None:
+    """Make the folder of the run, or check that the one there is of the same command.
+
+    Raises ``DemoError`` for a run from another checkpoint or with other settings, and for a
+    folder that the demo did not make, which ``--fresh`` does not delete either.
+    """
+    record, run = options.run / "demo.json", options.run
+    files = [(f, f.stat()) for f in sorted(start.rglob("*")) if f.is_file()]
+    wanted = {
+        "arguments": list(command[command.index("--standalone") + 2 :]),
+        "start": [[f.name, s.st_size, s.st_mtime_ns] for f, s in files],
+    }
+    text = json.dumps(wanted, indent=2) + "\n"
+    if run.exists() and not record.is_file():
+        raise DemoError(f"{run} is there, but not from this demo: choose another --out")
+    if run.exists() and options.fresh:
+        shutil.rmtree(run)
+    if run.exists() and record.read_text() != text:
+        raise DemoError(
+            f"{run} holds a run of other settings or from another checkpoint: start over with "
+            "--fresh, or choose another --out"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    record.write_text(text)
+
+
+def fine_tune(options: Options, start: Path) -> Path:
+    """Run the training command unless it is finished, and return the last checkpoint."""
+    command = training_command(options)
+    prepare_run(options, start, command)
+    print(shlex.join(command), flush=True)
+    last = options.run / f"step{options.steps}"
+    if is_checkpoint(last):
+        print(f"finished already: {last} (--fresh trains anew)")
+        return last
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise DemoError(f"the training above ended with exit code {code}")
+    return last
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+
+def load_contenders(
+    start: Path, tuned: Path, options: Options, device: torch.device
+) -> list[Contender]:
+    """The dense model, STTS, and random pruning with the weights of STTS."""
+    by_chance = {"vision_backbone": {"vit": {"prune_method": "random"}}}
+    share = f"topk {options.topk:g}"
+    contenders = []
+    for key, label, checkpoint, overrides in (
+        ("dense", "dense", start, {}),
+        ("stts", f"STTS, {share}", tuned, {}),
+        ("random", f"random pruning, {share}", tuned, by_chance),
+    ):
+        model, config = load_model(checkpoint, overrides, device)
+        unpruned, pruned = video_flops(config, config.mm_preprocessor.video.max_frames)
+        flops_share = pruned.total / unpruned.total
+        contenders.append(Contender(key, label, checkpoint, model, config, flops_share))
+    return contenders
+
+
+def compare(
+    contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
+) -> None:
+    """Answer the questions with every model, then time them side by side."""
+    settings = EvalSettings(EVAL_BATCH, options.max_examples)
+    (task,) = resolve_tasks(None, SYNTHETIC)
+    stage(4, f"evaluation on held-out clips, {len(contenders)} settings")
+    for one in contenders:
+        one.answer(task, settings, device, test, options.out / "eval")
+    stage(5, f"prefill times: {REPEATS} passes over the same batches, the models taking turns")
+    config = contenders[0].config
+    chunks = fixed_batches(len(test), settings)[:TIMED_BATCHES]
+    batches = [load_batch(config, test, chunk, device) for chunk in chunks]
+    models = {one.key: one.model for one in contenders}
+    found = compare_prefill(models, batches, config.build_tokenizer().eos_id, REPEATS)
+    for one in contenders:
+        one.prefill = found[one.key]
+
+
+def example(test: SyntheticVideoQA, index: int) -> dict[str, Any]:
+    return test.get(index, np.random.RandomState(0))  # test examples draw nothing from it
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def notes(options: Options, device: torch.device) -> str:
+    """What the figures mean."""
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"""\
+- Dense: `{options.checkpoint}` as it is. STTS: the same after {options.steps} more steps of \
+{BATCH} clips, with pruning. Random pruning: the STTS checkpoint, with cells drawn by chance.
+- The test clips are in no training split.
+- Prefill: video and question up to the first token; median of {REPEATS} passes over \
+the same batches (at most {TIMED_BATCHES} of {EVAL_BATCH} videos), the models taking turns; \
+{place}, threads: {torch.get_num_threads()}.
+- FLOPs: of a prefill, in per cent of the same model without pruning.
+- Chance: one in the number of options; for an open question the most frequent answer of its \
+category.
+"""
+
+
+def save_results(
+    contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
+) -> None:
+    """Print the table; write it to ``results.md`` and all figures to ``results.json``."""
+    dense, stts, random = (one.predictions for one in contenders)
+    about = [example(test, i)["metadata"] for i in range(len(test))]
+    chance = guessing_accuracy(dense, [(m["category"], m["answer"]) for m in about])
+    gaps = {
+        "STTS - dense": paired_difference(stts, dense),
+        "STTS - random pruning": paired_difference(stts, random),
+    }
+    rows = comparison_table(contenders, chance)
+    lines = [f"{name}: {gap}" for name, gap in gaps.items()]
+    print("\n".join([format_table(COLUMNS, rows), "", *lines]))
+    command = training_command(options)
+    text = ["# Demo results", "", markdown_table(COLUMNS, rows), "", "  \n".join(lines), ""]
+    text += [notes(options, device), "The fine-tuning:", "", f"    {shlex.join(command)}", ""]
+    (options.out / "results.md").write_text("\n".join(text))
+    data = {
+        "settings": {one.key: one.summary() for one in contenders},
+        "chance": chance,
+        "differences_in_points": {name: asdict(gap) for name, gap in gaps.items()},
+        "topk": options.topk,
+        "steps": options.steps,
+        "command": command,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    (options.out / "results.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
+    """Picture of the first answered question about a character that moves."""
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool]:
+        mover = test.scenes[example(test, row["index"])["metadata"]["clip"]].mover
+        return mover is None, row["category"] != "which_moves"
+
+    row, config = min(stts.predictions, key=rank), stts.config
+    batch = load_batch(config, test, [row["index"]], stts.model.device)
+    keep, scores = kept_cells(stts.model, batch)
+    clip = example(test, row["index"])["video"]
+    video = load_video(clip, FrameSampling.from_config(config.mm_preprocessor.video))
+    title = f"STTS on a test video: {1 - keep.mean():.0%} of the visual tokens are dropped"
+    grid, caption = cell_grid(config), answer_lines(row)
+    pruning_picture(video.frames, keep, grid, video.timestamps, title, caption, scores).save(path)
+
+
+def run_demo(options: Options) -> None:
+    started = time.perf_counter()
+    start = find_start(options.checkpoint)
+    device = init_distributed()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    stage(1, "data: small rendered clips with questions (rendered once)")
+    test = open_data()
+    stage(2, f"dense start checkpoint: {start}")
+    n_parameters = sum(p.numel() for p in load_model_config(start).build("meta").parameters())
+    print(f"{n_parameters / 1e6:.2f} million parameters")
+    stage(3, f"fine-tuning with STTS: {options.steps} steps, topk {options.topk:g}")
+    tuned = fine_tune(options, start)
+    contenders = load_contenders(start, tuned, options, device)
+    compare(contenders, test, options, device)
+    stage(6, "results")
+    save_results(contenders, test, options, device)
+    draw_pruning(contenders[1], test, options.out / "pruning.png")
+    print()
+    for name in ("results.md", "results.json", "pruning.png", "eval", "stts"):
+        print(options.out / name)
+    print(f"finished in {(time.perf_counter() - started) / 60:.1f} minutes")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 2, and one message, for what can be put right."""
+    options = parse_args(argv)
+    setup_logging()
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        run_demo(options)
+    except DemoError as e:
+        print(f"demo.py: error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Several models on the same questions: answers, prefill times, differences, one table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from olmo.data.registry import Dataset
+from olmo.eval.evaluator import EvalBatches, EvalSettings, evaluate_task
+from olmo.eval.metrics import bootstrap_interval, normalize_answer
+from olmo.eval.report import write_result
+from olmo.eval.tasks import Task
+from olmo.eval.timing import Prefill
+
+if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+
+COLUMNS = (
+    "setting",
+    "accuracy %",
+    "95% interval",
+    "questions",
+    "visual tokens per video",
+    "prefill ms per video",
+    "FLOPs %",
+)
+
+
+@dataclass
+class Contender:
+    """A model that takes part, and what becomes of it.
+
+    ``flops_share`` is its prefill FLOPs over those of the same model without pruning; ``metrics``
+    and ``predictions`` are those of a ``TaskResult``.
+    """
+
+    key: str
+    label: str
+    checkpoint: Path
+    model: Molmo2
+    config: Molmo2Config
+    flops_share: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    prefill: Prefill | None = None
+
+    def answer(
+        self,
+        task: Task,
+        settings: EvalSettings,
+        device: torch.device,
+        dataset: Dataset,
+        folder: Path,
+    ) -> None:
+        """Answer the questions of ``dataset``; the files go to ``folder/<key>``."""
+        named = replace(task, name=self.key)
+        result = evaluate_task(self.model, self.config, named, settings, device, dataset)
+        self.metrics, self.predictions = result.metrics, result.predictions
+        write_result(folder / self.key, result.metrics, result.predictions)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, as plain values."""
+        prefill = self.prefill or Prefill(float("nan"), float("nan"))
+        return {
+            "label": self.label,
+            "checkpoint": str(self.checkpoint),
+            "visual_tokens_per_video": prefill.visual_tokens,
+            "prefill_seconds_per_video": prefill.seconds,
+            "flops_share": self.flops_share,
+            **{k: self.metrics[k] for k in ("accuracy", "interval", "n", "unparsed", "model")},
+            "categories": self.metrics["categories"],
+        }
+
+
+def load_batch(
+    config: Molmo2Config, dataset: Dataset, indices: list[int], device: torch.device
+) -> dict[str, Any]:
+    """Collated prompts of these evaluation examples."""
+    tokenizer = config.build_tokenizer()
+    preprocessor, collator = config.build_preprocessor(tokenizer), config.build_collator()
+    seed = EvalSettings().seed
+    batch = EvalBatches(dataset, [indices], preprocessor, collator, tokenizer, seed)[0]
+    return {k: v.to(device) for k, v in batch.inputs.items()}
+
+
+def comparison_table(
+    contenders: Sequence[Contender], chance: float | None = None
+) -> list[list[object]]:
+    """Rows under ``COLUMNS``: one per contender, then chance."""
+    rows: list[list[object]] = []
+    for one in contenders:
+        figures = one.summary()
+        low, high = figures["interval"]
+        rows.append(
+            [
+                one.label,
+                f"{100 * figures['accuracy']:.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                figures["n"],
+                f"{figures['visual_tokens_per_video']:.1f}",
+                f"{1000 * figures['prefill_seconds_per_video']:.1f}",
+                f"{100 * one.flops_share:.1f}",
+            ]
+        )
+    if chance is not None:
+        rows.append(["chance", f"{100 * chance:.1f}", *[None] * (len(COLUMNS) - 2)])
+    return rows
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; all columns but the first are aligned to the right."""
+    lines = [list(headers), ["---"] + ["---:"] * (len(headers) - 1)]
+    lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one result minus that of another in percentage points, over ``n`` questions,
+    with its 95% bootstrap interval."""
+
+    points: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:+.1f} points (95% interval {self.low:+.1f} to {self.high:+.1f}, "
+            f"paired over {self.n} questions)"
+        )
+
+
+def paired_difference(
+    rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]
+) -> Difference:
+    """Difference of two lists of scored rows (``index``, ``correct``).
+
+    Whole questions are resampled, so that their difficulty does not widen the interval. Raises
+    ``ValueError`` unless both lists answer the same questions.
+    """
+    ours, theirs = ({row["index"]: row["correct"] for row in part} for part in (rows, baseline))
+    if ours.keys() != theirs.keys() or not ours:
+        raise ValueError(f"cannot pair {len(ours)} answers with {len(theirs)} to other questions")
+    gaps = [100.0 * (ours[index] - theirs[index]) for index in sorted(ours)]
+    return Difference(sum(gaps) / len(gaps), *bootstrap_interval(gaps), len(gaps))
+
+
+def guessing_accuracy(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[tuple[str, str]]
+) -> float:
+    """Expected accuracy on scored ``rows`` without a look at the videos.
+
+    A multiple-choice question is hit with 1 / options. An open one gets the most frequent answer
+    of its category; ``answers`` are the (category, answer) pairs of the whole data set.
+    """
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for category, answer in answers:
+        seen[category][normalize_answer(answer)] += 1
+    best = {category: counts.most_common(1)[0][1] for category, counts in seen.items()}
+    chances = [
+        1 / len(row["options"])
+        if row.get("options")
+        else best[row["category"]] / seen[row["category"]].total()
+        for row in rows
+    ]
+    return sum(chances) / len(chances)
