@@ -52,6 +52,8 @@ RGB = {
 """At most 250: up to 5 levels of noise come on top."""
 X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", "threads": "1"}
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
+QUESTIONS_PER_CLIP = 4
+"""Questions of a training example, besides the caption; drawn anew in every epoch."""
 MIN_CLIPS_FOR_POOL = 64
 """With fewer clips to render, starting processes takes longer than rendering."""
 
@@ -169,8 +171,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 class SyntheticVideoQA:
-    """Clips with questions. A training example is a clip with one message per question that
-    applies to it and a caption; an evaluation example is a single question."""
+    """Clips with questions. A training example is a clip with a few of the questions that
+    apply to it and a caption; an evaluation example is a single question."""
 
     def __init__(
         self,
@@ -224,7 +226,9 @@ class SyntheticVideoQA:
             example = self._questions[idx]
             return {**example, "metadata": dict(example["metadata"])}
         scene = self.scenes[idx]
-        messages = [q.message(rng.random() < 0.5, rng) for q in scene_questions(scene, rng)]
+        questions = list(scene_questions(scene, rng))
+        drawn = rng.permutation(len(questions))[:QUESTIONS_PER_CLIP]
+        messages = [questions[i].message(rng.random() < 0.5, rng) for i in sorted(drawn)]
         metadata = {"example_id": self._id(idx), "clip": idx, "level": self.level}
         return {
             "video": str(clip_path(self.folder, idx)),
