@@ -44,6 +44,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read; the message names the file and the key."""
 
 
+UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, EOFError, OSError),
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError),
+)
+"""What the readers raise for a damaged file, or one that holds something else."""
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` itself holds weights."""
     return (
@@ -176,7 +183,7 @@ class _FileSource:
             else:
                 self.tensors = torch.load(self.where, weights_only=True, mmap=True)
                 self.shapes = {k: tuple(v.shape) for k, v in self.tensors.items()}
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as e:
+        except UNREADABLE as e:
             raise CheckpointError(f"{self.where}: not a readable weight file: {e}") from e
 
     @torch.no_grad()
@@ -208,7 +215,7 @@ class _DcpSource:
         self.reader = CheckpointReader(self.where)
         try:
             entries = self.reader.read_metadata().state_dict_metadata
-        except (pickle.UnpicklingError, EOFError, OSError) as e:
+        except UNREADABLE as e:
             raise CheckpointError(f"{self.where / '.metadata'}: not readable: {e}") from e
         self.shapes = {
             key.removeprefix("model."): tuple(entry.size)
@@ -239,23 +246,35 @@ class CheckpointReader(FileSystemReader):
         return metadata
 
 
-class _MetadataUnpickler(pickle.Unpickler):
-    allowed_modules = ("torch.distributed.checkpoint.", "torch.serialization", "pathlib")
+METADATA_NAMES = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", "device"},
+    "collections": {"OrderedDict"},
+    "builtins": {"set"},
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath"},
+}
+"""All that checkpoint metadata may name, besides torch's dtypes. Whole names only: a dotted one
+would reach what a module imports, such as ``os.system``."""
 
+
+class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("olmo.train.remote_filesystem", "_StorageInfo"):
             module = "torch.distributed.checkpoint.filesystem"
-        known = module.startswith(self.allowed_modules) or (module, name) in {
-            ("torch", "Size"),
-            ("torch", "device"),
-            ("collections", "OrderedDict"),
-            ("builtins", "set"),
-            ("torch._utils", "_rebuild_device"),
-        }
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            known = True
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.layout):
-            known = True
-        if not known:
+            return getattr(torch, name)
+        if name not in METADATA_NAMES.get(module, ()):
             raise pickle.UnpicklingError(f"checkpoint metadata may not name {module}.{name}")
         return super().find_class(module, name)

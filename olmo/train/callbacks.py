@@ -109,7 +109,7 @@ class WandbCallback(Callback):
             self.run.log(metrics, step=trainer.state.step)
 
     def on_end(self, trainer: Trainer) -> None:
-        self.run.finish(exit_code=0 if sys.exc_info()[0] is None else 1, quiet=True)
+        self.run.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
 
 
 def _drop_later_lines(path: Path, step: int) -> None:

@@ -145,5 +145,3 @@ def collate(*rows: Row) -> Row:
             target[: len(part)] = part
         out[key] = torch.stack(padded)
     return out
-
-

@@ -114,9 +114,7 @@ def test_hidden_states(name: str) -> None:
     if slot is not None:
         row = slot[row]
         assert (row >= 0).all()
-    close(
-        features[row], torch.cat([want["hidden_layer5"], want["hidden_layer7"]], -1), "hidden"
-    )
+    close(features[row], torch.cat([want["hidden_layer5"], want["hidden_layer7"]], -1), "hidden")
 
 
 @pytest.mark.parametrize("name", [n for n in EVAL if "attn_bias" in reference(n)])
@@ -158,9 +156,7 @@ def test_gradient_of_auxiliary_loss(detach: bool) -> None:
     compare_gradients(model, want, f"grad_aux_target_{target}.")
 
 
-def compare_gradients(
-    model: TemporalVisionBackbone, want: dict[str, Tensor], prefix: str
-) -> None:
+def compare_gradients(model: TemporalVisionBackbone, want: dict[str, Tensor], prefix: str) -> None:
     params = dict(model.named_parameters())
     names = [k for k in want if k.startswith(prefix)]
     assert names

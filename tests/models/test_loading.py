@@ -1,0 +1,264 @@
+"""Which checkpoint is chosen, what is read from it, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from olmo.config import ConfigError
+from olmo.models.loading import (
+    CheckpointError,
+    load_model,
+    load_model_config,
+    load_weights,
+    merged_model_config,
+    select_checkpoint,
+)
+from olmo.models.registry import model_config_from_dict
+from tests.models.conftest import FIXTURES, PRUNING, build, config_dict
+
+SHARDED = FIXTURES / "molmo2_tiny_dcp"
+SCORER = "vision_backbone.image_vit.transformer.temporal_token_scorer."
+TEMPORAL = {"model_name": "temporal_video_olmo"}
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return load_file(FIXTURES / "molmo2_tiny" / "weights.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint folder that only lacks its weights."""
+    shutil.copyfile(SHARDED / "step10" / "config.yaml", tmp_path / "config.yaml")
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SHARDED / "step10", tmp_path / "step10"))
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_highest_step_is_selected(tmp_path: Path) -> None:
+    metadata = "model_and_optim/.metadata"
+    touch(tmp_path, f"step9/{metadata}", f"step10/{metadata}", "step10-unsharded/model.pt")
+    touch(tmp_path, f"step11-tmp/{metadata}", "step12/config.yaml", "xstep13/model.pt", "step14")
+    assert select_checkpoint(tmp_path) == tmp_path / "step10"
+    assert select_checkpoint(str(tmp_path / "step9")) == tmp_path / "step9"
+    touch(tmp_path, "step20-unsharded/model.safetensors")
+    assert select_checkpoint(tmp_path).name == "step20-unsharded"
+    touch(tmp_path, "model.safetensors")
+    assert select_checkpoint(tmp_path) == tmp_path
+
+
+def test_unfinished_step_alone_is_no_checkpoint(tmp_path: Path) -> None:
+    touch(tmp_path, "step5-tmp/model_and_optim/.metadata")
+    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
+        select_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such checkpoint folder"):
+        select_checkpoint(tmp_path / "none")
+    touch(tmp_path, "file")
+    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
+        select_checkpoint(tmp_path / "file")
+
+
+def test_sharded_checkpoint_is_read_exactly() -> None:
+    """Two shards of another code base, whose metadata names a class of its own."""
+    model, config = load_model(SHARDED)
+    assert not model.training and config.bi_directional_attn == "image_tokens"
+    state, want = model.state_dict(), weights()
+    assert state.keys() == want.keys()
+    assert all(torch.equal(state[k], want[k]) for k in want)
+
+
+@pytest.mark.parametrize("form", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("extra", [False, True])
+def test_single_file_is_read_exactly(folder: Path, form: str, extra: bool) -> None:
+    state = weights() | ({"something.else": torch.ones(2)} if extra else {})
+    save = torch.save if form == "model.pt" else save_file
+    save(state, folder / form)
+    model, _ = load_model(folder)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_dtype_is_cast(folder: Path) -> None:
+    save_file(weights(), folder / "model.safetensors")
+    model, _ = load_model(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    key = "transformer.ln_f.weight"
+    assert torch.equal(model.state_dict()[key], weights()[key].bfloat16())
+
+
+class Attack:
+    def __init__(self, function: Any, *args: str):
+        self.call = (function, args)
+
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
+        return self.call
+
+
+def named(module: str, name: str, argument: str) -> bytes:
+    """Pickle that calls ``module.name(argument)``; the name may have dots."""
+    strings = b"".join(b"\x8c" + bytes([len(s)]) + s.encode() for s in (module, name))
+    return (
+        b"\x80\x04"
+        + strings
+        + b"\x93"
+        + b"\x8c"
+        + bytes([len(argument)])
+        + (argument.encode() + b"\x85R.")
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "mkdir"),
+        ("pathlib", "os.mkdir"),
+        ("torch.distributed.checkpoint.filesystem", "os.mkdir"),
+        ("torch.serialization", "load"),
+        ("builtins", "eval"),
+    ],
+)
+def test_metadata_cannot_run_code(sharded: Path, module: str, name: str) -> None:
+    made = sharded / "made"
+    data = named(module, name, "made" if name == "eval" else str(made))
+    (sharded / "model_and_optim" / ".metadata").write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"may not name {module}.{name}"):
+        load_model(sharded)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"garbage", b"\x80\x63", b"\x8c\x02\xff\xff.", pickle.dumps({"a": 1})],
+    ids=["empty", "text", "protocol", "encoding", "dict"],
+)
+def test_damaged_metadata(sharded: Path, data: bytes) -> None:
+    (sharded / "model_and_optim" / ".metadata").write_bytes(data)
+    with pytest.raises(CheckpointError, match="metadata"):
+        load_model(sharded)
+
+
+@pytest.mark.parametrize("form", ["model.pt", "model.safetensors"])
+def test_single_file_that_is_no_checkpoint(folder: Path, form: str) -> None:
+    touch(folder, form)
+    with pytest.raises(CheckpointError, match=form):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [{"model": {"a": torch.ones(1)}}, [1, 2]], ids=["nested", "list"]
+)
+def test_pt_file_of_something_else(folder: Path, content: Any) -> None:
+    torch.save(content, folder / "model.pt")
+    with pytest.raises(CheckpointError, match=r"model\.pt"):
+        load_model(folder)
+
+
+def test_pt_file_cannot_run_code(folder: Path) -> None:
+    made = folder / "made"
+    torch.save({"a": Attack(Path.mkdir, str(made))}, folder / "model.pt")
+    with pytest.raises(CheckpointError, match=r"model\.pt"):
+        load_model(folder)
+    assert not made.exists()
+
+
+def test_missing_key(folder: Path) -> None:
+    state = weights()
+    del state["transformer.ln_f.weight"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing keys, first 'transformer\.ln_f\.weight'"):
+        load_model(folder)
+
+
+def test_wrong_shape(folder: Path) -> None:
+    state = weights() | {"transformer.ln_f.weight": torch.ones(63)}
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"ln_f.weight' has shape \(63,\).*expects \(64,\)"):
+        load_model(folder)
+
+
+def test_missing_scorer_is_initialised_alike(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever was drawn before; everything else comes from the checkpoint."""
+    first, _ = load_model(SHARDED, TEMPORAL)
+    assert "no token scorer" in caplog.text
+    torch.rand(5)
+    second, _ = load_model(SHARDED, TEMPORAL)
+    a, b, want = first.state_dict(), second.state_dict(), weights()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert all(torch.equal(a[k], want[k]) for k in want)
+    scorer = [k for k in a if k.startswith(SCORER)]
+    assert len(scorer) == 14 and set(a) - set(want) == set(scorer)
+    spread = a[f"{SCORER}mlp.w1.weight"].std().item()
+    assert 0.95 < spread / (2 * 48) ** -0.5 < 1.05
+    assert not a[f"{SCORER}mlp.w1.bias"].any()
+
+
+def test_stored_scorer_is_read(tmp_path: Path) -> None:
+    model = build(PRUNING)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    other = model_config_from_dict(config_dict(PRUNING)).build()
+    other.reset_parameters()
+    assert load_weights(other, tmp_path) == []
+    want = model.state_dict()
+    assert all(torch.equal(v, want[k]) for k, v in other.state_dict().items())
+
+
+def test_flat_overrides() -> None:
+    over = {**TEMPORAL, "mm_preprocessor": {"max_frames": 4, "max_fps": 1, "topk": 0.25}}
+    before = copy.deepcopy(over)
+    config = load_model_config(SHARDED / "step10", over)
+    assert over == before
+    video = config.mm_preprocessor.video
+    assert (video.max_frames, video.max_fps, video.pooling_w) == (4, [1], 3)
+    assert video.topk == config.vision_backbone.vit.topk == config.removed_share == 0.25
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"vision_backbone": {"vit": {"topk": 0.25}}},
+        {"mm_preprocessor": {"video": {"topk": 0.25}}},
+        {"mm_preprocessor": {"topk": 0.25}},
+    ],
+)
+def test_one_topk_sets_both(over: dict[str, Any]) -> None:
+    """Also over a config that already holds another value in both places."""
+    stored = merged_model_config(config_dict(PRUNING), {}).to_dict()
+    assert stored["mm_preprocessor"]["video"]["topk"] == 0.5
+    config = merged_model_config(stored, over)
+    assert config.vision_backbone.vit.topk == config.mm_preprocessor.video.topk == 0.25
+
+
+def test_two_topk_values() -> None:
+    over = {"vision_backbone": {"vit": {"topk": 0.25}}, "mm_preprocessor": {"topk": 0.75}}
+    with pytest.raises(ValueError, match=r"0\.75.*0\.25"):
+        merged_model_config(config_dict(PRUNING), over)
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vision_backbone\.vit\.top_k.*'topk'"):
+        merged_model_config(config_dict(PRUNING), {"vision_backbone": {"vit": {"top_k": 0.5}}})
+    with pytest.raises(ConfigError, match=r"model\.mm_preprocessor.*max_frame.*'max_frames'"):
+        merged_model_config(config_dict(PRUNING), {"mm_preprocessor": {"video": {"max_frame": 3}}})
+    with pytest.raises(ConfigError, match=r"'video_olm' is not one of temporal_video_olmo"):
+        merged_model_config(config_dict(), {"model_name": "video_olm"})
+
+
+def test_config_file_without_model(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: no 'model' section"):
+        load_model_config(tmp_path)
