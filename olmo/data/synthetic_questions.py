@@ -258,6 +258,18 @@ def describe(scene: Scene) -> dict[str, Any]:
     return {"question": CAPTION_QUESTION, "answer": ", ".join(parts), "style": STYLE_CAPTION}
 
 
+def tell(scene: Scene, rng: np.random.RandomState) -> str:
+    """The scene in words, with times: ``red K moves left. blue 3 appears at 4.5.``"""
+    parts = []
+    for i in rng.permutation(len(scene.characters)):
+        c = scene.characters[i]
+        verbs = [f"appears at {c.enter:.1f}"] * (c.enter > 0)
+        verbs += [f"leaves at {c.leave:.1f}"] * (c.leave < scene.duration)
+        does = f"moves {c.direction}" if c.direction else " and ".join(verbs) or "stays"
+        parts.append(f"{c.name} {does}.")
+    return " ".join(parts)
+
+
 def evaluation_questions(
     scene: Scene, rng: np.random.RandomState, n: int = 3
 ) -> list[tuple[str, str, dict[str, Any]]]:

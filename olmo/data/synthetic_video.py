@@ -32,6 +32,7 @@ from olmo.data.synthetic_questions import (
     evaluation_questions,
     sample_scene,
     scene_questions,
+    tell,
 )
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ MIN_CLIPS_FOR_POOL = 64
 
 
 def clip_seed(seed: int, level: str, split: str, index: int, stream: int) -> np.random.SeedSequence:
-    """Seed of one clip. Streams: 0 the scene, 1 the pixels, 2 the evaluation questions."""
+    """Seed of one clip. Streams: 0 the scene, 1 the pixels, 2 the evaluation
+    questions, 3 the scene of a text."""
     key = (LEVELS.index(level), SPLITS.index(split), index, stream)
     return np.random.SeedSequence(seed, spawn_key=key)
 
@@ -257,6 +259,33 @@ class SyntheticVideoQA:
         return examples
 
 
+class SyntheticTextQA:
+    """The scenes in words, with the questions that are asked of the clips: no video.
+
+    Teaches a language model to read, to compare and to choose an option before it has to see.
+    """
+
+    def __init__(self, split: str, n_scenes: int, seed: int = 0) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"{NAME}_text: {split!r} is not one of {', '.join(SPLITS)}")
+        self.split, self.n_scenes, self.seed = split, n_scenes, seed
+
+    def __len__(self) -> int:
+        return self.n_scenes
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        """One question about scene ``idx``; story and question are drawn from ``rng``."""
+        level = LEVELS[idx % len(LEVELS)]
+        seed = clip_seed(self.seed, level, self.split, idx, 3)
+        scene = sample_scene(level, np.random.default_rng(seed))
+        questions = list(scene_questions(scene, rng))
+        question = questions[int(rng.choice(len(questions)))]
+        message = question.message(rng.random() < 0.75, rng)
+        message["question"] = f"{tell(scene, rng)} {message['question']}"
+        example_id = f"text-seed{self.seed}-{self.split}-{idx:05d}"
+        return {**message, "metadata": {"example_id": example_id, "category": question.category}}
+
+
 TABLE = {
     NAME: ("full", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
@@ -273,6 +302,11 @@ def _register(name: str, level: str, n_clips: dict[str, int]) -> None:
         if split not in n_clips:
             raise ValueError(f"{name}: split {split!r} is not one of {', '.join(n_clips)}")
         return SyntheticVideoQA(split, n_clips[split], level)
+
+
+@register_dataset(f"{NAME}_text")
+def _build_text(split: str) -> SyntheticTextQA:
+    return SyntheticTextQA(split, 60_000 if split == "train" else 600)
 
 
 for _name, (_level, _n_clips) in TABLE.items():

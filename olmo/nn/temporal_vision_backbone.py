@@ -17,7 +17,8 @@ from olmo.nn.vision_backbone import (
     VisionBackbone,
     VisionBackboneConfig,
     VisionOutput,
-    flat_pooling,
+    check_no_masks,
+    patch_rows,
 )
 
 
@@ -69,24 +70,15 @@ class TemporalVisionBackbone(VisionBackbone):
         """
         vit = self.config.vit
         if not vit.prune:
-            return super().forward(images, image_masks, token_pooling)
+            return super().forward(images, image_masks, token_pooling, num_images)
         if num_images is None or multimodal_type is None:
             raise ValueError("pruning needs num_images and multimodal_type with every batch")
-        if image_masks is not None:
-            raise ValueError("image_masks belong to padding embeddings, which are not supported")
+        check_no_masks(image_masks)
         n_rows, n_slots, n_patches = images.shape[:3]
         grid = self.image_vit.grid(images.device)
         table = self.frames(num_images, multimodal_type, n_slots).to(images.device)
-        if len(table.slots) == 0:  # nothing to see: one padding frame keeps the ranks in step
-            table = FrameTable(
-                table.slots.new_zeros(1), table.prunable, table.has_previous, table.videos
-            )
         out = self.image_vit.forward_pruned(images.flatten(0, 1)[table.slots], table, self.layers)
-        frame_of_slot = table.slots.new_full((n_rows * n_slots,), -1)
-        frame_of_slot[table.slots] = torch.arange(len(table.slots), device=images.device)
-        index = _frames_only(
-            flat_pooling(token_pooling, n_slots * n_patches), frame_of_slot, n_patches
-        )
+        index = patch_rows(token_pooling, table.slots, n_slots, n_patches)
         keep = _kept_rows(index, out.keep_cells, table, grid)
         index = index[keep]
         if out.slot is not None:
@@ -126,13 +118,6 @@ class TemporalVisionBackbone(VisionBackbone):
             return None
         full = scores.new_ones(n_slots, grid.n_cells)
         return full.index_copy(0, table.slots[table.prunable], scores)
-
-
-def _frames_only(index_BPS: Tensor, frame_of_slot: Tensor, n_patches: int) -> Tensor:
-    """Patch indices over all frame slots -> over the real frames only; -1 stays."""
-    frame = frame_of_slot[index_BPS.clamp(min=0) // n_patches]
-    moved = frame * n_patches + index_BPS % n_patches
-    return torch.where((index_BPS >= 0) & (frame >= 0), moved, -1)
 
 
 def _kept_rows(index_BPS: Tensor, keep_FM: Tensor, table: FrameTable, grid: CellGrid) -> Tensor:

@@ -36,7 +36,8 @@ class FrameTable:
     """The real frames of a batch, in (row, frame) order. All index tensors are int64.
 
     Attributes:
-        slots: [F] position of each real frame in the flat ``B * T`` frame slots.
+        slots: [F] place of each encoded frame in the flat ``B * T`` frame slots: the real
+            ones, or one padding frame if there are none.
         prunable: [P] indices into the F frames of the frames that belong to prunable videos.
         has_previous: [P] bool, False for the first frame of a video.
         videos: the prunable videos, in order.
@@ -77,35 +78,40 @@ def frame_table(
         n_slots: T, frame slots per row; more frames than slots is a ``ValueError``.
         topk: share to remove; a video whose budget comes to 0 is not prunable.
     """
-    slots: list[int] = []
+    n_frames = 0
     prunable: list[int] = []
     has_previous: list[bool] = []
     videos: list[VideoSpan] = []
-    for row, (counts, kinds) in enumerate(
-        zip(num_images.tolist(), multimodal_type.tolist(), strict=True)
-    ):
-        used = 0
+    for counts, kinds in zip(num_images.tolist(), multimodal_type.tolist(), strict=True):
         for n, kind in zip(counts, kinds, strict=True):
             if n <= 0:
                 continue
-            first = len(slots)
-            slots.extend(range(row * n_slots + used, row * n_slots + used + n))
-            used += n
-            if kind != MultimodalType.VIDEO:
-                continue
-            n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
-            if n_remove > 0:
-                videos.append(VideoSpan(len(prunable), n, n_remove))
-                prunable.extend(range(first, first + n))
-                has_previous.extend([False] + [True] * (n - 1))
-        if used > n_slots:
-            raise ValueError(f"row {row}: num_images sums to {used} frames, images has {n_slots}")
+            if kind == MultimodalType.VIDEO:
+                n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
+                if n_remove > 0:
+                    videos.append(VideoSpan(len(prunable), n, n_remove))
+                    prunable.extend(range(n_frames, n_frames + n))
+                    has_previous.extend([False] + [True] * (n - 1))
+            n_frames += n
     return FrameTable(
-        torch.tensor(slots, dtype=torch.int64),
+        real_slots(num_images, n_slots),
         torch.tensor(prunable, dtype=torch.int64),
         torch.tensor(has_previous, dtype=torch.bool),
         tuple(videos),
     )
+
+
+def real_slots(num_images: Tensor, n_slots: int) -> Tensor:
+    """int64 [F]: places of the real frames among ``B * n_slots`` frame slots.
+
+    A batch without any gives slot 0: a padding frame keeps the ranks of a sharded model in step.
+    ``ValueError`` if a row counts more frames than it has slots.
+    """
+    counts = num_images.clamp(min=0).sum(1).tolist()
+    if max(counts) > n_slots:
+        raise ValueError(f"num_images counts {max(counts)} frames in a row of {n_slots} slots")
+    slots = [row * n_slots + i for row, n in enumerate(counts) for i in range(n)]
+    return torch.tensor(slots or [0], dtype=torch.int64)
 
 
 @dataclass(frozen=True)

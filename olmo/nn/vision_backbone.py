@@ -16,6 +16,7 @@ from olmo.config import Config
 from olmo.nn.connector import ImageProjector, build_pooling, pool_windows
 from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
 from olmo.nn.llm import LlmConfig
+from olmo.nn.token_layout import real_slots
 
 
 @dataclass
@@ -122,14 +123,19 @@ class VisionBackbone(nn.Module):
             images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
             image_masks: accepted for the reference's signature; must be None.
             token_pooling: int64 [B, P, S], flat patch of the row (frame * N + patch), -1 empty.
-            num_images, multimodal_type: not used by the dense backbone.
+            num_images: int [B, V] frames of each visual input, padding <= 0. Frames beyond a
+                row's sum are padding and are not encoded. None: all frames are.
+            multimodal_type: not used by the dense backbone.
         """
-        if image_masks is not None:
-            raise ValueError("image_masks belong to padding embeddings, which are not supported")
-        x = self.image_vit(normalize_pixels(images.flatten(0, 1)), self.layers)
-        keep = (token_pooling >= 0).any(-1)
-        index = flat_pooling(token_pooling, images.shape[1] * images.shape[2])[keep]
-        features = self.connect(torch.cat(x, -1).flatten(0, 1), index)
+        check_no_masks(image_masks)
+        if num_images is None:
+            slots = torch.arange(images.shape[0] * images.shape[1], device=images.device)
+        else:
+            slots = real_slots(num_images, images.shape[1]).to(images.device)
+        index = patch_rows(token_pooling, slots, images.shape[1], images.shape[2])
+        x = self.image_vit(normalize_pixels(images.flatten(0, 1)[slots]), self.layers)
+        keep = (index >= 0).any(-1)
+        features = self.connect(torch.cat(x, -1).flatten(0, 1), index[keep])
         return VisionOutput(features, keep)
 
     def connect(self, x_KE: Tensor, index_RS: Tensor) -> Tensor:
@@ -142,8 +148,21 @@ class VisionBackbone(nn.Module):
         return self.image_projector(pooled)
 
 
-def flat_pooling(token_pooling: Tensor, patches_per_row: int) -> Tensor:
-    """Row-wise patch indices [B, P, S] to indices over all ``B * T * N`` patches; -1 stays."""
-    rows = torch.arange(token_pooling.shape[0], device=token_pooling.device)
-    shifted = token_pooling + (rows * patches_per_row)[:, None, None]
-    return torch.where(token_pooling >= 0, shifted, token_pooling)
+def check_no_masks(image_masks: Tensor | None) -> None:
+    if image_masks is not None:
+        raise ValueError("image_masks belong to padding embeddings, which are not supported")
+
+
+def patch_rows(token_pooling: Tensor, slots: Tensor, n_slots: int, n_patches: int) -> Tensor:
+    """Patch indices within a row [B, P, S] -> over the patches of the frames ``slots``; -1 stays.
+
+    A slot that is not encoded counts as empty.
+    """
+    n_rows = token_pooling.shape[0]
+    frame_of_slot = slots.new_full((n_rows * n_slots,), -1)
+    frame_of_slot[slots] = torch.arange(len(slots), device=slots.device)
+    row = torch.arange(n_rows, device=slots.device)[:, None, None]
+    patch = token_pooling.clamp(min=0)
+    frame = frame_of_slot[row * n_slots + patch // n_patches]
+    moved = frame * n_patches + patch % n_patches
+    return torch.where((token_pooling >= 0) & (frame >= 0), moved, -1)

@@ -1,0 +1,234 @@
+"""Removed cells leave the language model's row; a video is not changed by its neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from olmo.config import ConfigError
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output, TextRow
+from olmo.models.temporal_video_olmo.temporal_video_olmo import drop_tokens, kept_tokens
+from olmo.types import SUBSEGMENTS_PER_EXAMPLE
+from tests.models.conftest import (
+    CELLS,
+    PATCH,
+    PRUNING,
+    Row,
+    build,
+    collate,
+    image_row,
+    pruning,
+    text_row,
+    video_row,
+)
+
+ROWS = (video_row(3, 0), text_row(20, 1), image_row(2), video_row(5, 3))
+
+
+def run(model: Molmo2, batch: Row) -> Molmo2Output:
+    with torch.no_grad():
+        return model(**batch)
+
+
+def logits_of(out: Molmo2Output, row: int) -> Tensor:
+    return out.logits[row, out.valid[row]]
+
+
+def pack(*rows: Row) -> Row:
+    """One packed row: frames side by side, pooling indices and subsegments moved up."""
+    batch = [collate(r) for r in rows]
+    used = [0]
+    for b in batch[:-1]:
+        used.append(used[-1] + b["images"].shape[1] * 81)
+    out = {k: torch.cat([b[k] for b in batch], 1) for k in batch[0]}
+    out["token_pooling"] = torch.cat(
+        [
+            torch.where(p >= 0, p + start, -1)
+            for p, start in zip((b["token_pooling"] for b in batch), used, strict=True)
+        ],
+        1,
+    )
+    lengths = [b["input_ids"].shape[1] for b in batch]
+    out["position_ids"] = torch.cat([torch.arange(n) for n in lengths])[None]
+    segments = torch.arange(len(rows)) * SUBSEGMENTS_PER_EXAMPLE
+    out["subsegment_ids"] = segments.repeat_interleave(torch.tensor(lengths))[None]
+    return out
+
+
+def test_kept_tokens_follow_the_pooling_rows() -> None:
+    """The second row's first window is padding: its only token belongs to the next."""
+    ids = torch.tensor([[7, PATCH, PATCH, 8, PATCH], [PATCH, 9, -1, -1, -1]])
+    pooling = torch.tensor([[[0, -1], [1, 2], [-1, 3]], [[-1, -1], [4, -1], [-1, -1]]])
+    keep = torch.tensor([[True, False, True], [False, False, False]])
+    assert kept_tokens(ids, pooling, keep, PATCH).tolist() == [
+        [True, True, False, True, True],
+        [False, True, True, True, True],
+    ]
+    with pytest.raises(ValueError, match=r"\[3, 1\], .*\[2, 1\]"):
+        kept_tokens(ids, torch.where(pooling == 0, -1, pooling), keep, PATCH)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_drop_tokens(compact: bool) -> None:
+    """The longest row has 5 tokens left, the other 3; padding stays -1."""
+    row = TextRow(
+        input_ids=torch.tensor([[5, 6, 6, 7, 6, 8, 9, -1], [6, 6, 3, 4, -1, -1, -1, -1]]),
+        position_ids=torch.tensor([[0, 1, 2, 3, 4, 5, 6, -1], [0, 1, 2, 3, -1, -1, -1, -1]]),
+        valid=torch.tensor([[True] * 7 + [False], [True] * 4 + [False] * 4]),
+        response_mask=torch.tensor([[False] * 6 + [True, False], [False] * 3 + [True] + [False] * 4]),
+    )
+    kept = torch.ones(2, 8, dtype=torch.bool)
+    kept[0, [1, 4]] = kept[1, 0] = False
+    out = drop_tokens(row, kept, compact)
+    assert out.input_ids.tolist() == [[5, 6, 7, 8, 9], [6, 3, 4, -1, -1]]
+    assert out.valid.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    assert out.position_ids.tolist() == (
+        [[0, 1, 2, 3, 4], [0, 1, 2, -1, -1]] if compact else [[0, 2, 3, 5, 6], [1, 2, 3, -1, -1]]
+    )
+    assert out.response_mask is not None and out.subsegment_ids is None
+    assert out.response_mask.tolist() == [[False] * 4 + [True], [False, False, True, False, False]]
+    assert out.kept_tokens is kept
+    assert row.input_ids.shape == (2, 8)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_drop_tokens_of_a_packed_row(compact: bool) -> None:
+    """Two examples with two branches each: both branches continue from the end of the shared
+    prefix, and what the first example loses does not move the second."""
+    prefix, second = 10_000, SUBSEGMENTS_PER_EXAMPLE
+    segments = [prefix] * 4 + [0, 0, 1] + [second + prefix] * 3 + [second, second + 1] + [-1]
+    positions = [0, 1, 2, 3, 4, 5, 4] + [0, 1, 2, 3, 3] + [-1]
+    kept = [True, False, False, True] + [True] * 3 + [False, True, True] + [True] * 2 + [True]
+    row = TextRow(
+        input_ids=torch.tensor([[*range(12), -1]]),
+        position_ids=torch.tensor([positions]),
+        valid=torch.tensor([[True] * 12 + [False]]),
+        subsegment_ids=torch.tensor([segments]),
+    )
+    out = drop_tokens(row, torch.tensor([kept]), compact)
+    stays = [i for i in range(12) if kept[i]]
+    assert out.input_ids.tolist() == [stays] and out.valid.all()
+    assert out.subsegment_ids is not None
+    assert out.subsegment_ids.tolist() == [[segments[i] for i in stays]]
+    want = [0, 1, 2, 3, 2, 0, 1, 2, 2] if compact else [positions[i] for i in stays]
+    assert out.position_ids.tolist() == [want]
+
+
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_row_without_removed_tokens_by_hand(positions: str) -> None:
+    """Put the survivors' features into a row that never had the others."""
+    model, row = build(PRUNING, {"pruned_position_ids": positions}), video_row(4, 5)
+    out = run(model, collate(row))
+    assert out.vision is not None and out.kept_tokens is not None
+    keep = out.vision.keep[0]
+    assert keep.sum() == 4 * CELLS - 18 and keep[:CELLS].all()
+    cells = iter(keep.tolist())
+    stays = [i for i, t in enumerate(row["input_ids"].tolist()) if t != PATCH or next(cells)]
+    assert out.kept_tokens[0].nonzero().flatten().tolist() == stays
+    ids = row["input_ids"][stays][None]
+    place = torch.arange(len(stays)) if positions == "compact" else torch.tensor(stays)
+    assert out.position_ids.tolist() == [place.tolist()]
+    x = model.transformer.wte(ids).clone()
+    x[ids == PATCH] += out.vision.features
+    visual = (ids >= 40) & (ids != model.special_ids["<|video|>"])
+    order = torch.arange(len(stays))
+    mask = (order[:, None] >= order)[None] | (visual[:, :, None] & visual[:, None])
+    with torch.no_grad():
+        hidden = model.transformer(x, place[None], mask[:, None])
+    # measured 1e-6
+    torch.testing.assert_close(out.hidden, hidden, atol=1e-5, rtol=0)
+
+
+def test_logits_do_not_depend_on_the_batch() -> None:
+    model = pruning()
+    together = run(model, collate(*ROWS))
+    assert together.kept_tokens is not None
+    assert (~together.kept_tokens).sum(1).tolist() == [13, 0, 0, 22]
+    for i, row in enumerate(ROWS):
+        # measured 2e-6
+        want = logits_of(run(model, collate(row)), 0)
+        torch.testing.assert_close(logits_of(together, i), want, atol=2e-5, rtol=0)
+
+
+def test_logits_do_not_depend_on_the_packed_row() -> None:
+    model, rows = pruning(), (video_row(3, 0), image_row(2), video_row(5, 3))
+    packed = run(model, pack(*rows))
+    want = torch.cat([logits_of(run(model, collate(r)), 0) for r in rows])
+    torch.testing.assert_close(logits_of(packed, 0), want, atol=2e-5, rtol=0)  # measured 2e-6
+    assert packed.position_ids[0].diff().min() < 0  # positions start again
+
+
+@pytest.mark.parametrize("vit", [{"prune": False}, {"topk": 0.0}])
+def test_without_pruning_it_is_the_dense_model(vit: dict[str, object]) -> None:
+    dense = build()
+    model = pruning(**vit)
+    missing = model.load_state_dict(dense.state_dict(), strict=False).missing_keys
+    assert missing and all("temporal_token_scorer" in k for k in missing)
+    batch = collate(*(r for r in ROWS))
+    assert torch.equal(run(model, batch).logits, run(dense, batch).logits)
+
+
+def test_image_and_text_rows_are_dense() -> None:
+    model, dense = pruning(), build()
+    dense.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if "temporal_token_scorer" not in k}
+    )
+    for row in (image_row(2), text_row(20, 1), video_row(1, 6)):
+        a, b = run(model, collate(row)), run(dense, collate(row))
+        assert torch.equal(a.logits, b.logits)
+
+
+def test_response_mask_selects_logits_after_removal() -> None:
+    model, batch = pruning(), collate(*ROWS[:2])
+    everything = run(model, batch)
+    mask = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    mask[0, -4:] = mask[1, 18:20] = True
+    got = run(model, batch | {"response_mask": mask}).logits
+    want = torch.cat((logits_of(everything, 0)[-4:], logits_of(everything, 1)[18:20]))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("in_scorer", [True, False])
+def test_language_model_loss_reaches_the_scorer(in_scorer: bool) -> None:
+    """Through the score bias: without the auxiliary loss, every scorer weight gets a gradient.
+    (A bias of the pooling keys cannot: it moves all logits of a query alike.)"""
+    model = pruning(pruning_in_scorer=in_scorer)
+    out = model(**collate(ROWS[0]))
+    assert out.vision is not None and out.vision.aux_loss is None
+    out.logits.log_softmax(-1)[0, :-1, 3].sum().backward()
+    grads = {
+        n: p.grad.abs().max().item()
+        for n, p in model.named_parameters()
+        if "temporal_token_scorer" in n and p.grad is not None
+    }
+    assert len(grads) == 14
+    assert all(g > 1e-6 for n, g in grads.items() if not n.endswith("wk.bias")), grads
+
+
+@pytest.mark.parametrize("missing", ["num_images", "multimodal_type"])
+def test_missing_counts(missing: str) -> None:
+    batch = collate(ROWS[0])
+    del batch[missing]
+    with pytest.raises(ValueError, match="num_images and multimodal_type"):
+        pruning()(**batch)
+    run(pruning(prune=False), batch)
+
+
+def test_placeholders_must_match_features() -> None:
+    batch = collate(video_row(3, 0))
+    first = (batch["input_ids"] == PATCH).nonzero()[0, 1]
+    batch["input_ids"][0, first] = 5
+    with pytest.raises(ValueError, match=r"\[26\], .*\[27\]"):
+        pruning()(**batch)
+    with pytest.raises(ValueError, match="26 <im_patch> tokens in the text, but 27"):
+        build()(**batch)
+    with pytest.raises(ValueError, match="token_pooling"):
+        build()(batch["input_ids"], images=batch["images"])
+    with pytest.raises(ValueError, match="subsegment_ids need position_ids"):
+        build()(batch["input_ids"], subsegment_ids=batch["input_ids"])
+
+
+def test_windows_of_preprocessor_and_scorer_must_agree() -> None:
+    with pytest.raises(ConfigError, match="pools 2 x 3 patches"):
+        build(PRUNING, {"mm_preprocessor": {"video": {"pooling_h": 2}}})
