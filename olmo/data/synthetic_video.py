@@ -53,7 +53,7 @@ RGB = {
 """At most 250: up to 5 levels of noise come on top."""
 X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", "threads": "1"}
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
-QUESTIONS_PER_CLIP = 4
+QUESTIONS_PER_CLIP = 3
 """Questions of a training example, besides the caption; drawn anew in every epoch."""
 MIN_CLIPS_FOR_POOL = 64
 """With fewer clips to render, starting processes takes longer than rendering."""

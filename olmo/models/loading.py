@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     Metadata,
@@ -141,7 +142,10 @@ def load_weights(model: Molmo2, folder: Path) -> list[str]:
     reader: _DcpSource | _FileSource = _DcpSource(folder) if sharded else _FileSource(folder)
     params = model.state_dict()
     missing = [k for k in params if k not in reader.shapes]
-    fatal = [k for k in missing if not k.startswith(MAY_BE_MISSING)]
+    absent = [k for k in missing if k.startswith(MAY_BE_MISSING)]
+    if len(absent) < sum(k.startswith(MAY_BE_MISSING) for k in params):
+        absent = []  # half a scorer is damage, not a dense checkpoint
+    fatal = [k for k in missing if k not in absent]
     if fatal:
         raise CheckpointError(f"{reader.where}: {len(fatal)} missing keys, first {fatal[0]!r}")
     for key, value in params.items():
@@ -226,7 +230,11 @@ class _DcpSource:
     def copy_into(self, params: dict[str, Tensor]) -> None:
         state = {f"model.{k}": v for k, v in params.items()}
         alone = not torch.distributed.is_initialized()
-        dcp.load(state, storage_reader=self.reader, no_dist=alone)
+        try:
+            dcp.load(state, storage_reader=self.reader, no_dist=alone)
+        except CheckpointException as e:  # not an Exception: it would pass every handler
+            cause = next(iter(e.failures.values()))[0]
+            raise CheckpointError(f"{self.where}: not readable: {cause!r}") from e
 
 
 class CheckpointReader(FileSystemReader):

@@ -77,10 +77,11 @@ def generate(
     with _timed("prefill", timings, inputs["input_ids"].device):
         out = model(**inputs, cache=cache, response_mask=_last_token(inputs["input_ids"]))
     lengths = out.valid.sum(1)
+    longest = int(out.position_ids.masked_fill(~out.valid, 0).max()) + 1
     limit = model.config.llm.max_sequence_length
-    if int(lengths.max()) + max_new_tokens > limit:
+    if longest + max_new_tokens > limit:
         raise ValueError(
-            f"a prompt of {int(lengths.max())} tokens and {max_new_tokens} new ones exceed "
+            f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed "
             f"llm.max_sequence_length {limit}"
         )
     with _timed("decode", timings, lengths.device):

@@ -152,6 +152,17 @@ def test_damaged_metadata(sharded: Path, data: bytes) -> None:
         load_model(sharded)
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_shard(sharded: Path, damage: str) -> None:
+    shard = sharded / "model_and_optim" / "__1_0.distcp"
+    data = shard.read_bytes()
+    shard.unlink()
+    if damage == "cut":
+        shard.write_bytes(data[:1000])
+    with pytest.raises(CheckpointError, match="model_and_optim: not readable"):
+        load_model(sharded)
+
+
 @pytest.mark.parametrize("form", ["model.pt", "model.safetensors"])
 def test_single_file_that_is_no_checkpoint(folder: Path, form: str) -> None:
     touch(folder, form)

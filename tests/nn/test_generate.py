@@ -93,7 +93,7 @@ def test_row_must_fit() -> None:
     """Counted after removal: 70 tokens, 48 after it."""
     batch = collate(ROWS[3])
     short = {"llm": {"max_sequence_length": 55}}
-    with pytest.raises(ValueError, match="70 tokens and 7 new ones exceed .* 55"):
+    with pytest.raises(ValueError, match=r"70 tokens and 7 new ones exceed .* 55"):
         build(short).generate(batch, 7, [VOCAB])
     model = build(PRUNING, short)
     assert model.generate(batch, 7, [VOCAB]).token_ids.shape == (1, 7)

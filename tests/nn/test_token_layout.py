@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from olmo.nn.token_layout import CellGrid, RaggedLayout, VideoSpan, frame_table
+from olmo.nn.token_layout import CellGrid, RaggedLayout, VideoSpan, frame_table, real_slots
+from olmo.nn.vision_backbone import patch_rows
 from tests.nn.conftest import IMAGE, VIDEO
 
 CPU = torch.device("cpu")
@@ -39,16 +40,27 @@ def test_videos_without_a_budget_are_not_prunable(
 
 
 def test_frame_table_of_text() -> None:
-    table = frame_table(torch.full((2, 1), -1), torch.full((2, 1), -1), 4, 9, 0.5)
-    assert len(table.slots) == len(table.prunable) == table.n_pairs == 0
-    assert table.slots.dtype == table.prunable.dtype == torch.int64
-    empty = frame_table(torch.zeros(1, 0), torch.zeros(1, 0), 4, 9, 0.5)
-    assert len(empty.slots) == 0
+    """One padding frame is encoded all the same: it keeps the ranks of a sharded model in step."""
+    for counts in (torch.full((2, 1), -1), torch.zeros(2, 0, dtype=torch.int64)):
+        table = frame_table(counts, torch.full_like(counts, -1), 4, 9, 0.5)
+        assert table.slots.tolist() == [0] and table.slots.dtype == torch.int64
+        assert len(table.prunable) == table.n_pairs == 0 and table.videos == ()
 
 
 def test_more_frames_than_slots() -> None:
-    with pytest.raises(ValueError, match="row 1: num_images sums to 5 frames, images has 4"):
-        frame_table(torch.tensor([[4, 0], [3, 2]]), torch.full((2, 2), IMAGE), 4, 9, 0.5)
+    counts = torch.tensor([[4, 0], [3, 2]])
+    with pytest.raises(ValueError, match="5 frames in a row of 4 slots"):
+        frame_table(counts, torch.full((2, 2), IMAGE), 4, 9, 0.5)
+
+
+def test_patch_rows() -> None:
+    """Rows of two frame slots with ten patches each; row 0 has one real frame, row 1 two. An
+    index into a padding frame counts as empty."""
+    slots = real_slots(torch.tensor([[1, -1], [1, 1]]), 2)
+    assert slots.tolist() == [0, 2, 3]
+    pooling = torch.tensor([[[3, -1], [12, 4]], [[0, 9], [10, 19]]])
+    moved = patch_rows(pooling, slots, n_slots=2, n_patches=10)
+    assert moved.tolist() == [[[3, -1], [-1, 4]], [[10, 19], [20, 29]]]
 
 
 def test_cells_of_a_wide_grid() -> None:
