@@ -201,24 +201,29 @@ class Question:
             return {"question": text, "answer": self.answer, "style": STYLE_SHORT}
         order = [int(i) for i in rng.permutation(len(self.options))]
         options = [self.options[i] for i in order]
-        return dict(question=text, options=options, answer_idx=order.index(0), style=STYLE_MC)
+        answer_idx = order.index(0)
+        return {
+            "question": text,
+            "unlabelled_options": options,
+            "answer_idx": answer_idx,
+            "style": STYLE_MC,
+        }
 
 
 WHO: dict[str, tuple[str, ...]] = {
-    "which_moves": ("Which character moves?", "Which character is moving?"),
-    "appears": ("Which character appears later?", "Which new character appears?"),
-    "appears_first": ("Which new character appears first?",),
-    "appears_last": ("Which new character appears last?",),
-    "leaves": ("Which character leaves?", "Which character leaves before the end?"),
-    "leaves_first": ("Which character leaves first?",),
-    "leaves_last": ("Which character leaves last?",),
+    "moving_colour": ("What colour is the moving character?", "Which colour moves?"),
+    "appears": ("Which colour appears later?", "Which new colour appears?"),
+    "appears_first": ("Which new colour appears first?",),
+    "appears_last": ("Which new colour appears last?",),
+    "leaves": ("Which colour leaves?", "Which colour leaves before the end?"),
+    "leaves_first": ("Which colour leaves first?",),
+    "leaves_last": ("Which colour leaves last?",),
 }
-"""Wordings of the categories that ask for a character."""
-COLOUR_WORDINGS = ("What colour is the moving character?", "Which colour moves?")
+"""Wordings of the categories that ask for a character, named by its colour."""
 GLYPH_WORDINGS = ("Which letter or digit moves?", "What letter or digit is moving?")
 COUNT_SEEN, COUNT_NEW = "How many characters are seen?", "How many characters appear later?"
 
-CATEGORIES = (*WHO, "moving_colour", "moving_character", "direction", "count")
+CATEGORIES = (*WHO, "moving_character", "direction", "count")
 WEIGHTS = {"appears": 2.0, "leaves": 2.0, "appears_first": 5.0, "appears_last": 5.0}
 WEIGHTS |= {"leaves_first": 5.0, "leaves_last": 5.0}
 """Odds of a category in the evaluation splits, against 1 for one that every scene has: they make
@@ -228,14 +233,12 @@ up for scenes in which it does not apply."""
 def scene_questions(scene: Scene, rng: np.random.RandomState) -> Iterator[Question]:
     """Every category that applies to the scene, once. Wrong options are drawn from ``rng``."""
     for category, who in _people(scene):
-        wrong = _wrong_characters(scene, who, rng)
-        options = tuple(f"the {name}" for name in [who.name, *wrong])
-        yield Question(category, WHO[category], who.name, options)
+        others = [c.colour for c in scene.characters if c is not who]
+        options = _options(who.colour, others, COLOURS, rng)
+        yield Question(category, WHO[category], who.colour, options)
     mover = scene.mover
     if mover is not None and mover.direction is not None:
         others = [c for c in scene.characters if c is not mover]
-        options = _options(mover.colour, [c.colour for c in others], COLOURS, rng)
-        yield Question("moving_colour", COLOUR_WORDINGS, mover.colour, options)
         options = _options(mover.glyph, [c.glyph for c in others], GLYPHS, rng)
         yield Question("moving_character", GLYPH_WORDINGS, mover.glyph, options)
         options = _options(mover.direction, [], tuple(DIRECTIONS), rng)
@@ -283,22 +286,13 @@ def evaluation_questions(
 
 def _people(scene: Scene) -> Iterator[tuple[str, Character]]:
     if scene.mover is not None:
-        yield "which_moves", scene.mover
+        yield "moving_colour", scene.mover
     for verb, found in (("appears", scene.appearing), ("leaves", scene.leaving)):
         if len(found) == 1:
             yield verb, found[0]
         elif found:
             yield f"{verb}_first", found[0]
             yield f"{verb}_last", found[-1]
-
-
-def _wrong_characters(scene: Scene, who: Character, rng: np.random.RandomState) -> list[str]:
-    """Three other characters: those of the scene, then absent ones of unused colour and glyph."""
-    present = [c.name for c in scene.characters if c is not who]
-    colours = rng.permutation(sorted(set(COLOURS) - {c.colour for c in scene.characters}))
-    glyphs = rng.permutation(sorted(set(GLYPHS) - {c.glyph for c in scene.characters}))
-    absent = [f"{c} {g}" for c, g in zip(colours, glyphs, strict=False)]
-    return (present + absent)[:3]
 
 
 def _options(

@@ -303,13 +303,21 @@ class Answerer:
             "index": example["index"],
             "example_id": metadata.get("example_id"),
             "question": example["question"],
-            "options": metadata.get("options"),
+            "options": _options(metadata),
             "prediction": prediction,
             **score_example(prediction, metadata, self.task.metric),
             "category": metadata.get("category"),
             "n_tokens_before": example["n_tokens"],
             "n_tokens_after": n_prompt_tokens,
         }
+
+
+def _options(metadata: dict[str, Any]) -> list[str] | None:
+    """Texts of the options, labelled or not; None for an open question."""
+    if metadata.get("options"):
+        return list(metadata["options"])
+    names = metadata.get("option_names")
+    return list(names) if names else None
 
 
 def _as_is(batch: Any) -> Any:

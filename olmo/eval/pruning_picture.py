@@ -139,8 +139,11 @@ def pruning_picture(
 def answer_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Caption of a scored row of ``predictions.json``: question, options, answer, prediction."""
     lines = [("question", str(row["question"])), ("answer", str(row["reference"]))]
-    if row.get("options"):
-        texts = dict(zip(string.ascii_uppercase, row["options"], strict=False))
+    options = row.get("options")
+    if options and row["reference"] in options:
+        lines.insert(1, ("options", " / ".join(options)))
+    elif options:
+        texts = dict(zip(string.ascii_uppercase, options, strict=False))
         lines[1] = ("answer", f"{row['reference']}. {texts[row['reference']]}")
         lines.insert(1, ("options", " / ".join(f"{k}. {v}" for k, v in texts.items())))
     verdict = "right" if row["correct"] else "wrong"

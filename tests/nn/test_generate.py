@@ -93,11 +93,11 @@ def test_row_must_fit() -> None:
     """Counted after removal: 70 tokens, 48 after it."""
     batch = collate(ROWS[3])
     short = {"llm": {"max_sequence_length": 55}}
-    with pytest.raises(ValueError, match=r"70 tokens and 7 new ones exceed .* 55"):
+    with pytest.raises(ValueError, match=r"70 positions and 7 new tokens exceed .* 55"):
         build(short).generate(batch, 7, [VOCAB])
     model = build(PRUNING, short)
     assert model.generate(batch, 7, [VOCAB]).token_ids.shape == (1, 7)
-    with pytest.raises(ValueError, match="48 tokens and 8 new ones"):
+    with pytest.raises(ValueError, match="48 positions and 8 new tokens"):
         model.generate(batch, 8, [VOCAB])
 
 
