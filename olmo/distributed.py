@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -86,3 +87,5 @@ def setup_logging() -> None:
         force=True,
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # one process needs no group; torch says so at every save and load
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")

@@ -54,7 +54,9 @@ def corpus() -> Iterator[str]:
             asked = f"{STYLE_SHORT}: Question: {short['question']} Short Answer:"
             yield chat(asked, short["answer"])
             choice = question.message(True, rng)
-            lines = [f"{c}. {o}" for c, o in zip("ABCD", choice["unlabelled_options"], strict=False)]
+            lines = [
+                f"{c}. {o}" for c, o in zip("ABCD", choice["unlabelled_options"], strict=False)
+            ]
             asked = "\n".join(
                 [choice["question"], "Only return the correct answer option.", *lines]
             )

@@ -18,12 +18,23 @@ from olmo.train.config import TrainConfig
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 
+PATCH_SCALE, POSITION_SCALE, PROJECTOR_SCALE = 8.0, 4.0, 0.15
+"""Factors on the initial patch embedding, position table and last projector layer. The usual
+initialisation suits a pretrained ViT: from nothing, and in a narrow model, the mean that attention
+mixes in would drown what tells one patch from another, and features would drown the text."""
+
+
 def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0) -> Path:
     """Write ``OUT/step0-unsharded`` and return it."""
     config = merged_model_config(read_yaml(config_file)["model"], {})
     torch.manual_seed(seed)
     model = config.build()
     model.reset_parameters()
+    backbone = model.vision_backbone
+    with torch.no_grad():
+        backbone.image_vit.patch_embedding.weight.mul_(PATCH_SCALE)
+        backbone.image_vit.positional_embedding.mul_(POSITION_SCALE)
+        backbone.image_projector.w2.weight.mul_(PROJECTOR_SCALE)
     folder = out / "step0-unsharded"
     save_unsharded(model, TrainConfig(model=config), folder)
     return folder

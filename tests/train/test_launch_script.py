@@ -114,7 +114,9 @@ def test_mistakes_end_in_one_clear_message(
     assert "Traceback" not in text
 
 
-def test_missing_checkpoint_and_missing_data(run_script: object, start: Path, tmp_path: Path) -> None:
+def test_missing_checkpoint_and_missing_data(
+    run_script: object, start: Path, tmp_path: Path
+) -> None:
     code, text = run_script(str(tmp_path / "none"), "debug", f"--save_folder={tmp_path}")  # type: ignore[operator]
     assert code == 2 and str(tmp_path / "none") in text
     code, text = run_script(  # type: ignore[operator]
@@ -173,7 +175,11 @@ def test_dry_run_reports_without_data(run_script: object, start: Path, capsys) -
     code, _ = run_script(str(start), "debug", "--dry_run", "--use_temporal_video_olmo")  # type: ignore[operator]
     text = capsys.readouterr().out
     assert code == 0
-    for words in ("temporal_token_scorer", "before pruning 64, after 32", "ceiling of the speed-up"):
+    for words in (
+        "temporal_token_scorer",
+        "before pruning 64, after 32",
+        "ceiling of the speed-up",
+    ):
         assert words in text
 
 
@@ -181,4 +187,3 @@ def test_wandb_offline_writes_a_run(run_train: Run, tmp_path: Path) -> None:
     flags = ("--max_duration=2", "--wandb.project=test", "--wandb.mode=offline")
     run_train(tmp_path / "run", *flags, env={"WANDB_MODE": "offline"})
     assert list((tmp_path / "run").rglob("*.wandb"))
-

@@ -1,0 +1,81 @@
+"""Parameter groups, schedule, clipping and the token loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from olmo.config import merge, read_yaml
+from olmo.models.loading import merged_model_config
+from olmo.train.loss import token_loss
+from olmo.train.optim import (
+    OptimizerConfig,
+    SchedulerConfig,
+    build_optimizer,
+    clip_gradients,
+    cosine_lr,
+    freeze,
+    named_groups,
+)
+from tests.train.conftest import REPOSITORY, SMALLER
+
+
+@pytest.fixture()
+def model():
+    data = merge(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
+    config = merged_model_config(data, {"model_name": "temporal_video_olmo"})
+    model = config.build()
+    model.reset_parameters()
+    return model
+
+
+def test_groups_share_out_every_parameter(model) -> None:
+    groups = named_groups(model)
+    assert list(groups) == ["llm", "connector", "vit", "temporal_token_scorer"]
+    names = [name for params in groups.values() for name in params]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    assert "transformer.wte.new_embedding" in groups["connector"]
+    assert "transformer.wte.embedding" in groups["llm"]
+
+
+def test_groups_have_their_own_rates_and_can_be_frozen(model) -> None:
+    freeze(model, ["vit"])
+    config = OptimizerConfig(llm_learning_rate=1.0, llm_weight_decay=0.1)
+    found = [
+        (g["group_name"], g["lr"], g["weight_decay"])
+        for g in build_optimizer(model, config).param_groups
+    ]
+    assert found == [
+        ("llm", 1.0, 0.1),
+        ("llm", 1.0, 0.0),
+        ("connector", 5e-6, 0.0),
+        ("temporal_token_scorer", 1e-4, 0.0),
+    ]
+    freeze(model, ["llm", "connector", "temporal_token_scorer"])
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_optimizer(model, config)
+
+
+def test_schedule_of_the_recipe() -> None:
+    """Values of the published recipe: 6250 steps, 200 of warm-up, peak 1e-5."""
+    expected = {1: 5.0e-8, 100: 5.0e-6, 200: 1.0e-5, 3225: 5.5e-6, 6250: 1.0e-6}
+    for step, lr in expected.items():
+        assert cosine_lr(step, 1e-5, 200, 6250, SchedulerConfig()) == pytest.approx(lr, rel=1e-3)
+
+
+def test_clipping_is_per_group() -> None:
+    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])
+    norms = clip_gradients({"a": {"a": a}, "b": {"b": b}}, 1.0)
+    assert norms == {"a": pytest.approx(5.0), "b": pytest.approx(0.5)}
+    assert a.grad.norm() == pytest.approx(1.0, rel=1e-4) and b.grad.norm() == pytest.approx(0.5)
+
+
+def test_token_loss_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 2.0
+    loss = token_loss(logits, torch.tensor([0, 1]), torch.tensor([2.0, 0.5]), z_scale=1e-2)
+    assert loss.cross_entropy.item() == pytest.approx(2 * math.log(2) + 0.5 * math.log(10))
+    assert loss.z_loss.item() == pytest.approx(2.5 * 4 * 1e-2)
+    assert loss.correct.item() == pytest.approx(2.0)
