@@ -233,8 +233,8 @@ up for scenes in which it does not apply."""
 def scene_questions(scene: Scene, rng: np.random.RandomState) -> Iterator[Question]:
     """Every category that applies to the scene, once. Wrong options are drawn from ``rng``."""
     for category, who in _people(scene):
-        others = [c.colour for c in scene.characters if c is not who]
-        options = _options(who.colour, others, COLOURS, rng)
+        present = [c.colour for c in scene.characters if c is not who]
+        options = _options(who.colour, present, COLOURS, rng)
         yield Question(category, WHO[category], who.colour, options)
     mover = scene.mover
     if mover is not None and mover.direction is not None:
