@@ -25,6 +25,7 @@ from olmo.data.synthetic_questions import (
     scene_questions,
 )
 from olmo.data.synthetic_video import (
+    QUESTIONS_PER_CLIP,
     SyntheticVideoQA,
     clip_path,
     clip_seed,
@@ -205,7 +206,7 @@ def test_training_examples(root):
         assert example["video"] == str(clip_path(data.folder, i))
         assert example["metadata"]["clip"] == i
         styles = [m["style"] for m in example["message_list"]]
-        assert styles[-1] == "video_short_caption" and len(styles) >= 6
+        assert styles[-1] == "video_short_caption" and len(styles) == QUESTIONS_PER_CLIP + 1
         assert set(styles[:-1]) <= {"video_multiple_choice", "video_short_answer"}
 
 
