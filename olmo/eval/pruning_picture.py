@@ -213,7 +213,7 @@ def _legend(keep: np.ndarray, span: tuple[float, float] | None, width: int) -> I
         draw.text((x + TEXT + 5, 3), name, FAINT, font(SMALL))
         x += TEXT + 5 + int(font(SMALL).getlength(name)) + 16
     if span is not None and x + 210 <= width:
-        low, high = (f"{value:.2f}" for value in span)
+        low, high = (f"{value:.2g}" for value in span)
         text = f"score {low}"
         draw.text((x, 3), text, FAINT, font(SMALL))
         x += int(font(SMALL).getlength(text)) + 6
@@ -302,5 +302,5 @@ def _score_range(scores: np.ndarray) -> tuple[float, float]:
 
 def _heat(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """Colours, float ``[*, 3]``, of ``values`` between the ends of ``span``."""
-    place = (values - span[0]) / max(span[1] - span[0], 1e-6) * (len(HEAT) - 1)
+    place = (values - span[0]) / max(span[1] - span[0], 1e-12) * (len(HEAT) - 1)
     return np.stack([np.interp(place, range(len(HEAT)), HEAT[:, c]) for c in range(3)], -1)
