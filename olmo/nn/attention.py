@@ -11,7 +11,8 @@ for every key. A mask would rule out the fast kernels, and the bias stays differ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
-    from olmo.nn.token_layout import RaggedLayout
+    from olmo.nn.token_layout import TokenLayout
 
 SDPA_BACKENDS = {
     "math": [SDPBackend.MATH],
@@ -103,17 +104,52 @@ def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor,
 
 
 def segment_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: RaggedLayout, *, float32: bool = False
+    q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, *, float32: bool = False
 ) -> Tensor:
     """Attention inside each segment of a flat row; q, k, v and the result are ``[K, H, D]``.
 
-    Segments of equal length lie side by side in a ``RaggedLayout``, so each such group is a
-    plain batch, seen through a view: nothing is padded, masked or copied.
+    Half precision on a GPU goes to a variable-length kernel in one call. Elsewhere segments of
+    equal length that lie side by side form a plain batch, seen through a view. Nothing is padded
+    or masked in either.
     """
+    float32 = float32 and not torch.is_autocast_enabled(q.device.type)
+    if q.is_cuda and not float32 and q.dtype in (torch.float16, torch.bfloat16):
+        kernel = varlen_kernel(torch.cuda.get_device_capability(q.device))
+        if kernel is not None:
+            return kernel(q, k, v, layout.cu_seqlens, max(layout.lengths))
     out, start = [], 0
-    for n_frames, length in layout.groups:
-        stop = start + n_frames * length
-        group = [t[start:stop].unflatten(0, (n_frames, length)).transpose(1, 2) for t in (q, k, v)]
+    for n_segments, length in layout.groups:
+        stop = start + n_segments * length
+        group = [
+            t[start:stop].unflatten(0, (n_segments, length)).transpose(1, 2) for t in (q, k, v)
+        ]
         out.append(attention(*group, float32=float32).transpose(1, 2).flatten(0, 1))
         start = stop
     return torch.cat(out) if out else torch.zeros_like(q)
+
+
+VarlenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""(q, k, v [K, H, D], cu_seqlens int32 [segments + 1], longest segment) -> [K, H, D]."""
+
+
+@cache
+def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
+    """flash-attn's kernel if installed, else torch's (2.10 or later); both from Ampere on.
+
+    None if there is neither: then ``segment_attention`` calls the usual kernel once per length.
+    """
+    if capability < (8, 0):
+        return None
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        pass
+    else:
+        return lambda q, k, v, ends, longest: flash_attn_varlen_func(
+            q, k, v, ends, ends, longest, longest
+        )
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return lambda q, k, v, ends, longest: varlen_attn(q, k, v, ends, ends, longest, longest)

@@ -48,9 +48,9 @@ def model_flops(
     scorer = 0.0
     if isinstance(vit, TemporalVitConfig) and vit.prune:
         removed = n_removed_tokens(n_frames, n_cells, vit.topk, vit.prune_from_frame)
-        if removed and vit.pruning_in_scorer:
+        if removed and vit.pruning_in_scorer and not vit.method.pooled:
             full_blocks = vit.prune_at + 2
-        if removed and vit.prune_method == "scorer":
+        if removed and vit.method.learned:
             scorer = n_frames * scorer_flops(vit, n_cells, pool)
     kept = n_frames * n_cells - removed
     share = kept / (n_frames * n_cells)

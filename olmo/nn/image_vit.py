@@ -3,7 +3,7 @@
 Features: pre-norm blocks, learned positions, no CLS token, no final norm, only the blocks that
 the connector reads are built.
 
-Legend: F frames or crops, N patches, E width, H heads, K surviving tokens of a ragged row.
+Legend: F frames or crops, N patches, E width, H heads, K tokens of a flat row.
 State-dict names are those of published Molmo2 checkpoints.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config
 from olmo.nn.attention import attention, segment_attention
-from olmo.nn.token_layout import RaggedLayout
+from olmo.nn.token_layout import TokenLayout
 
 
 @dataclass
@@ -142,8 +142,8 @@ class ViTAttention(nn.Module):
         )
         return self.wo(out.transpose(1, 2).flatten(2))
 
-    def forward_ragged(self, x_KE: Tensor, layout: RaggedLayout) -> Tensor:
-        """Each frame's survivors attend to one another; [K, E] -> [K, E]."""
+    def forward_flat(self, x_KE: Tensor, layout: TokenLayout) -> Tensor:
+        """Tokens attend inside their segment; [K, E] -> [K, E]."""
         q, k, v = (self._heads(y) for y in self._qkv(x_KE, x_KE))
         out = segment_attention(q, k, v, layout, float32=self.config.float32_attention)
         return self.wo(out.flatten(1))
@@ -172,7 +172,7 @@ class ViTMLP(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm block. ``layout=None``: whole frames [F, N, E], else a ragged row [K, E]."""
+    """Pre-norm block. ``layout=None``: whole frames [F, N, E], else a flat row [K, E]."""
 
     def __init__(self, config: VitConfig, device: torch.device | str | None = None):
         super().__init__()
@@ -190,13 +190,13 @@ class ViTBlock(nn.Module):
         self.ffn_norm.reset_parameters()
 
     def forward(
-        self, x: Tensor, layout: RaggedLayout | None = None, key_bias: Tensor | None = None
+        self, x: Tensor, layout: TokenLayout | None = None, key_bias: Tensor | None = None
     ) -> Tensor:
         y = self.attention_norm(x)
         if layout is None:
             y = self.attention(y, key_bias=key_bias)
         else:
-            y = self.attention.forward_ragged(y, layout)
+            y = self.attention.forward_flat(y, layout)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 

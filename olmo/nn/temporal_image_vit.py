@@ -2,7 +2,7 @@
 
 Blocks 0..l run on whole frames; a method scores every cell of block l's output; block l+1 sees
 the log-scores as attention bias; then the lowest cells of each video leave, and the remaining
-blocks run on the survivors of all frames as one ragged row.
+blocks run on the survivors of all frames as one flat row.
 
 Legend: F real frames, P frames of prunable videos, N patches, M cells, E width, K survivors.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
-from olmo.nn.token_layout import CellGrid, FrameTable, RaggedLayout
-from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, frame_keys, select_cells
+from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout
+from olmo.nn.token_pruning import PRUNE_METHODS, PruneMethod, ScoreInputs, select_cells
 from olmo.nn.token_scorer import (
     TemporalTokenScorer,
     attention_bias,
@@ -44,7 +44,8 @@ class TemporalVitConfig(VitConfig):
     prune_at: int = 3
     """The scorer reads the output of this block (0-based)."""
     prune_method: str = "scorer"
-    """``scorer`` (learned) or ``random``."""
+    """A name of ``olmo.nn.token_pruning.PRUNE_METHODS``: ``scorer`` is the learned one; ``easy``,
+    ``heuristic``, ``random`` and ``evs`` need no training."""
     sim_reg_loss_coefficient: float = 0.5
     """Weight of the auxiliary loss."""
     rescale_bias_min: float = math.exp(-2)
@@ -53,10 +54,17 @@ class TemporalVitConfig(VitConfig):
     """This many frames of each video do not count for the budget."""
     pruning_in_scorer: bool = True
     """False: score and bias, but remove nothing in the ViT; the cells still leave the LLM."""
+    layout: Literal["ragged", "packed"] = "ragged"
+    """How survivors lie in the pruned blocks: nothing else, or whole frames in bins of N slots."""
+    refill: bool = False
+    """``packed`` only: a frame that is alone in its bin keeps its removed patches in the ViT, as
+    in the reference; its result then depends on the other frames of the batch."""
     bias_rescale: Literal["row", "frame"] = "row"
     """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
     detach_similarity: bool = False
     """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
+    new_ref_threshold: float = 0.85
+    """``easy`` and ``heuristic``: similarity under which a frame or cell counts as new."""
     random_seed: int = 0
     """Seed of ``prune_method=random``."""
 
@@ -67,6 +75,14 @@ class TemporalVitConfig(VitConfig):
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")
+        if self.layout not in ("ragged", "packed"):
+            raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
+        if self.refill and self.layout != "packed":
+            raise ValueError(f"refill=True needs layout=packed, got layout={self.layout}")
+
+    @property
+    def method(self) -> PruneMethod:
+        return PRUNE_METHODS[self.prune_method]
 
     def build(
         self, n_layers: int, device: torch.device | str | None = None, pool: int = 3
@@ -119,7 +135,7 @@ class TemporalVisionTransformer(VisionTransformer):
                 f"after prune_at must be among them (0 <= prune_at <= {n_layers - 2})"
             )
         self.pool = pool
-        if config.prune_method == "scorer":
+        if config.method.learned:
             self.transformer.temporal_token_scorer = TemporalTokenScorer(config, device)
 
     @property
@@ -160,7 +176,7 @@ class TemporalVisionTransformer(VisionTransformer):
         later = range(config.prune_at + 2, self.n_layers)
         layout = None
         if table.videos and config.pruning_in_scorer:
-            layout = RaggedLayout.build(state.keep, grid)
+            layout = self._layout(state.keep, grid)
             x = layout.gather(x)
             found = {i: layout.gather(y) for i, y in found.items() if i in layers}
         for i in later:
@@ -175,8 +191,13 @@ class TemporalVisionTransformer(VisionTransformer):
             state.keep,
             state.scores,
             *self._aux_loss(state, table),
-            stats=_stats(state, table, layout, grid),
+            stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
+
+    def _layout(self, keep: Tensor, grid: CellGrid) -> TokenLayout:
+        if self.config.layout == "packed":
+            return TokenLayout.packed(keep, grid, self.config.refill)
+        return TokenLayout.ragged(keep, grid)
 
     def _score(self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid) -> _ScoreState:
         """Scores, kept cells and attention bias from the output ``x`` [F, N, E] of block l."""
@@ -188,21 +209,12 @@ class TemporalVisionTransformer(VisionTransformer):
         if not table.videos:
             rows, has_previous = rows.new_zeros(1), has_previous.new_zeros(1)
         video_x = x[rows]
-        scores = PRUNE_METHODS[config.prune_method](
-            ScoreInputs(
-                video_x,
-                has_previous,
-                grid,
-                frame_keys(images[rows]),
-                config.random_seed,
-                self.scorer,
-            )
-        )
+        scores = self.method_scores(video_x, images[rows], has_previous, table, grid)
         if not table.videos:
             return _ScoreState(keep, None, None, None, scores.sum())
         keep[rows] = select_cells(scores, table)
         bias = None
-        if config.prune_method == "scorer":
+        if config.method.learned:
             video_bias = attention_bias(
                 scores.float(),
                 has_previous,
@@ -212,12 +224,30 @@ class TemporalVisionTransformer(VisionTransformer):
             )
             bias = video_bias.new_zeros(n_frames, n_patches).index_copy(0, rows, video_bias)
         aux_sum = None
-        if self.training and config.prune_method == "scorer":
+        if self.training and config.method.learned:
             cosine = neighbour_cosine(
                 video_x.detach() if config.detach_similarity else video_x, grid
             )
             aux_sum = similarity_loss_sum(scores, cosine, has_previous)
         return _ScoreState(keep, scores, bias, aux_sum, scores.sum())
+
+    def method_scores(
+        self, x: Tensor, images: Tensor, has_previous: Tensor, table: FrameTable, grid: CellGrid
+    ) -> Tensor:
+        """What the chosen method makes of the prunable frames: scores [P, M], high = keep."""
+        config = self.config
+        inputs = ScoreInputs(
+            x,
+            images,
+            has_previous,
+            grid,
+            table.videos,
+            config.random_seed,
+            config.new_ref_threshold,
+            self.scorer,
+        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.method.learned):
+            return config.method.score(inputs)
 
     def _aux_loss(self, state: _ScoreState, table: FrameTable) -> tuple[Tensor | None, int]:
         if not self.training or self.scorer is None:
@@ -238,17 +268,19 @@ class _ScoreState:
     """Depends on every scorer parameter; ties the scorer into the graph."""
 
 
-def _stats(
-    state: _ScoreState, table: FrameTable, layout: RaggedLayout | None, grid: CellGrid
+def pruning_stats(
+    table: FrameTable, layout: TokenLayout | None, n_frames: int, n_cells: int
 ) -> dict[str, float]:
-    n_frames = state.keep.shape[0]
+    """Named figures of one forward; ``refill_ratio`` is refilled patches per surviving one."""
     removed = sum(v.n_remove for v in table.videos)
     stats = {
         "stts/prunable_videos": float(len(table.videos)),
-        "stts/pruned_fraction": removed / max(len(table.prunable) * grid.n_cells, 1),
-        "stts/kept_tokens_per_frame": grid.n_cells - removed / max(n_frames, 1),
+        "stts/pruned_fraction": removed / max(len(table.prunable) * n_cells, 1),
+        "stts/kept_tokens_per_frame": n_cells - removed / max(n_frames, 1),
         "stts/vit_tokens_ratio": 1.0,
+        "stts/refill_ratio": 0.0,
     }
     if layout is not None:
-        stats["stts/vit_tokens_ratio"] = layout.source.numel() / layout.slot.numel()
+        stats["stts/vit_tokens_ratio"] = len(layout.source) / len(layout.slot)
+        stats["stts/refill_ratio"] = layout.n_refilled / layout.n_survivors
     return stats

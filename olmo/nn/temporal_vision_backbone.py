@@ -11,8 +11,14 @@ import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
-from olmo.nn.temporal_image_vit import TemporalVisionTransformer, TemporalVitConfig
+from olmo.nn.image_vit import normalize_pixels
+from olmo.nn.temporal_image_vit import (
+    TemporalVisionTransformer,
+    TemporalVitConfig,
+    pruning_stats,
+)
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
+from olmo.nn.token_pruning import select_cells
 from olmo.nn.vision_backbone import (
     VisionBackbone,
     VisionBackboneConfig,
@@ -77,9 +83,12 @@ class TemporalVisionBackbone(VisionBackbone):
         n_rows, n_slots, n_patches = images.shape[:3]
         grid = self.image_vit.grid(images.device)
         table = self.frames(num_images, multimodal_type, n_slots).to(images.device)
-        out = self.image_vit.forward_pruned(images.flatten(0, 1)[table.slots], table, self.layers)
+        frames = images.flatten(0, 1)[table.slots]
         index = patch_rows(token_pooling, table.slots, n_slots, n_patches)
-        keep = _kept_rows(index, out.keep_cells, table, grid)
+        if vit.method.pooled:
+            return self._prune_pooled(frames, index, table, grid, n_rows * n_slots)
+        out = self.image_vit.forward_pruned(frames, table, self.layers)
+        keep = _kept_rows(index, out.keep_cells, grid)
         index = index[keep]
         if out.slot is not None:
             index = torch.where(index >= 0, out.slot[index.clamp(min=0)], index)
@@ -91,6 +100,37 @@ class TemporalVisionBackbone(VisionBackbone):
             aux_loss=out.aux_loss,
             aux_count=out.aux_count,
             stats=out.stats,
+        )
+
+    def _prune_pooled(
+        self, frames: Tensor, index: Tensor, table: FrameTable, grid: CellGrid, n_slots: int
+    ) -> VisionOutput:
+        """Dense ViT and connector; then the method compares the pooled tokens of the videos."""
+        x = self.image_vit(normalize_pixels(frames), self.layers)
+        keep_cells = torch.ones(len(frames), grid.n_cells, dtype=torch.bool, device=frames.device)
+        valid = (index >= 0).any(-1)
+        features = self.connect(torch.cat(x, -1).flatten(0, 1), index[valid])
+        scores = None
+        if table.videos:
+            token_of_cell = index.new_zeros(keep_cells.numel())
+            token_of_cell[_cell_of_row(index, grid)[valid]] = torch.arange(
+                len(features), device=index.device
+            )
+            tokens = token_of_cell.view(keep_cells.shape)[table.prunable]
+            scores = self.image_vit.method_scores(
+                features[tokens],
+                frames[table.prunable],
+                table.has_previous,
+                table,
+                CellGrid.build(*grid.shape, 1, frames.device),
+            )
+            keep_cells[table.prunable] = select_cells(scores, table)
+        keep = _kept_rows(index, keep_cells, grid)
+        return VisionOutput(
+            features[keep[valid]],
+            keep,
+            scores=self._all_scores(scores, table, n_slots, grid),
+            stats=pruning_stats(table, None, len(frames), grid.n_cells),
         )
 
     def frames(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> FrameTable:
@@ -120,14 +160,19 @@ class TemporalVisionBackbone(VisionBackbone):
         return full.index_copy(0, table.slots[table.prunable], scores)
 
 
-def _kept_rows(index_BPS: Tensor, keep_FM: Tensor, table: FrameTable, grid: CellGrid) -> Tensor:
+def _cell_of_row(index_BPS: Tensor, grid: CellGrid) -> Tensor:
+    """[B, P] flat cell (frame * M + cell) of each ``token_pooling`` row of a video; 0 if empty.
+
+    A pooled token of a video is one cell, so any of its patches names it.
+    """
+    patch = index_BPS.amax(-1).clamp(min=0)
+    n_patches = grid.cell_of_patch.numel()
+    return patch // n_patches * grid.n_cells + grid.cell_of_patch[patch % n_patches]
+
+
+def _kept_rows(index_BPS: Tensor, keep_FM: Tensor, grid: CellGrid) -> Tensor:
     """bool [B, P]: valid ``token_pooling`` rows whose cell survives.
 
-    A pooled token of a video is one cell, so any of its patches names it. Rows of other
-    inputs have their own windows and always stay.
+    Rows of other inputs than videos have their own windows; their frames keep all cells.
     """
-    patch = index_BPS.amax(-1)
-    n_patches = grid.cell_of_patch.numel()
-    frame = patch.clamp(min=0) // n_patches
-    kept = keep_FM[frame, grid.cell_of_patch[patch.clamp(min=0) % n_patches]]
-    return (patch >= 0) & kept
+    return (index_BPS >= 0).any(-1) & keep_FM.flatten()[_cell_of_row(index_BPS, grid)]

@@ -2,7 +2,7 @@
 
 ``FrameTable``    the real frames of a batch, which of them form videos, how much each loses
 ``CellGrid``      patches <-> pooled cells of one frame
-``RaggedLayout``  survivors of all frames in one flat row, and how to find a patch in it
+``TokenLayout``   survivors of all frames in one flat row, and how to find a patch in it
 
 Legend: F real frames of the batch (padding left out), P of them in prunable videos, V prunable
 videos, N patches and M cells per frame, G slots of a cell, K survivors.
@@ -148,41 +148,131 @@ class CellGrid:
     def n_cells(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    def spread(self, x_FM: Tensor) -> Tensor:
+        """A value per cell to each of its patches: [F, M] -> [F, N]."""
+        return x_FM[:, self.cell_of_patch]
+
 
 @dataclass(frozen=True)
-class RaggedLayout:
-    """Survivors of all frames in one flat row.
+class TokenLayout:
+    """Where the tokens of the pruned blocks lie: one flat row, cut into segments.
 
-    Frames are sorted by survivor count, so that frames of equal count form a plain batch; inside
-    a frame survivors come cell by cell.
+    Attention stays inside a segment; everything else does not see them. ``ragged`` and ``packed``
+    differ in nothing but the order of the row and in what fills it.
 
     Attributes:
-        source: [K] flat patch (frame * N + patch) of each survivor.
-        slot: [F * N] row of each patch among the survivors, -1 if it was removed.
-        groups: (number of frames, survivors per frame), in the order of the row.
+        source: [K] flat patch (frame * N + patch) of each token; 0 in filler slots.
+        slot: [F * N] token of each surviving patch, -1 if it was removed.
+        lengths: tokens of each segment, in the order of the row; their sum is K.
+        cu_seqlens: int32 [segments + 1] on the device, where each segment starts.
+        n_survivors: patches of kept cells.
+        n_refilled: removed patches that take part nevertheless.
     """
 
     source: Tensor
     slot: Tensor
-    groups: tuple[tuple[int, int], ...]
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+    n_survivors: int
+    n_refilled: int = 0
 
     @classmethod
-    def build(cls, keep_FM: Tensor, grid: CellGrid) -> RaggedLayout:
-        """Plan for the kept cells ``keep_FM`` (bool [F, M]). One device sync, for the counts."""
-        keep_FN = keep_FM[:, grid.cell_of_patch[grid.window_order]]
-        counts = keep_FN.sum(1)
-        order = torch.argsort(counts, stable=True)
-        frame, position = torch.nonzero(keep_FN[order], as_tuple=True)
-        n_patches = keep_FN.shape[1]
-        source = order[frame] * n_patches + grid.window_order[position]
-        slot = source.new_full((keep_FN.numel(),), -1)
-        slot[source] = torch.arange(source.numel(), device=source.device)
-        return cls(source, slot, _groups(sorted(counts.tolist())))
+    def ragged(cls, keep_FM: Tensor, grid: CellGrid) -> TokenLayout:
+        """Survivors and nothing else, frames sorted by their number of survivors.
+
+        ``keep_FM`` bool [F, M] are the kept cells. One device sync, for the counts.
+        """
+        keep_FN = grid.spread(keep_FM)
+        counts = keep_FN.sum(1).tolist()
+        order = sorted((f for f in range(len(counts)) if counts[f]), key=counts.__getitem__)
+        segments = [(f, counts[f]) for f in order]
+        return cls._place(keep_FN, keep_FN, grid, segments, sum(counts))
+
+    @classmethod
+    def packed(cls, keep_FM: Tensor, grid: CellGrid, refill: bool = False) -> TokenLayout:
+        """Whole frames in bins of N slots, first fit decreasing, as in the reference.
+
+        A bin's free slots are filler, a segment of its own whose results are never read. With
+        ``refill`` the removed patches of a frame that is alone in its bin take part.
+        """
+        keep_FN = grid.spread(keep_FM)
+        counts, n_patches = keep_FN.sum(1).tolist(), keep_FN.shape[1]
+        present, n_survivors = keep_FN, sum(counts)
+        bins = first_fit_decreasing(counts, n_patches)
+        if refill:
+            alone = [b[0] for b in bins if len(b) == 1]
+            present = keep_FN.clone()
+            present[alone] = True
+            for f in alone:
+                counts[f] = n_patches
+        segments: list[tuple[int | None, int]] = []
+        for members in bins:
+            segments += [(f, counts[f]) for f in members]
+            segments.append((None, n_patches - sum(counts[f] for f in members)))
+        segments = [s for s in segments if s[1]]
+        return cls._place(keep_FN, present, grid, segments, n_survivors)
+
+    @classmethod
+    def _place(
+        cls,
+        keep_FN: Tensor,
+        present_FN: Tensor,
+        grid: CellGrid,
+        segments: Sequence[tuple[int | None, int]],
+        n_survivors: int,
+    ) -> TokenLayout:
+        """Give each present patch its token: (frame, length) of the segments say where each
+        frame's tokens start; inside a frame they come cell by cell."""
+        device, (n_frames, n_patches) = keep_FN.device, keep_FN.shape
+        starts, position, ends = [0] * n_frames, 0, [0]
+        for frame, length in segments:
+            if frame is not None:
+                starts[frame] = position
+            position += length
+            ends.append(position)
+        by_cell = present_FN[:, grid.window_order]
+        rank = by_cell.cumsum(1) - 1 + torch.tensor(starts, device=device)[:, None]
+        token = torch.empty_like(rank)
+        token[:, grid.window_order] = rank
+        token = torch.where(present_FN, token, position).flatten()
+        source = token.new_zeros(position + 1)
+        source[token] = torch.arange(n_frames * n_patches, device=device)
+        return cls(
+            source[:position],
+            torch.where(keep_FN.flatten(), token, -1),
+            tuple(length for _, length in segments),
+            torch.tensor(ends, dtype=torch.int32, device=device),
+            n_survivors,
+            sum(length for frame, length in segments if frame is not None) - n_survivors,
+        )
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Runs of segments of equal length: (number of segments, their length)."""
+        return tuple((len(list(run)), length) for length, run in groupby(self.lengths))
 
     def gather(self, x_FNE: Tensor) -> Tensor:
         """[F, N, E] -> [K, E]."""
         return x_FNE.flatten(0, 1)[self.source]
 
 
-def _groups(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple((len(list(run)), count) for count, run in groupby(counts) if count > 0)
+def first_fit_decreasing(counts: Sequence[int], capacity: int) -> list[list[int]]:
+    """Place items into bins of ``capacity``: largest first, each in the first bin with room.
+
+    Equal counts keep their order; items of 0 are left out. Returns each bin's items.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(counts)), key=lambda i: -counts[i]):
+        if counts[item] == 0:
+            continue
+        for b, free in enumerate(room):
+            if counts[item] <= free:
+                break
+        else:
+            b = len(bins)
+            bins.append([])
+            room.append(capacity)
+        bins[b].append(item)
+        room[b] -= counts[item]
+    return bins

@@ -1,23 +1,21 @@
 """Which cells a video loses: scores by a registered method, then one selection rule.
 
 A method is a function ``(ScoreInputs) -> scores [P, M]`` (float, high = keep) and one
-``@prune_method`` line. Selection, budget and first-frame rule are the same for all of them.
+``@prune_method`` line; what a video's first frame gets is ignored. Selection, budget and first-frame rule are the same for all of them.
 Source: STTS, arXiv 2603.18004.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from olmo.nn.token_layout import CellGrid, FrameTable
-
-if TYPE_CHECKING:
-    from olmo.nn.token_scorer import TemporalTokenScorer
+from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
+from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
 
 
 @dataclass(frozen=True)
@@ -25,37 +23,61 @@ class ScoreInputs:
     """What a method may look at.
 
     Attributes:
-        x: [P, N, E] output of ViT block ``prune_at`` for the frames of prunable videos.
+        x: [P, N, E] what is compared, for the frames of prunable videos: the output of ViT block
+            ``prune_at``, or the pooled tokens, one patch each, for a method with ``pooled``.
+        images: [P, patches, patch_dim] the frames' pixels, uint8 or float in [-1, 1].
         has_previous: [P] bool, False for the first frame of each video.
-        grid: patches and cells of a frame.
-        frame_keys: [P] int64, a number made from each frame's pixels.
+        grid: the N patches and M cells of ``x``.
+        videos: frames and budget of each prunable video.
         seed: of the random draws.
+        new_ref_threshold: similarity under which a frame or a cell counts as new.
         scorer: the learned module; None for the training-free methods.
     """
 
     x: Tensor
+    images: Tensor
     has_previous: Tensor
     grid: CellGrid
-    frame_keys: Tensor
+    videos: tuple[VideoSpan, ...]
     seed: int
+    new_ref_threshold: float
     scorer: TemporalTokenScorer | None
 
 
 ScoreFunction = Callable[[ScoreInputs], Tensor]
-PRUNE_METHODS: dict[str, ScoreFunction] = {}
 
 
-def prune_method(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
+@dataclass(frozen=True)
+class PruneMethod:
+    """A registered method.
+
+    Attributes:
+        score: gives scores [P, M], high = keep.
+        learned: uses the trained scorer; its scores bias block ``prune_at + 1``.
+        pooled: scores the connector's output, so tokens leave only before the language model.
+    """
+
+    score: ScoreFunction
+    learned: bool = False
+    pooled: bool = False
+
+
+PRUNE_METHODS: dict[str, PruneMethod] = {}
+
+
+def prune_method(
+    name: str, learned: bool = False, pooled: bool = False
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a scoring function under the value of ``TemporalVitConfig.prune_method``."""
 
     def add(function: ScoreFunction) -> ScoreFunction:
-        PRUNE_METHODS[name] = function
+        PRUNE_METHODS[name] = PruneMethod(function, learned, pooled)
         return function
 
     return add
 
 
-@prune_method("scorer")
+@prune_method("scorer", learned=True)
 def learned_scores(inputs: ScoreInputs) -> Tensor:
     """The trained scorer."""
     assert inputs.scorer is not None
@@ -70,8 +92,67 @@ def random_scores(inputs: ScoreInputs) -> Tensor:
     device, the batch, or what was drawn before.
     """
     cells = torch.arange(inputs.grid.n_cells, device=inputs.x.device)
-    keys = _mix(_mix(inputs.frame_keys + inputs.seed)[:, None] + cells)
+    keys = _mix(_mix(frame_keys(inputs.images) + inputs.seed)[:, None] + cells)
     return ((keys >> 11) & 0xFFFFFF).float() / float(1 << 24)
+
+
+@prune_method("easy")
+def frame_difference(inputs: ScoreInputs) -> Tensor:
+    """1 - cosine between a cell and the same cell one frame earlier; new frames are protected."""
+    return _protect_new_frames(_similarity_to_previous(inputs), inputs)
+
+
+@prune_method("evs", pooled=True)
+def pooled_frame_difference(inputs: ScoreInputs) -> Tensor:
+    """1 - cosine between a pooled token and the one at its place one frame earlier.
+
+    Efficient Video Sampling, arXiv 2510.14624, with the budget and first-frame rule used here.
+    """
+    return 1 - _similarity_to_previous(inputs)
+
+
+@prune_method("heuristic")
+def reference_difference(inputs: ScoreInputs) -> Tensor:
+    """1 - cosine between a cell and the last one at its place that was new.
+
+    A cell is new when its similarity to its place's reference falls under ``new_ref_threshold``;
+    it then becomes the reference. When the mean of a whole frame falls under it, all its cells do.
+    """
+    cells = cell_features(inputs.x, inputs.grid)
+    similarity = cells.new_zeros(cells.shape[:2])
+    for video in inputs.videos:
+        reference = cells[video.start]
+        for t in range(video.start + 1, video.start + video.n_frames):
+            similarity[t] = torch.cosine_similarity(cells[t], reference, dim=-1)
+            new = similarity[t] < inputs.new_ref_threshold
+            new = new | (similarity[t].mean() < inputs.new_ref_threshold)
+            reference = torch.where(new[:, None], cells[t], reference)
+    return _protect_new_frames(similarity, inputs)
+
+
+def _similarity_to_previous(inputs: ScoreInputs) -> Tensor:
+    """[P, M]; what it says of a video's first frame has no meaning."""
+    cosine = neighbour_cosine(inputs.x, inputs.grid)
+    return torch.cat((cosine.new_zeros(1, inputs.grid.n_cells), cosine))
+
+
+def _protect_new_frames(similarity_PM: Tensor, inputs: ScoreInputs) -> Tensor:
+    """Scores 1 - similarity; 2 more, past any other score, in frames that are new as a whole.
+
+    A frame is new when its mean similarity is under the threshold. While the frames that are not
+    new hold fewer cells than the video must lose, the threshold of that video steps down by 0.05.
+    """
+    scores = 1 - similarity_PM
+    n_steps = max(0, math.ceil((inputs.new_ref_threshold + 1) / 0.05)) + 2
+    steps = torch.arange(n_steps, device=scores.device)
+    thresholds = inputs.new_ref_threshold - 0.05 * steps
+    for video in inputs.videos:
+        rows = slice(video.start + 1, video.start + video.n_frames)
+        new = similarity_PM[rows].mean(1) < thresholds[:, None]
+        enough = (~new).sum(1) * inputs.grid.n_cells >= video.n_remove
+        first_enough = enough.to(torch.int8).argmax()
+        scores[rows] += 2.0 * new[first_enough, :, None]
+    return scores
 
 
 def select_cells(scores_PM: Tensor, table: FrameTable) -> Tensor:

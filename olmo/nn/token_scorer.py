@@ -91,6 +91,12 @@ def neighbour_cosine(x_PNE: Tensor, grid: CellGrid) -> Tensor:
     return dot / (norm[1:] * norm[:-1])
 
 
+def cell_features(x_PNE: Tensor, grid: CellGrid) -> Tensor:
+    """Each cell's patch features side by side, zeros for slots outside the grid: [P, M, G * E]."""
+    cells = x_PNE[:, grid.windows.clamp(min=0)].float()
+    return (cells * (grid.windows >= 0)[..., None]).flatten(2)
+
+
 def similarity_loss_sum(scores_PM: Tensor, cosine: Tensor, has_previous_P: Tensor) -> Tensor:
     """Sum over neighbouring frames of one video and their cells of ``(s - (1 - cos))^2``."""
     error = (scores_PM[1:].float() - (1 - cosine)) ** 2

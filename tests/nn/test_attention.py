@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.attention import attention, force_masked_bias, segment_attention
-from olmo.nn.token_layout import CellGrid, RaggedLayout
+from olmo.nn.token_layout import CellGrid, TokenLayout
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -107,7 +107,7 @@ def test_segments_attend_to_themselves() -> None:
     grid = CellGrid.build(4, 5, 2, torch.device("cpu"))
     keep = torch.rand(6, grid.n_cells) < 0.5
     keep[0], keep[1], keep[2, 0] = True, False, True
-    layout = RaggedLayout.build(keep, grid)
+    layout = TokenLayout.ragged(keep, grid)
     frames = layout.source // 20
     first = [torch.randn(len(frames), 2, 8, requires_grad=True) for _ in "qkv"]
     second = [x.detach().clone().requires_grad_() for x in first]
@@ -127,6 +127,6 @@ def test_segments_attend_to_themselves() -> None:
 
 def test_no_segments() -> None:
     grid = CellGrid.build(2, 2, 2, torch.device("cpu"))
-    layout = RaggedLayout.build(torch.zeros(2, 1, dtype=torch.bool), grid)
+    layout = TokenLayout.ragged(torch.zeros(2, 1, dtype=torch.bool), grid)
     empty = torch.zeros(0, 2, 8)
     assert segment_attention(empty, empty, empty, layout).shape == (0, 2, 8)

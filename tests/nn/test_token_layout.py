@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from olmo.nn.token_layout import CellGrid, RaggedLayout, VideoSpan, frame_table, real_slots
+from olmo.nn.token_layout import CellGrid, TokenLayout, VideoSpan, frame_table, real_slots
 from olmo.nn.vision_backbone import patch_rows
 from tests.nn.conftest import IMAGE, VIDEO
 
@@ -96,7 +96,7 @@ def test_layout() -> None:
     their order, and an emptied one not at all; cells in order, their patches side by side."""
     grid = CellGrid.build(2, 4, 2, CPU)
     keep = torch.tensor([[True, True], [False, True], [False, False], [True, False]])
-    layout = RaggedLayout.build(keep, grid)
+    layout = TokenLayout.ragged(keep, grid)
     assert layout.source.tolist() == [
         *[10, 11, 14, 15],  # frame 1, right cell
         *[24, 25, 28, 29],  # frame 3, left cell
@@ -115,7 +115,7 @@ def test_layout() -> None:
 
 def test_nothing_survives() -> None:
     grid = CellGrid.build(2, 2, 2, CPU)
-    layout = RaggedLayout.build(torch.zeros(3, 1, dtype=torch.bool), grid)
+    layout = TokenLayout.ragged(torch.zeros(3, 1, dtype=torch.bool), grid)
     assert layout.groups == () and layout.gather(torch.ones(3, 4, 5)).shape == (0, 5)
 
 
@@ -123,7 +123,7 @@ def test_nothing_survives() -> None:
 def test_slot_is_the_inverse_of_gather(shape: tuple[int, int, int]) -> None:
     grid = CellGrid.build(*shape, CPU)
     keep = torch.rand(7, grid.n_cells) < 0.5
-    layout = RaggedLayout.build(keep, grid)
+    layout = TokenLayout.ragged(keep, grid)
     n_patches = shape[0] * shape[1]
     assert torch.equal(layout.slot[layout.source], torch.arange(len(layout.source)))
     kept_patches = keep[:, grid.cell_of_patch].flatten()

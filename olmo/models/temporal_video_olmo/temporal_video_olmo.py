@@ -77,7 +77,7 @@ class TemporalVideoOlmo(Molmo2):
 
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
         vit = self.config.vision_backbone.vit
-        if not vit.prune or vit.prune_method != "scorer":
+        if not vit.prune or not vit.method.learned:
             return 0
         return self.vision_backbone.n_score_terms(
             batch["num_images"], batch["multimodal_type"], batch["images"].shape[1]
