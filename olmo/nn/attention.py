@@ -11,6 +11,7 @@ for every key. A mask would rule out the fast kernels, and the bias stays differ
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -141,15 +142,15 @@ def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
     if capability < (8, 0):
         return None
     try:
-        from flash_attn import flash_attn_varlen_func
+        flash_attn = importlib.import_module("flash_attn")
     except ImportError:
         pass
     else:
-        return lambda q, k, v, ends, longest: flash_attn_varlen_func(
+        return lambda q, k, v, ends, longest: flash_attn.flash_attn_varlen_func(
             q, k, v, ends, ends, longest, longest
         )
     try:
-        from torch.nn.attention.varlen import varlen_attn
+        varlen = importlib.import_module("torch.nn.attention.varlen")
     except ImportError:
         return None
-    return lambda q, k, v, ends, longest: varlen_attn(q, k, v, ends, ends, longest, longest)
+    return lambda q, k, v, ends, longest: varlen.varlen_attn(q, k, v, ends, ends, longest, longest)

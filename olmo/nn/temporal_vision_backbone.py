@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from olmo.nn.llm import LlmConfig
 from olmo.nn.image_vit import normalize_pixels
+from olmo.nn.llm import LlmConfig
 from olmo.nn.temporal_image_vit import (
     TemporalVisionTransformer,
     TemporalVitConfig,

@@ -266,11 +266,8 @@ def first_fit_decreasing(counts: Sequence[int], capacity: int) -> list[list[int]
     for item in sorted(range(len(counts)), key=lambda i: -counts[i]):
         if counts[item] == 0:
             continue
-        for b, free in enumerate(room):
-            if counts[item] <= free:
-                break
-        else:
-            b = len(bins)
+        b = next((b for b, free in enumerate(room) if counts[item] <= free), len(bins))
+        if b == len(bins):
             bins.append([])
             room.append(capacity)
         bins[b].append(item)

@@ -1,7 +1,8 @@
 """Which cells a video loses: scores by a registered method, then one selection rule.
 
 A method is a function ``(ScoreInputs) -> scores [P, M]`` (float, high = keep) and one
-``@prune_method`` line; what a video's first frame gets is ignored. Selection, budget and first-frame rule are the same for all of them.
+``@prune_method`` line; what a video's first frame gets is ignored. Selection, budget and
+first-frame rule are the same for all of them.
 Source: STTS, arXiv 2603.18004.
 """
 

@@ -1,7 +1,7 @@
 """Scores, kept tokens, features, losses and gradients against reference outputs.
 
-The reference ran on a 27 x 27 grid with 3 x 3 pooling, float32, without giving removed patches
-back ("no refill"). The tolerances are in the fixtures' ``config.json``; the reference's own
+The reference ran on a 27 x 27 grid with 3 x 3 pooling, float32, with removed patches given back
+to frames that are alone in their bin ("refill") and without. The tolerances are in the fixtures' ``config.json``; the reference's own
 float32 error is about a twentieth of them.
 """
 
@@ -31,12 +31,31 @@ CASES = CONFIG["cases"]
 TOLERANCE = CONFIG["tolerance"]
 EVAL = [name for name, case in CASES.items() if not case["train"]]
 TRAIN = [name for name, case in CASES.items() if case["train"]]
+LAYOUTS: dict[str, dict[str, object]] = {
+    "ragged": {"layout": "ragged"},
+    "packed": {"layout": "packed"},
+    "refill": {"layout": "packed", "refill": True},
+}
+LAYOUT_CASES = [
+    (name, layout)
+    for name in CASES
+    for layout in LAYOUTS
+    if layout == "ragged" or "video" in name and "prune" in name
+]
 KEY_BIAS = "patch_token_pooler.wk.bias"
 """Shifts all logits of a query alike, so its true gradient is zero: compared absolutely."""
 
 
-def reference(name: str) -> dict[str, Tensor]:
-    return load_file(FOLDER / f"{name}.safetensors")
+def reference(name: str, layout: str = "ragged") -> dict[str, Tensor]:
+    out = load_file(FOLDER / f"{name}.safetensors")
+    if layout == "refill":
+        out |= load_file(FOLDER / f"{name}_refill.safetensors")
+    return out
+
+
+def parametrize(cases: list[str]) -> pytest.MarkDecorator:
+    pairs = [(name, layout) for name, layout in LAYOUT_CASES if name in cases]
+    return pytest.mark.parametrize(("name", "layout"), pairs)
 
 
 @cache
@@ -77,9 +96,10 @@ def close(actual: Tensor, expected: Tensor, what: str) -> None:
     torch.testing.assert_close(actual, expected, check_dtype=False, **tolerance)
 
 
-@pytest.mark.parametrize("name", EVAL)
-def test_features_and_kept_tokens(name: str) -> None:
-    x, want, model = inputs(CASES[name]["inputs"]), reference(name), build(name)
+@parametrize(EVAL)
+def test_features_and_kept_tokens(name: str, layout: str) -> None:
+    x, want = inputs(CASES[name]["inputs"]), reference(name, layout)
+    model = build(name, **LAYOUTS[layout])
     with torch.no_grad():
         out = forward(model, x)
     if "feature_pos" in want:
@@ -94,10 +114,11 @@ def test_features_and_kept_tokens(name: str) -> None:
         close(out.scores[rows], want["scores"][rows], "scores")
 
 
-@pytest.mark.parametrize("name", EVAL)
-def test_hidden_states(name: str) -> None:
+@parametrize(EVAL)
+def test_hidden_states(name: str, layout: str) -> None:
     """Outputs of the read blocks at sampled surviving patches."""
-    x, want, model = inputs(CASES[name]["inputs"]), reference(name), build(name)
+    x, want = inputs(CASES[name]["inputs"]), reference(name, layout)
+    model = build(name, **LAYOUTS[layout])
     frame, patch = want["hidden_pos"].long().T
     slot = None
     with torch.no_grad():
@@ -129,19 +150,34 @@ def test_attention_bias(name: str) -> None:
     close(full, want["attn_bias"], "attn_bias")
 
 
-@pytest.mark.parametrize("name", TRAIN)
-def test_losses_and_gradients(name: str) -> None:
+@parametrize(TRAIN)
+def test_losses_and_gradients(name: str, layout: str) -> None:
     """In training mode: the same features, the auxiliary loss inside videos, and dL/dparam of
     ``sum(features * probe)``, which reaches the scorer through the score bias alone."""
-    x, want, model = inputs(CASES[name]["inputs"]), reference(name), build(name)
+    x, want = inputs(CASES[name]["inputs"]), reference(name, layout)
+    model = build(name, **LAYOUTS[layout])
     out = forward(model, x)
-    close(out.features[::2], reference(name.replace("_train", "_eval"))["features"], "features")
+    features = reference(name.replace("_train", "_eval"), layout)["features"]
+    close(out.features[::2], features, "features")
     assert out.aux_loss is not None
     close(out.aux_loss, want["aux_loss_within_video"][0], "aux_loss")
     if CASES[name]["inputs"] == "one_video":
         close(out.aux_loss, want["aux_loss"][0], "aux_loss")
     (out.features * want["grad_probe"].float()).sum().backward()
     compare_gradients(model, want, "grad_feat.")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, layout in LAYOUT_CASES if layout == "refill" and n in EVAL]
+)
+def test_refilled_patches(name: str) -> None:
+    """How many removed patches come back: all of those in the frames that the reference names."""
+    x, want = inputs(CASES[name]["inputs"]), reference(name, "refill")
+    with torch.no_grad():
+        out = forward(build(name, **LAYOUTS["refill"]), x)
+    removed = ~want["kept_pooled_mask"][want["refilled_frames"]]
+    refilled, kept = 9 * int(removed.sum()), 9 * len(out.features)
+    assert out.stats["stts/refill_ratio"] == pytest.approx(refilled / kept)
 
 
 @pytest.mark.parametrize("detach", [False, True])
