@@ -1,8 +1,8 @@
 """Scores, kept tokens, features, losses and gradients against reference outputs.
 
 The reference ran on a 27 x 27 grid with 3 x 3 pooling, float32, with removed patches given back
-to frames that are alone in their bin ("refill") and without. The tolerances are in the fixtures' ``config.json``; the reference's own
-float32 error is about a twentieth of them.
+to frames that are alone in their bin ("refill") and without. The tolerances are in the fixtures'
+``config.json``; the reference's own float32 error is about a twentieth of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAYOUT_CASES = [
     (name, layout)
     for name in CASES
     for layout in LAYOUTS
-    if layout == "ragged" or "video" in name and "prune" in name
+    if layout == "ragged" or ("video" in name and "prune" in name)
 ]
 KEY_BIAS = "patch_token_pooler.wk.bias"
 """Shifts all logits of a query alike, so its true gradient is zero: compared absolutely."""
