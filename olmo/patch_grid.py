@@ -21,10 +21,17 @@ def pooling_windows(hp: int, wp: int, pool_h: int, pool_w: int) -> np.ndarray:
     Returns int64 ``[cells, pool_h * pool_w]``: the raster patch index of every slot of the
     window, row by row, or -1 for a slot outside the grid.
     """
+    return group_windows(np.arange(hp * wp, dtype=np.int64).reshape(hp, wp), pool_h, pool_w)
+
+
+def group_windows(grid: np.ndarray, pool_h: int, pool_w: int) -> np.ndarray:
+    """Cells of any ``[hp, wp]`` grid of patch ids: int64 ``[cells, pool_h * pool_w]``, -1 for a
+    slot outside the grid."""
+    hp, wp = grid.shape
     ch, cw = pooled_grid(hp, wp, pool_h, pool_w)
     pad_h, pad_w = ch * pool_h - hp, cw * pool_w - wp
     grid = np.pad(
-        np.arange(hp * wp, dtype=np.int64).reshape(hp, wp),
+        grid.astype(np.int64),
         ((pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2)),
         constant_values=-1,
     )

@@ -1,14 +1,72 @@
-"""Frames to patches: resize and cut. Pixels stay uint8; the model normalises them."""
+"""Images and frames to patches: read, resize and cut. Pixels stay uint8; the model normalises."""
 
 from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image, ImageOps
 
-CHUNK = 8
-"""Frames resized at once; bounds the memory of the float copies."""
+ImageSource = str | Path | bytes | Image.Image | np.ndarray
+"""Path, contents of an image file, PIL image, or uint8 ``[h, w, 3]`` RGB."""
+
+CHUNK = 1 << 24
+"""Pixels of one colour resized at once; bounds the memory of the float copies."""
+
+
+DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for damaged files (found by damaging some)."""
+
+
+class ImageReadError(ValueError, OSError):
+    """An image that cannot be used. ``name`` and ``reason`` are kept as attributes."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot read image {name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)  # so that it crosses worker processes
+
+
+def load_image(source: ImageSource) -> np.ndarray:
+    """Pixels uint8 ``[h, w, 3]`` RGB, turned upright as the EXIF data say.
+
+    The first picture of an animation; transparency is dropped. Raises ``ImageReadError`` for a
+    file that is missing, damaged, cut off or absurdly large, and for arrays of another form.
+    """
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
+            found = f"{source.dtype} {source.shape}"
+            raise ImageReadError("(array)", f"expected uint8 [h, w, 3], got {found}")
+        return source
+    if not isinstance(source, (str, Path, bytes, Image.Image)):
+        raise ImageReadError("(object)", f"{type(source).__name__} is no path, image or array")
+    name = str(source) if isinstance(source, (str, Path)) else f"({type(source).__name__})"
+    try:
+        if isinstance(source, Image.Image):
+            pixels = _upright_rgb(source)
+        else:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                pixels = _upright_rgb(image)
+    except DECODER_ERRORS as e:
+        raise ImageReadError(name, f"{type(e).__name__}: {e}") from e
+    if not pixels.size:
+        raise ImageReadError(name, f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    return pixels
+
+
+def _upright_rgb(image: Image.Image) -> np.ndarray:
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -21,16 +79,17 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"frames must be uint8 [n, h, w, 3], got {frames.dtype} {frames.shape}")
     if frames.shape[1:3] == tuple(size):
         return frames
-    out = np.empty((len(frames), *size, 3), dtype=np.uint8)
-    for start in range(0, len(frames), CHUNK):
-        chunk = torch.from_numpy(np.ascontiguousarray(frames[start : start + CHUNK]))
-        # One colour plane at a time: torch's kernel for three channels rounds differently, and
-        # only with one thread, so that pixels would depend on the number of threads.
-        planes = rearrange(chunk.float(), "n h w c -> (n c) 1 h w")
-        planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
-        pixels = planes.round_().clamp_(0, 255).to(torch.uint8)
-        out[start : start + CHUNK] = rearrange(pixels.numpy(), "(n c) 1 h w -> n h w c", c=3)
-    return out
+    n, h, w, _ = frames.shape
+    out = np.empty((n * 3, *size), dtype=np.uint8)
+    # One colour plane at a time: torch's kernel for three channels rounds differently, and
+    # only with one thread, so that pixels would depend on the number of threads.
+    planes = frames.transpose(0, 3, 1, 2).reshape(n * 3, 1, h, w)
+    step = max(1, CHUNK // (h * w + size[0] * size[1]))
+    for start in range(0, n * 3, step):
+        chunk = torch.from_numpy(planes[start : start + step]).float()
+        chunk = F.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
+        out[start : start + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)[:, 0].numpy()
+    return rearrange(out, "(n c) h w -> n h w c", c=3)
 
 
 def patchify(frames: np.ndarray, patch: int) -> np.ndarray:

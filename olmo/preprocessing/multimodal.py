@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from olmo.config import Config, ConfigError
-from olmo.patch_grid import pooled_grid
-from olmo.preprocessing.chat import (
-    ChatTokenizer,
-    DataFormatterConfig,
-    MessageWeight,
-    Rng,
-)
-from olmo.preprocessing.images import patchify, resize_frames
-from olmo.preprocessing.video import (
-    VideoPreprocessorConfig,
-    subtitle_token_ids,
-    video_token_ids,
-    video_token_pooling,
-)
-from olmo.token_budget import n_removed_tokens
+from olmo.preprocessing.chat import DataFormatterConfig, Rng
+from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
+from olmo.preprocessing.multicrop import ImagePreprocessorConfig
+from olmo.preprocessing.video import VideoPreprocessorConfig
+from olmo.preprocessing.visual import OutputBounds, VisualInput, VisualPreprocessor
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
 
@@ -32,12 +22,15 @@ from olmo.types import MultimodalType, VideoFrames
 class Molmo2PreprocessorConfig(Config):
     """Settings of :class:`ExamplePreprocessor`.
 
-    The fields of ``video`` may also be given flat, as old configs and command lines do.
+    The fields of ``video``, and those of ``image`` whose names the two do not share, may also be
+    given flat, as old configs and command lines do.
     """
 
-    legacy_keys: ClassVar[frozenset[str]] = frozenset({"image"})
-
     video: VideoPreprocessorConfig = dataclasses.field(default_factory=VideoPreprocessorConfig)
+    image: ImagePreprocessorConfig | None = dataclasses.field(
+        default_factory=ImagePreprocessorConfig
+    )
+    """None: examples with images are refused."""
     max_answer_len: int | None = None
     last_message_loss_only: bool = False
     max_text_tokens: int | None = None
@@ -47,38 +40,46 @@ class Molmo2PreprocessorConfig(Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Move flat video keys into ``video``; a contradiction is an error."""
-        names = {f.name for f in dataclasses.fields(VideoPreprocessorConfig)}
-        flat = {k: data.pop(k) for k in names | VideoPreprocessorConfig.legacy_keys if k in data}
-        if not flat:
-            return data
-        nested = data.get("video") or {}
-        if isinstance(nested, VideoPreprocessorConfig):
-            nested = nested.to_dict()
-        for key, value in VideoPreprocessorConfig.upgrade(flat).items():
-            if key in nested and VideoPreprocessorConfig.upgrade({key: nested[key]})[key] != value:
-                raise ConfigError(
-                    f"{key}={value!r} contradicts video.{key}={nested[key]!r}: give one of them"
-                )
-        data["video"] = nested | flat
+        """Move flat keys into ``video`` and ``image``.
+
+        A flat video key that contradicts the nested one is an error. A flat image key gives way:
+        in old configs it tells how the frames of a video were cut.
+        """
+        video = _names(VideoPreprocessorConfig)
+        flat = {k: data.pop(k) for k in video if k in data}
+        if flat:
+            nested = _plain_dict(data.get("video"))
+            for key, value in VideoPreprocessorConfig.upgrade(flat).items():
+                if key in nested and (
+                    VideoPreprocessorConfig.upgrade({key: nested[key]})[key] != value
+                ):
+                    raise ConfigError(
+                        f"{key}={value!r} contradicts video.{key}={nested[key]!r}: give one of them"
+                    )
+            data["video"] = nested | flat
+        flat = {k: data.pop(k) for k in _names(ImagePreprocessorConfig) - video if k in data}
+        if flat and ("image" not in data or data["image"] is not None):
+            data["image"] = flat | _plain_dict(data.get("image"))
         return data
 
 
-@dataclass(frozen=True)
-class OutputBounds:
-    """The most that one example can hold: video frames, and tokens that pruning removes."""
+def _names(config: type[Config]) -> set[str]:
+    """Keys that the section of ``config`` knows or accepts."""
+    fields = {f.name for f in dataclasses.fields(config)}
+    return fields | config.legacy_keys | set(config.single_values)
 
-    max_frames: int
-    max_removed: int
+
+def _plain_dict(section: Config | dict[str, Any] | None) -> dict[str, Any]:
+    return section.to_dict() if isinstance(section, Config) else dict(section or {})
 
 
 @dataclass
 class ExamplePreprocessor:
     """Turns an example (a dict of a dataset) into the numpy arrays of one token row.
 
-    ``topk`` is the share of pooled tokens that the vision backbone removes (0: none); it enters
-    ``n_pruned`` only. ``max_sequence_length`` bounds the row after pruning: conversations of a
-    tree that would lie wholly beyond it are left out.
+    ``topk`` is the share of pooled tokens that the vision backbone removes from videos (0: none);
+    it enters ``n_pruned`` only. ``max_sequence_length`` bounds the row after pruning:
+    conversations of a tree that would lie wholly beyond it are left out.
     """
 
     config: Molmo2PreprocessorConfig
@@ -91,24 +92,27 @@ class ExamplePreprocessor:
     max_sequence_length: int | None = None
 
     def __post_init__(self) -> None:
-        (h, w), p = self.image_size, self.patch_size
-        if h % p or w % p:
-            raise ValueError(f"image size {h}x{w} is no multiple of the patch size {p}")
+        config, video = self.config, self.config.video
         if not 0 <= self.topk < 1:
             raise ValueError(f"topk must be in [0, 1), got {self.topk}")
-        video = self.config.video
         if video.topk is not None and video.topk != self.topk:
             raise ValueError(f"video.topk={video.topk} but the model's topk={self.topk}")
-        self._grid = (h // p, w // p)
-        cells = pooled_grid(*self._grid, video.pooling_h, video.pooling_w)
-        self._cells = cells[0] * cells[1]
+        self.visual = VisualPreprocessor(
+            video,
+            config.image,
+            self.tokenizer,
+            self.image_size,
+            self.patch_size,
+            self.topk,
+            self.prune_from_frame,
+        )
         self._format = self.formatter.build()
         self._chat = ChatTokenizer(
             self.tokenizer,
-            max_answer_len=self.config.max_answer_len,
-            last_message_loss_only=self.config.last_message_loss_only,
-            max_text_tokens=self.config.max_text_tokens,
-            loss_token_weighting=self.config.loss_token_weighting,
+            max_answer_len=config.max_answer_len,
+            last_message_loss_only=config.last_message_loss_only,
+            max_text_tokens=config.max_text_tokens,
+            loss_token_weighting=config.loss_token_weighting,
         )
 
     def __call__(
@@ -121,42 +125,36 @@ class ExamplePreprocessor:
     ) -> dict[str, Any]:
         """Arrays of one example; neither argument is modified.
 
+        ``example["image"]`` is an ``ImageSource`` or a list of them and is read here; a video is
+        decoded by the caller. Raises ``ImageReadError`` for an image that cannot be used.
+
         ``input_tokens``, ``target_tokens``, ``position_ids`` int64 ``[L]``, ``loss_masks``
         float32 ``[L]``, ``subsegment_ids`` int64 ``[L]`` (trees only); ``images`` uint8 ``[n, N,
-        3 * p * p]`` and ``token_pooling`` int64 ``[n * cells, window]`` (videos only, -1 = no
-        patch); ``num_images`` and ``multimodal_type`` int64 ``[1]``, ``[0]`` for text;
-        ``n_pruned`` and ``visual_end`` (index after the last visual token) int; ``metadata``.
+        3 * p * p]``, frames or crops, and ``token_pooling`` int64 ``[P, window]`` (visual
+        examples only, -1 = no patch); ``num_images`` (n) and ``multimodal_type`` int64 ``[1]``,
+        ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
+        ``metadata``.
         """
-        if "image" in example:
-            raise ValueError("images are not supported yet: the example has an 'image' key")
-        if "video" in example and video is None:
-            raise ValueError(f"the frames of video {example['video']} were not given")
-        visual = [] if video is None else [self._visual_ids(video, example.get("subtitle"))]
-        n_frames = 0 if video is None else len(video.frames)
-        n_pruned = self._n_pruned(n_frames)
+        shown = self._visual(example, video, rng if is_training else None)
+        n_pruned = shown.n_pruned if shown else 0
         turns, metadata = self._turns(example, rng, is_training, for_inference)
         limit = self.max_sequence_length
         out: dict[str, Any] = dict(
             self._chat(
                 turns,
-                visual,
+                shown.blocks if shown else [],
                 MessageWeight.of(example.get("weight")),
                 None if limit is None else limit + n_pruned,
             )
         )
-        if video is not None:
-            h, w = video.frames.shape[1:3]
-            metadata["image_size"] = (w, h)
-            frames = resize_frames(video.frames, self.image_size)
-            out["images"] = patchify(frames, self.patch_size)
-            out["token_pooling"] = video_token_pooling(self.config.video, n_frames, *self._grid)
+        if shown is not None:
+            metadata |= _sizes(shown)
+            out |= {"images": shown.patches, "token_pooling": shown.pooling}
         length = len(out["input_tokens"])
         is_visual = out["input_tokens"] >= self.tokenizer.vocab_size
         return out | {
-            "num_images": np.asarray([n_frames] if n_frames else [], dtype=np.int64),
-            "multimodal_type": np.asarray(
-                [MultimodalType.VIDEO] if n_frames else [], dtype=np.int64
-            ),
+            "num_images": np.asarray([len(shown.patches)] if shown else [], dtype=np.int64),
+            "multimodal_type": np.asarray([shown.kind] if shown else [], dtype=np.int64),
             "n_pruned": n_pruned,
             "visual_end": int(np.flatnonzero(is_visual)[-1]) + 1 if is_visual.any() else 0,
             "metadata": {
@@ -168,24 +166,28 @@ class ExamplePreprocessor:
         }
 
     def output_bounds(self) -> OutputBounds:
-        """Largest number of frames and of removed tokens that one example can have."""
-        max_frames = self.config.video.max_frames
-        return OutputBounds(max_frames, self._n_pruned(max_frames))
+        """The most frames, removed tokens and visual tokens that one example can have."""
+        return self.visual.bounds()
 
-    def _n_pruned(self, n_frames: int) -> int:
-        if not self.topk or not n_frames:
-            return 0
-        return n_removed_tokens(n_frames, self._cells, self.topk, self.prune_from_frame)
-
-    def _visual_ids(self, video: VideoFrames, subtitle: Any) -> list[int]:
-        n_frames, config = len(video.frames), self.config.video
-        if not 0 < n_frames <= config.max_frames or len(video.timestamps) != n_frames:
-            raise ValueError(
-                f"video of {n_frames} frames and {len(video.timestamps)} times, expected 1 to "
-                f"max_frames={config.max_frames} of both"
-            )
-        ids = video_token_ids(config, self.tokenizer, video.timestamps, self._cells)
-        return ids + subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
+    def _visual(
+        self, example: dict[str, Any], video: VideoFrames | None, rng: Rng | None
+    ) -> VisualInput | None:
+        """What the example shows; ``rng`` draws the resolution of a single image in training."""
+        image = example.get("image")
+        if "video" in example and video is None:
+            raise ValueError(f"the frames of video {example['video']} were not given")
+        if video is not None and image is not None:
+            raise ValueError("an example has either a video or images, this one has both")
+        if video is not None:
+            return self.visual.of_video(video, example.get("subtitle"))
+        if image is None:
+            return None
+        if isinstance(image, (list, tuple)):
+            return self.visual.of_images(image)
+        p_high_res = example.get("p_high_res")
+        if p_high_res is None:
+            p_high_res = self.config.image.p_high_res if self.config.image else 0.0
+        return self.visual.of_image(image, bool(p_high_res and rng and rng.random() < p_high_res))
 
     def _turns(
         self, example: dict[str, Any], rng: Rng | None, is_training: bool, for_inference: bool
@@ -199,3 +201,9 @@ class ExamplePreprocessor:
             messages = [messages[i] for i in rng.permutation(len(messages))]
         found = [self._format(m, rng, is_training, for_inference) for m in messages]
         return [c.turns for c in found], dict(found[0].metadata) if len(found) == 1 else {}
+
+
+def _sizes(shown: VisualInput) -> dict[str, Any]:
+    if shown.kind == MultimodalType.MULTI_IMAGE:
+        return {"image_group_size": shown.sizes}
+    return {"image_size": shown.sizes[0]}

@@ -26,12 +26,14 @@ class VideoPreprocessorConfig(Config):
             "candidate_sampling_fps",
             "cache_videos",
             "loading_method",
-            "max_crops",
-            "periodic_high_res_frame",
-            "image_padding_mask",
-            "query_based_resolution_selection",
         }
     )
+    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
+        "max_crops": (1,),
+        "periodic_high_res_frame": (None,),
+        "image_padding_mask": (None, False),
+        "query_based_resolution_selection": (None, False),
+    }
 
     max_frames: int = 64
     frame_sample_mode: str = "uniform_last_frame"

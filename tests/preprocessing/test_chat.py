@@ -7,11 +7,10 @@ import pytest
 
 from olmo.config import ConfigError
 from olmo.preprocessing.chat import (
-    ChatTokenizer,
     DataFormatterConfig,
-    MessageWeight,
     style_prefix,
 )
+from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
 from olmo.tokenizer import TokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"

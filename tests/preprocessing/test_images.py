@@ -1,11 +1,18 @@
+import contextlib
 import hashlib
+import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from olmo.preprocessing.images import patchify, resize_frames
+from olmo.preprocessing import images
+from olmo.preprocessing.images import ImageReadError, load_image, patchify, resize_frames
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
 
@@ -22,6 +29,14 @@ def test_resize_reference_pixels():
             assert out[y, x].tolist() == pixel
         assert int(out.sum()) == reference["sum"]
         assert hashlib.sha256(out.tobytes()).hexdigest() == reference["sha256"]
+
+
+def test_resize_does_not_depend_on_the_chunks(monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 50, 37, 3), dtype=np.uint8)
+    whole = resize_frames(frames, (28, 42))
+    monkeypatch.setattr(images, "CHUNK", 1)
+    np.testing.assert_array_equal(resize_frames(frames, (28, 42)), whole)
+    np.testing.assert_array_equal(resize_frames(frames[1:2], (28, 42)), whole[1:2])
 
 
 def test_target_size_is_passed_through():
@@ -48,3 +63,65 @@ def test_bad_frames():
         resize_frames(np.zeros((1, 4, 4, 3), np.float32), (8, 8))
     with pytest.raises(ValueError, match=r"30x42.* 14"):
         patchify(np.zeros((1, 30, 42, 3), np.uint8), 14)
+
+
+def picture(h=12, w=10):
+    return np.random.default_rng(1).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def encoded(pixels, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_sources_of_an_image(tmp_path):
+    pixels = picture()
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(pixels))
+    for source in (pixels, Image.fromarray(pixels), file, str(file), file.read_bytes()):
+        loaded = load_image(source)
+        assert loaded.dtype == np.uint8
+        np.testing.assert_array_equal(loaded, pixels)
+
+
+def test_modes_and_orientation():
+    pixels = picture()
+    grey = Image.fromarray(pixels[..., 0])
+    np.testing.assert_array_equal(load_image(grey), np.repeat(pixels[..., :1], 3, axis=2))
+    alpha = Image.fromarray(np.concatenate([pixels, pixels[..., :1]], -1))
+    np.testing.assert_array_equal(load_image(alpha), pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by a quarter
+    np.testing.assert_array_equal(load_image(encoded(pixels, exif=exif)), np.rot90(pixels, -1))
+    frames = [Image.fromarray(picture(8, 8)), Image.fromarray(255 - picture(8, 8))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(load_image(buffer.getvalue()), picture(8, 8))
+
+
+def test_unreadable_images(tmp_path, monkeypatch):
+    whole = encoded(picture(40, 40))
+    for name, data in [("cut.png", whole[:-300]), ("text.jpg", b"hello"), ("empty.gif", b"")]:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageReadError, match=f"cannot read image .*{name}: ") as e:
+            load_image(tmp_path / name)
+        assert str(pickle.loads(pickle.dumps(e.value))) == str(e.value)
+    with pytest.raises(ImageReadError, match=r"missing\.png"):
+        load_image(tmp_path / "missing.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageReadError, match=r"bytes\): DecompressionBombError"):
+        load_image(whole)
+    for bad in [picture().astype(np.float32), picture()[..., 0], picture()[:0], 7]:
+        with pytest.raises(ImageReadError, match=r"expected uint8|is no path"):
+            load_image(bad)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]), st.data())
+def test_damaged_files_give_one_kind_of_error(kind, data):
+    contents = bytearray(encoded(picture(24, 20), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        contents[data.draw(st.integers(0, len(contents) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageReadError):
+        load_image(bytes(contents[: data.draw(st.integers(1, len(contents)))]))

@@ -8,6 +8,7 @@ from olmo.config import ConfigError
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.images import patchify, resize_frames
+from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
 from olmo.preprocessing.packing import pack
 from olmo.preprocessing.video import VideoPreprocessorConfig
@@ -31,8 +32,8 @@ def tokenizer():
     return TokenizerConfig(str(FIXTURES / "byte_tokenizer")).build(151936)
 
 
-def build(tokenizer, topk=0.0, limit=None, **video):
-    config = Molmo2PreprocessorConfig(video=VideoPreprocessorConfig(**video))
+def build(tokenizer, topk=0.0, limit=None, image=None, **video):
+    config = Molmo2PreprocessorConfig(video=VideoPreprocessorConfig(**video), image=image)
     return ExamplePreprocessor(
         config, DataFormatterConfig(), tokenizer, (54, 54), 6, topk, max_sequence_length=limit
     )
@@ -180,7 +181,7 @@ def test_weights(tokenizer):
 
 def test_bad_examples(tokenizer):
     preprocess = build(tokenizer, max_frames=2)
-    with pytest.raises(ValueError, match="images are not supported yet"):
+    with pytest.raises(ValueError, match=r"mm_preprocessor\.image is null"):
         preprocess({"image": "a.png", "question": "Q", "answer": "A"})
     with pytest.raises(ValueError, match=r"v\.mp4 were not given"):
         preprocess(MC)
@@ -213,6 +214,9 @@ def test_flat_spellings():
         "cache_videos": True,
         "candidate_sampling_fps": [1.0],
         "image": {"crop_mode": "resize"},
+        "max_images": 3,
+        "crop_mode": "overlap-and-resize-c2",
+        "max_crops": 1,
         "max_answer_len": 5,
     }
     before = copy.deepcopy(flat)
@@ -226,6 +230,7 @@ def test_flat_spellings():
         use_frame_special_tokens=False,
         per_frame_special_token=True,
     )
+    assert config.image == ImagePreprocessorConfig(crop_mode="resize", max_images=3)
     assert config.max_answer_len == 5
     assert Molmo2PreprocessorConfig.from_dict(config.to_dict()) == config
 
@@ -239,8 +244,22 @@ def test_flat_and_nested():
     ).video.max_fps == [2.0]
     with pytest.raises(ConfigError, match=r"max_frames=32 contradicts video\.max_frames=64"):
         Molmo2PreprocessorConfig.from_dict({"max_frames": 32, "video": {"max_frames": 64}})
+    with pytest.raises(ConfigError, match=r"video\.max_crops: 24 is not supported, only 1"):
+        Molmo2PreprocessorConfig.from_dict({"max_crops": 24})
     with pytest.raises(ConfigError, match="max_frmes"):
         Molmo2PreprocessorConfig.from_dict({"max_frmes": 32})
+
+
+def test_image_settings():
+    section = Molmo2PreprocessorConfig.from_dict
+    assert section({"image": None, "crop_mode": "resize"}).image is None
+    assert section({"high_res_max_crops": 4}).image.high_res_max_crops == 4
+    nested = {"image": {"max_crops": 24, "overlap_margins": [2, 3]}, "overlap_margins": [1, 1]}
+    image = section(nested).image
+    assert (image.max_crops, image.overlap_margins) == (24, (2, 3))
+    assert section(section(nested).to_dict()).image == image
+    with pytest.raises(ConfigError, match=r"image\.max_crosp.*'max_crops'"):
+        section({"image": {"max_crosp": 2}})
 
 
 def test_defaults():

@@ -1,0 +1,259 @@
+"""An image as tokens: one crop of the whole image, then overlapping tiles of an enlarged one.
+
+The image is squashed to the canvas of ``rows x cols`` tiles that fits it best. Neighbouring tiles
+overlap by the margins of both, so that the ViT sees context on every inner side; in an overlap
+each patch is taken from the tile that owns it, so the canvas is one seamless grid of patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from olmo.config import Config
+from olmo.patch_grid import group_windows, pooled_grid, pooling_windows
+from olmo.preprocessing.images import resize_frames
+from olmo.tokenizer import MolmoTokenizer
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+@dataclass
+class ImagePreprocessorConfig(Config):
+    """How images are cut into crops and written into the token row.
+
+    Limits and windows with ``multi_image`` in their name hold for examples with a list of images.
+    """
+
+    legacy_keys: ClassVar[frozenset[str]] = frozenset({"image_padding_mask"})
+
+    crop_mode: Literal["overlap-and-resize-c2", "resize"] = "overlap-and-resize-c2"
+    """``resize``: the whole image alone, without tiles."""
+    max_crops: int = 8
+    """Most tiles of an image; the crop of the whole image comes on top."""
+    high_res_max_crops: int = 24
+    p_high_res: float = 0.0
+    """How often training shows a single image with ``high_res_max_crops`` instead. An example's
+    own ``p_high_res`` goes before it."""
+    overlap_margins: tuple[int, int] = (4, 4)
+    """Patches that a tile leaves to its neighbour: left and top, right and bottom."""
+    pooling_w: int = 2
+    pooling_h: int = 2
+    max_images: int | None = 5
+    """Images of an example; further ones are left out. None: no lists of images."""
+    max_multi_image_crops: int = 8
+    multi_image_pooling_w: int = 2
+    multi_image_pooling_h: int = 2
+    use_col_tokens: bool = True
+    """``<im_col>`` behind every row of the tiles' tokens."""
+    use_single_crop_col_tokens: bool | None = False
+    """The same for the whole image; None follows ``use_col_tokens``."""
+    use_single_crop_start_token: bool = True
+    """``<low_res_im_start>`` before the whole image if tiles follow; otherwise ``<im_start>``."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            *("max_crops", "high_res_max_crops", "max_multi_image_crops"),
+            *("pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w"),
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_images is not None and self.max_images < 1:
+            raise ValueError(f"max_images must be at least 1 or null, got {self.max_images}")
+        if not 0 <= self.p_high_res <= 1:
+            raise ValueError(f"p_high_res must be in [0, 1], got {self.p_high_res}")
+        if min(self.overlap_margins) < 0:
+            raise ValueError(f"overlap_margins must not be negative, got {self.overlap_margins}")
+
+    def pooling(self, multi_image: bool) -> Size:
+        """Window (height, width) in patches."""
+        if multi_image:
+            return self.multi_image_pooling_h, self.multi_image_pooling_w
+        return self.pooling_h, self.pooling_w
+
+    def fits(self, crop_grid: Size) -> bool:
+        """Whether the margins leave a part of a crop of ``crop_grid`` patches."""
+        return self.crop_mode == "resize" or min(crop_grid) > sum(self.overlap_margins)
+
+    def most_single_crops(self) -> int:
+        """Most tiles of a single image, at either resolution."""
+        return max(self.max_crops, self.high_res_max_crops)
+
+    def most_crops(self) -> int:
+        """Largest number of crops, whole images included, that one example can have."""
+        if self.crop_mode == "resize":
+            return max(1, self.max_images or 0)
+        many = (self.max_images or 0) * (1 + self.max_multi_image_crops)
+        return max(1 + self.most_single_crops(), many)
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """How an image is cut, pooled and written; depends on its size alone.
+
+    Attributes:
+        tiles: rows and columns of tiles, (0, 0) for the whole image alone.
+        canvas: size in pixels that the image is resized to for the tiles.
+        step: pixels from one tile to the next.
+        low: rows and columns of tokens of the whole image.
+        high: the same of the tiles together.
+        pooling: int64 ``[tokens, window]``, patches of each ``<im_patch>`` token: the whole
+            image's, then the tiles'. Patch ids run through the crops; -1 is an empty slot.
+    """
+
+    tiles: Size
+    canvas: Size
+    step: Size
+    low: Size
+    high: Size
+    pooling: np.ndarray
+
+    @property
+    def n_crops(self) -> int:
+        return 1 + self.tiles[0] * self.tiles[1]
+
+
+def image_layout(
+    config: ImagePreprocessorConfig,
+    image_size: Size,
+    crop_grid: Size,
+    patch: int,
+    max_crops: int,
+    multi_image: bool = False,
+) -> ImageLayout:
+    """Layout of an image of ``image_size`` pixels for crops of ``crop_grid`` patches of
+    ``patch x patch`` pixels, with at most ``max_crops`` tiles.
+
+    Raises ``ValueError`` when the margins leave nothing of a crop.
+    """
+    if not config.fits(crop_grid):
+        raise ValueError(
+            f"image.overlap_margins {config.overlap_margins} leave nothing of a crop of "
+            f"{crop_grid[0]} x {crop_grid[1]} patches"
+        )
+    tiles = (0, 0)
+    if config.crop_mode != "resize":
+        margin = sum(config.overlap_margins)
+        rest = (image_size[0] - margin * patch, image_size[1] - margin * patch)
+        step = ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch)
+        tiles = select_tiling(rest, step, max_crops)
+    return layout_of_tiles(config, tiles, crop_grid, patch, multi_image)
+
+
+def layout_of_tiles(
+    config: ImagePreprocessorConfig,
+    tiles: Size,
+    crop_grid: Size,
+    patch: int,
+    multi_image: bool = False,
+) -> ImageLayout:
+    """Layout with a given number of tiles, (0, 0) for the whole image alone."""
+    pool = config.pooling(multi_image)
+    low = pooling_windows(*crop_grid, *pool)
+    low_grid = pooled_grid(*crop_grid, *pool)
+    if tiles == (0, 0):
+        return ImageLayout(tiles, (0, 0), (0, 0), low_grid, (0, 0), low)
+    margin = sum(config.overlap_margins)
+    grid = tile_patches(tiles, crop_grid, config.overlap_margins) + crop_grid[0] * crop_grid[1]
+    rows, cols = grid.shape
+    return ImageLayout(
+        tiles,
+        (rows * patch, cols * patch),
+        ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch),
+        low_grid,
+        pooled_grid(rows, cols, *pool),
+        np.concatenate([low, group_windows(grid, *pool)]),
+    )
+
+
+def select_tiling(size: Size, step: Size, max_crops: int) -> Size:
+    """Rows and columns of tiles, ``rows * cols <= max_crops``, for an image of ``size`` pixels
+    beyond the margins (taken as at least 1) and tiles that add ``step`` pixels each.
+
+    The smallest enlargement that fills the tiles, or the least reduction if all reduce. Of equal
+    ones the first by number of tiles, then by rows. In float32, as checkpoints were trained.
+    """
+    tilings = all_tilings(max_crops)
+    pixels = np.array(tilings, dtype=np.float32) * np.array(step, dtype=np.float32)
+    scale = (pixels / np.maximum(np.array(size, dtype=np.float32), 1)).min(1)
+    if (scale < 1).all():
+        return tilings[int(scale.argmax())]
+    return tilings[int(np.where(scale < 1, np.inf, scale).argmin())]
+
+
+def all_tilings(max_crops: int) -> list[Size]:
+    """Every (rows, columns) of at most ``max_crops`` tiles, by their number, then by rows."""
+    rows = range(1, max_crops + 1)
+    tilings = [(r, c) for r in rows for c in range(1, max_crops // r + 1)]
+    return sorted(tilings, key=lambda t: (t[0] * t[1], t[0]))
+
+
+def tile_patches(tiles: Size, crop_grid: Size, margins: Size) -> np.ndarray:
+    """Patch id of every place of the canvas, int64 ``[rows, cols]`` in patches.
+
+    Tiles are numbered in raster order, patches inside a tile too. A place in an overlap belongs
+    to the tile for which it is no margin.
+    """
+    owner, inside = [], []
+    for n, crop in zip(tiles, crop_grid, strict=True):
+        window = crop - sum(margins)
+        place = np.arange(n * window + sum(margins), dtype=np.int64)
+        tile = np.clip((place - margins[0]) // window, 0, n - 1)
+        owner.append(tile)
+        inside.append(place - tile * window)
+    tile = owner[0][:, None] * tiles[1] + owner[1]
+    patch = inside[0][:, None] * crop_grid[1] + inside[1]
+    return tile * (crop_grid[0] * crop_grid[1]) + patch
+
+
+def image_crops(image: np.ndarray, layout: ImageLayout, crop_size: Size) -> np.ndarray:
+    """Crops of an image uint8 ``[h, w, 3]``: uint8 ``[n_crops, *crop_size, 3]``, the whole image
+    first, then the tiles in raster order."""
+    h, w = crop_size
+    crops = [resize_frames(image[None], crop_size)]
+    if layout.n_crops > 1:
+        canvas = resize_frames(image[None], layout.canvas)
+        tops = range(0, layout.canvas[0] - h + 1, layout.step[0])
+        lefts = range(0, layout.canvas[1] - w + 1, layout.step[1])
+        crops += [canvas[:, y : y + h, x : x + w] for y in tops for x in lefts]
+    return np.concatenate(crops)
+
+
+def image_token_ids(
+    config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, layout: ImageLayout
+) -> list[int]:
+    """Token ids of an image: the whole image's, then the tiles', each with start and end."""
+    ids = tokenizer.ids
+    col = [ids["<im_col>"]] if config.use_col_tokens else []
+    low_col = col
+    if config.use_single_crop_col_tokens is not None:
+        low_col = [ids["<im_col>"]] if config.use_single_crop_col_tokens else []
+
+    def block(start: str, grid: Size, end_of_row: list[int]) -> list[int]:
+        row = [ids["<im_patch>"]] * grid[1] + end_of_row
+        return [ids[start], *(row * grid[0]), ids["<im_end>"]]
+
+    if not layout.tiles[0]:
+        return block("<im_start>", layout.low, low_col)
+    start = "<low_res_im_start>" if config.use_single_crop_start_token else "<im_start>"
+    return block(start, layout.low, low_col) + block("<im_start>", layout.high, col)
+
+
+def most_image_tokens(
+    config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, crop_grid: Size
+) -> int:
+    """Largest number of visual tokens, image numbers included, that one example can have."""
+
+    def most(max_crops: int, multi_image: bool) -> int:
+        tilings = [(0, 0)] if config.crop_mode == "resize" else all_tilings(max_crops)
+        layouts = (layout_of_tiles(config, t, crop_grid, 1, multi_image) for t in tilings)
+        return max(len(image_token_ids(config, tokenizer, layout)) for layout in layouts)
+
+    single = most(config.most_single_crops(), False)
+    n = config.max_images or 0
+    names = sum(len(tokenizer.encode(f"Image {i + 1}")) for i in range(n)) if n > 1 else 0
+    return max(single, n * most(config.max_multi_image_crops, True) + names)

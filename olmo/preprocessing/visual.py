@@ -1,0 +1,160 @@
+"""A video or images of an example: patches, pooling windows and token blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from olmo.patch_grid import pooled_grid
+from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
+from olmo.preprocessing.multicrop import (
+    ImagePreprocessorConfig,
+    image_crops,
+    image_layout,
+    image_token_ids,
+    most_image_tokens,
+)
+from olmo.preprocessing.video import (
+    Subtitle,
+    VideoPreprocessorConfig,
+    subtitle_token_ids,
+    video_token_ids,
+    video_token_pooling,
+)
+from olmo.token_budget import n_removed_tokens
+from olmo.tokenizer import MolmoTokenizer
+from olmo.types import MultimodalType, VideoFrames
+
+LONGEST_STEP = 32.5
+"""Seconds between two frames for which the longest video of ``max_frames`` is counted."""
+
+
+@dataclass(frozen=True)
+class VisualInput:
+    """What an example shows.
+
+    Attributes:
+        kind: its ``multimodal_type``.
+        blocks: token ids, one block per video or image.
+        patches: uint8 ``[n, N, 3 * p * p]``, the patches of all frames or crops.
+        pooling: int64 ``[P, window]``, patches of each ``<im_patch>`` token, -1 for none.
+        n_pruned: ``<im_patch>`` tokens that the model will remove.
+        sizes: width and height of the video or of each image.
+    """
+
+    kind: MultimodalType
+    blocks: list[list[int]]
+    patches: np.ndarray
+    pooling: np.ndarray
+    n_pruned: int
+    sizes: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class OutputBounds:
+    """The most that one example can hold: frames (or crops), tokens that pruning removes, and
+    visual tokens before pruning, time stamps included but not subtitles."""
+
+    max_frames: int
+    max_removed: int
+    max_visual_tokens: int
+
+
+@dataclass
+class VisualPreprocessor:
+    """Turns pixels into a ``VisualInput``. Frames and crops have ``image_size`` pixels."""
+
+    video: VideoPreprocessorConfig
+    image: ImagePreprocessorConfig | None
+    tokenizer: MolmoTokenizer
+    image_size: tuple[int, int]
+    patch_size: int
+    topk: float = 0.0
+    prune_from_frame: int = 0
+
+    def __post_init__(self) -> None:
+        (h, w), p = self.image_size, self.patch_size
+        if h % p or w % p:
+            raise ValueError(f"image size {h}x{w} is no multiple of the patch size {p}")
+        self.grid = (h // p, w // p)
+        cells = pooled_grid(*self.grid, self.video.pooling_h, self.video.pooling_w)
+        self.cells_per_frame = cells[0] * cells[1]
+
+    def of_video(self, video: VideoFrames, subtitle: Subtitle | None = None) -> VisualInput:
+        """Frames with their time stamps, then the subtitles."""
+        n_frames, config = len(video.frames), self.video
+        if not 0 < n_frames <= config.max_frames or len(video.timestamps) != n_frames:
+            raise ValueError(
+                f"video of {n_frames} frames and {len(video.timestamps)} times, expected 1 to "
+                f"max_frames={config.max_frames} of both"
+            )
+        ids = video_token_ids(config, self.tokenizer, video.timestamps, self.cells_per_frame)
+        ids += subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
+        h, w = video.frames.shape[1:3]
+        return VisualInput(
+            MultimodalType.VIDEO,
+            [ids],
+            patchify(resize_frames(video.frames, self.image_size), self.patch_size),
+            video_token_pooling(config, n_frames, *self.grid),
+            self.n_pruned(n_frames),
+            [(w, h)],
+        )
+
+    def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:
+        """One image, cut into up to ``max_crops`` tiles, or ``high_res_max_crops``."""
+        config = self._image_config()
+        max_crops = config.high_res_max_crops if high_res else config.max_crops
+        return self._join([source], max_crops, MultimodalType.IMAGE)
+
+    def of_images(self, sources: Sequence[ImageSource]) -> VisualInput:
+        """The first ``max_images`` of a list. With two or more, ``Image <number>`` precedes each
+        block."""
+        config = self._image_config()
+        if config.max_images is None:
+            raise ValueError("the example has a list of images, but image.max_images is null")
+        if not sources:
+            raise ValueError("the example has an empty list of images")
+        kind = MultimodalType.MULTI_IMAGE
+        return self._join(sources[: config.max_images], config.max_multi_image_crops, kind)
+
+    def n_pruned(self, n_frames: int) -> int:
+        """Tokens that the model removes from a video."""
+        if not self.topk or not n_frames:
+            return 0
+        return n_removed_tokens(n_frames, self.cells_per_frame, self.topk, self.prune_from_frame)
+
+    def bounds(self) -> OutputBounds:
+        """Bounds over videos, single images and lists of images."""
+        video, image = self.video, self.image
+        times = np.arange(video.max_frames) * LONGEST_STEP
+        n_tokens = len(video_token_ids(video, self.tokenizer, times, self.cells_per_frame))
+        n_frames = video.max_frames
+        if image is not None and image.fits(self.grid):
+            n_frames = max(n_frames, image.most_crops())
+            n_tokens = max(n_tokens, most_image_tokens(image, self.tokenizer, self.grid))
+        return OutputBounds(n_frames, self.n_pruned(video.max_frames), n_tokens)
+
+    def _image_config(self) -> ImagePreprocessorConfig:
+        if self.image is None:
+            raise ValueError("the example has an image, but mm_preprocessor.image is null")
+        return self.image
+
+    def _join(
+        self, sources: Sequence[ImageSource], max_crops: int, kind: MultimodalType
+    ) -> VisualInput:
+        config, multi = self._image_config(), kind == MultimodalType.MULTI_IMAGE
+        blocks, patches, pooling, sizes = [], [], [], []
+        n_patches = 0
+        for i, source in enumerate(sources):
+            pixels = load_image(source)
+            h, w = pixels.shape[:2]
+            layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
+            name = self.tokenizer.encode(f"Image {i + 1}") if len(sources) > 1 else []
+            blocks.append(name + image_token_ids(config, self.tokenizer, layout))
+            patches.append(patchify(image_crops(pixels, layout, self.image_size), self.patch_size))
+            pooling.append(np.where(layout.pooling >= 0, layout.pooling + n_patches, -1))
+            n_patches += layout.n_crops * self.grid[0] * self.grid[1]
+            sizes.append((w, h))
+        return VisualInput(kind, blocks, np.concatenate(patches), np.concatenate(pooling), 0, sizes)
