@@ -1,7 +1,7 @@
 """The one entry point for attention.
 
 ``attention``          batches of equal length [B, H, S, D]: boolean mask or a bias per key
-``segment_attention``  a flat row of segments [K, H, D], each segment attends to itself
+``segment_attention``  a flat row of segments [K, H, D], each attends to itself or to its frame
 
 A bias per key needs no mask: one head dimension is added, 1 for every query and ``bias / scale``
 for every key. A mask would rule out the fast kernels, and the bias stays differentiable.
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ def attention(
         if _masked_bias:
             mask = key_bias[:, None, None, :].to(q.dtype).expand(-1, 1, q.shape[2], -1)
         else:
-            q, k, v = _append_bias(q, k, v, key_bias / scale)
+            q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
     gqa = q.shape[1] != k.shape[1]
     if q.is_cuda and backend != "all":
         with sdpa_kernel(SDPA_BACKENDS[backend]):
@@ -93,10 +93,13 @@ def attention(
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Two extra head dimensions that carry the bias (high and low part), padded to a multiple
-    of 8. The split keeps the error of a half-precision bias at float32 level."""
+    of 8. The split keeps the error of a half-precision bias at float32 level.
+
+    ``bias`` broadcasts to ``k`` without its last dimension.
+    """
     high = bias.to(k.dtype)
     low = (bias - high.to(bias.dtype)).to(k.dtype)
-    extra_k = torch.stack((high, low), -1)[:, None].expand(-1, k.shape[1], -1, -1)
+    extra_k = torch.stack((high, low), -1).expand(*k.shape[:-1], 2)
     extra_q = q.new_ones(*q.shape[:-1], 2)
     fill = -(q.shape[-1] + 2) % 8
     q = F.pad(torch.cat((q, extra_q), -1), (0, fill))
@@ -105,32 +108,89 @@ def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor,
 
 
 def segment_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, *, float32: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: TokenLayout,
+    *,
+    key_bias: Tensor | None = None,
+    float32: bool = False,
 ) -> Tensor:
-    """Attention inside each segment of a flat row; q, k, v and the result are ``[K, H, D]``.
+    """Attention of a flat row of segments: q and the result are ``[K, H, D]``.
 
-    Half precision on a GPU goes to a variable-length kernel in one call. Elsewhere segments of
-    equal length that lie side by side form a plain batch, seen through a view. Nothing is padded
-    or masked in either.
+    With k and v ``[K, H, D]`` each segment attends to itself; with ``[F, N, H, D]`` it attends to
+    all patches of its frame, ``key_bias`` [F, N] added to the logits. Half precision on a GPU
+    goes to a variable-length kernel in one call. Elsewhere segments of equal length that lie side
+    by side form a plain batch. Nothing is padded or masked in either.
     """
     float32 = float32 and not torch.is_autocast_enabled(q.device.type)
     if q.is_cuda and not float32 and q.dtype in (torch.float16, torch.bfloat16):
         kernel = varlen_kernel(torch.cuda.get_device_capability(q.device))
         if kernel is not None:
-            return kernel(q, k, v, layout.cu_seqlens, max(layout.lengths))
-    out, start = [], 0
-    for n_segments, length in layout.groups:
-        stop = start + n_segments * length
-        group = [
-            t[start:stop].unflatten(0, (n_segments, length)).transpose(1, 2) for t in (q, k, v)
-        ]
-        out.append(attention(*group, float32=float32).transpose(1, 2).flatten(0, 1))
+            return _varlen_attention(kernel, q, k, v, layout, key_bias)
+    whole_frames, out, start = k.dim() == 4, [], 0
+    for frames, length in layout.groups:
+        stop = start + len(frames) * length
+        here = _consecutive(frames) if whole_frames else slice(start, stop)
+        group = [q[start:stop].unflatten(0, (len(frames), length)), k[here], v[here]]
+        if not whole_frames:
+            group[1:] = [x.unflatten(0, (len(frames), length)) for x in group[1:]]
+        bias = None if key_bias is None else key_bias[here]
+        y = attention(*(x.transpose(1, 2) for x in group), key_bias=bias, float32=float32)
+        out.append(y.transpose(1, 2).flatten(0, 1))
         start = stop
     return torch.cat(out) if out else torch.zeros_like(q)
 
 
-VarlenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-"""(q, k, v [K, H, D], cu_seqlens int32 [segments + 1], longest segment) -> [K, H, D]."""
+def _consecutive(frames: tuple[int, ...]) -> slice | list[int]:
+    """An index for ``frames``: a slice, which gives a view, if they follow one another."""
+    if frames == tuple(range(frames[0], frames[0] + len(frames))):
+        return slice(frames[0], frames[0] + len(frames))
+    return list(frames)
+
+
+def _varlen_attention(
+    kernel: VarlenKernel,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: TokenLayout,
+    key_bias: Tensor | None,
+) -> Tensor:
+    scale, head_dim = q.shape[-1] ** -0.5, q.shape[-1]
+    ends, longest = layout.cu_seqlens, max(layout.lengths)
+    if key_bias is not None:
+        q, k, v = _append_bias(q, k, v, key_bias[..., None] / scale)
+    if k.dim() == 3:
+        out = kernel(q, k, v, ends, ends, longest, longest, scale)
+    else:
+        frames = torch.tensor(layout.frames, device=q.device)
+        n_patches = k.shape[1]
+        key_ends = torch.arange(len(ends), device=q.device, dtype=torch.int32) * n_patches
+        k, v = k[frames].flatten(0, 1), v[frames].flatten(0, 1)
+        out = kernel(q, k, v, ends, key_ends, longest, n_patches, scale)
+    return out[..., :head_dim]
+
+
+class VarlenKernel(Protocol):
+    """Attention inside segments: q [Kq, H, D], k and v [Kk, H, D] -> [Kq, H, D].
+
+    ``ends_q`` and ``ends_k`` int32 [segments + 1] say where segments start and end, ``longest_*``
+    how long the longest may be.
+    """
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        ends_q: Tensor,
+        ends_k: Tensor,
+        longest_q: int,
+        longest_k: int,
+        scale: float,
+        /,
+    ) -> Tensor: ...
 
 
 @cache
@@ -141,16 +201,15 @@ def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
     """
     if capability < (8, 0):
         return None
-    try:
-        flash_attn = importlib.import_module("flash_attn")
-    except ImportError:
-        pass
-    else:
-        return lambda q, k, v, ends, longest: flash_attn.flash_attn_varlen_func(
-            q, k, v, ends, ends, longest, longest
-        )
-    try:
-        varlen = importlib.import_module("torch.nn.attention.varlen")
-    except ImportError:
-        return None
-    return lambda q, k, v, ends, longest: varlen.varlen_attn(q, k, v, ends, ends, longest, longest)
+    for module, name in (
+        ("flash_attn", "flash_attn_varlen_func"),
+        ("torch.nn.attention.varlen", "varlen_attn"),
+    ):
+        with contextlib.suppress(ImportError):
+            function = getattr(importlib.import_module(module), name)
+            return lambda *args: function(*args[:-1], **{SCALE[name]: args[-1]})
+    return None
+
+
+SCALE = {"flash_attn_varlen_func": "softmax_scale", "varlen_attn": "scale"}
+"""What each kernel calls the factor of the logits."""

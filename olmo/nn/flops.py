@@ -43,35 +43,34 @@ def model_flops(
     vit = backbone.vit
     cells_h, cells_w = pooled_grid(*vit.image_num_patch, pool, pool)
     n_cells, n_blocks = cells_h * cells_w, max(backbone.read_layers()) + 1
-    removed = 0
-    full_blocks = n_blocks
-    scorer = 0.0
+    removed, full_blocks, scorer = 0, n_blocks, 0.0
     if isinstance(vit, TemporalVitConfig) and vit.prune:
         removed = n_removed_tokens(n_frames, n_cells, vit.topk, vit.prune_from_frame)
         if removed and vit.pruning_in_scorer and not vit.method.pooled:
-            full_blocks = vit.prune_at + 2
+            full_blocks = vit.prune_at + 1
         if removed and vit.method.learned:
             scorer = n_frames * scorer_flops(vit, n_cells, pool)
     kept = n_frames * n_cells - removed
-    share = kept / (n_frames * n_cells)
-    blocks = full_blocks * n_frames * vit_block_flops(vit, vit.n_patches, vit.n_patches)
-    # survivors are spread unevenly over frames; their mean is taken for the attention term
-    blocks += (
-        (n_blocks - full_blocks)
-        * n_frames
-        * vit_block_flops(vit, vit.n_patches * share, vit.n_patches * share)
-    )
+    n, n_kept = vit.n_patches, vit.n_patches * kept / (n_frames * n_cells)
+    blocks = full_blocks * vit_block_flops(vit, n, n)
+    if full_blocks < n_blocks:
+        # survivors are spread unevenly over frames; their mean is taken for the attention term
+        blocks += vit_block_flops(vit, n_kept, n)
+        blocks += (n_blocks - full_blocks - 1) * vit_block_flops(vit, n_kept, n_kept)
     embed = 2.0 * n_frames * vit.n_patches * vit.patch_dim * vit.image_emb_dim
-    connector = kept * connector_flops(backbone, llm, pool)
+    pooled = isinstance(vit, TemporalVitConfig) and vit.prune and vit.method.pooled
+    connected = n_frames * n_cells if pooled else kept
+    connector = connected * connector_flops(backbone, llm, pool)
     return StageFlops(
-        embed + blocks, scorer, connector, llm_flops(llm, kept + n_text_tokens, n_logits)
+        embed + n_frames * blocks, scorer, connector, llm_flops(llm, kept + n_text_tokens, n_logits)
     )
 
 
 def vit_block_flops(vit: VitConfig, n_tokens: float, n_keys: float) -> float:
-    """One ViT block on ``n_tokens`` tokens that each see ``n_keys``."""
+    """One ViT block on a frame: ``n_keys`` patches, ``n_tokens`` of which ask and go on."""
     e, mlp = vit.image_emb_dim, vit.image_mlp_dim
-    return 2.0 * n_tokens * (4 * e * e + 2 * e * mlp) + 4.0 * n_tokens * n_keys * e
+    linear = 2.0 * n_tokens * (2 * e * e + 2 * e * mlp) + 2.0 * n_keys * 2 * e * e
+    return linear + 4.0 * n_tokens * n_keys * e
 
 
 def scorer_flops(vit: VitConfig, n_cells: int, pool: int) -> float:

@@ -142,10 +142,16 @@ class ViTAttention(nn.Module):
         )
         return self.wo(out.transpose(1, 2).flatten(2))
 
-    def forward_flat(self, x_KE: Tensor, layout: TokenLayout) -> Tensor:
-        """Tokens attend inside their segment; [K, E] -> [K, E]."""
-        q, k, v = (self._heads(y) for y in self._qkv(x_KE, x_KE))
-        out = segment_attention(q, k, v, layout, float32=self.config.float32_attention)
+    def forward_flat(
+        self, x: Tensor, layout: TokenLayout, key_bias: Tensor | None = None
+    ) -> Tensor:
+        """Tokens of a flat row attend inside their segment, ``x`` [K, E] -> [K, E]; or, given
+        whole frames ``x`` [F, N, E], to all patches of their frame under ``key_bias`` [F, N]."""
+        x_q = x if x.dim() == 2 else layout.gather(x)
+        q, k, v = (self._heads(y) for y in self._qkv(x_q, x))
+        out = segment_attention(
+            q, k, v, layout, key_bias=key_bias, float32=self.config.float32_attention
+        )
         return self.wo(out.flatten(1))
 
     def _qkv(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +178,11 @@ class ViTMLP(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm block. ``layout=None``: whole frames [F, N, E], else a flat row [K, E]."""
+    """Pre-norm block on whole frames [F, N, E], or on a flat row of tokens [K, E].
+
+    Whole frames together with a ``layout`` give the flat row: all patches are keys and values, but
+    only the layout's tokens ask and go on. What the others would become is never computed.
+    """
 
     def __init__(self, config: VitConfig, device: torch.device | str | None = None):
         super().__init__()
@@ -196,7 +206,8 @@ class ViTBlock(nn.Module):
         if layout is None:
             y = self.attention(y, key_bias=key_bias)
         else:
-            y = self.attention.forward_flat(y, layout)
+            y = self.attention.forward_flat(y, layout, key_bias)
+            x = x if x.dim() == 2 else layout.gather(x)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 

@@ -8,6 +8,7 @@ State-dict names are those of published Molmo2 checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, cast
 
@@ -19,6 +20,9 @@ from olmo.nn.attention import attention
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
+
+HeadFunction = Callable[[Tensor, Tensor], Tensor]
+"""Final states [..., D] and the head's weight [V, D] to a result; ``linear`` gives logits."""
 
 
 @dataclass
@@ -203,17 +207,24 @@ class Embedding(nn.Module):
         nn.init.normal_(self.embedding, std=self.config.initializer_range)
         nn.init.normal_(self.new_embedding, std=self.config.new_embedding_init_range)
 
-    def forward(self, x: Tensor, unembed: bool = False) -> Tensor:
-        """Ids [B, S] -> [B, S, D]; with ``unembed`` states [..., D] -> logits [..., V].
+    def forward(self, x: Tensor, head: HeadFunction | None = None) -> Tensor:
+        """Ids [B, S] -> [B, S, D]; with ``head`` states [..., D] -> its result.
 
         Both go through ``forward``, so that a sharded table is gathered for either.
         """
-        if unembed:
-            return nn.functional.linear(x, self.embedding)
+        if head is not None:
+            return head(x, self.embedding)
         n = self.embedding.shape[0]
         text = nn.functional.embedding(x.clamp(max=n - 1), self.embedding)
         visual = nn.functional.embedding((x - n).clamp(min=0), self.new_embedding)
         return torch.where((x >= n)[..., None], visual, text)
+
+
+class OutputHead(nn.Linear):
+    """Head of an untied model; a ``head`` function sees its gathered weight."""
+
+    def forward(self, input: Tensor, head: HeadFunction = nn.functional.linear) -> Tensor:
+        return head(input, self.weight)
 
 
 class LlmBlock(nn.Module):
@@ -289,7 +300,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([LlmBlock(config, i, device) for i in range(config.n_layers)])
         self.ln_f = RMSNorm(config.d_model, config.layer_norm_eps, device)
         if not config.weight_tying:
-            self.ff_out = nn.Linear(config.d_model, config.n_embeddings, bias=False, device=device)
+            self.ff_out = OutputHead(config.d_model, config.n_embeddings, bias=False, device=device)
 
     def reset_parameters(self) -> None:
         self.wte.reset_parameters()
@@ -313,8 +324,11 @@ class Transformer(nn.Module):
             x = block(x, ropes[yarn], mask, cache)
         return self.ln_f(x)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """States [..., D] -> logits [..., V]; the visual tokens cannot be predicted."""
+    def logits(self, x: Tensor, head: HeadFunction = nn.functional.linear) -> Tensor:
+        """States [..., D] -> logits [..., V], or whatever ``head`` makes of states and weight.
+
+        The visual tokens cannot be predicted.
+        """
         if self.config.weight_tying:
-            return self.wte(x, unembed=True)
-        return self.ff_out(x)
+            return self.wte(x, head=head)
+        return self.ff_out(x, head=head)

@@ -1,8 +1,9 @@
 """ViT with Spatio-Temporal Token Scoring (STTS, arXiv 2603.18004).
 
-Blocks 0..l run on whole frames; a method scores every cell of block l's output; block l+1 sees
-the log-scores as attention bias; then the lowest cells of each video leave, and the remaining
-blocks run on the survivors of all frames as one flat row.
+Blocks 0..l run on whole frames; a method scores every cell of block l's output. In block l+1 all
+patches are keys, with the log-scores as attention bias; but the lowest cells of each video leave
+there, and this block's queries and the remaining blocks are the survivors of all frames, as one
+flat row.
 
 Legend: F real frames, P frames of prunable videos, N patches, M cells, E width, K survivors.
 """
@@ -165,23 +166,20 @@ class TemporalVisionTransformer(VisionTransformer):
         one frame, so that every rank of a sharded model does the same collectives.
         """
         config, grid = self.config, self.grid(images.device)
-        blocks = self.blocks
         x, found = self.embed(normalize_pixels(images)), {}
-        for i in range(config.prune_at + 1):
-            x = blocks[i](x)
-            found[i] = x
+        for i, block in enumerate(self.blocks[: config.prune_at + 1]):
+            x = block(x)
+            if i in layers:
+                found[i] = x
         state = self._score(x, images, table, grid)
-        x = blocks[config.prune_at + 1](x, key_bias=state.bias)
-        found[config.prune_at + 1] = x
-        later = range(config.prune_at + 2, self.n_layers)
         layout = None
         if table.videos and config.pruning_in_scorer:
             layout = self._layout(state.keep, grid)
-            x = layout.gather(x)
-            found = {i: layout.gather(y) for i, y in found.items() if i in layers}
-        for i in later:
-            x = blocks[i](x, layout=layout, key_bias=None if layout else state.bias)
-            found[i] = x
+            found = {i: layout.gather(y) for i, y in found.items()}
+        for i, block in enumerate(self.blocks[config.prune_at + 1 :], config.prune_at + 1):
+            x = block(x, layout, state.bias if x.dim() == 3 else None)
+            if i in layers:
+                found[i] = x
         features = torch.cat([found[i] for i in layers], -1).flatten(0, -2)
         if self.training:
             features = features + 0.0 * state.anchor.to(features.dtype)

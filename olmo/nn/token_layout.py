@@ -164,6 +164,7 @@ class TokenLayout:
         source: [K] flat patch (frame * N + patch) of each token; 0 in filler slots.
         slot: [F * N] token of each surviving patch, -1 if it was removed.
         lengths: tokens of each segment, in the order of the row; their sum is K.
+        frames: the frame that each segment belongs to; 0 for filler.
         cu_seqlens: int32 [segments + 1] on the device, where each segment starts.
         n_survivors: patches of kept cells.
         n_refilled: removed patches that take part nevertheless.
@@ -172,6 +173,7 @@ class TokenLayout:
     source: Tensor
     slot: Tensor
     lengths: tuple[int, ...]
+    frames: tuple[int, ...]
     cu_seqlens: Tensor
     n_survivors: int
     n_refilled: int = 0
@@ -241,15 +243,17 @@ class TokenLayout:
             source[:position],
             torch.where(keep_FN.flatten(), token, -1),
             tuple(length for _, length in segments),
+            tuple(frame or 0 for frame, _ in segments),
             torch.tensor(ends, dtype=torch.int32, device=device),
             n_survivors,
             sum(length for frame, length in segments if frame is not None) - n_survivors,
         )
 
     @property
-    def groups(self) -> tuple[tuple[int, int], ...]:
-        """Runs of segments of equal length: (number of segments, their length)."""
-        return tuple((len(list(run)), length) for length, run in groupby(self.lengths))
+    def groups(self) -> list[tuple[tuple[int, ...], int]]:
+        """Runs of segments of equal length: (their frames, the length)."""
+        runs = groupby(zip(self.lengths, self.frames, strict=True), key=lambda s: s[0])
+        return [(tuple(frame for _, frame in run), length) for length, run in runs]
 
     def gather(self, x_FNE: Tensor) -> Tensor:
         """[F, N, E] -> [K, E]."""

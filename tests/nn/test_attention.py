@@ -125,6 +125,33 @@ def test_segments_attend_to_themselves() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_segments_attend_to_their_frames(packed: bool) -> None:
+    """Survivors ask all patches of their frame under a bias per patch: against one frame at a
+    time with an additive mask, values and gradients."""
+    grid = CellGrid.build(4, 5, 2, torch.device("cpu"))
+    keep = torch.rand(6, grid.n_cells) < 0.5
+    keep[0], keep[1], keep[2, 0] = True, False, True
+    keep[4] = keep[3] = keep[5]  # equal counts side by side
+    layout = (TokenLayout.packed if packed else TokenLayout.ragged)(keep, grid)
+    q = torch.randn(len(layout.source), 2, 8, requires_grad=True)
+    k, v = torch.randn(2, 6, 20, 2, 8).requires_grad_()
+    bias = log_scores(6, 20).requires_grad_()
+    got = segment_attention(q, k, v, layout, key_bias=bias)[layout.slot[layout.slot >= 0]]
+    frame = (layout.slot >= 0).nonzero()[:, 0] // 20
+    one_query = q[layout.slot[layout.slot >= 0]][:, :, None]
+    keys, values = (x[frame].transpose(1, 2) for x in (k, v))
+    want = plain(one_query, keys, values, bias[frame][:, None, None])[:, :, 0]
+    torch.testing.assert_close(got, want.to(got.dtype))
+    weight = torch.randn_like(got)
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), (q, bias), retain_graph=True),
+        torch.autograd.grad((want * weight).sum(), (q, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
 def test_no_segments() -> None:
     grid = CellGrid.build(2, 2, 2, torch.device("cpu"))
     layout = TokenLayout.ragged(torch.zeros(2, 1, dtype=torch.bool), grid)

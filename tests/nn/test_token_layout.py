@@ -102,7 +102,7 @@ def test_layout() -> None:
         *[24, 25, 28, 29],  # frame 3, left cell
         *[0, 1, 4, 5, 2, 3, 6, 7],  # frame 0
     ]
-    assert layout.groups == ((2, 4), (1, 8))
+    assert layout.groups == [((1, 3), 4), ((0,), 8)]
     assert layout.slot.view(4, 8).tolist() == [
         [8, 9, 12, 13, 10, 11, 14, 15],
         [-1, -1, 0, 1, -1, -1, 2, 3],
@@ -116,7 +116,7 @@ def test_layout() -> None:
 def test_nothing_survives() -> None:
     grid = CellGrid.build(2, 2, 2, CPU)
     layout = TokenLayout.ragged(torch.zeros(3, 1, dtype=torch.bool), grid)
-    assert layout.groups == () and layout.gather(torch.ones(3, 4, 5)).shape == (0, 5)
+    assert layout.groups == [] and layout.gather(torch.ones(3, 4, 5)).shape == (0, 5)
 
 
 @pytest.mark.parametrize("shape", [(9, 9, 3), (5, 4, 3), (4, 7, 2), (6, 6, 1)])
@@ -131,10 +131,9 @@ def test_slot_is_the_inverse_of_gather(shape: tuple[int, int, int]) -> None:
     x = torch.randn(7, n_patches, 3)
     rows = layout.slot[kept_patches]
     assert torch.equal(layout.gather(x)[rows], x.flatten(0, 1)[kept_patches])
-    assert sum(n * length for n, length in layout.groups) == len(layout.source)
+    assert sum(layout.lengths) == len(layout.source)
     frames = layout.source // n_patches
     start = 0
-    for n, length in layout.groups:
-        block = frames[start : start + n * length].view(n, length)
-        assert (block == block[:, :1]).all()
-        start += n * length
+    for frame, length in zip(layout.frames, layout.lengths, strict=True):
+        assert (frames[start : start + length] == frame).all()
+        start += length
