@@ -23,16 +23,8 @@ from olmo.models.hf_layout.keys import rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.temporal_video_olmo.temporal_video_olmo import sync_topk
-from olmo.models.weights import (
-    SHARDED,
-    CheckpointError,
-    assign,
-    copy_weights,
-    has_tied_head,
-    has_weights,
-    missing_keys,
-    open_weights,
-)
+from olmo.models.weight_files import SHARDED, CheckpointError, has_weights, open_weights
+from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_scorer import TemporalTokenScorer
 
