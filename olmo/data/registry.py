@@ -15,7 +15,17 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-DATASET_MODULES = ("olmo.data.synthetic_video",)
+DATASET_MODULES = (
+    "olmo.data.synthetic_video",
+    "olmo.data.datasets.video_benchmarks",
+    "olmo.data.datasets.long_benchmarks",
+    "olmo.data.datasets.video_splits",
+    "olmo.data.datasets.video_qa",
+    "olmo.data.datasets.video_reasoning",
+    "olmo.data.datasets.video_subtitles",
+    "olmo.data.datasets.video_labels",
+    "olmo.data.datasets.video_grounding",
+)
 """Modules that register data sets."""
 
 

@@ -1,0 +1,1 @@
+"""Data sets on disk, one declaration each; ``declare`` has the machinery."""

@@ -1,0 +1,130 @@
+"""Parquet files, and Arrow folders in the layout of ``datasets.Dataset.save_to_disk``.
+
+Such a folder holds ``state.json``, whose ``_data_files`` names the Arrow streams; a folder with
+one such folder per split holds ``dataset_dict.json``. Rows are read through a memory map.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+ROWS_PER_BATCH = 1000
+
+
+def _pyarrow(path: Path) -> ModuleType:
+    """The library, imported on first use: most data sets do without it."""
+    try:
+        for part in ("pyarrow.ipc", "pyarrow.parquet"):
+            importlib.import_module(part)
+    except ImportError as e:
+        raise ValueError(f"reading {path} needs pyarrow: pip install pyarrow") from e
+    return importlib.import_module("pyarrow")
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Rows of a parquet file, some at a time."""
+    with _pyarrow(path).parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_PER_BATCH):
+            yield from batch.to_pylist()
+
+
+@dataclass
+class ArrowRows(Sequence[Row]):
+    """Rows of Arrow stream files, memory-mapped; another process opens them anew."""
+
+    files: list[Path]
+    _tables: list[Any] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, split: str = "train") -> ArrowRows:
+        """Open the table in ``folder``, or its split ``split`` when it has several."""
+        if (folder / "dataset_dict.json").is_file():
+            known = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            if split not in known:
+                raise ValueError(f"{folder} has no split {split!r}, only {', '.join(known)}")
+            folder = folder / split
+        state = json.loads((folder / "state.json").read_text())
+        return cls([folder / f["filename"] for f in state["_data_files"]])
+
+    def __len__(self) -> int:
+        return sum(t.num_rows for t in self.tables())
+
+    def __getitem__(self, idx: Any) -> Any:
+        rest = int(idx)
+        for table in self.tables():
+            if 0 <= rest < table.num_rows:
+                return table.slice(rest, 1).to_pylist()[0]
+            rest -= table.num_rows
+        raise IndexError(f"no row {idx!r} among {len(self)}")
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column."""
+        tables = self.tables()
+        for file, table in zip(self.files, tables, strict=True):
+            if name not in table.column_names:
+                raise ValueError(f"{file} has no column {name!r}, only {table.column_names}")
+        return [v for t in tables for v in t.column(name).to_pylist()]
+
+    def tables(self) -> list[Any]:
+        """The mapped ``pyarrow.Table`` of every file."""
+        if not self._tables:
+            for file in self.files:
+                arrow = _pyarrow(file)
+                with arrow.memory_map(str(file)) as source:
+                    self._tables.append(arrow.ipc.open_stream(source).read_all())
+        return self._tables
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "_tables": []}
+
+
+def write_table(parquet_files: Sequence[Path], folder: Path) -> int:
+    """Join parquet files into one Arrow folder and return the number of rows. ``state.json`` is
+    written last, so that a folder without it is one that was not finished."""
+    arrow = _pyarrow(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name, rows = "data-00000-of-00001.arrow", 0
+    writer = None
+    with open(folder / name, "wb") as sink:
+        for path in parquet_files:
+            with arrow.parquet.ParquetFile(path) as file:
+                schema = file.schema_arrow.remove_metadata()
+                writer = writer or arrow.ipc.new_stream(sink, schema)
+                for batch in file.iter_batches(ROWS_PER_BATCH):
+                    writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
+                    rows += batch.num_rows
+        if writer is None:
+            raise ValueError(f"no parquet file for {folder}")
+        writer.close()
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    return rows
+
+
+def write_splits(folder: Path, splits: Sequence[str]) -> None:
+    """Say that ``folder`` has one table per split."""
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
+
+
+@dataclass
+class Selected(Sequence[Row]):
+    """Some rows of a table, by index."""
+
+    rows: ArrowRows
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, idx: Any) -> Any:
+        if not 0 <= idx < len(self):
+            raise IndexError(f"no row {idx!r} among {len(self)}")
+        return self.rows[int(self.indices[idx])]

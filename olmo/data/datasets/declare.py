@@ -1,0 +1,249 @@
+"""The table of data sets on disk: a row is a decorated function that reads the annotations.
+
+    @dataset(
+        "intent_qa",
+        {"train": "train", "validation": "val"},
+        files=("IntentQA/{split}.csv",),
+        media=("IntentQA/videos",),
+        sources=(Manual("..."),),
+        groups=(VIDEO_ACADEMIC,),
+    )
+    def intent_qa(disk: Disk, split: str) -> Iterator[Record]:
+        for row in disk.csv(f"IntentQA/{split}.csv"):
+            yield {"video": f"IntentQA/videos/{row['video_id']}.mp4", "question": ...}
+
+The function yields *records*: examples in plain JSON types. Paths are relative to the home of the
+data set, subtitles are lists ``[start, end, text]``, and what is random is only announced (see
+``draws``). ``DeclaredDataset.get`` turns a record into an example with the generator it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.draws import drawn
+from olmo.data.datasets.sources import Source
+from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
+
+log = logging.getLogger(__name__)
+
+VIDEO_HOME = "video_datasets"
+IMAGE_HOME = "torch_datasets"
+
+VIDEO_ACADEMIC, SHORT_VIDEO, LONG_VIDEO = "video_academic", "short_video", "long_video"
+IMAGE_ACADEMIC, IMAGE_POINTING, DEMO, NLP = "image_academic", "image_pointing", "demo", "nlp"
+"""Groups of data sets: the names that download and status take."""
+
+Record = dict[str, Any]
+Reader = Callable[[Disk, str], Iterable[Record]]
+
+
+class DatasetFormatError(ValueError):
+    """Files of a data set are there but not in the layout that its reader expects."""
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A declared data set.
+
+    Attributes:
+        name: the registered name.
+        splits: our name of a split -> its name in ``files`` and in the reader.
+        files: annotation files (``{split}`` is filled in) that must exist.
+        media: folders of the videos or images, for messages.
+        sources: how to get it.
+        groups: names that stand for it and others.
+        home: folder of ``data_root()`` that all paths are relative to.
+        read: reader, called with the split's name in the files.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+    files: tuple[str, ...]
+    media: tuple[str, ...]
+    sources: tuple[Source, ...]
+    groups: tuple[str, ...]
+    home: str
+    read: Reader
+
+    def folder(self) -> Path:
+        """Where the files are looked for."""
+        return data_root() / self.home
+
+    def missing_files(self, split: str) -> list[str]:
+        """Annotation files of ``split`` that are absent; a glob must match at least one file."""
+        disk, word = Disk(self.folder()), self.splits[split]
+        return [f for f in (f.format(split=word) for f in self.files) if not disk.matches(f)]
+
+    def open(self, split: str) -> DeclaredDataset:
+        """The data set. Absent files are a ``MissingDataError``, other layouts a
+        ``DatasetFormatError``; examples without their media are left out of training splits."""
+        split = "validation" if split == "val" else split
+        if split not in self.splits:
+            raise ValueError(
+                f"data set {self.name!r} has no split {split!r}, only {', '.join(self.splits)}"
+            )
+        missing = self.missing_files(split)
+        if missing:
+            raise MissingDataError(self.name, missing, self.folder(), self._hint())
+        disk = Disk(self.folder())
+        try:
+            found = self.read(disk, self.splits[split])
+            records = found if isinstance(found, Sequence) else PackedRecords.pack(found)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+            reason = f"no field {e}" if isinstance(e, KeyError) else str(e)
+            raise DatasetFormatError(
+                f"data set {self.name!r}: {disk.at or disk.home}: {reason}"
+            ) from e
+        return DeclaredDataset(self.name, split, disk.home, self._with_media(disk, split, records))
+
+    def _with_media(self, disk: Disk, split: str, records: Sequence[Record]) -> Sequence[Record]:
+        if not isinstance(records, PackedRecords):
+            return records  # read lazily; the reader has looked for the media itself
+        there = [i for i, r in enumerate(records) if all(map(disk.exists, media_of(r)))]
+        if len(there) == len(records):
+            return records
+        if not there:
+            raise MissingDataError(
+                self.name, [f"all media, in {m}" for m in self.media], disk.home, self._hint()
+            )
+        dropped = len(records) - len(there)
+        keep = split != "train"
+        log.warning(
+            "%s:%s: the media of %d of %d examples are not in %s: %s",
+            self.name,
+            split,
+            dropped,
+            len(records),
+            ", ".join(str(disk.home / m) for m in self.media),
+            "they will count as unreadable" if keep else "left out",
+        )
+        return records if keep else PackedRecords.pack(records[i] for i in there)
+
+    def _hint(self) -> str:
+        return f"get it with: python scripts/download_datasets.py {self.name}"
+
+
+@dataclass
+class PackedRecords(Sequence[Record]):
+    """Records as JSON in one buffer: small, and quick to hand to another process."""
+
+    data: bytes
+    ends: np.ndarray
+
+    @classmethod
+    def pack(cls, records: Iterable[Record]) -> PackedRecords:
+        parts = [json.dumps(r, separators=(",", ":"), ensure_ascii=False).encode() for r in records]
+        return cls(b"".join(parts), np.cumsum([len(p) for p in parts], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, idx: Any) -> Any:
+        if not isinstance(idx, (int, np.integer)) or not 0 <= idx < len(self):
+            raise IndexError(f"no record {idx!r} among {len(self)}")
+        start = int(self.ends[idx - 1]) if idx else 0
+        return json.loads(self.data[start : int(self.ends[idx])])
+
+
+@dataclass
+class DeclaredDataset:
+    """Examples of one split of a declared data set."""
+
+    name: str
+    split: str
+    home: Path
+    records: Sequence[Record]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        """Example ``idx``: absolute paths, ``subtitle`` as ``{(start, end): text}`` or text."""
+        example: dict[str, Any] = drawn(self.records[idx], rng)
+        if "message_list" in example:
+            example["message_list"] = [drawn(m, rng) for m in example["message_list"]]
+        if "video" in example:
+            example["video"] = str(self.home / example["video"])
+        image = example.get("image")
+        if isinstance(image, str):
+            example["image"] = str(self.home / image)
+        elif isinstance(image, list):
+            example["image"] = [str(self.home / i) if isinstance(i, str) else i for i in image]
+        if isinstance(example.get("subtitle"), list):
+            example["subtitle"] = {(float(s), float(e)): text for s, e, text in example["subtitle"]}
+        return example
+
+
+def media_of(record: Record) -> list[str]:
+    """Paths of the media files of a record."""
+    media = [record[k] for k in ("video", "image") if k in record]
+    return [p for m in media for p in (m if isinstance(m, list) else [m]) if isinstance(p, str)]
+
+
+def dataset(
+    name: str,
+    splits: Mapping[str, str],
+    *,
+    files: tuple[str, ...],
+    media: tuple[str, ...] = (),
+    sources: tuple[Source, ...] = (),
+    groups: tuple[str, ...] = (),
+    home: str = VIDEO_HOME,
+) -> Callable[[Reader], Reader]:
+    """Decorator that adds a row; see :class:`DatasetRow` for the arguments."""
+
+    def add(read: Reader) -> Reader:
+        row = DatasetRow(name, dict(splits), files, media, sources, groups, home, read)
+        register_dataset(name)(row.open)
+        _ROWS[name] = row
+        return read
+
+    return add
+
+
+_ROWS: dict[str, DatasetRow] = {}
+
+
+def dataset_rows() -> dict[str, DatasetRow]:
+    """All declared data sets, by name."""
+    dataset_names()  # imports the modules that declare them
+    return dict(sorted(_ROWS.items()))
+
+
+def select_rows(names: Iterable[str]) -> list[DatasetRow]:
+    """Rows named one by one or by group; an unknown name is a ``ValueError`` with all groups."""
+    rows = dataset_rows()
+    groups = sorted({g for r in rows.values() for g in r.groups})
+    found: dict[str, DatasetRow] = {}
+    for name in names:
+        members = [r for r in rows.values() if name == r.name or name in r.groups]
+        if not members:
+            raise ValueError(
+                f"unknown data set or group {name!r}. Groups: {', '.join(groups)}. "
+                f"Data sets: {', '.join(rows)}"
+            )
+        found |= {r.name: r for r in members}
+    return list(found.values())
+
+
+def by_media(
+    pairs: Iterable[tuple[str, Record]], kind: str = "video", max_messages: int | None = None
+) -> Iterator[Record]:
+    """One record per media path with all its messages, in the order of first appearance; a path
+    with more than ``max_messages`` gives several records."""
+    found: dict[str, list[Record]] = {}
+    for path, message in pairs:
+        found.setdefault(path, []).append(message)
+    for path, messages in found.items():
+        step = max_messages or len(messages)
+        for i in range(0, len(messages), step):
+            yield {kind: path, "message_list": messages[i : i + step]}

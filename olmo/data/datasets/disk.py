@@ -1,0 +1,151 @@
+"""Files of a data set: annotations row by row, and media looked up in folder listings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from olmo.data.datasets.arrow import ArrowRows, parquet_rows
+
+Row = dict[str, Any]
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
+
+
+@dataclass
+class Disk:
+    """Reads below ``home``. ``at`` is the file and row read last, for error messages. A folder
+    is listed once, so that looking for many media files is cheap also on a network disk."""
+
+    home: Path
+    at: str = ""
+    _listings: dict[Path, frozenset[str]] = field(default_factory=dict)
+
+    def exists(self, path: str) -> bool:
+        """Whether the file or folder ``path`` is there."""
+        full = self.home / path
+        return full.name in self.listing(full.parent)
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a file matches ``pattern``; wildcards only in the last part."""
+        folder, _, name = pattern.rpartition("/")
+        return any(fnmatchcase(n, name) for n in self.listing(self.home / folder))
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names in ``folder``; none if it is absent."""
+        return sorted(self.listing(self.home / folder))
+
+    def glob(self, pattern: str) -> list[str]:
+        """Sorted paths that match; wildcards only in the last part."""
+        folder, _, name = pattern.rpartition("/")
+        return [f"{folder}/{n}" for n in self.names(folder) if fnmatchcase(n, name)]
+
+    def listing(self, folder: Path) -> frozenset[str]:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._listings[folder] = frozenset()
+        return self._listings[folder]
+
+    def with_extension(self, stem: str, extensions: Sequence[str] = VIDEO_EXTENSIONS) -> str:
+        """``stem`` with the first of ``extensions`` that exists, or the first of all."""
+        candidates = [f"{stem}.{e}" for e in extensions]
+        return next((c for c in candidates if self.exists(c)), candidates[0])
+
+    def first(self, *paths: str) -> str:
+        """The first path that exists, or the first of all."""
+        return next((p for p in paths if self.exists(p)), paths[0])
+
+    def json(self, path: str) -> Any:
+        """Content of a JSON file."""
+        self.at = str(self.home / path)
+        try:
+            return json.loads((self.home / path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as e:
+            raise ValueError(f"not valid JSON: {e}") from e
+
+    def rows(self, path: str, key: str = "data") -> Iterator[Row]:
+        """Rows of a JSON file: a list, or a mapping that has the list under ``key``."""
+        content = self.json(path)
+        content = content[key] if isinstance(content, dict) else content
+        if not isinstance(content, list):
+            raise ValueError(f"expected a list of rows, got {type(content).__name__}")
+        for i, row in enumerate(content):
+            self.at = f"{self.home / path}: row {i}"
+            yield row
+
+    def items(self, path: str, key: str | None = None) -> Iterator[tuple[str, Any]]:
+        """Keys and values of a JSON mapping, or of the mapping under ``key`` in it."""
+        content = self.json(path)
+        content = content if key is None else content[key]
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a mapping, got {type(content).__name__}")
+        for name, value in content.items():
+            self.at = f"{self.home / path}: key {name!r}"
+            yield str(name), value
+
+    def jsonl(self, path: str) -> Iterator[Any]:
+        """Values of a JSON-lines file; empty lines are passed over."""
+        for line in self.lines(path):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as e:
+                raise ValueError(f"not valid JSON: {e}") from e
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Stripped lines of a text file that are not empty."""
+        with open(self.home / path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                self.at = f"{self.home / path}: line {number}"
+                if line.strip():
+                    yield line.strip()
+
+    def csv(self, path: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
+        """Rows of a table with a header."""
+        cells = self.cells(path, delimiter)
+        header = next(cells, [])
+        for row in cells:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, but {len(header)} columns: {header}")
+            yield dict(zip(header, row, strict=True))
+
+    def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
+        """Rows of a table without a header."""
+        with open(self.home / path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            for row in reader:
+                self.at = f"{self.home / path}: line {reader.line_num}"
+                if row:
+                    yield row
+
+    def parquet(self, path: str) -> Iterator[Row]:
+        """Rows of a parquet file."""
+        for i, row in enumerate(parquet_rows(self.home / path)):
+            self.at = f"{self.home / path}: row {i}"
+            yield row
+
+    def table(self, folder: str, split: str = "train") -> ArrowRows:
+        """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped."""
+        self.at = str(self.home / folder)
+        return ArrowRows.open(self.home / folder, split)
+
+    def table_rows(self, folder: str, split: str = "train") -> Iterator[Row]:
+        """All rows of an Arrow folder, for small tables."""
+        rows = self.table(folder, split)
+        for i in range(len(rows)):
+            self.at = f"{self.home / folder}: row {i}"
+            yield rows[i]
+
+
+def pick(row: Row, *names: str) -> Any:
+    """Value of the first of ``names`` that ``row`` has; releases of a set differ in spelling."""
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise ValueError(f"no field {' or '.join(map(repr, names))} among {sorted(row)}")

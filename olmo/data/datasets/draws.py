@@ -1,0 +1,86 @@
+"""Random parts of a record, drawn from the generator of the example.
+
+A record or message announces them under ``draw``, a list of names; they are carried out in that
+order and the key is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Message = dict[str, Any]
+Draw = Callable[[Message, np.random.RandomState], Message]
+_DRAWS: dict[str, Draw] = {}
+
+WORDING, INSERT, SHUFFLE = "wording", "insert", "shuffle"
+ONE_ANSWER, NUMBERS, ONE_STYLE = "one_answer", "numbers", "one_style"
+
+NUMBER_OPTIONS = 4
+
+
+def drawn(message: Message, rng: np.random.RandomState) -> Message:
+    """A copy of ``message`` with its announced draws carried out."""
+    message = dict(message)
+    for name in message.pop("draw", ()):
+        message = _DRAWS[name](message, rng)
+    return message
+
+
+def _draw(name: str) -> Callable[[Draw], Draw]:
+    def add(function: Draw) -> Draw:
+        _DRAWS[name] = function
+        return function
+
+    return add
+
+
+@_draw(WORDING)
+def wording(message: Message, rng: np.random.RandomState) -> Message:
+    """``question``: one of ``wordings``, with ``{name}`` filled in from ``fill``."""
+    text = _one(message.pop("wordings"), rng)
+    return message | {"question": text.format(**message.pop("fill", {}))}
+
+
+@_draw(INSERT)
+def insert(message: Message, rng: np.random.RandomState) -> Message:
+    """``options``: ``negatives`` in their order, with ``answer`` at a random place."""
+    options, answer = list(message.pop("negatives")), message.pop("answer")
+    place = int(rng.randint(len(options) + 1))
+    options.insert(place, answer)
+    return message | {"options": options, "answer_idx": place}
+
+
+@_draw(SHUFFLE)
+def shuffle(message: Message, rng: np.random.RandomState) -> Message:
+    """``options`` in random order; ``answer_idx`` follows."""
+    order = [int(i) for i in rng.permutation(len(message["options"]))]
+    options = [message["options"][i] for i in order]
+    return message | {"options": options, "answer_idx": order.index(message["answer_idx"])}
+
+
+@_draw(ONE_ANSWER)
+def one_answer(message: Message, rng: np.random.RandomState) -> Message:
+    """``answer``: one of the list ``answer``."""
+    return message | {"answer": _one(message["answer"], rng)}
+
+
+@_draw(NUMBERS)
+def numbers(message: Message, rng: np.random.RandomState) -> Message:
+    """``options``: four consecutive numbers, none negative, with ``answer`` among them."""
+    right = int(message.pop("answer"))
+    place = int(rng.randint(min(right, NUMBER_OPTIONS - 1) + 1))
+    options = [str(right - place + i) for i in range(NUMBER_OPTIONS)]
+    return message | {"options": options, "answer_idx": place}
+
+
+@_draw(ONE_STYLE)
+def one_style(message: Message, rng: np.random.RandomState) -> Message:
+    """``style``: one of ``styles``."""
+    return message | {"style": _one(message.pop("styles"), rng)}
+
+
+def _one(choices: list[str], rng: np.random.RandomState) -> str:
+    return choices[int(rng.randint(len(choices)))]

@@ -1,0 +1,62 @@
+"""Videos that are published as folders of frames at 3 frames per second (TVQA): where the clip
+of a time span lies, and how it is put together once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+FRAMES_PER_SECOND = 3
+MULTIPLE = 16
+"""Width and height are padded to a multiple of this, at the bottom and at the right."""
+
+
+def frame_span(start: float, end: float) -> tuple[int, int]:
+    """First and last frame number (from 1) of the span ``start`` to ``end``, in seconds."""
+    return int(FRAMES_PER_SECOND * start) + 1, int(FRAMES_PER_SECOND * end)
+
+
+def frame_clip(folder: str, start: float, end: float) -> str:
+    """Path of the clip of a span, beside the frames ``00001.jpg``, ... in ``folder``."""
+    first, last = frame_span(start, end)
+    return f"{folder}/video_{first:05d}_{last:05d}.mp4"
+
+
+def write_frame_clip(clip: Path) -> bool:
+    """Make ``clip``, a path of :func:`frame_clip`, from the frames beside it. False if it is
+    there or if there are no frames for it."""
+    first, last = (int(n) for n in clip.stem.split("_")[1:])
+    if clip.exists():
+        return False
+    files = [clip.parent / f"{n:05d}.jpg" for n in range(first, last + 1)]
+    files = [f for f in files if f.is_file()]
+    if not files:
+        return False
+    part = clip.with_name(f".{clip.name}.{os.getpid()}.part")
+    encode(files, part)
+    os.replace(part, clip)
+    return True
+
+
+def encode(files: Iterable[Path], target: Path) -> None:
+    """An H.264 mp4 file of picture files, all padded to the size of the first one."""
+    with av.open(str(target), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        stream.pix_fmt = "yuv420p"
+        canvas: np.ndarray | None = None
+        for file in files:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            if canvas is None:
+                h, w = (-(-size // MULTIPLE) * MULTIPLE for size in pixels.shape[:2])
+                canvas = np.zeros((h, w, 3), np.uint8)
+                stream.height, stream.width = h, w
+            pixels = pixels[: canvas.shape[0], : canvas.shape[1]]
+            canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+        container.mux(stream.encode(None))
