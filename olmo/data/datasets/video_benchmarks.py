@@ -144,8 +144,10 @@ def tomato(disk: Disk, split: str) -> Iterator[Record]:
 def motionbench(disk: Disk, split: str) -> Iterator[Record]:
     folder = "MotionBench/MotionBench"
     for row in disk.jsonl(f"{folder}/video_info.meta.jsonl"):
-        own = f"{folder}/self-collected/{row['video_path']}"
-        public = f"{folder}/public-dataset/{row['video_path']}"
+        own, public = (
+            "/".join([folder, part, row["video_path"]])
+            for part in ("self-collected", "public-dataset")
+        )
         for qa in row["qa"]:
             if split == "validation" and qa["answer"] == "NA":
                 continue

@@ -186,27 +186,28 @@ def _intent_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
 
 # --- short answers -----------------------------------------------------------------------------
 
-NEWS = "NewsVideoQA/final_data_feb_16"
+NEWS_QUESTIONS = "NewsVideoQA/final_data_feb_16/json_files/raw_files"
+NEWS_VIDEOS = "NewsVideoQA/final_data_feb_16/videos"
 
 
 @dataset(
     "news_video_qa_filtered",
     TRAIN_VAL,
-    files=(NEWS + "/json_files/raw_files/new_{split}.json",),
-    media=(NEWS + "/videos",),
+    files=(NEWS_QUESTIONS + "/new_{split}.json",),
+    media=(NEWS_VIDEOS,),
     sources=(
-        HubFiles("allenai/Molmo2-NewsVideoQA", NEWS + "/json_files/raw_files", ("*.json",)),
-        Manual(f"videos go to {NEWS}/videos/train and {NEWS}/videos/val", "http://cvit.iiit.ac.in"),
+        HubFiles("allenai/Molmo2-NewsVideoQA", NEWS_QUESTIONS, ("*.json",)),
+        Manual(f"videos go to {NEWS_VIDEOS}/{{train,val}}", "http://cvit.iiit.ac.in"),
     ),
     groups=GROUPS,
 )
 def news_video_qa(disk: Disk, split: str) -> Iterator[Record]:
     pairs = (
         (
-            "/".join([NEWS, "videos", split, f"{row['uni_clipped_id']}.mp4"]),
+            f"{NEWS_VIDEOS}/{split}/{row['uni_clipped_id']}.mp4",
             short(row["question"], row["answer"]),
         )
-        for row in disk.rows(f"{NEWS}/json_files/raw_files/new_{split}.json")
+        for row in disk.rows(f"{NEWS_QUESTIONS}/new_{split}.json")
         if row["answer"]
     )
     # some of these files lead a seek astray, so the loader is told to decode from the start
@@ -301,7 +302,7 @@ def motionbench_train(disk: Disk, split: str) -> Iterator[Record]:
     folder = "MotionBench/MotionBenchCaption-train"
     return by_media(
         (
-            f"{folder}/videos/{row['video_path']}",
+            "/".join([folder, "videos", row["video_path"]]),
             {"text": row["motion_caption"], "style": "video_motion_caption"},
         )
         for row in disk.jsonl(f"{folder}/train.jsonl")

@@ -8,7 +8,7 @@ from typing import Any
 from olmo.data.datasets.declare import Record, by_media, dataset
 from olmo.data.datasets.disk import Disk, pick
 from olmo.data.datasets.draws import INSERT, SHUFFLE, WORDING
-from olmo.data.datasets.sources import HubFiles, Manual, WebFile
+from olmo.data.datasets.sources import HubFiles, Manual
 from olmo.data.datasets.video_qa import CHARADES, GROUPS, MC, TRAIN_VAL_TEST, choice, short
 
 # --- Paxion ------------------------------------------------------------------------------------
@@ -68,7 +68,6 @@ def _antonym_choice(row: dict[str, Any]) -> Record:
 # --- CLEVRER, FunQA, STAR, CameraBench ---------------------------------------------------------
 
 CLEVRER_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-CLEVRER_SITE = "http://data.csail.mit.edu/clevrer"
 
 
 @dataset(
@@ -76,13 +75,11 @@ CLEVRER_SITE = "http://data.csail.mit.edu/clevrer"
     CLEVRER_SPLITS,
     files=("CLEVRER/{split}.json",),
     media=("CLEVRER",),
-    sources=tuple(
-        source
-        for split, zipped in (("train", "train"), ("validation", "valid"))
-        for source in (
-            WebFile(f"{CLEVRER_SITE}/questions/{split}.json", f"CLEVRER/{split}.json"),
-            WebFile(f"{CLEVRER_SITE}/videos/{split}/video_{split}.zip", "CLEVRER", unpack=True),
-        )
+    sources=(
+        Manual(
+            "train.json, validation.json and test.json go to CLEVRER; unpack the videos there",
+            "http://clevrer.csail.mit.edu",
+        ),
     ),
     groups=GROUPS,
 )
