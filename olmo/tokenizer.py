@@ -7,6 +7,7 @@ The fourteen special tokens follow the padded vocabulary: token ``i`` has id ``b
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,9 @@ BIDIRECTIONAL_TOKENS = (
 )
 """Tokens that see each other in both directions when ``bi_directional_attn`` is on."""
 
+FILLER = "|<EXTRA_TOKENS_{}>|"
+"""Tokens that pad a published tokenizer up to the model's vocabulary."""
+
 EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
 BUILT_IN = "olmo/tiny"
 ASSETS = Path(__file__).parent / "assets"
@@ -58,7 +62,8 @@ class TokenizerConfig(Config):
 
     def build(self, vocab_size: int) -> MolmoTokenizer:
         """Load and extend to ``vocab_size`` + the special tokens."""
-        return MolmoTokenizer(_load_raw(self.identifier, self.tokenizer_dir), vocab_size)
+        raw = _load_raw(self.identifier, self.tokenizer_dir)
+        return MolmoTokenizer(_text_tokens(raw, vocab_size), vocab_size)
 
 
 def special_token_ids(vocab_size: int) -> dict[str, int]:
@@ -108,6 +113,22 @@ class MolmoTokenizer:
             ids = ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
         kept = [i for i in ids if 0 <= i < self.vocab_size]
         return self.raw.decode(kept, skip_special_tokens=False)
+
+
+def _text_tokens(raw: RawTokenizer, vocab_size: int) -> RawTokenizer:
+    """``raw`` without fillers and visual tokens, which the tokenizer of an exported model has, so
+    that none of them is read from text. ``ValueError`` if a visual token has another id."""
+    if raw.token_to_id(SPECIAL_TOKENS[0]) is None:
+        return raw
+    for token, want in special_token_ids(vocab_size).items():
+        if raw.token_to_id(token) != want:
+            raise ValueError(
+                f"tokenizer has {token} at {raw.token_to_id(token)}, the model expects {want}"
+            )
+    extra = {FILLER.format(i) for i in range(vocab_size)} | set(SPECIAL_TOKENS)
+    data = json.loads(raw.to_str())
+    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in extra]
+    return RawTokenizer.from_str(json.dumps(data))
 
 
 def _load_raw(identifier: str, cache_dir: str | None) -> RawTokenizer:

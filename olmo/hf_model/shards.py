@@ -93,6 +93,7 @@ def write_weights(
     for name, members in zip(names, files, strict=True):
         data = {tensor.name: _read(weights, tensor, dtype) for tensor in members}
         save_file(data, str(folder / name), {"format": "pt"})
+        (folder / name).chmod(0o644)  # safetensors lets only the owner read
     if len(files) > 1:
         weight_map = {
             t.name: name for name, members in zip(names, files, strict=True) for t in members

@@ -12,7 +12,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, merge
 from olmo.models.hf_layout.fields import (
     FIELDS,
     MODEL_TYPES,
@@ -130,7 +130,7 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
         config = model_config_from_dict(section)
     except ConfigError as e:
         raise ConfigError(f"{where}: {e}") from e
-    _compare(dense, to_hf(config, layout), where, "")
+    _compare(dense, _all_keys(config, layout), where, "")
     return section
 
 
@@ -181,6 +181,15 @@ def _dense_section(data: dict[str, Any], layout: str, where: Path) -> dict[str, 
     if text.get("rope_scaling_layers") is not None:
         llm["full_attention_layers"] = text["rope_scaling_layers"]
     return section
+
+
+def _all_keys(config: Molmo2Config, layout: str) -> dict[str, Any]:
+    """``to_hf`` with the keys of the other layout added: transformers keeps, in a file that it
+    writes, the keys of the file that it read."""
+    other = "remote" if layout == "transformers" else "transformers"
+    added = to_hf(config, other)
+    added[VISION[layout]] = added.pop(VISION[other])
+    return merge(added, to_hf(config, layout))
 
 
 def _compare(given: dict[str, Any], known: dict[str, Any], where: Path, path: str) -> None:

@@ -1,0 +1,210 @@
+"""The files that make transformers' ``Molmo2Processor`` write the same prompts as this project.
+
+processor_config.json     sizes, crops, pooling, frames
+tokenizer.json, tokenizer_config.json
+chat_template.jinja       the message format of the data formatter
+generation_config.json    ids of the first, last and padding token
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as RawTokenizer
+
+from olmo.config import ConfigError
+from olmo.models.hf_layout.folder import PROCESSOR_FILE, PROCESSOR_KEYS
+from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.tokenizer import EOS_TOKENS, FILLER, SPECIAL_TOKENS, MolmoTokenizer
+
+PIXELS: dict[str, Any] = {
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+}
+"""Bilinear resizing and pixels in [-1, 1]."""
+
+IMAGE_DEFAULTS: dict[str, Any] = {
+    "max_crops": 8,
+    "overlap_margins": [4, 4],
+    "pooling_h": 2,
+    "pooling_w": 2,
+    "use_col_tokens": True,
+    "use_single_crop_col_tokens": False,
+    "use_single_crop_start_token": True,
+}
+"""Settings of a model without an ``image`` section: those of the published models."""
+
+
+def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folder: Path) -> None:
+    """Write all of them into ``folder``."""
+    _write_json(folder / PROCESSOR_FILE, processor_config(config))
+    (folder / "chat_template.jinja").write_text(chat_template(config.data_formatter.message_format))
+    ids = _write_tokenizer(tokenizer, folder, config.llm.max_sequence_length)
+    _write_json(folder / "generation_config.json", ids)
+
+
+def processor_config(config: Molmo2Config) -> dict[str, Any]:
+    """``processor_config.json``; see ``differences`` for what it cannot express."""
+    vit, video = config.vision_backbone.vit, config.mm_preprocessor.video
+    height, width = vit.image_default_input_size
+    image = IMAGE_DEFAULTS | (config.mm_preprocessor.to_dict().get("image") or {})
+    shared = PIXELS | {
+        "size": {"height": height, "width": width},
+        "patch_size": vit.image_patch_size,
+    }
+    own = {"image": image, "video": config.mm_preprocessor.video.to_dict()}
+    return {
+        "processor_class": "Molmo2Processor",
+        **{key: own[part][name] for key, (part, name) in PROCESSOR_KEYS.items()},
+        "video_use_col_tokens": False,
+        "image_processor": {
+            **shared,
+            "image_processor_type": "Molmo2ImageProcessor",
+            "max_crops": image["max_crops"],
+            "overlap_margins": list(image["overlap_margins"]),
+            "pooling_size": [image["pooling_h"], image["pooling_w"]],
+        },
+        "video_processor": {
+            **shared,
+            "video_processor_type": "Molmo2VideoProcessor",
+            "pooling_size": [video.pooling_h, video.pooling_w],
+            "num_frames": video.max_frames,
+            "max_fps": video.max_fps[0] if video.max_fps else None,
+            "do_sample_frames": True,
+        },
+    }
+
+
+def differences(config: Molmo2Config) -> list[str]:
+    """Settings of the preprocessor that transformers' processor does not have, in words."""
+    video = config.mm_preprocessor.video.to_dict()
+    image = config.mm_preprocessor.to_dict().get("image") or {}
+    expected = {
+        "video": {"time_mode": "per-frame-compact", "per_frame_special_token": True},
+        "image": {
+            "crop_mode": "overlap-and-resize-c2",
+            "max_multi_image_crops": image.get("max_crops"),
+            "multi_image_pooling_h": image.get("pooling_h"),
+            "multi_image_pooling_w": image.get("pooling_w"),
+        },
+    }
+    own = {"video": video, "image": image}
+    found = [
+        f"mm_preprocessor.{part}.{key} is {own[part][key]!r}, there it is always {value!r}"
+        for part, values in expected.items()
+        for key, value in values.items()
+        if key in own[part] and own[part][key] != value
+    ]
+    if len(video["max_fps"] or []) > 1:
+        found.append(f"mm_preprocessor.video.max_fps has several values: {video['max_fps']}")
+    return found
+
+
+FORMATS = {
+    "qwen3": {
+        "between": "<|im_end|>\n",
+        "user": "<|im_start|>user\n",
+        "user_end": "<|im_end|>\n",
+        "answer": "<|im_start|>assistant\n",
+    },
+    "role": {"first": " ", "between": " ", "user": "User: ", "answer": " Assistant:", "turn": " "},
+    "none": {"between": " ", "turn": " "},
+}
+"""``message_format`` -> texts around the turns. ``first`` and ``between`` precede the first and
+the later questions, ``answer`` asks for an answer, ``turn`` precedes the answer itself."""
+
+TEMPLATE = """\
+{{- bos_token -}}
+{%- set seen = namespace(images=0, image=0) -%}
+{%- for message in messages if message['content'] is not string -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}
+{%- set seen.images = seen.images + 1 -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- for message in messages if message['content'] is not string -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{%- set seen.image = seen.image + 1 -%}
+{%- if seen.images > 1 -%}{{- 'Image ' ~ seen.image -}}{%- endif -%}
+{{- '<|image|>' -}}
+{%- elif part['type'] == 'video' -%}
+{{- '<|video|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{%- set asks = loop.index0 % 2 == 0 -%}
+{%- if message['role'] != ('user' if asks else 'assistant') -%}
+{{- raise_exception('the turns must be user, assistant, user, ...') -}}
+{%- endif -%}
+{%- if asks -%}{{- (@first@ if loop.first else @between@) ~ @user@ -}}
+{%- else -%}{{- @turn@ -}}{%- endif -%}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- endif -%}
+{%- if asks -%}
+{{- @user_end@ -}}
+{%- if not loop.last or add_generation_prompt -%}{{- @answer@ -}}{%- endif -%}
+{%- else -%}{{- eos_token -}}{%- endif -%}
+{%- endfor -%}
+"""
+"""All images and videos first, then the turns, as ``olmo.preprocessing`` writes them."""
+
+
+def chat_template(message_format: str) -> str:
+    """Jinja template of one of the formatter's message formats."""
+    texts = FORMATS[message_format]
+    out = TEMPLATE
+    for name in ("first", "between", "user", "turn", "user_end", "answer"):
+        out = out.replace(f"@{name}@", json.dumps(texts.get(name, "")))
+    return out
+
+
+def _write_tokenizer(tokenizer: MolmoTokenizer, folder: Path, max_length: int) -> dict[str, int]:
+    """Tokenizer files; returns the ids of the first, last and padding token by name."""
+    from transformers import PreTrainedTokenizerFast
+
+    raw = padded_tokenizer(tokenizer)
+    ids = [i for i in map(raw.token_to_id, EOS_TOKENS) if i is not None]
+    eos_id, pad_id = tokenizer.eos_id, ids[-1]
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=raw.id_to_token(eos_id),
+        eos_token=raw.id_to_token(eos_id),
+        pad_token=raw.id_to_token(pad_id),
+        padding_side="left",
+        model_max_length=max_length,
+    ).save_pretrained(folder)
+    return {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+
+
+def padded_tokenizer(tokenizer: MolmoTokenizer) -> RawTokenizer:
+    """A copy with fillers up to the padded vocabulary and then the visual tokens, which adds
+    nothing of its own to a text."""
+    data = json.loads(tokenizer.raw.to_str())
+    data["post_processor"] = None
+    raw = RawTokenizer.from_str(json.dumps(data))
+    n_fillers = tokenizer.vocab_size - raw.get_vocab_size(with_added_tokens=True)
+    raw.add_special_tokens([FILLER.format(i) for i in range(n_fillers)])
+    raw.add_special_tokens(list(SPECIAL_TOKENS))
+    for token, want in tokenizer.ids.items():
+        if raw.token_to_id(token) != want:
+            raise ConfigError(
+                f"{token} would get id {raw.token_to_id(token)} in tokenizer.json, the model has "
+                f"{want}: the tokenizer's ids have gaps"
+            )
+    return raw
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")

@@ -1,0 +1,49 @@
+"""Write a checkpoint as a Hugging Face folder that stock transformers 5 loads.
+
+    python scripts/convert_to_hf.py CHECKPOINT OUT [--layout transformers|remote]
+        [--dtype bfloat16] [--dense]
+
+    model = AutoModelForImageTextToText.from_pretrained(OUT)
+    processor = AutoProcessor.from_pretrained(OUT)          # needs torchvision
+
+CHECKPOINT is anything the other scripts accept, a Hugging Face folder of the other layout too. A
+pruning model is refused without --dense: transformers' class computes the dense model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from olmo.hf_model.export import ExportOptions, export_checkpoint
+from olmo.models.hf_layout.keys import HF_RULES
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint or run folder")
+    parser.add_argument("out", type=Path, help="folder to write; must be new or empty")
+    parser.add_argument("--layout", choices=HF_RULES, default="transformers", help="tensor names")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as stored)")
+    parser.add_argument("--dense", action="store_true", help="drop pruning and the token scorer")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    options = ExportOptions(args.layout, DTYPES.get(args.dtype), args.dense)
+    try:
+        print(export_checkpoint(args.checkpoint, args.out, options))
+    except (ValueError, FileNotFoundError) as e:
+        logging.error("%s", e)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
