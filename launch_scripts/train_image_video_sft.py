@@ -25,6 +25,7 @@ from typing import Any
 from olmo.config import merge, parse_overrides, read_yaml
 from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
 from olmo.models.loading import load_model_config, merged_model_config, select_checkpoint
+from olmo.train.checkpoint import SaveError
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import describe_run
 from olmo.train.run import train
@@ -86,7 +87,7 @@ def main() -> int:
         train(config, device)
         if is_main():
             log.info("done: %s", Path(config.save_folder).resolve())
-    except (ValueError, FileNotFoundError, TrainingError) as e:
+    except (ValueError, OSError, SaveError, TrainingError) as e:
         log.debug("traceback", exc_info=True)
         log.error("%s", e)
         return 2

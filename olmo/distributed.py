@@ -51,10 +51,10 @@ def barrier() -> None:
         dist.barrier()
 
 
-def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(values: torch.Tensor, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """Sum over ranks, in place; returns ``values``."""
     if dist.is_initialized():
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=group)
     return values
 
 
@@ -89,3 +89,5 @@ def setup_logging() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # one process needs no group; torch says so at every save and load
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
+    # nothing here changes a module's output in place
+    warnings.filterwarnings("ignore", message=".* returned a view tensor. An in-place op")

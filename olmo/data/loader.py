@@ -170,12 +170,14 @@ class MicroBatch:
         lanes: state of the lanes after these rows, by lane number.
         skipped: examples left out on the way to these rows.
         n_examples: examples in the rows.
+        example_ids: what names them in messages.
     """
 
     tensors: dict[str, Any]
     lanes: dict[int, LaneState]
     skipped: list[str]
     n_examples: int
+    example_ids: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> MicroBatch:
         """Called by the loader when it feeds a GPU."""
@@ -203,12 +205,14 @@ class LaneDataset(IterableDataset[MicroBatch]):
             for group in groups:
                 rows = [lanes[j].next_row() for j in group]
                 batch = self.collator(rows)
-                metadata = batch.pop("metadata")
+                rows_metadata = batch.pop("metadata")
+                metadata = [m for r in rows_metadata for m in (r if isinstance(r, list) else [r])]
                 yield MicroBatch(
                     batch,
                     {j: lanes[j].state() for j in group},
                     [reason for j in group for reason in lanes[j].take_skipped()],
-                    sum(len(m) if isinstance(m, list) else 1 for m in metadata),
+                    len(metadata),
+                    [str(m.get("example_id", "?")) for m in metadata],
                 )
 
     def _lane(self, number: int) -> Lane:

@@ -5,6 +5,7 @@ To be called in this order: ``checkpoint_activations``, ``compile_blocks``, ``sh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,12 +14,26 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
     checkpoint_wrapper,
 )
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
+from olmo.config import Config
 from olmo.models.molmo2.molmo2 import Molmo2
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
+
+
+@dataclass
+class FsdpConfig(Config):
+    """Sharding over the ranks of a run with more than one."""
+
+    precision: FsdpPrecision = "mixed"
+    """``pure`` computes and reduces in bf16, ``mixed`` reduces in float32, ``float`` computes in
+    float32 as well."""
+    replicas: int = 1
+    """Copies of the model, each sharded over world size / ``replicas`` ranks: use the number of
+    nodes to keep the traffic of the weights inside a node."""
 
 
 def checkpoint_activations(model: Molmo2) -> None:
@@ -54,14 +69,28 @@ def compile_blocks(model: Molmo2, compile_llm: bool = False) -> None:
             block.compile(dynamic=True)
 
 
-def shard(model: Molmo2, precision: FsdpPrecision, autocast: torch.dtype | None) -> None:
-    """FSDP2 over all ranks; parameters stay float32 between steps.
+def build_mesh(device_type: str, replicas: int = 1) -> DeviceMesh:
+    """Mesh over all ranks: ``shard``, or ``replicate`` x ``shard`` with ``replicas`` > 1.
+
+    ``ValueError`` if the ranks cannot be divided so.
+    """
+    world = torch.distributed.get_world_size()
+    if replicas < 1 or world % replicas:
+        raise ValueError(f"fsdp.replicas={replicas} does not divide {world} ranks")
+    if replicas == 1:
+        return init_device_mesh(device_type, (world,), mesh_dim_names=("shard",))
+    shape = (replicas, world // replicas)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def shard(
+    model: Molmo2, mesh: DeviceMesh, precision: FsdpPrecision, autocast: torch.dtype | None
+) -> None:
+    """FSDP2 over ``mesh``; parameters stay float32 between steps.
 
     ``pure`` computes and reduces in the autocast type, ``mixed`` reduces in float32, ``float``
     does both in float32.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     compute = autocast if precision != "float" else None
     policy = MixedPrecisionPolicy(
         param_dtype=compute, reduce_dtype=compute if precision == "pure" else torch.float32
@@ -81,3 +110,26 @@ def shard(model: Molmo2, precision: FsdpPrecision, autocast: torch.dtype | None)
     if not model.config.llm.weight_tying:
         wrap(llm.ff_out)
     wrap(model)
+
+
+def last_micro_batch(model: nn.Module, last: bool) -> None:
+    """Replicas exchange their gradients after the last micro-batch of a step only."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(last)
+        model.set_is_last_backward(last)
+
+
+@torch.no_grad()
+def whole_copy(model: Molmo2, dtype: torch.dtype | None = None) -> Molmo2:
+    """Every rank's own copy of a sharded model, in evaluation mode; every rank calls this.
+
+    Without sharding it is ``model`` itself, put into evaluation mode; ``dtype`` is then unused.
+    """
+    if not isinstance(model, FSDPModule):
+        return model.eval()
+    copy = model.config.build("meta")
+    copy = (copy if dtype is None else copy.to(dtype)).to_empty(device=model.device)
+    target = copy.state_dict()
+    for name, value in model.state_dict().items():
+        target[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
+    return copy.eval()

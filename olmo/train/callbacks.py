@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -20,7 +21,8 @@ SHOWN = {"train/CrossEntropyLoss": "loss", "train/Accuracy": "acc", "train/AuxLo
 
 
 class ProgressCallback(Callback):
-    """A progress bar with the main figures; plain log lines where stderr is no terminal."""
+    """A progress bar with the main figures and the time left; plain log lines where stderr is no
+    terminal."""
 
     def on_start(self, trainer: Trainer) -> None:
         config = trainer.config
@@ -40,6 +42,8 @@ class ProgressCallback(Callback):
         }
         figures["tok/s"] = f"{metrics['throughput/tokens_per_second']:.0f}"
         figures["frames/s"] = f"{metrics['throughput/frames_per_second']:.0f}"
+        if (mfu := metrics.get("throughput/mfu")) is not None:
+            figures["mfu"] = f"{mfu:.1%}"
         self.bar.set_postfix(figures, refresh=False)
         self.bar.update()
         step, last = trainer.state.step, trainer.config.max_duration
@@ -55,6 +59,8 @@ class ProgressCallback(Callback):
 class JsonlCallback(Callback):
     """Every step's metrics as a line of ``metrics.jsonl``; the last ones in ``summary.json``.
 
+    A number that is not finite is written as null.
+
     Lines of steps that a resumed run does again are dropped first.
     """
 
@@ -68,8 +74,9 @@ class JsonlCallback(Callback):
         self.last: dict[str, Any] = {}
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        self.last = {"step": trainer.state.step, **metrics}
-        self.file.write(json.dumps(self.last) + "\n")
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self.last = {"step": trainer.state.step, **finite}
+        self.file.write(json.dumps({**self.last, **trainer.histograms}) + "\n")
         self.file.flush()
 
     def on_end(self, trainer: Trainer) -> None:
@@ -105,8 +112,15 @@ class WandbCallback(Callback):
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         settings = trainer.config.wandb
         assert settings is not None
-        if trainer.state.step % settings.log_interval == 0:
-            self.run.log(metrics, step=trainer.state.step)
+        import wandb
+
+        shown: dict[str, Any] = dict(metrics)
+        shown |= {name: wandb.Image(str(file)) for name, file in trainer.pictures.items()}
+        for name, counts in trainer.histograms.items():
+            edges = [k - 0.5 for k in range(len(counts) + 1)]
+            shown[name] = wandb.Histogram(np_histogram=(counts, edges))
+        if trainer.state.step % settings.log_interval == 0 or trainer.pictures:
+            self.run.log(shown, step=trainer.state.step)
 
     def on_end(self, trainer: Trainer) -> None:
         self.run.finish(exit_code=0 if sys.exc_info()[0] is None else 1)

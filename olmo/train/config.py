@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from olmo.config import Config
 from olmo.data.loader import DataConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
-from olmo.models.parallel import FsdpPrecision
+from olmo.models.parallel import FsdpConfig
 from olmo.models.registry import model_config_from_dict
 from olmo.train.optim import OptimizerConfig, SchedulerConfig
 
@@ -34,6 +34,44 @@ class WandbConfig(Config):
 
 
 @dataclass
+class LoopConfig(Config):
+    """How the loop meets bad numbers, and how it computes the loss."""
+
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: end the run, or leave the update out."""
+    max_skipped_in_a_row: int = 10
+    """``skip`` ends the run as well after so many."""
+    loss_chunk: int = 1024
+    """Tokens whose logits are in memory at the same time."""
+    peak_tflops: float | None = None
+    """Dense bf16 TFLOP/s of one device, for the MFU; None: known for common GPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("loss_chunk", "max_skipped_in_a_row"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class InLoopConfig(Config):
+    """What happens every so many steps besides training; 0 turns a thing off."""
+
+    eval_interval: int = 0
+    """Steps between evaluations; the last step counts as well."""
+    tasks: str | None = None
+    """Tasks or groups of ``olmo.eval.tasks``, separated by commas."""
+    max_examples: int | None = 256
+    """Of each task; None takes all."""
+    device_batch_size: int = 4
+    picture_interval: int = 0
+    """Steps between pictures of what pruning keeps of one clip of the training data."""
+
+    def __post_init__(self) -> None:
+        if self.eval_interval > 0 and not self.tasks:
+            raise ValueError("eval_interval is set, but tasks names nothing to evaluate")
+
+
+@dataclass
 class TrainConfig(Config):
     """A training run. Key names follow the native ``config.yaml``."""
 
@@ -55,7 +93,7 @@ class TrainConfig(Config):
     """-1 keeps all."""
     initial_model_checkpoint: str | None = None
     allow_resume: bool = True
-    """Continue from the newest checkpoint in ``save_folder``."""
+    """Continue from the newest checkpoint in ``save_folder``; False: there must be none."""
     restore_dataloader: bool = True
     max_duration: int = 10000
     """Optimizer steps."""
@@ -67,7 +105,9 @@ class TrainConfig(Config):
     """Clip, per parameter group."""
     precision: Literal["amp_bf16", "fp32"] | None = None
     """None: amp_bf16 on a GPU, fp32 on the CPU."""
-    fsdp_precision: FsdpPrecision = "mixed"
+    fsdp: FsdpConfig = field(default_factory=FsdpConfig)
+    train: LoopConfig = field(default_factory=LoopConfig)
+    in_loop: InLoopConfig = field(default_factory=InLoopConfig)
     softmax_auxiliary_loss: bool = True
     """z-loss."""
     softmax_auxiliary_loss_scale: float = 1e-4
@@ -77,7 +117,9 @@ class TrainConfig(Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """The class of ``model`` follows its ``model_name``."""
+        """The class of ``model`` follows its ``model_name``; old keys move to their place."""
+        if "fsdp_precision" in data:
+            data["fsdp"] = {"precision": data.pop("fsdp_precision"), **data.get("fsdp", {})}
         if isinstance(data.get("model"), dict):
             data["model"] = model_config_from_dict(data["model"])
         return data

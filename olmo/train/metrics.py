@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from olmo.distributed import all_reduce_sum
-from olmo.models.molmo2.molmo2 import Molmo2Output
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
+from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
 from olmo.train.loss import TokenLoss
 
 SUMS = (
@@ -16,34 +19,46 @@ SUMS = (
     "aux",
     "tokens",
     "frames",
+    "flops",
     "prunable_videos",
-    "pruned_fraction",
-    "kept_tokens_per_frame",
-    "vit_tokens_ratio",
-    "scored",
+    "vit_rows",
+    "scores",
+    "score",
+    "score_squared",
 )
 """Fixed names, the same on every rank and in every step."""
+
+KEPT_HISTOGRAM = "stts/kept_tokens_per_frame_histogram"
 
 
 class StepSums:
     """Accumulates on the device; ``reduce`` is the only place that waits for it."""
 
-    def __init__(self, device: torch.device):
-        self.values = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+    def __init__(self, model: Molmo2, device: torch.device):
+        backbone = model.vision_backbone
+        self.backbone: TemporalVisionBackbone | None = None
+        if isinstance(backbone, TemporalVisionBackbone) and backbone.config.vit.prune:
+            self.backbone = backbone
+        n_bins = 0 if self.backbone is None else self.backbone.image_vit.n_cells + 1
+        self.values = torch.zeros(len(SUMS) + n_bins, dtype=torch.float64, device=device)
 
     def add(
-        self, loss: TokenLoss, aux: Tensor | None, out: Molmo2Output, num_images: Tensor
+        self,
+        loss: TokenLoss,
+        aux: Tensor | None,
+        out: Molmo2Output,
+        batch: dict[str, Tensor],
+        flops: float,
     ) -> None:
         """Add a micro-batch. ``aux`` is the weighted sum over its auxiliary terms."""
         stats = out.vision.stats if out.vision is not None else {}
+        frames = float(batch["num_images"].clamp(min=0).sum())
         host = {
-            "frames": float(num_images.clamp(min=0).sum()),
+            "frames": frames,
+            "flops": flops,
             "prunable_videos": stats.get("stts/prunable_videos", 0.0),
+            "vit_rows": frames * stats.get("stts/vit_tokens_ratio", 1.0),
         }
-        if stats.get("stts/prunable_videos"):
-            host["scored"] = 1.0
-            for name in ("pruned_fraction", "kept_tokens_per_frame", "vit_tokens_ratio"):
-                host[name] = stats[f"stts/{name}"]
         device = {
             "cross_entropy": loss.cross_entropy,
             "z_loss": loss.z_loss,
@@ -52,15 +67,42 @@ class StepSums:
         }
         if aux is not None:
             device["aux"] = aux
-        self.values += torch.tensor([host.get(name, 0.0) for name in SUMS], dtype=torch.float64).to(
-            self.values.device
-        )
+        self.values[: len(SUMS)] += torch.tensor(
+            [host.get(name, 0.0) for name in SUMS], dtype=torch.float64
+        ).to(self.values.device)
         for name, value in device.items():
             self.values[SUMS.index(name)] += value.detach().double()
+        if self.backbone is not None and stats.get("stts/prunable_videos"):
+            self._add_pruning(self.backbone, out, batch)
 
-    def reduce(self, weight: float, aux_terms: float) -> dict[str, float]:
-        """Means over the global batch, by the name they are logged under."""
-        total = dict(zip(SUMS, all_reduce_sum(self.values).tolist(), strict=True))
+    def _add_pruning(
+        self, backbone: TemporalVisionBackbone, out: Molmo2Output, batch: dict[str, Tensor]
+    ) -> None:
+        """Kept cells of every frame of a pruned video, and the scores of those that compete."""
+        vision, pooling = out.vision, batch["token_pooling"]
+        assert vision is not None
+        n_slots, n_patches = batch["images"].shape[1:3]
+        table = backbone.frames(batch["num_images"], batch["multimodal_type"], n_slots)
+        table = table.to(pooling.device)
+        slots = table.slots[table.prunable]
+        row = torch.arange(len(pooling), device=pooling.device)[:, None]
+        frame = row * n_slots + pooling.amax(-1).clamp(min=0) // n_patches
+        kept = vision.keep.new_zeros(len(pooling) * n_slots, dtype=torch.int64)
+        kept = kept.index_add(0, frame.flatten(), vision.keep.flatten().to(torch.int64))
+        n_bins = len(self.values) - len(SUMS)
+        self.values[len(SUMS) :] += torch.bincount(kept[slots], minlength=n_bins)
+        if vision.scores is not None:
+            scores = vision.scores.detach()[slots[table.has_previous]].double()
+            for name, value in (("score", scores), ("score_squared", scores.square())):
+                self.values[SUMS.index(name)] += value.sum()
+            self.values[SUMS.index("scores")] += scores.numel()
+
+    def reduce(
+        self, weight: float, aux_terms: float
+    ) -> tuple[dict[str, float], dict[str, list[int]]]:
+        """Means over the global batch and histograms, by the name they are logged under."""
+        values = all_reduce_sum(self.values).tolist()
+        total = dict(zip(SUMS, values, strict=False))
         metrics = {
             "train/CrossEntropyLoss": total["cross_entropy"] / weight,
             "train/ZLoss": total["z_loss"] / weight,
@@ -68,13 +110,32 @@ class StepSums:
             "batch/tokens": total["tokens"],
             "batch/frames": total["frames"],
             "batch/loss_weight": weight,
+            "throughput/flops": total["flops"],
         }
         metrics["train/loss"] = metrics["train/CrossEntropyLoss"] + metrics["train/ZLoss"]
         if aux_terms:
-            metrics["train/AuxLoss"] = total["aux"] / aux_terms
+            metrics["train/AuxLoss"] = metrics["stts/aux_loss"] = total["aux"] / aux_terms
             metrics["train/loss"] += metrics["train/AuxLoss"]
-        if total["scored"]:
-            metrics["stts/prunable_videos"] = total["prunable_videos"]
-            for name in ("pruned_fraction", "kept_tokens_per_frame", "vit_tokens_ratio"):
-                metrics[f"stts/{name}"] = total[name] / total["scored"]
-        return metrics
+        if not total["prunable_videos"]:
+            return metrics, {}
+        histogram = [int(count) for count in values[len(SUMS) :]]
+        return metrics | _pruning_metrics(total, histogram), {KEPT_HISTOGRAM: histogram}
+
+
+def _pruning_metrics(total: dict[str, float], histogram: list[int]) -> dict[str, float]:
+    """``histogram[k]`` frames of pruned videos keep k cells."""
+    n_frames, n_cells = sum(histogram), len(histogram) - 1
+    kept = sum(k * count for k, count in enumerate(histogram)) / n_frames
+    metrics = {
+        "stts/prunable_videos": total["prunable_videos"],
+        "stts/pruned_fraction": 1 - kept / n_cells,
+        "stts/kept_tokens_per_frame": kept,
+        "stts/vit_rows_before": total["frames"],
+        "stts/vit_rows": total["vit_rows"],
+        "stts/vit_tokens_ratio": total["vit_rows"] / total["frames"],
+    }
+    if n := total["scores"]:
+        mean = total["score"] / n
+        metrics["stts/score_mean"] = mean
+        metrics["stts/score_std"] = math.sqrt(max(total["score_squared"] / n - mean * mean, 0.0))
+    return metrics

@@ -127,7 +127,10 @@ def set_learning_rates(
 def clip_gradients(
     groups: dict[str, dict[str, Tensor]], max_norm: float | None
 ) -> dict[str, float]:
-    """Scale each group's gradients to at most ``max_norm`` and return the norms before."""
+    """Scale each group's gradients to at most ``max_norm`` and return the norms before.
+
+    Gradients whose norm is not finite stay as they are.
+    """
     norms = {}
     for group, params in groups.items():
         grads = [p.grad for p in params.values() if p.grad is not None]
@@ -137,7 +140,7 @@ def clip_gradients(
         norm = torch.nn.utils.get_total_norm(grads)
         if isinstance(norm, torch.distributed.tensor.DTensor):
             norm = norm.full_tensor()
-        if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(params.values(), max_norm, norm)
         norms[group] = float(norm)
+        if max_norm is not None and math.isfinite(norms[group]):
+            torch.nn.utils.clip_grads_with_norm_(params.values(), max_norm, norm)
     return norms

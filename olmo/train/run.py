@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 import torch
 
+from olmo.config import read_yaml
 from olmo.data.loader import build_train_loader
 from olmo.data.mixture import MixtureConfig
-from olmo.distributed import get_rank, get_world_size, is_main
+from olmo.distributed import barrier, get_rank, get_world_size, is_main
 from olmo.models.loading import load_weights, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2
-from olmo.models.parallel import checkpoint_activations, compile_blocks, shard
+from olmo.models.parallel import build_mesh, checkpoint_activations, compile_blocks, shard
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback
 from olmo.train.checkpoint import TrainerState, latest_checkpoint, load_checkpoint
 from olmo.train.config import TrainConfig
 from olmo.train.optim import build_optimizer, freeze
+from olmo.train.signals import folder_lock
 from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, device: torch.device) -> Trainer:
-    """Build everything, resume if there is something to resume, and train to the end."""
-    torch.manual_seed(config.seed)
+    """Build everything, resume if there is something to resume, and train to the end.
+
+    Returns early, with a checkpoint, after SIGTERM or SIGINT.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            stack.enter_context(folder_lock(Path(config.save_folder)))
+        barrier()
+        trainer = build_trainer(config, device)
+        if trainer.state.step >= config.max_duration:
+            log.info("the run is finished: step %d", trainer.state.step)
+        else:
+            trainer.fit()
+        return trainer
+
+
+def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
+    """Model, optimizer and loader, from the newest checkpoint of the run or from its start."""
     if config.precision is None:
         config.precision = "amp_bf16" if device.type == "cuda" else "fp32"
-    resume = latest_checkpoint(config.save_folder) if config.allow_resume else None
+    torch.manual_seed(config.seed + get_rank())  # ranks drop out different units
+    resume = latest_checkpoint(config.save_folder)
+    if resume is not None and not config.allow_resume:
+        raise ValueError(
+            f"{resume} exists and allow_resume is False: take another save_folder, or remove it"
+        )
     mixture = MixtureConfig.load(config.data.mixture).open(config.data.split)
     model = build_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)
@@ -37,6 +61,7 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
     if resume is not None:
         state = load_checkpoint(resume, model, optimizer)
         log.info("resumed from %s", resume)
+        _warn_of_changes(config, resume)
         if not config.restore_dataloader:
             state.lanes = {}
     elif config.initial_model_checkpoint is not None:
@@ -62,12 +87,7 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
         state.lanes,
         pin_memory=device.type == "cuda",
     )
-    trainer = Trainer(config, model, optimizer, loader, device, state, _callbacks(config))
-    if state.step >= config.max_duration:
-        log.info("%s is finished: step %d of %d", resume, state.step, config.max_duration)
-        return trainer
-    trainer.fit()
-    return trainer
+    return Trainer(config, model, optimizer, loader, device, state, build_callbacks(config))
 
 
 def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
@@ -90,7 +110,8 @@ def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
     compile_blocks(model, config.compile_llm)
     if get_world_size() > 1:
         autocast = torch.bfloat16 if config.precision == "amp_bf16" else None
-        shard(model, config.fsdp_precision, autocast)
+        mesh = build_mesh(device.type, config.fsdp.replicas)
+        shard(model, mesh, config.fsdp.precision, autocast)
     model.to_empty(device=device)
     return model
 
@@ -104,13 +125,26 @@ def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int
     return packing.max_images, int(config.data.sequence_length * share / (1 - share))
 
 
-def _callbacks(config: TrainConfig) -> list[Callback]:
+def build_callbacks(config: TrainConfig) -> list[Callback]:
+    """What runs beside the steps: first what every rank takes part in, then rank 0's own."""
+    callbacks: list[Callback] = []
+    if config.in_loop.eval_interval > 0 or config.in_loop.picture_interval > 0:
+        from olmo.train.in_loop import in_loop_callbacks  # imported late: needed only here
+
+        callbacks += in_loop_callbacks(config.in_loop)
     if not is_main():
-        return []
-    Path(config.save_folder).mkdir(parents=True, exist_ok=True)
+        return callbacks
     config.save(Path(config.save_folder) / "config.yaml")
-    callbacks: list[Callback] = [ProgressCallback(), JsonlCallback()]
+    callbacks += [ProgressCallback(), JsonlCallback()]
     wandb = config.wandb
     if wandb is not None and (wandb.project or os.environ.get("WANDB_PROJECT")):
         callbacks.append(WandbCallback())
     return callbacks
+
+
+def _warn_of_changes(config: TrainConfig, resume: Path) -> None:
+    """Say which parts of the config differ from those that ``resume`` was trained with."""
+    before, now = read_yaml(resume / "config.yaml"), config.to_dict()
+    for part in ("model", "data", "optimizer", "scheduler", "global_train_batch_size"):
+        if before.get(part) != now[part]:
+            log.warning("%s: %r has changed since this checkpoint", resume, part)

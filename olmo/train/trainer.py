@@ -7,23 +7,32 @@ does not depend on how rows are spread over ranks and micro-batches.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from olmo.data.loader import MicroBatch
-from olmo.distributed import all_reduce_sum, get_world_size
+from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
-from olmo.train.checkpoint import TrainerState, save_checkpoint
+from olmo.models.parallel import last_micro_batch
+from olmo.train.checkpoint import Checkpointer, TrainerState
 from olmo.train.config import TrainConfig
-from olmo.train.loss import token_loss
+from olmo.train.diagnose import bad_gradients, first_bad_module
+from olmo.train.loss import ChunkedLoss, unpack
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
+from olmo.train.signals import StopSignal, blocked_signals
+from olmo.train.throughput import FlopCounter, peak_flops
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +56,28 @@ class Callback:
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None: ...
 
-    def on_save(self, trainer: Trainer, folder: str) -> None: ...
-
     def on_end(self, trainer: Trainer) -> None: ...
 
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Normalisers:
+    """What the ranks agree on before a step, all of it from one all-reduce.
+
+    Attributes:
+        weight: sum of the loss weights of the global batch.
+        aux_terms: terms of the auxiliary loss of the global batch.
+        stop: some rank was asked to end.
+        save_failed: some rank could not write the checkpoint under way.
+    """
+
+    weight: float
+    aux_terms: float
+    stop: bool
+    save_failed: bool
 
 
 @dataclass
@@ -67,6 +91,19 @@ class Trainer:
     device: torch.device
     state: TrainerState
     callbacks: list[Callback] = field(default_factory=list)
+    histograms: dict[str, list[int]] = field(default_factory=dict)
+    """Of the last step, by name; entry k counts the value k."""
+    pictures: dict[str, Path] = field(default_factory=dict)
+    """Files that callbacks drew in this step, by name."""
+
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpointer(self.config)
+        self.signal = StopSignal()
+        self.stopping = False
+        self.skipped_in_a_row = 0
+        self.count_flops = FlopCounter(self.config.model)
+        peak = self.config.train.peak_tflops
+        self.peak_flops = peak * 1e12 if peak else peak_flops(self.device)
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -75,99 +112,165 @@ class Trainer:
         return rows // config.device_train_microbatch_size
 
     def fit(self) -> None:
-        """Train to the end, saving on the way."""
+        """Train to the end or until a signal asks to stop, saving on the way."""
         self.model.train()
         for callback in self.callbacks:
             callback.on_start(self)
-        batches = iter(self.loader)
-        saved = self.state.step
-        try:
-            while self.state.step < self.config.max_duration:
-                metrics = self.step(batches)
-                for callback in self.callbacks:
-                    callback.on_step(self, metrics)
-                interval = self.config.save_interval
-                if interval > 0 and self.state.step % interval == 0:
+        with self.signal:
+            with blocked_signals():
+                batches = iter(self.loader)
+            saved = self.state.step
+            try:
+                while self.state.step < self.config.max_duration and not self.stopping:
+                    metrics = self.step(batches)
+                    self.pictures = {}
+                    for callback in self.callbacks:
+                        callback.on_step(self, metrics)
+                    interval = self.config.save_interval
+                    if interval > 0 and self.state.step % interval == 0:
+                        self.save()
+                        saved = self.state.step
+                if saved != self.state.step:
                     self.save()
-                    saved = self.state.step
-            if saved != self.state.step:
-                self.save()
-        finally:
-            for callback in self.callbacks:
-                callback.on_end(self)
+                self.checkpoints.wait()
+            finally:
+                self.checkpoints.close()
+                for callback in self.callbacks:
+                    callback.on_end(self)
 
     def save(self) -> None:
-        """Write a checkpoint of the current step."""
-        folder = save_checkpoint(self.config, self.model, self.optimizer, self.state)
-        for callback in self.callbacks:
-            callback.on_save(self, str(folder))
+        """Start to write a checkpoint of the current step."""
+        self.checkpoints.save(self.model, self.optimizer, self.state)
 
     def step(self, batches: Iterator[MicroBatch]) -> dict[str, float]:
         """One optimizer step; returns its metrics, equal on every rank."""
+        if self.signal.orphaned and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise TrainingError("the launcher of this process is gone")
         started = time.perf_counter()
         micro = [next(batches) for _ in range(self.micro_batches_per_step)]
         waited = time.perf_counter() - started
         self.state.step += 1
-        sums = StepSums(self.device)
-        weight, aux_terms = self._normalisers(micro)
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in micro:
-            self._forward_backward(batch, weight, aux_terms, sums)
-        metrics = sums.reduce(weight, aux_terms)
+        agreed = self._agree(micro)
+        if agreed.save_failed:
+            self.checkpoints.wait()
+        self.stopping = agreed.stop
+        sums = self.accumulate(micro, agreed)
+        metrics, self.histograms = sums.reduce(agreed.weight, agreed.aux_terms)
         self._count(micro, metrics)
-        if not torch.isfinite(torch.tensor(metrics["train/loss"])):
-            raise TrainingError(f"step {self.state.step}: the loss is {metrics['train/loss']}")
         norms = clip_gradients(named_groups(self.model), self.config.max_grad_norm)
         rates = set_learning_rates(
             self.optimizer, self.state.step, self.config.max_duration, self.config.scheduler
         )
-        self.optimizer.step()
+        if all(map(math.isfinite, (metrics["train/loss"], *norms.values()))):
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self._not_finite(micro, metrics["train/loss"], norms)
+        metrics["optim/updates_skipped"] = float(self.state.updates_skipped)
         metrics |= {f"optim/{name}_grad_norm": norm for name, norm in norms.items()}
         metrics |= {f"optim/{name}_lr": rate for name, rate in rates.items()}
-        seconds = time.perf_counter() - started
-        metrics["throughput/step_seconds"] = seconds
-        metrics["throughput/data_wait_seconds"] = waited
-        metrics["throughput/tokens_per_second"] = metrics["batch/tokens"] / seconds
-        metrics["throughput/frames_per_second"] = metrics["batch/frames"] / seconds
+        self._add_throughput(metrics, time.perf_counter() - started, waited)
         return metrics
 
-    def _normalisers(self, micro: list[MicroBatch]) -> tuple[float, float]:
-        """Global sum of loss weights and global number of auxiliary terms of the step."""
+    def accumulate(self, micro: list[MicroBatch], agreed: Normalisers) -> StepSums:
+        """Gradients of the global batch's loss, from this rank's micro-batches."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = StepSums(self.model, self.device)
+        for batch in micro:
+            last_micro_batch(self.model, batch is micro[-1])
+            self._forward_backward(batch, agreed, sums)
+        return sums
+
+    def _agree(self, micro: list[MicroBatch]) -> Normalisers:
         weight = sum(float(m.tensors["loss_masks"].clamp(min=0).double().sum()) for m in micro)
         terms = sum(self.model.n_aux_terms(m.tensors) for m in micro)
-        total = torch.tensor([weight, terms], dtype=torch.float64, device=self.device)
-        weight, aux_terms = all_reduce_sum(total).tolist()
+        stop, failed = self.signal.received is not None, self.checkpoints.failed
+        total = torch.tensor([weight, terms, stop, failed], dtype=torch.float64).to(self.device)
+        weight, aux_terms, n_stop, n_failed = all_reduce_sum(total).tolist()
         if weight <= 0:
             raise TrainingError(f"step {self.state.step}: no token of the batch has a loss")
-        return weight, aux_terms
+        return Normalisers(weight, aux_terms, n_stop > 0, n_failed > 0)
 
-    def _forward_backward(
-        self, batch: MicroBatch, weight: float, aux_terms: float, sums: StepSums
-    ) -> None:
-        tensors = {
+    def forward(self, batch: dict[str, Tensor]) -> Molmo2Output:
+        """The model on a collated batch; ``logits`` are the sums of ``ChunkedLoss``."""
+        return self._forward(self._to_device(batch))
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
             k: v if k in HOST_INPUTS else v.to(self.device, non_blocking=True)
-            for k, v in batch.tensors.items()
+            for k, v in batch.items()
         }
+
+    def _forward(self, tensors: dict[str, Tensor]) -> Molmo2Output:
         inputs = {k: tensors[k] for k in MODEL_INPUTS if k in tensors}
-        has_loss = tensors["loss_masks"] > 0
-        bf16 = self.config.precision == "amp_bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            out: Molmo2Output = self.model(**inputs, response_mask=has_loss)
-        loss = token_loss(
-            out.logits,
+        has_loss, config = tensors["loss_masks"] > 0, self.config
+        head = ChunkedLoss(
             tensors["labels"][has_loss],
             tensors["loss_masks"][has_loss],
-            self.config.softmax_auxiliary_loss_scale if self.config.softmax_auxiliary_loss else 0.0,
+            config.softmax_auxiliary_loss_scale if config.softmax_auxiliary_loss else 0.0,
+            config.train.loss_chunk,
         )
+        bf16 = config.precision == "amp_bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            out: Molmo2Output = self.model(**inputs, response_mask=has_loss, head=head)
+        return out
+
+    def _forward_backward(self, batch: MicroBatch, agreed: Normalisers, sums: StepSums) -> None:
+        tensors = self._to_device(batch.tensors)
+        out = self._forward(tensors)
+        loss = unpack(out.logits)
         # FSDP averages gradients over ranks, hence the factor of the world size
-        total = (loss.cross_entropy + loss.z_loss) * (get_world_size() / weight)
+        total = (loss.cross_entropy + loss.z_loss) * (get_world_size() / agreed.weight)
         vision = out.vision
         aux: Tensor | None = None if vision is None else vision.aux_loss
         if vision is not None and aux is not None:
             aux = aux * vision.aux_count if vision.aux_count else aux
-            total = total + aux * (get_world_size() / max(aux_terms, 1.0))
+            total = total + aux * (get_world_size() / max(agreed.aux_terms, 1.0))
         total.backward()
-        sums.add(loss, aux, out, tensors["num_images"])
+        sums.add(loss, aux, out, tensors, self.count_flops(batch.tensors))
+
+    def _not_finite(self, micro: list[MicroBatch], loss: float, norms: dict[str, float]) -> None:
+        """Say where it comes from; leave the update out or raise ``TrainingError``."""
+        reports = gather_object(
+            {
+                "examples": [m.example_ids for m in micro],
+                "module": [
+                    first_bad_module(self.model, partial(self.forward, m.tensors)) for m in micro
+                ],
+                "gradients": bad_gradients(self.model)[:10],
+            }
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        message = None
+        if reports is not None:
+            file = Path(self.config.save_folder) / f"not_finite_step{self.state.step}.json"
+            file.write_text(json.dumps(dict(enumerate(reports)), indent=2) + "\n")
+            modules = dict.fromkeys(m for r in reports for m in r["module"] if m)
+            bad = [f"group {name}" for name, norm in norms.items() if not math.isfinite(norm)]
+            message = (
+                f"step {self.state.step}: the loss is {loss}; first not finite: "
+                f"{', '.join(modules) or 'gradients of ' + ', '.join(bad)}. Examples of the batch: "
+                f"{[i for r in reports for ids in r['examples'] for i in ids]}. See {file}"
+            )
+        message = broadcast_object(message)
+        self.state.updates_skipped += 1
+        self.skipped_in_a_row += 1
+        limit = self.config.train.max_skipped_in_a_row
+        if self.config.train.on_nan == "stop" or self.skipped_in_a_row >= limit:
+            raise TrainingError(message)
+        log.warning("%s. The update is left out", message)
+
+    def _add_throughput(self, metrics: dict[str, float], seconds: float, waited: float) -> None:
+        metrics["throughput/step_seconds"] = seconds
+        metrics["throughput/data_wait_seconds"] = waited
+        metrics["throughput/tokens_per_second"] = metrics["batch/tokens"] / seconds
+        metrics["throughput/frames_per_second"] = metrics["batch/frames"] / seconds
+        if self.peak_flops:
+            able = seconds * get_world_size() * self.peak_flops
+            metrics["throughput/mfu"] = metrics["throughput/flops"] / able
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            metrics["throughput/peak_memory_gib"] = peak / 2**30
 
     def _count(self, micro: list[MicroBatch], metrics: dict[str, float]) -> None:
         counts = torch.tensor(

@@ -17,7 +17,7 @@ from olmo.config import Config, ConfigError
 from olmo.models.registry import register_model
 from olmo.nn.generate import GenerateOutput, generate
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.llm import LlmConfig, Transformer
+from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, attention_mask
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
 from olmo.preprocessing.chat import DataFormatterConfig
@@ -107,7 +107,8 @@ class Molmo2Output:
     """What ``forward`` returns.
 
     Attributes:
-        logits: [B, S', V], or [n, V] at the positions of ``response_mask``.
+        logits: [B, S', V], or [n, V] at the positions of ``response_mask``, or the result of
+            ``head``.
         hidden: [B, S', D] states after the final norm.
         kept_tokens: bool [B, S] tokens of the input that stayed; None if all did.
         valid: bool [B, S'] tokens that are no padding.
@@ -168,6 +169,7 @@ class Molmo2(nn.Module):
         multimodal_type: Tensor | None = None,
         response_mask: Tensor | None = None,
         cache: KVCache | None = None,
+        head: HeadFunction = nn.functional.linear,
     ) -> Molmo2Output:
         """Run the model on a batch.
 
@@ -182,6 +184,7 @@ class Molmo2(nn.Module):
             num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
             response_mask: bool [B, S]; logits are computed for these tokens only.
             cache: filled with keys and values of this prompt.
+            head: replaces the output projection, such as a loss that never holds all logits.
 
         Raises:
             ValueError: as many ``<im_patch>`` tokens as features are needed.
@@ -205,7 +208,7 @@ class Molmo2(nn.Module):
         hidden = self.transformer(x, row.position_ids, mask, cache)
         wanted = hidden if row.response_mask is None else hidden[row.response_mask]
         return Molmo2Output(
-            self.transformer.logits(wanted),
+            self.transformer.logits(wanted, head),
             hidden,
             row.valid,
             row.position_ids,

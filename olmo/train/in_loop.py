@@ -1,0 +1,166 @@
+"""What happens beside training every so many steps, on every rank: evaluation and pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.loader import ExampleSource, LaneDataset
+from olmo.data.mixture import example_rng
+from olmo.data.video_loading import VideoReadError, load_video
+from olmo.distributed import is_main
+from olmo.eval.evaluator import EvalSettings, evaluate_task
+from olmo.eval.pruning_picture import cell_grid, pruning_picture
+from olmo.eval.report import write_result
+from olmo.eval.tasks import resolve_tasks
+from olmo.models.parallel import whole_copy
+from olmo.nn.vision_backbone import VisionOutput
+from olmo.preprocessing.images import resize_frames
+from olmo.train.config import InLoopConfig
+from olmo.train.trainer import Callback, Trainer
+from olmo.types import VideoFrames
+
+log = logging.getLogger(__name__)
+
+CLIP_SEARCH = 256
+"""Examples of the stream among which a clip for the pictures is looked for."""
+
+
+def in_loop_callbacks(config: InLoopConfig) -> list[Callback]:
+    """The callbacks that the config asks for."""
+    callbacks: list[Callback] = []
+    if config.eval_interval > 0:
+        callbacks.append(EvaluationCallback(config))
+    if config.picture_interval > 0:
+        callbacks.append(PictureCallback(config.picture_interval))
+    return callbacks
+
+
+def _due(trainer: Trainer, interval: int) -> bool:
+    step = trainer.state.step
+    return step % interval == 0 or step == trainer.config.max_duration
+
+
+class EvaluationCallback(Callback):
+    """Generates and scores answers to ``in_loop.tasks`` and adds the figures to the step's metrics.
+
+    Files go to ``RUN/eval/step{N}/TASK``. Answers need decisions that differ between ranks, so
+    each rank works with a whole copy of a sharded model, which goes away afterwards.
+    """
+
+    def __init__(self, config: InLoopConfig):
+        self.interval = config.eval_interval
+        self.tasks = resolve_tasks(None, config.tasks)
+        self.settings = EvalSettings(
+            device_batch_size=config.device_batch_size, max_examples=config.max_examples
+        )
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if not _due(trainer, self.interval):
+            return
+        config, device = trainer.config, trainer.device
+        model = whole_copy(trainer.model, torch.bfloat16 if device.type == "cuda" else None)
+        bf16 = config.precision == "amp_bf16"
+        try:
+            for task in self.tasks:
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    result = evaluate_task(model, config.model, task, self.settings, device)
+                metrics |= {f"eval/{task.name}/{k}": v for k, v in _numbers(result.metrics).items()}
+                if is_main():
+                    folder = Path(config.save_folder) / "eval" / f"step{trainer.state.step}"
+                    (folder / task.name).mkdir(parents=True, exist_ok=True)
+                    write_result(folder / task.name, result.metrics, result.predictions)
+        finally:
+            trainer.model.train()
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {
+        k: float(v)
+        for k, v in values.items()
+        if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
+
+
+class PictureCallback(Callback):
+    """Draws which cells of one clip are kept: ``RUN/pictures/step{N}.png``.
+
+    The clip is the first video of the training stream. Its forward pass runs on every rank.
+    """
+
+    def __init__(self, interval: int):
+        self.interval = interval
+        self.batch: dict[str, Tensor] | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        dataset = trainer.loader.dataset
+        assert isinstance(dataset, LaneDataset)
+        found = first_clip(dataset.source)
+        if found is None:
+            log.warning("no video among %d examples: no pictures of kept tokens", CLIP_SEARCH)
+            return
+        self.clip, arrays = found
+        batch = trainer.config.model.build_collator()([arrays])
+        self.batch = {k: v for k, v in batch.items() if isinstance(v, Tensor)}
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if self.batch is None or not _due(trainer, self.interval):
+            return
+        trainer.model.eval()
+        try:
+            with torch.no_grad():
+                out = trainer.forward(self.batch)
+        finally:
+            trainer.model.train()
+        assert out.vision is not None
+        if is_main():
+            folder = Path(trainer.config.save_folder) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._draw(trainer, out.vision, folder / f"step{trainer.state.step}.png")
+
+    def _draw(self, trainer: Trainer, vision: VisionOutput, file: Path) -> None:
+        assert self.batch is not None
+        n_frames = len(self.clip.frames)
+        valid = (self.batch["token_pooling"] >= 0).any(-1)
+        keep = vision.keep.cpu()[valid].view(n_frames, -1).numpy()
+        scores = None if vision.scores is None else vision.scores[:n_frames].float().cpu().numpy()
+        pruning_picture(
+            self.clip.frames,
+            keep,
+            cell_grid(trainer.config.model),
+            self.clip.timestamps,
+            title=f"{trainer.config.run_name}, step {trainer.state.step}",
+            scores=scores,
+        ).save(file)
+        trainer.pictures["stts/kept_tokens"] = file
+
+
+def first_clip(source: ExampleSource) -> tuple[VideoFrames, dict[str, Any]] | None:
+    """The first video of the stream that can be read, with its preprocessed example."""
+    preprocessor = source.preprocessor
+    for i in range(CLIP_SEARCH):
+        ref = source.stream[i]
+        rng = example_rng(source.seed, ref.index, ref.epoch)
+        example = source.mixture.datasets[ref.dataset].get(ref.index, rng)
+        if "video" not in example:
+            continue
+        about = example.get("metadata", {})
+        try:
+            video = load_video(
+                example["video"],
+                FrameSampling.from_config(preprocessor.config.video),
+                rng,
+                False,
+                about.get("clip_start_time"),
+                about.get("clip_end_time"),
+                transform=lambda frames: resize_frames(frames, preprocessor.image_size),
+            )
+        except VideoReadError:
+            continue  # the loader says so when it comes to this example
+        return video, preprocessor(example, video, rng, True, False)
+    return None

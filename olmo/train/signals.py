@@ -1,0 +1,95 @@
+"""Ending a run from outside: SIGTERM and SIGINT, a launcher that died, a folder in use."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LOCK_FILE = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system without locks answers."""
+
+
+class StopSignal:
+    """Remembers that the process was asked to end; the loop looks between two steps.
+
+    The handlers are installed by the first use as a context manager in the main thread, and the
+    old ones come back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self.parent = os.getppid()
+
+    def __enter__(self) -> StopSignal:
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._receive) for s in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        log.warning("%s: the run ends with a checkpoint after this step", self.received)
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher died. Another run may then be under way in the same folder."""
+        return os.getppid() != self.parent
+
+
+@contextlib.contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Processes started inside never see SIGTERM or SIGINT; they end with their parent.
+
+    A launcher signals the whole process group. Without this it would end the loader's workers
+    before the trainer has taken its last step. The parent gets what arrives once the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, patience: float = 60.0) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; the lock goes when the process ends in any way.
+
+    A process of a killed run may be alive for some seconds, so this waits for up to ``patience``
+    seconds. Raises ``BlockingIOError`` naming the folder if it is still in use then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with (folder / LOCK_FILE).open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as e:
+                if e.errno in NO_LOCKS:
+                    log.warning(
+                        "%s: this file system has no locks; see that one run uses it", folder
+                    )
+                    break
+                if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                if time.monotonic() > deadline:
+                    raise BlockingIOError(f"{folder}: another process trains in this folder") from e
+            time.sleep(0.2)
+        yield

@@ -1,0 +1,104 @@
+"""FLOPs of what a step really computed, and their share of what the device can do (MFU)."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.nn.flops import StageFlops, connector_flops, llm_flops, model_flops
+from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
+from olmo.nn.vision_backbone import VisionBackboneConfig
+from olmo.patch_grid import pooled_grid
+from olmo.token_budget import n_removed_tokens
+from olmo.types import MultimodalType
+
+TRAINING = 3
+"""A step costs this many forward passes: the backward pass counts twice. Recomputed activations
+are no useful work and do not count."""
+
+PEAK_FLOPS = {
+    "B200": 2.25e15,
+    "H200": 9.89e14,
+    "H100": 9.89e14,
+    "A100": 3.12e14,
+    "L40S": 3.62e14,
+    "A6000": 1.55e14,
+    "4090": 1.65e14,
+}
+"""Dense bf16 FLOP/s by a part of the device name, as the makers state them."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """bf16 FLOP/s of ``device``, None if unknown."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
+def dense_backbone(config: VisionBackboneConfig) -> VisionBackboneConfig:
+    """The same backbone without pruning."""
+    if not isinstance(config, TemporalVisionBackboneConfig):
+        return config
+    return dataclasses.replace(config, vit=dataclasses.replace(config.vit, prune=False))
+
+
+class FlopCounter:
+    """Counts the FLOPs of training on a micro-batch, from its tensors on the host."""
+
+    def __init__(self, config: Molmo2Config):
+        self.config = config
+        self.pool = config.mm_preprocessor.video.pooling_h
+        self.video = lru_cache(maxsize=None)(self._video)
+
+    @cached_property
+    def n_cells(self) -> int:
+        video = self.config.mm_preprocessor.video
+        grid = self.config.vision_backbone.vit.image_num_patch
+        rows, columns = pooled_grid(*grid, video.pooling_h, video.pooling_w)
+        return rows * columns
+
+    def __call__(self, batch: dict[str, Tensor]) -> float:
+        """FLOPs of forward and backward pass over ``batch``; padding does not count."""
+        config = self.config
+        backbone, llm = config.vision_backbone, config.llm
+        lengths = (batch["input_ids"] >= 0).sum(1).tolist()
+        image_tokens = int((batch["token_pooling"] >= 0).any(-1).sum())
+        total, image_frames = 0.0, 0
+        for row, counts in enumerate(batch["num_images"].tolist()):
+            for n, kind in zip(counts, batch["multimodal_type"][row].tolist(), strict=True):
+                if n <= 0:
+                    continue
+                if kind != MultimodalType.VIDEO:
+                    image_frames += n
+                    continue
+                stages = self.video(n)
+                total += stages.vit + stages.scorer + stages.connector
+                image_tokens -= n * self.n_cells
+                lengths[row] -= self.removed(n)
+        if image_frames:
+            total += self._dense(image_frames).vit
+            total += image_tokens * connector_flops(backbone, llm, self.pool)
+        total += sum(llm_flops(llm, n, 0) for n in lengths)
+        total += 2.0 * int((batch["loss_masks"] > 0).sum()) * llm.d_model * llm.n_embeddings
+        return TRAINING * total
+
+    def removed(self, n_frames: int) -> int:
+        """Tokens that a video of ``n_frames`` loses."""
+        config = self.config
+        return n_removed_tokens(
+            n_frames, self.n_cells, config.removed_share, config.prune_from_frame
+        )
+
+    def _video(self, n_frames: int) -> StageFlops:
+        config = self.config
+        return model_flops(config.vision_backbone, config.llm, n_frames, 0, 0, self.pool)
+
+    def _dense(self, n_frames: int) -> StageFlops:
+        config = self.config
+        backbone = dense_backbone(config.vision_backbone)
+        return model_flops(backbone, config.llm, n_frames, 0, 0, self.pool)

@@ -1,0 +1,158 @@
+"""One process and two give the same gradients and read each other's checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor
+
+from olmo.models.loading import load_model
+from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
+from tests.train.rows import (
+    EXAMPLES,
+    KINDS,
+    LAYOUTS,
+    TWICE,
+    TWO_RANKS,
+    gradients,
+    make_trainer,
+    micro_batch,
+    train_config,
+    write_start,
+)
+from tests.train.state import snapshot, take_step
+from tests.train.two_ranks import run
+
+TOLERANCE = 1e-5
+"""Of the largest entry of a parameter's gradient; TODO measured."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Starting points, and a checkpoint that one process wrote after a step."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for kind in KINDS:
+        write_start(kind, folder / kind)
+    trainer = make_trainer(train_config("stts", folder / "by_one"), folder / "stts")
+    take_step(trainer, LAYOUTS["accumulated"])
+    trainer.save()
+    trainer.checkpoints.wait()
+    torch.save(snapshot(trainer), folder / "by_one.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> list[dict[str, Any]]:
+    """What the two processes found, by rank."""
+    torch.multiprocessing.spawn(run, (folder,), nprocs=2)
+    return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
+
+
+def obvious_gradients(kind: str, folder: Path, numbers: list[int]) -> dict[str, Tensor]:
+    """One example at a time with all its logits; sums over the batch, divided at the end."""
+    model = load_model(folder / kind)[0].train()
+    ce, z, weight, aux, n_aux = torch.zeros(()), torch.zeros(()), 0.0, torch.zeros(()), 0
+    for i in numbers:
+        batch = micro_batch([[i]]).tensors
+        labels, weights = batch.pop("labels"), batch.pop("loss_masks")
+        has_loss = weights > 0
+        out = model(**batch, response_mask=has_loss)
+        log_z = out.logits.logsumexp(-1)
+        picked = out.logits.gather(-1, labels[has_loss][:, None])[:, 0]
+        ce = ce + (weights[has_loss] * (log_z - picked)).sum()
+        z = z + (weights[has_loss] * 1e-4 * log_z**2).sum()
+        weight += float(weights.sum())
+        if out.vision.aux_count:
+            aux, n_aux = (
+                aux + out.vision.aux_loss * out.vision.aux_count,
+                n_aux + out.vision.aux_count,
+            )
+    ((ce + z) / weight + aux / max(n_aux, 1)).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Some gradients are zero but for rounding: those of key biases, say. Hence the floor."""
+    assert set(expected) <= set(found)
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        size = max(float(value.abs().max()), 1e-2 * largest)
+        error = float((found[name] - value).abs().max())
+        assert error <= TOLERANCE * size, (name, error, size)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, dict[str, Tensor]]:
+    everything = list(range(len(EXAMPLES)))
+    return {
+        f"{kind}{'' if once else ' twice'}": obvious_gradients(
+            kind, folder, everything if once else [*everything, 1]
+        )
+        for kind in KINDS
+        for once in (True, False)
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_process(
+    kind: str, layout: str, folder: Path, expected: dict[str, dict[str, Tensor]]
+) -> None:
+    """Several rows, several micro-batches and packed rows, against one example at a time."""
+    trainer = make_trainer(train_config(kind, folder / "unused"), folder / kind)
+    assert_same(gradients(trainer, LAYOUTS[layout]), expected[kind])
+    if layout == "accumulated":
+        assert_same(gradients(trainer, TWICE), expected[f"{kind} twice"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", TWO_RANKS)
+def test_two_processes(
+    kind: str,
+    layout: str,
+    two_ranks: list[dict[str, Any]],
+    expected: dict[str, dict[str, Tensor]],
+) -> None:
+    twice = " twice" if layout == "only text on rank 1" else ""
+    for rank in two_ranks:
+        assert_same(rank["gradients"][f"{kind}, {layout}, 1"], expected[kind + twice])
+
+
+def test_two_replicas(
+    two_ranks: list[dict[str, Any]], expected: dict[str, dict[str, Tensor]]
+) -> None:
+    """A mesh of two replicas of one shard each, with accumulation."""
+    for rank in two_ranks:
+        assert_same(rank["gradients"]["stts, accumulated, 2"], expected["stts"])
+
+
+def test_both_losses_reach_the_scorer(two_ranks: list[dict[str, Any]]) -> None:
+    """Each alone, on both ranks, although rank 1 has nothing but text."""
+    for rank in two_ranks:
+        assert rank["scorer"]["llm"] > 1e-6 and rank["scorer"]["aux"] > 1e-6
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected) and any(k.endswith(".exp_avg_sq") for k in found)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_two_ranks_write_and_one_reads(folder: Path, two_ranks: list[dict[str, Any]]) -> None:
+    """Also: the checkpoint holds the state at the time of the call, whatever follows."""
+    newest = latest_checkpoint(folder / "by_two")
+    assert newest == folder / "by_two" / "step1"
+    trainer = make_trainer(train_config("stts", folder / "unused"), folder / "stts")
+    state = load_checkpoint(newest, trainer.model, trainer.optimizer)
+    assert state.step == 1
+    assert_equal(snapshot(trainer), torch.load(folder / "by_two.pt", weights_only=True))
+
+
+def test_one_writes_and_two_ranks_read(folder: Path, two_ranks: list[dict[str, Any]]) -> None:
+    written = torch.load(folder / "by_one.pt", weights_only=True)
+    for rank in two_ranks:
+        assert_equal(rank["resharded"], written)
