@@ -6,27 +6,50 @@ a fresh shuffle per epoch, and wholly before any of its examples repeats.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from olmo.config import Config, ConfigError, read_yaml
+from olmo.data.custom import CustomDataset
 from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
+from olmo.preprocessing.chat_tokens import MessageWeight
+
+log = logging.getLogger(__name__)
 
 MIXTURES = Path(__file__).parents[2] / "configs" / "mixtures"
 CHUNK = 4096
+CUSTOM = "custom"
+"""Name of the data set that ``--data.custom`` gives."""
 
 
 @dataclass
 class WeightedDataset(Config):
-    """One data set of a group. Its weight is ``sqrt(len)``, or with ``root_size_factor`` f:
-    1 for 0, ``sqrt(len * f)`` below 1, ``sqrt(f)`` from 1 on; times ``sampling_rate``."""
+    """One data set of a group.
+
+    Its weight in the group is ``sqrt(len)``, or with ``root_size_factor`` f: 1 for 0,
+    ``sqrt(len * f)`` below 1, ``sqrt(f)`` from 1 on; times ``sampling_rate``. ``message_weight``
+    is the loss weight of its examples (a number, or the fields of ``MessageWeight``),
+    ``p_high_res`` the share of its single images that get more crops. With ``path``, or with the
+    name ``custom``, it is a jsonl file (``olmo.data.custom``).
+    """
 
     name: str
     root_size_factor: float | None = None
     sampling_rate: float = 1.0
+    message_weight: float | dict[str, float | bool] | None = None
+    p_high_res: float | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        MessageWeight.of(self.message_weight)  # a wrong field fails here
+        if self.sampling_rate <= 0:
+            raise ValueError(f"sampling_rate must be positive, got {self.sampling_rate}")
 
     def weight(self, size: int) -> float:
         factor = self.root_size_factor
@@ -38,6 +61,36 @@ class WeightedDataset(Config):
             base = (size * factor if factor < 1 else factor) ** 0.5
         return base * self.sampling_rate
 
+    def open(self, split: str) -> Dataset:
+        """The data set. An unknown name and absent files are a ``MissingDataError``."""
+        extra = {"weight": self.message_weight, "p_high_res": self.p_high_res}
+        extra = {k: v for k, v in extra.items() if v is not None}
+        if self.name == CUSTOM and self.path is None:
+            raise ConfigError(f"the mixture has {CUSTOM!r}: give --data.custom=FILE.jsonl")
+        if self.path is not None:
+            dataset: Dataset = CustomDataset.open(self.path)
+        elif self.name in (known := dataset_names()):
+            dataset = get_dataset(self.name, split)
+        else:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else ""
+            raise MissingDataError(self.name, ["a reader of that name"], data_root(), hint)
+        return WithSettings(dataset, extra) if extra else dataset
+
+
+@dataclass
+class WithSettings:
+    """A data set whose examples carry settings of the mixture."""
+
+    dataset: Dataset
+    extra: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        return self.dataset.get(idx, rng) | self.extra
+
 
 @dataclass
 class MixtureGroup(Config):
@@ -46,6 +99,10 @@ class MixtureGroup(Config):
     rate: float
     datasets: list[WeightedDataset]
 
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+
 
 @dataclass
 class MixtureConfig(Config):
@@ -53,9 +110,18 @@ class MixtureConfig(Config):
 
     groups: list[MixtureGroup]
 
+    def __post_init__(self) -> None:
+        names = [d.name for g in self.groups for d in g.datasets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"data set {name!r} is listed twice")
+        if not names:
+            raise ValueError("a mixture needs at least one data set")
+
     @classmethod
     def load(cls, name: str) -> MixtureConfig:
-        """Mixture by name (a file of ``configs/mixtures``) or by the path of a YAML file."""
+        """Mixture by name (a file of ``configs/mixtures``) or by the path of a YAML file. A
+        ``path`` in it is relative to the folder of that file."""
         path = Path(name) if name.endswith((".yaml", ".yml")) else MIXTURES / f"{name}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in MIXTURES.glob("*.yaml"))
@@ -64,33 +130,50 @@ class MixtureConfig(Config):
             raise ConfigError(
                 f"unknown mixture {name!r} (no file {path}).{hint} Known: {', '.join(known)}"
             )
-        return cls.from_dict(read_yaml(path), str(path))
+        config = cls.from_dict(read_yaml(path), str(path))
+        for entry in (d for g in config.groups for d in g.datasets):
+            if entry.path is not None:
+                entry.path = str(path.parent / entry.path)
+        return config
 
-    def open(self, split: str) -> Mixture:
-        """Open every data set; ``MissingDataError`` lists all that are absent."""
+    def with_custom(self, path: str) -> MixtureConfig:
+        """The mixture with the jsonl file ``path`` as its data set ``custom``; where it has none,
+        as a further group that makes up half of the examples."""
+        groups = copy.deepcopy(self.groups)
+        entries = [d for g in groups for d in g.datasets if d.name == CUSTOM]
+        if not entries:
+            entries = [WeightedDataset(CUSTOM)]
+            groups.append(MixtureGroup(sum(g.rate for g in groups), entries))
+        entries[0].path = path
+        return MixtureConfig(groups)
+
+    def open(self, split: str, skip_missing: bool = False, custom: str | None = None) -> Mixture:
+        """Open every data set. ``MissingDataError`` lists all that are absent; with
+        ``skip_missing`` they are left out, and a table of the others goes to the log. A group
+        keeps its rate when some of its data sets are left out. ``custom`` is the jsonl file of
+        the data set of that name."""
+        if custom is not None:
+            return self.with_custom(custom).open(split, skip_missing)
         datasets: dict[str, Dataset] = {}
-        missing: list[str] = []
-        known = set(dataset_names())
+        missing: dict[str, MissingDataError] = {}
         for entry in (d for g in self.groups for d in g.datasets):
-            if entry.name in datasets:
-                raise ConfigError(f"data set {entry.name!r} is listed twice in a mixture")
-            if entry.name not in known:
-                missing.append(f"{entry.name} (no reader for it is registered)")
-                continue
             try:
-                datasets[entry.name] = get_dataset(entry.name, split)
+                datasets[entry.name] = entry.open(split)
             except MissingDataError as e:
-                missing.append(f"{entry.name}: {e}")
-        if missing:
-            raise MissingDataError(
-                "the mixture", missing, data_root(), "set MOLMO_DATA_DIR to the data folder"
-            )
+                missing[entry.name] = e
+        if missing and not (skip_missing and datasets):
+            raise _absent(missing, len(datasets))
         rates: dict[str, float] = {}
         for group in self.groups:
-            weights = {d.name: d.weight(len(datasets[d.name])) for d in group.datasets}
+            entries = [d for d in group.datasets if d.name in datasets]
+            weights = {d.name: d.weight(len(datasets[d.name])) for d in entries}
             total = sum(weights.values())
             rates |= {name: group.rate * w / total for name, w in weights.items()}
-        return Mixture(datasets, rates)
+        mixture = Mixture(datasets, rates)
+        if missing:
+            left_out = ", ".join(missing)
+            log.warning("left out, their files are absent: %s\n%s", left_out, mixture.table())
+        return mixture
 
 
 @dataclass
@@ -108,6 +191,15 @@ class Mixture:
     @property
     def names(self) -> list[str]:
         return sorted(self.datasets)
+
+    def table(self) -> str:
+        """Data sets with their numbers of examples and shares of the stream."""
+        total = sum(self.rates.values())
+        lines = [f"{'data set':34s}{'examples':>12s}{'share':>9s}"]
+        for name in sorted(self.names, key=lambda n: -self.rates[n]):
+            share = self.rates[name] / total
+            lines.append(f"{name:34s}{len(self.datasets[name]):>12,}{share:>9.2%}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -172,6 +264,20 @@ class MixtureStream:
                 np.random.RandomState(np.random.MT19937(sequence)).shuffle(order)
             self._orders[key] = order
         return self._orders[key]
+
+
+def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingDataError:
+    """One error for all absent data sets, with the place where each was looked for."""
+    entries = []
+    for name, error in missing.items():
+        more = len(error.missing) - 1
+        what = error.missing[0] + (f" and {more} more" if more else "")
+        entries.append(f"{name}: {what}, in {error.root}")
+    hint = (
+        f"{n_present} data sets are there. Set MOLMO_DATA_DIR to the data folder, get data sets "
+        "with scripts/download_datasets.py, or train on the others with --data.skip_missing"
+    )
+    return MissingDataError("the mixture", entries, data_root(), hint, limit=len(entries))
 
 
 def example_rng(seed: int, index: int, epoch: int) -> np.random.RandomState:

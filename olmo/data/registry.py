@@ -48,12 +48,17 @@ class MissingDataError(FileNotFoundError):
     """Files of a data set are absent. Lists them, and ``root``, where they were looked for."""
 
     def __init__(
-        self, dataset: str, missing: Sequence[str | Path], root: str | Path, hint: str = ""
+        self,
+        dataset: str,
+        missing: Sequence[str | Path],
+        root: str | Path,
+        hint: str = "",
+        limit: int = 10,
     ) -> None:
         self.dataset, self.root = dataset, Path(root)
         self.missing = [str(m) for m in missing]
-        shown = "".join(f"\n  {m}" for m in self.missing[:10])
-        more = len(self.missing) - 10
+        shown = "".join(f"\n  {m}" for m in self.missing[:limit])
+        more = len(self.missing) - limit
         shown += f"\n  ... and {more} more" if more > 0 else ""
         super().__init__(
             f"data set {dataset!r}: {len(self.missing)} missing under {self.root}:{shown}"

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from olmo.config import ConfigError
+from olmo.data.datasets.declare import dataset_rows
 from olmo.data.mixture import (
     CHUNK,
+    MIXTURES,
     Mixture,
     MixtureConfig,
     MixtureStream,
     WeightedDataset,
     example_rng,
 )
-from olmo.data.registry import MissingDataError
+from olmo.data.registry import MissingDataError, register_dataset
+from tests.data.datasets_miniature import Miniature
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "fixtures/data_sets/mixture_rates.json").read_text()
+)
+SIZES = (400, 10_000, 90_000, 1_000_000)
 
 
 class Numbers:
@@ -29,6 +40,9 @@ class Numbers:
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
         return {"idx": idx}
 
+
+for size in SIZES:
+    register_dataset(f"d_{size}")(lambda split, size=size: Numbers(size))
 
 MIXTURE = Mixture({"a": Numbers(7), "b": Numbers(11)}, {"a": 3.0, "b": 1.0})
 
@@ -71,12 +85,149 @@ def test_generators_differ_by_seed_index_and_epoch() -> None:
     assert example_rng(1, 2, 3).randint(1 << 30) == example_rng(1, 2, 3).randint(1 << 30)
 
 
+def rates(groups: list[dict[str, Any]]) -> dict[str, float]:
+    mixture = MixtureConfig.from_dict({"groups": groups}).open("train")
+    total = sum(mixture.rates.values())
+    return {name: mixture.rates[name] / total for name in mixture.names}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "groups"),
+    [
+        (
+            "kwargs_mixture",
+            [
+                {
+                    "rate": 0.2,
+                    "datasets": [
+                        {"name": "d_400"},
+                        {"name": "d_10000", "root_size_factor": 60000},
+                        {"name": "d_90000", "root_size_factor": 0.25},
+                    ],
+                },
+                {
+                    "rate": 0.6,
+                    "datasets": [
+                        {"name": "d_1000000", "sampling_rate": 0.4, "root_size_factor": 1}
+                    ],
+                },
+            ],
+        ),
+        (
+            "mixture",
+            [
+                {"rate": 0.75, "datasets": [{"name": "d_10000"}]},
+                {"rate": 0.25, "datasets": [{"name": "d_400"}]},
+            ],
+        ),
+        (  # weights 50, 20 and 50
+            "root_size_mixture",
+            [
+                {
+                    "rate": 1.0,
+                    "datasets": [
+                        {"name": "d_10000", "root_size_factor": 0.25},
+                        {"name": "d_400"},
+                        {"name": "d_90000", "root_size_factor": 2500},
+                    ],
+                }
+            ],
+        ),
+    ],
+)
+def test_recorded_rates(recorded: str, groups: list[dict[str, Any]]) -> None:
+    golden = dict(zip(GOLDEN[recorded]["order"], GOLDEN[recorded]["rates"], strict=True))
+    assert rates(groups) == pytest.approx(golden, rel=1e-9)
+
+
 def test_missing_data_lists_everything_and_where_it_looked(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     with pytest.raises(MissingDataError) as caught:
         MixtureConfig.load("all-v5-video-academic-only").open("train")
     assert len(caught.value.missing) == 34
-    assert str(tmp_path) in str(caught.value) and "tgif" in str(caught.value)
+    text = str(caught.value)
+    assert f"tgif: TGIF/Train_action_question.csv and 3 more, in {tmp_path}" in text
+    assert "qv_highlights" in text and "--data.skip_missing" in text
+    with pytest.raises(MissingDataError):  # nothing is left
+        MixtureConfig.load("all-v5-video-academic-only").open("train", skip_missing=True)
+
+
+def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    rows = "video_id,question,a0,a1,a2,a3,a4,answer\n55,why,a,b,c,d,e,1\n"
+    Miniature("intent_qa", {"IntentQA/train.csv": rows}, ["IntentQA/videos/55.mp4"]).write(tmp_path)
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "groups:\n"
+        "  - {rate: 0.5, datasets: [{name: intent_qa}, {name: tgif}, {name: intent_q}]}\n"
+        "  - {rate: 0.3, datasets: [{name: star}]}\n"
+        "  - {rate: 1.5, datasets: [{name: d_400}]}\n"
+    )
+    with pytest.raises(MissingDataError) as caught:
+        MixtureConfig.load(str(own)).open("train")
+    assert [m.split(":")[0] for m in caught.value.missing] == ["tgif", "intent_q", "star"]
+    with caplog.at_level(logging.WARNING):
+        mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
+    assert mixture.rates == {"intent_qa": 0.5, "d_400": 1.5}, "a group keeps its rate"
+    assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
+    cells = " ".join(mixture.table().split())
+    assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
+
+
+def test_shipped_mixtures_load(monkeypatch, tmp_path) -> None:
+    files = sorted(f.stem for f in MIXTURES.glob("*.yaml"))
+    shipped = {name: MixtureConfig.load(name) for name in files}
+    assert set(shipped) > {"all-v5-video-academic-only", "molmo2", "debug", "synthetic_video_qa"}
+    academic = shipped["all-v5-video-academic-only"].groups[0]
+    assert {d.name for d in academic.datasets} <= set(dataset_rows())
+    factors = {d.name for d in academic.datasets if d.root_size_factor == 60000}
+    assert factors == {"tgif", "tvqa_with_sub", "paxion", "moments_in_time_qa", "kinetics_qa"}
+    molmo2 = shipped["molmo2"].groups
+    assert [g.rate for g in molmo2] == [0.15, 0.2, 0.25, 0.15, 0.1, 0.0995, 0.0005]
+    assert molmo2[1].datasets == academic.datasets
+
+
+def test_settings_of_a_mixture_reach_the_example() -> None:
+    weight = {"weight": 0.2, "root_subsegments": False}
+    entry = WeightedDataset("d_400", message_weight=weight, p_high_res=0.3)
+    example = entry.open("train").get(7, np.random.RandomState(0))
+    assert example == {"idx": 7, "weight": weight, "p_high_res": 0.3}
+    assert WeightedDataset("d_400").open("train").get(7, np.random.RandomState(0)) == {"idx": 7}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("[{rate: 1, datasets: [{name: x}, {name: x}]}]", "'x' is listed twice"),
+        ("[{rate: 0, datasets: [{name: x}]}]", "rate must be positive, got 0"),
+        ("[{rate: 1, datasets: [{name: x, sampling_rate: -1}]}]", "sampling_rate must be positive"),
+        ("[{rate: 1, datasets: [{name: x, message_weight: {wieght: 1}}]}]", "wieght"),
+        ("[]", "at least one data set"),
+    ],
+)
+def test_wrong_mixture_file(tmp_path: Path, groups: str, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"groups: {groups}\n")
+    with pytest.raises(ConfigError, match=rf"own.yaml.*{message}"):
+        MixtureConfig.load(str(file))
+
+
+def test_own_data_in_a_mixture(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    line = {"video": "a.mp4", "question": "What?", "answer": "This."}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line))
+    path = str(tmp_path / "mine.jsonl")
+    alone = MixtureConfig.load("custom").open("train", custom=path)
+    assert alone.names == ["custom"] and len(alone.datasets["custom"]) == 1
+    with pytest.raises(ConfigError, match=r"--data\.custom=FILE\.jsonl"):
+        MixtureConfig.load("custom").open("train")
+    file = tmp_path / "own.yaml"
+    file.write_text("groups: [{rate: 3.0, datasets: [{name: d_400}, {name: a, path: mine.jsonl}]}]")
+    config = MixtureConfig.load(str(file))
+    assert config.open("train").names == ["a", "d_400"]
+    added = config.open("train", custom=path)
+    assert added.rates["custom"] == 3.0 == added.rates["a"] + added.rates["d_400"]
+    assert [g.rate for g in config.groups] == [3.0], "the mixture itself is not changed"
 
 
 def test_unknown_mixture_names_the_nearest() -> None:

@@ -1,0 +1,148 @@
+"""Own data in a jsonl file: what an example becomes, and what every mistake says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from olmo.data.custom import CustomDataError, CustomDataset
+
+VIDEO = {"video": "clips/a.mp4", "question": "What?", "answer": "This."}
+CHOICE = {"video": "clips/a.mp4", "question": "Which?", "options": ["x", "y"], "answer": "y"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "clips").mkdir()
+    for name in ("clips/a.mp4", "b.jpg", "c.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder: Path, *lines: Any) -> Path:
+    path = folder / "my.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def read(folder: Path, *lines: Any) -> list[dict[str, Any]]:
+    data = CustomDataset.open(write(folder, *lines))
+    return [data.get(i, np.random.RandomState(0)) for i in range(len(data))]
+
+
+def test_open_question_and_multiple_choice(folder: Path) -> None:
+    video = str(folder / "clips/a.mp4")
+    clip = {"start": 2, "end": 9.5}
+    lines = [{"start": 2.5, "end": 4, "text": "Look!"}]
+    assert read(folder, VIDEO, "", CHOICE, CHOICE | clip | {"subtitle": lines, "answer": 0}) == [
+        {
+            "video": video,
+            "question": "What?",
+            "answer": "This.",
+            "style": "user_qa",
+            "metadata": {"example_id": "my.jsonl:1"},
+        },
+        {
+            "video": video,
+            "question": "Which?",
+            "options": ["x", "y"],
+            "answer_idx": 1,
+            "style": "video_multiple_choice",
+            "metadata": {"example_id": "my.jsonl:3"},
+        },
+        {
+            "video": video,
+            "question": "Which?",
+            "options": ["x", "y"],
+            "answer_idx": 0,
+            "subtitle": {(2.5, 4.0): "Look!"},
+            "style": "video_multiple_choice_w_subtitle",
+            "metadata": {
+                "example_id": "my.jsonl:4",
+                "clip_start_time": 2,
+                "clip_end_time": 9.5,
+            },
+        },
+    ]
+
+
+def test_images_style_and_plain_subtitle(folder: Path) -> None:
+    one, several, styled = read(
+        folder,
+        {"image": "b.jpg", "question": "Which?", "options": ["x", "y"], "answer": "x"},
+        {"image": ["b.jpg", "c.png"], "question": "Same?", "answer": "No."},
+        VIDEO | {"style": "video_short_answer", "subtitle": "spoken words", "start": 3},
+    )
+    assert one["image"] == str(folder / "b.jpg") and one["style"] == "a_okvqa_mc"
+    assert several["image"] == [str(folder / "b.jpg"), str(folder / "c.png")]
+    assert styled["style"] == "video_short_answer" and styled["subtitle"] == "spoken words"
+    assert styled["metadata"]["clip_start_time"] == 3
+    assert styled["metadata"]["clip_end_time"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'video': 1}", "not valid JSON: .* at column 2"),
+        ("[1]", r"expected an object in braces, got '\[1\]'"),
+        ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; known: video, image, question"),
+        ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
+        ({"video": "clips/a.mp4", "question": "x"}, "no 'answer'"),
+        ({"question": "x", "answer": "y"}, "expected either 'video' or 'image'"),
+        ({**VIDEO, "image": "b.jpg"}, "expected either 'video' or 'image'"),
+        ({**VIDEO, "video": "clips/z.mp4"}, "no file .*clips/z.mp4"),
+        ({**VIDEO, "image": ["b.jpg", "z.png"], "video": None}, "no file .*z.png"),
+        ({**VIDEO, "image": [], "video": None}, r"'image': expected text, got \[\]"),
+        ({**VIDEO, "question": "  "}, "'question': expected text"),
+        ({**VIDEO, "answer": 3}, "'answer': expected text, got 3"),
+        ({**CHOICE, "answer": "z"}, r"'answer' 'z' is not one of the options \['x', 'y'\]"),
+        ({**CHOICE, "answer": 2}, "'answer' 2 is not one of the options"),
+        ({**CHOICE, "answer": True}, "'answer' True is not one of the options"),
+        ({**CHOICE, "options": ["x"]}, "'options': expected 2 to 26 texts"),
+        ({**CHOICE, "options": ["x", "x"]}, "'options': the same text twice"),
+        ({**VIDEO, "start": 5, "end": 5}, "'start' 5 is not before 'end' 5"),
+        ({**VIDEO, "start": -1}, "'start': expected seconds from 0 on, got -1"),
+        ({**VIDEO, "end": "4"}, "'end': expected seconds from 0 on, got '4'"),
+        ('{"video": "clips/a.mp4", "question": "x", "answer": "y", "end": NaN}', "'end': expected"),
+        ({**VIDEO, "subtitle": 3}, "'subtitle': expected text or a list"),
+        ({**VIDEO, "subtitle": [{"start": 1}]}, r"'subtitle\[0\]': expected the keys start"),
+        (
+            {**VIDEO, "subtitle": [{"start": 2, "end": 1, "text": "x"}]},
+            r"'subtitle\[0\]': it starts after its end",
+        ),
+        ({"image": "b.jpg", "question": "x", "answer": "y", "start": 1}, "'start' needs a 'video'"),
+        ({**VIDEO, "style": ""}, "'style': expected text"),
+    ],
+)
+def test_a_mistake_names_its_line(folder: Path, line: Any, message: str) -> None:
+    with pytest.raises(CustomDataError, match=f"my.jsonl: 1 lines .*\n  line 2: {message}"):
+        read(folder, VIDEO, line)
+
+
+def test_all_mistakes_come_at_once(folder: Path) -> None:
+    with pytest.raises(CustomDataError) as caught:
+        read(folder, VIDEO, "{", "", *["[]"] * 30)
+    text = str(caught.value)
+    assert "31 lines" in text and "line 2:" in text and "line 4:" in text and "11 more" in text
+
+
+def test_no_file_no_lines_no_text(folder: Path) -> None:
+    with pytest.raises(CustomDataError, match=r"nothing\.jsonl: no such file"):
+        CustomDataset.open(folder / "nothing.jsonl")
+    with pytest.raises(CustomDataError, match="it is empty"):
+        read(folder, "", " ")
+    (folder / "my.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CustomDataError, match="UTF-8"):
+        CustomDataset.open(folder / "my.jsonl")
+
+
+def test_it_crosses_to_another_process(folder: Path) -> None:
+    data = CustomDataset.open(write(folder, VIDEO))
+    copy = pickle.loads(pickle.dumps(data))
+    assert copy.get(0, np.random.RandomState(0)) == data.get(0, np.random.RandomState(0))
