@@ -5,16 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from olmo.eval.pruning_draw import font, light_cells, wrap
 from olmo.eval.pruning_picture import (
     GAP,
     MARGIN,
     answer_lines,
     cell_grid,
-    font,
     kept_cells,
-    light_cells,
     pruning_picture,
-    wrap,
 )
 from olmo.models.loading import merged_model_config
 from olmo.preprocessing.video import video_token_pooling

@@ -1,0 +1,82 @@
+"""A video of pruning: each sampled frame, dim where it is pruned, beside its score heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from olmo.eval.pruning_draw import (
+    PAPER,
+    TEXT,
+    TITLE,
+    count_plot,
+    heat_map,
+    legend,
+    light_cells,
+    pale_frame,
+    row,
+    scaled,
+    stack,
+    text_block,
+)
+from olmo.eval.pruning_picture import GAP, MARGIN, resized, tile_header
+from olmo.eval.pruning_view import ScoredVideo
+
+X264 = {"crf": "16", "preset": "medium", "tune": "stillimage"}
+
+
+def write_pruning_video(
+    path: Path,
+    scored: ScoredVideo,
+    title: str,
+    fps: float = 2.0,
+    width: int = 520,
+    by_rank: bool = False,
+) -> None:
+    """Write an H.264 MP4 of one picture per sampled frame.
+
+    ``fps`` pictures are shown per second; ``width`` is that of a frame, in pixels; ``by_rank``
+    colours the heat map by the order of the scores, not by their values.
+    """
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
+        rate = Fraction(fps).limit_denominator(1000)
+        stream = out.add_stream("libx264", rate=rate, options=X264)
+        stream.pix_fmt = "yuv420p"
+        for i, picture in enumerate(pruning_frames(scored, title, width, by_rank)):
+            if i == 0:
+                stream.width, stream.height = picture.size
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def pruning_frames(
+    scored: ScoredVideo, title: str, width: int, by_rank: bool
+) -> Iterator[Image.Image]:
+    """Pictures of one size, both sides even."""
+    keep, protected, edges = scored.keep(), scored.protected(), scored.edges
+    scale = scored.heat_scale(by_rank)
+    total = 2 * width + GAP
+    above = text_block([("", title)], total, scaled(TITLE, total))
+    budget = text_block([("budget", scored.budget())], total, scaled(TEXT, total))
+    key = legend(keep, scale, total)
+    for i, frame in enumerate(scored.video.frames):
+        small, lit = resized(frame, width), keep[i].reshape(edges.shape)
+        pair = [light_cells(small, lit, edges)]
+        if scale is None or i == 0:
+            pair.append(pale_frame(small, "first frame: always kept"))
+        else:
+            pair.append(heat_map(small, scale.values[i].reshape(edges.shape), lit, edges))
+        time = float(scored.video.timestamps[i])
+        header = tile_header(time, lit, total, bool(protected[i]), scaled(TEXT, total))
+        plot = count_plot(keep.sum(1), edges.n_cells, scored.video.timestamps, total, i)
+        pictures = stack([header, row(pair, total, GAP)], 4)
+        whole = stack([above, pictures, plot, key, budget], GAP, MARGIN)
+        even = Image.new("RGB", (-(-whole.width // 2) * 2, -(-whole.height // 2) * 2), PAPER)
+        even.paste(whole)
+        yield even

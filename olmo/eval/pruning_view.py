@@ -1,0 +1,270 @@
+"""What token pruning does to one video, for pictures: scored once, then cut at any budget.
+
+``score_with_model`` takes the scores of a checkpoint's vision backbone, ``score_pixels`` those of
+a training-free method on raw pixels. Budget and selection are the rules that the model follows
+(``n_removed_tokens``, ``select_cells``).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from olmo.eval.pruning_cells import CellEdges, HeatScale
+from olmo.models.loading import load_weights
+from olmo.models.temporal_video_olmo.temporal_video_olmo import (
+    TemporalVideoOlmo,
+    TemporalVideoOlmoConfig,
+)
+from olmo.nn.image_vit import normalize_pixels
+from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
+from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, select_cells
+from olmo.preprocessing.images import patchify, resize_frames
+from olmo.preprocessing.video import video_token_pooling
+from olmo.token_budget import n_removed_tokens
+from olmo.types import MultimodalType, VideoFrames
+
+SCORING_TOPK = 0.5
+"""Any share under which every video of two frames or more is scored."""
+
+
+@dataclass(frozen=True)
+class ScoreLevel:
+    """Scores float32 ``[frames, cells]`` that hold for budgets up to ``max_remove`` cells."""
+
+    max_remove: int
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoredVideo:
+    """A video with scores for every budget.
+
+    Attributes:
+        video: the frames, at the size of the file.
+        edges: where the cells lie in a frame.
+        levels: by ascending budget; more than one for methods that protect new frames while the
+            others hold enough cells. Empty for a video of one frame, which is never pruned.
+        vit: the settings, ``topk`` and ``prune_from_frame`` among them.
+        source: what was scored, in words.
+    """
+
+    video: VideoFrames
+    edges: CellEdges
+    levels: tuple[ScoreLevel, ...]
+    vit: TemporalVitConfig
+    source: str
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.video.frames)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells per frame."""
+        return self.edges.n_cells
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """``[frames, cells]`` as the method gives them when it protects no frame."""
+        return self.levels[-1].scores if self.levels else None
+
+    def n_remove(self, topk: float | None = None) -> int:
+        """Budget at ``topk`` (default: the one of the settings)."""
+        share = self.vit.topk if topk is None else topk
+        return n_removed_tokens(self.n_frames, self.n_cells, share, self.vit.prune_from_frame)
+
+    def keep(self, topk: float | None = None) -> np.ndarray:
+        """Kept cells, bool ``[frames, cells]``."""
+        n_remove = self.n_remove(topk)
+        if n_remove == 0:
+            return np.ones((self.n_frames, self.n_cells), dtype=bool)
+        scores = torch.from_numpy(self._level(n_remove).scores)
+        return select_cells(scores, _one_video(self.n_frames, n_remove)).numpy()
+
+    def protected(self, topk: float | None = None) -> np.ndarray:
+        """Frames that the method keeps whole because they are new, bool ``[frames]``."""
+        n_remove = self.n_remove(topk)
+        if n_remove == 0 or self.scores is None:
+            return np.zeros(self.n_frames, dtype=bool)
+        return _raised(self._level(n_remove).scores, self.scores)
+
+    def budget(self, topk: float | None = None) -> str:
+        """The budget in words."""
+        share = self.vit.topk if topk is None else topk
+        total, removed = self.n_frames * self.n_cells, self.n_remove(topk)
+        return (
+            f"topk {share:g}: {removed} of {total} visual tokens removed, {total - removed} kept "
+            f"({1 - removed / total:.0%})"
+        )
+
+    def heat_scale(self, by_rank: bool = False) -> HeatScale | None:
+        """Colours of the scores, or of their order; None where nothing is scored."""
+        if self.scores is None:
+            return None
+        return HeatScale.of_ranks(self.scores) if by_rank else HeatScale.of_scores(self.scores)
+
+    def _level(self, n_remove: int) -> ScoreLevel:
+        return next(level for level in self.levels if level.max_remove >= n_remove)
+
+
+def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> ScoredVideo:
+    """Score with a training-free method that compares raw pixels, scaled to [-1, 1].
+
+    Of ``vit``, frame size, patch size and the settings of pruning count. ``ValueError`` for a
+    learned method.
+    """
+    if vit.method.learned:
+        raise ValueError(
+            f"prune_method={vit.prune_method} needs the weights of a checkpoint; without one, "
+            f"choose a training-free method: {_training_free()}"
+        )
+    images = _patches(video, vit)
+    n_frames = len(images)
+    inputs = ScoreInputs(
+        x=normalize_pixels(images),
+        images=images,
+        has_previous=torch.arange(n_frames) > 0,
+        grid=CellGrid.build(*vit.image_num_patch, pool, images.device),
+        videos=(),
+        seed=vit.random_seed,
+        new_ref_threshold=vit.new_ref_threshold,
+        scorer=None,
+    )
+    h, w = vit.image_default_input_size
+    source = (
+        f"prune_method {vit.prune_method} on raw pixels ({h} x {w}, patch {vit.image_patch_size}, "
+        f"pool {pool})"
+    )
+    edges = CellEdges.of_patches(*vit.image_num_patch, pool)
+    return ScoredVideo(video, edges, _levels(inputs, vit.prune_method), vit, source)
+
+
+def _training_free() -> str:
+    return ", ".join(sorted(name for name, m in PRUNE_METHODS.items() if not m.learned))
+
+
+def load_for_scoring(
+    config: TemporalVideoOlmoConfig, folder: Path, device: torch.device | str
+) -> TemporalVideoOlmo:
+    """The model of a checkpoint folder, its language model cut to one layer.
+
+    ``ValueError`` if ``config`` asks for the learned scorer and the checkpoint has none.
+    """
+    config = copy.deepcopy(config)
+    config.llm.n_layers = 1  # no token reaches it
+    config.llm.full_attention_layers = None
+    model = config.build("meta").to_empty(device=device)
+    if load_weights(model, folder):
+        raise ValueError(
+            f"{folder} has no token scorer: choose a training-free prune_method: {_training_free()}"
+        )
+    return model.eval()
+
+
+def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) -> ScoredVideo:
+    """Score with a model's own ``prune_method``; ``name`` says which model it is."""
+    backbone, settings = model.vision_backbone, model.vision_backbone.config.vit
+    what = "the pooled tokens" if settings.method.pooled else f"ViT block {settings.prune_at}"
+    source = f"prune_method {settings.prune_method} on {what} of {name}"
+    images = _patches(video, settings)
+    pool = backbone.config.video_pooling
+    edges = CellEdges.of_patches(*settings.image_num_patch, pool)
+    if len(images) == 1:
+        return ScoredVideo(video, edges, (), settings, source)
+    preprocessing = model.config.mm_preprocessor.video
+    pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
+    scoring = dataclasses.replace(settings, prune=True, topk=SCORING_TOPK, prune_from_frame=0)
+    backbone.config.vit = backbone.image_vit.config = scoring
+    try:
+        with torch.no_grad(), _stop_at(settings.prune_method):
+            backbone(
+                images[None].to(model.device),
+                None,
+                torch.from_numpy(pooling)[None].to(model.device),
+                torch.tensor([[len(images)]]),
+                torch.tensor([[int(MultimodalType.VIDEO)]]),
+            )
+        raise AssertionError("the video was not scored")
+    except _Reached as reached:
+        inputs = reached.inputs
+    finally:
+        backbone.config.vit = backbone.image_vit.config = settings
+    return ScoredVideo(video, edges, _levels(inputs, settings.prune_method), settings, source)
+
+
+class _Reached(Exception):
+    """Ends a forward pass where a method is asked for scores: no later block has to run."""
+
+    def __init__(self, inputs: ScoreInputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+@contextmanager
+def _stop_at(name: str) -> Iterator[None]:
+    """Meanwhile the method ``name`` raises ``_Reached`` with what it is given."""
+    method = PRUNE_METHODS[name]
+
+    def stop(inputs: ScoreInputs) -> torch.Tensor:
+        raise _Reached(inputs)
+
+    PRUNE_METHODS[name] = dataclasses.replace(method, score=stop)
+    try:
+        yield
+    finally:
+        PRUNE_METHODS[name] = method
+
+
+@torch.no_grad()
+def _levels(inputs: ScoreInputs, name: str) -> tuple[ScoreLevel, ...]:
+    """The scores of one video under every budget.
+
+    A method may protect whole frames as long as the others hold as many cells as must go, fewer
+    frames the more must go: its scores then stay the same up to that budget. A frame is protected
+    when its scores differ from those under the largest budget.
+    """
+    n_frames, n_cells = len(inputs.images), inputs.grid.n_cells
+    largest = n_cells * (n_frames - 1)
+
+    def score(n_remove: int) -> np.ndarray:
+        one = dataclasses.replace(inputs, videos=(VideoSpan(0, n_frames, n_remove),))
+        scores = PRUNE_METHODS[name].score(one).float().cpu().numpy()
+        if not np.isfinite(scores[1:]).all():
+            raise ValueError(f"prune_method={name} gives scores that are not finite")
+        return scores
+
+    levels: list[ScoreLevel] = []
+    last = score(largest) if largest else None
+    while last is not None and (not levels or levels[-1].max_remove < largest):
+        n_remove = levels[-1].max_remove + 1 if levels else 1
+        scores = score(n_remove)
+        free = int((~_raised(scores, last)[1:]).sum()) * n_cells
+        levels.append(ScoreLevel(max(n_remove, free), scores))
+    return tuple(levels)
+
+
+def _raised(scores: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Frames with other scores than in ``base``, bool ``[frames]``; never the first."""
+    raised = (scores != base).any(1)
+    raised[0] = False
+    return raised
+
+
+def _patches(video: VideoFrames, vit: TemporalVitConfig) -> torch.Tensor:
+    """uint8 ``[frames, N, patch_dim]``, as the model gets them."""
+    frames = resize_frames(video.frames, vit.image_default_input_size)
+    return torch.from_numpy(patchify(frames, vit.image_patch_size))
+
+
+def _one_video(n_frames: int, n_remove: int) -> FrameTable:
+    rows = torch.arange(n_frames)
+    return FrameTable(rows, rows, rows > 0, (VideoSpan(0, n_frames, n_remove),))

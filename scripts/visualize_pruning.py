@@ -1,0 +1,258 @@
+"""Show what token pruning keeps of a video.
+
+    python scripts/visualize_pruning.py clip.mp4 --checkpoint RUN/step6250 --out pruning.png
+    python scripts/visualize_pruning.py clip.mp4 --prune_method easy --topk 0.7 --out pruning.html
+
+--out decides the form:
+  .png   the sampled frames, removed cells dim; below each its score heat map; kept counts, budget
+  .mp4   one picture per sampled frame: the frame beside its heat map, kept counts below
+  .html  one self-contained page with a slider for topk that selects again in the browser
+
+With --checkpoint, the checkpoint's settings hold unless a flag overrides them. A dense checkpoint
+works with the training-free methods. Without --checkpoint a training-free method compares raw
+pixels; --frame_size, --patch_size and --pool then say what a cell is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from olmo.config import ConfigError, merge, parse_overrides
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.video_loading import load_video
+from olmo.distributed import setup_logging
+from olmo.eval.pruning_html import pruning_page
+from olmo.eval.pruning_picture import pruning_picture
+from olmo.eval.pruning_video import write_pruning_video
+from olmo.eval.pruning_view import (
+    ScoredVideo,
+    load_for_scoring,
+    score_pixels,
+    score_with_model,
+)
+from olmo.models.loading import load_model_config, select_checkpoint
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.nn.token_pruning import PRUNE_METHODS
+from olmo.preprocessing.video import VideoPreprocessorConfig
+from olmo.types import VideoFrames
+
+VIT_FLAGS = ("topk", "prune_method", "prune_at", "new_ref_threshold", "random_seed")
+PIXEL_FLAGS = {"frame_size": (378, 378), "patch_size": 14, "pool": 3}
+"""Flags that only make sense without a checkpoint, and their defaults: those of Molmo2."""
+WIDTHS = {".png": 220, ".mp4": 520, ".html": 400}
+"""Pixels of a frame in each form of output."""
+PNG_WIDTH, MOST_COLUMNS = 1800, 12
+"""The frames of a row share so many pixels unless --width is given; and --columns."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 2, and one message, for what can be put right on the command line."""
+    args, overrides = parse_args(argv)
+    setup_logging()
+    logging.getLogger().setLevel(logging.WARNING)
+    # a checkpoint without a scorer is an error here, not worth a warning as well
+    logging.getLogger("olmo.models.loading").setLevel(logging.ERROR)
+    try:
+        scored = score(args, overrides)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write(scored, args)
+    except (ConfigError, ValueError, OSError) as e:
+        print(f"{os.path.basename(sys.argv[0])}: error: {e}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {scored.n_frames} frames of {scored.n_cells} cells, {scored.budget()}")
+    return 0
+
+
+# --- command line ------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="With --checkpoint, any further --model.KEY=VALUE overrides its model config, for "
+        "example\n--model.vision_backbone.vit.prune_from_frame=1. Values are read as YAML.",
+    )
+    vit, video = TemporalVitConfig(), VideoPreprocessorConfig()
+    methods = ", ".join(sorted(PRUNE_METHODS))
+    add = parser.add_argument
+    add("video", type=Path, metavar="VIDEO", help="video file")
+    add("--out", type=Path, required=True, help="file to write: .png, .mp4 or .html")
+    add("--checkpoint", type=Path, help="checkpoint folder, or run folder (its newest checkpoint)")
+
+    add = parser.add_argument_group(
+        "pruning", "default: the checkpoint's settings; what it lacks, and without one:"
+    ).add_argument
+    add("--topk", type=float, help=f"share of the visual tokens to remove, in [0, 1) ({vit.topk})")
+    add(
+        "--prune_method",
+        choices=sorted(PRUNE_METHODS),
+        metavar="NAME",
+        help=f"one of {methods}; scorer, the default, is learned and needs a checkpoint",
+    )
+    add("--prune_at", type=int, metavar="N", help="the ViT block that is scored (checkpoint only)")
+    add(
+        "--new_ref_threshold",
+        type=float,
+        metavar="X",
+        help=f"easy, heuristic: similarity under which a frame is new ({vit.new_ref_threshold})",
+    )
+    add("--random_seed", type=int, metavar="N", help=f"seed of random ({vit.random_seed})")
+
+    add = parser.add_argument_group("frames").add_argument
+    frames = "most frames to sample (default: the checkpoint's; without one, "
+    add("--max_frames", type=positive, metavar="N", help=f"{frames}{video.max_frames})")
+    add("--clip_start", type=float, metavar="S", help="start at this second of the video")
+    add("--clip_end", type=float, metavar="S", help="end at this second of the video")
+
+    add = parser.add_argument_group("raw pixels, without --checkpoint").add_argument
+    add("--frame_size", type=size, metavar="H[xW]", help="size that frames are resized to (378)")
+    add("--patch_size", type=positive, metavar="N", help="side of a patch in pixels (14)")
+    add("--pool", type=positive, metavar="N", help="side of a cell in patches (3)")
+
+    add = parser.add_argument_group("drawing").add_argument
+    add("--title", help="headline (default: method and file name)")
+    heat = ".png, .mp4: colour the heat map by score or by rank of the score"
+    add("--heat", choices=("score", "rank"), default="score", help=f"{heat} (score)")
+    add("--columns", type=positive, metavar="N", help=".png: frames per row (default: by number)")
+    widths = ", ".join(f"{w} for {suffix}" for suffix, w in WIDTHS.items())
+    add("--width", type=positive, metavar="N", help=f"pixels of a frame (at most {widths})")
+    add("--fps", type=float, default=2.0, help=".mp4: frames shown per second (2)")
+    add("--device", help="where the checkpoint runs (default: cuda if there is one, else cpu)")
+    return parser
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The flags, and the overrides of the checkpoint's model config."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    unknown = [arg for arg in rest if not arg.startswith("--model.")]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]!r}; overrides are written --model.KEY=VALUE")
+    try:
+        overrides = parse_overrides(rest).get("model", {})
+    except ConfigError as e:
+        parser.error(str(e))
+    suffix = args.out.suffix.lower()
+    if suffix not in WIDTHS:
+        parser.error(f"--out {args.out}: unknown extension {suffix!r}, give {', '.join(WIDTHS)}")
+    if not 0 < args.fps <= 120:
+        parser.error(f"--fps must be above 0 and at most 120, got {args.fps:g}")
+    pixels = [f"--{name}" for name in PIXEL_FLAGS if getattr(args, name) is not None]
+    if args.checkpoint is not None and pixels:
+        parser.error(f"{pixels[0]} is for raw pixels; with --checkpoint, its own value holds")
+    if args.checkpoint is None:
+        if overrides or args.prune_at is not None:
+            parser.error(f"{'--model.*' if overrides else '--prune_at'} needs --checkpoint")
+        for name, default in PIXEL_FLAGS.items():
+            if getattr(args, name) is None:
+                setattr(args, name, default)
+    return args, overrides
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def size(text: str) -> tuple[int, int]:
+    """``378`` or ``378x504``: height and width."""
+    sides = [positive(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"expected H or HxW, got {text!r}")
+    return sides[0], sides[-1]
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
+    """Sample the frames and score them."""
+    chosen = {name: getattr(args, name) for name in VIT_FLAGS if getattr(args, name) is not None}
+    if args.checkpoint is None:
+        (h, w), patch = args.frame_size, args.patch_size
+        fixed = {"image_default_input_size": (h, w), "image_patch_size": patch}
+        fixed["image_num_pos"] = (h // patch) * (w // patch)
+        vit = TemporalVitConfig.from_dict({**fixed, **chosen}, "settings")
+        sampling = VideoPreprocessorConfig()
+        sampling.max_frames = args.max_frames or sampling.max_frames
+        return score_pixels(read_frames(args, sampling), vit, args.pool)
+    folder = select_checkpoint(args.checkpoint)
+    config = checkpoint_config(folder, chosen, args.max_frames, overrides)
+    video = read_frames(args, config.mm_preprocessor.video)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return score_with_model(load_for_scoring(config, folder, device), video, str(folder))
+
+
+def checkpoint_config(
+    folder: Path, chosen: dict[str, Any], max_frames: int | None, overrides: dict[str, Any]
+) -> TemporalVideoOlmoConfig:
+    """The checkpoint's model config as a pruning one, flags and overrides laid on top."""
+    flags: dict[str, Any] = {
+        "model_name": "temporal_video_olmo",
+        "vision_backbone": {"vit": {"prune": True, **chosen}},
+    }
+    if max_frames is not None:
+        flags["mm_preprocessor"] = {"video": {"max_frames": max_frames}}
+    config = load_model_config(folder, merge(overrides, flags))
+    assert isinstance(config, TemporalVideoOlmoConfig)
+    return config
+
+
+def read_frames(args: argparse.Namespace, config: VideoPreprocessorConfig) -> VideoFrames:
+    sampling = FrameSampling.from_config(config)
+    return load_video(args.video, sampling, clip_start=args.clip_start, clip_end=args.clip_end)
+
+
+# --- output ------------------------------------------------------------------------------------
+
+
+def write(scored: ScoredVideo, args: argparse.Namespace) -> None:
+    suffix = args.out.suffix.lower()
+    title = args.title or f"Token pruning of {args.video.name}, method {scored.vit.prune_method}"
+    width = args.width or WIDTHS[suffix]
+    if suffix == ".html":
+        args.out.write_text(pruning_page(scored, title, width), encoding="utf-8")
+    elif suffix == ".mp4":
+        write_pruning_video(args.out, scored, title, args.fps, width, args.heat == "rank")
+    else:
+        picture(scored, title, args).save(args.out)
+
+
+def picture(scored: ScoredVideo, title: str, args: argparse.Namespace) -> Image.Image:
+    """Rows of frames in a picture a bit wider than high; a tile is twice as high as a frame."""
+    n, h, w = scored.video.frames.shape[:3]
+    wanted = max(min(math.ceil(math.sqrt(2.4 * n * h / w)), MOST_COLUMNS), 4)
+    columns = args.columns or math.ceil(n / math.ceil(n / wanted))
+    width = args.width or min(WIDTHS[".png"], PNG_WIDTH // columns)
+    return pruning_picture(
+        scored.video.frames,
+        scored.keep(),
+        scored.edges,
+        scored.video.timestamps,
+        title,
+        [("budget", scored.budget()), ("scores", scored.source)],
+        scored.scores,
+        columns,
+        width,
+        plot=True,
+        protected=scored.protected(),
+        by_rank=args.heat == "rank",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
