@@ -10,6 +10,8 @@ Every key of the training config can be set as --a.b=value. Common ones:
   --model.vision_backbone.vit.{topk,prune_at,prune_method}=...   STTS
   --model.mm_preprocessor.{max_frames,max_subtitle_tokens,use_frame_special_tokens}=...
   --optimizer.{llm,connector,vit,temporal_token_scorer}_learning_rate=LR
+  --data.custom=FILE.jsonl                        own data (docs/datasets.md); mixture: custom
+  --data.skip_missing                             leave absent data sets of the mixture out
   --data.num_workers=N                            loader processes per rank
   --wandb.project=NAME [--wandb.mode=offline]     Weights & Biases
 """

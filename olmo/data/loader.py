@@ -36,6 +36,11 @@ class DataConfig(Config):
 
     mixture: str = "synthetic_video_qa"
     """A file of ``configs/mixtures`` or the path of one."""
+    custom: str | None = None
+    """A jsonl file of own data (``olmo.data.custom``): the mixture's data set ``custom``, or half
+    of the examples beside a mixture that has none."""
+    skip_missing: bool = False
+    """Train on what is there when data sets of the mixture are absent."""
     split: str = "train"
     seed: int = 50189
     sequence_length: int | None = None

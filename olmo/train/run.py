@@ -54,7 +54,9 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         raise ValueError(
             f"{resume} exists and allow_resume is False: take another save_folder, or remove it"
         )
-    mixture = MixtureConfig.load(config.data.mixture).open(config.data.split)
+    mixture = MixtureConfig.load(config.data.mixture).open(
+        config.data.split, config.data.skip_missing, config.data.custom
+    )
     model = build_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)
     state = TrainerState()
