@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from olmo.config import ConfigError
 from olmo.models.hf_layout.folder import PROCESSOR_FILE, PROCESSOR_KEYS
 from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.tokenizer import EOS_TOKENS, FILLER, SPECIAL_TOKENS, MolmoTokenizer
 
 PIXELS: dict[str, Any] = {
@@ -31,17 +32,6 @@ PIXELS: dict[str, Any] = {
 }
 """Bilinear resizing and pixels in [-1, 1]."""
 
-IMAGE_DEFAULTS: dict[str, Any] = {
-    "max_crops": 8,
-    "overlap_margins": [4, 4],
-    "pooling_h": 2,
-    "pooling_w": 2,
-    "use_col_tokens": True,
-    "use_single_crop_col_tokens": False,
-    "use_single_crop_start_token": True,
-}
-"""Settings of a model without an ``image`` section: those of the published models."""
-
 
 def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folder: Path) -> None:
     """Write all of them into ``folder``."""
@@ -55,29 +45,29 @@ def processor_config(config: Molmo2Config) -> dict[str, Any]:
     """``processor_config.json``; see ``differences`` for what it cannot express."""
     vit, video = config.vision_backbone.vit, config.mm_preprocessor.video
     height, width = vit.image_default_input_size
-    image = IMAGE_DEFAULTS | (config.mm_preprocessor.to_dict().get("image") or {})
+    image = config.mm_preprocessor.image or ImagePreprocessorConfig()
     shared = PIXELS | {
         "size": {"height": height, "width": width},
         "patch_size": vit.image_patch_size,
     }
-    own = {"image": image, "video": config.mm_preprocessor.video.to_dict()}
+    own = {"image": image, "video": video}
     return {
         "processor_class": "Molmo2Processor",
-        **{key: own[part][name] for key, (part, name) in PROCESSOR_KEYS.items()},
+        **{key: getattr(own[part], name) for key, (part, name) in PROCESSOR_KEYS.items()},
         "video_use_col_tokens": False,
         "image_processor": {
             **shared,
             "image_processor_type": "Molmo2ImageProcessor",
-            "max_crops": image["max_crops"],
-            "overlap_margins": list(image["overlap_margins"]),
-            "pooling_size": [image["pooling_h"], image["pooling_w"]],
+            "max_crops": image.max_crops,
+            "overlap_margins": list(image.overlap_margins),
+            "pooling_size": [image.pooling_h, image.pooling_w],
         },
         "video_processor": {
             **shared,
             "video_processor_type": "Molmo2VideoProcessor",
             "pooling_size": [video.pooling_h, video.pooling_w],
             "num_frames": video.max_frames,
-            "max_fps": video.max_fps[0] if video.max_fps else None,
+            "max_fps": _number(video.max_fps[0]) if video.max_fps else None,
             "do_sample_frames": True,
         },
     }
@@ -85,26 +75,26 @@ def processor_config(config: Molmo2Config) -> dict[str, Any]:
 
 def differences(config: Molmo2Config) -> list[str]:
     """Settings of the preprocessor that transformers' processor does not have, in words."""
-    video = config.mm_preprocessor.video.to_dict()
-    image = config.mm_preprocessor.to_dict().get("image") or {}
-    expected = {
-        "video": {"time_mode": "per-frame-compact", "per_frame_special_token": True},
-        "image": {
-            "crop_mode": "overlap-and-resize-c2",
-            "max_multi_image_crops": image.get("max_crops"),
-            "multi_image_pooling_h": image.get("pooling_h"),
-            "multi_image_pooling_w": image.get("pooling_w"),
-        },
+    video, image = config.mm_preprocessor.video, config.mm_preprocessor.image
+    expected: dict[str, dict[str, object]] = {
+        "video": {"time_mode": "per-frame-compact", "per_frame_special_token": True}
     }
+    if image is not None:
+        expected["image"] = {
+            "crop_mode": "overlap-and-resize-c2",
+            "max_multi_image_crops": image.max_crops,
+            "multi_image_pooling_h": image.pooling_h,
+            "multi_image_pooling_w": image.pooling_w,
+        }
     own = {"video": video, "image": image}
     found = [
-        f"mm_preprocessor.{part}.{key} is {own[part][key]!r}, there it is always {value!r}"
+        f"mm_preprocessor.{part}.{key} is {getattr(own[part], key)!r}, there it is {value!r}"
         for part, values in expected.items()
         for key, value in values.items()
-        if key in own[part] and own[part][key] != value
+        if getattr(own[part], key) != value
     ]
-    if len(video["max_fps"] or []) > 1:
-        found.append(f"mm_preprocessor.video.max_fps has several values: {video['max_fps']}")
+    if len(video.max_fps or []) > 1:
+        found.append(f"mm_preprocessor.video.max_fps is {video.max_fps!r}, there it is the first")
     return found
 
 
@@ -194,16 +184,18 @@ def padded_tokenizer(tokenizer: MolmoTokenizer) -> RawTokenizer:
     data = json.loads(tokenizer.raw.to_str())
     data["post_processor"] = None
     raw = RawTokenizer.from_str(json.dumps(data))
-    n_fillers = tokenizer.vocab_size - raw.get_vocab_size(with_added_tokens=True)
-    raw.add_special_tokens([FILLER.format(i) for i in range(n_fillers)])
+    ids = raw.get_vocab(with_added_tokens=True).values()
+    if sorted(ids) != list(range(len(ids))):
+        raise ConfigError(f"the tokenizer's {len(ids)} ids have gaps: the largest is {max(ids)}")
+    raw.add_special_tokens([FILLER.format(i) for i in range(tokenizer.vocab_size - len(ids))])
     raw.add_special_tokens(list(SPECIAL_TOKENS))
-    for token, want in tokenizer.ids.items():
-        if raw.token_to_id(token) != want:
-            raise ConfigError(
-                f"{token} would get id {raw.token_to_id(token)} in tokenizer.json, the model has "
-                f"{want}: the tokenizer's ids have gaps"
-            )
+    assert all(raw.token_to_id(token) == i for token, i in tokenizer.ids.items())
     return raw
+
+
+def _number(value: float) -> float:
+    """2.0 as 2: transformers declares the rate as an int."""
+    return int(value) if float(value).is_integer() else value
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
