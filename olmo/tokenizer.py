@@ -63,7 +63,7 @@ class TokenizerConfig(Config):
     def build(self, vocab_size: int) -> MolmoTokenizer:
         """Load and extend to ``vocab_size`` + the special tokens."""
         raw = _load_raw(self.identifier, self.tokenizer_dir)
-        return MolmoTokenizer(_text_tokens(raw, vocab_size), vocab_size)
+        return MolmoTokenizer(text_tokens(raw, vocab_size), vocab_size)
 
 
 def special_token_ids(vocab_size: int) -> dict[str, int]:
@@ -115,7 +115,7 @@ class MolmoTokenizer:
         return self.raw.decode(kept, skip_special_tokens=False)
 
 
-def _text_tokens(raw: RawTokenizer, vocab_size: int) -> RawTokenizer:
+def text_tokens(raw: RawTokenizer, vocab_size: int) -> RawTokenizer:
     """``raw`` without fillers and visual tokens, which the tokenizer of an exported model has, so
     that none of them is read from text. ``ValueError`` if a visual token has another id."""
     if raw.token_to_id(SPECIAL_TOKENS[0]) is None:

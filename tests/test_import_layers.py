@@ -17,7 +17,7 @@ NN = BASE | {"nn"}
 PREPROCESSING = BASE | {"preprocessing"}
 DATA = PREPROCESSING | {"data"}
 MODELS = NN | PREPROCESSING | {"models"}
-HF_MODEL = MODELS | {"hf_model"}
+HF_MODEL = MODELS | DATA | {"hf_model"}
 EVAL = HF_MODEL | DATA | {"eval"}
 TRAIN = EVAL | {"train"}
 

@@ -49,7 +49,17 @@ def read_hf_folder(folder: Path) -> dict[str, Any]:
     section = model_section(read_json(folder / HF_CONFIG), folder / HF_CONFIG)
     section["llm"]["tokenizer"] = {"identifier": str(folder.resolve())}
     section["mm_preprocessor"] = read_processor(folder) | section.get("mm_preprocessor", {})
-    return section
+    return section | _native_settings(folder)
+
+
+def _native_settings(folder: Path) -> dict[str, Any]:
+    """``mm_preprocessor`` and ``data_formatter`` of a ``Molmo2LiteProcessor``, which keeps them in
+    their native form; empty for any other processor."""
+    file = folder / PROCESSOR_FILE
+    own = read_json(file).get("preprocessing", {}) if file.is_file() else {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"{file}: preprocessing is {own!r}, expected a JSON object")
+    return {key: own[key] for key in ("mm_preprocessor", "data_formatter") if key in own}
 
 
 def read_processor(folder: Path) -> dict[str, Any]:

@@ -203,8 +203,8 @@ class Molmo2(nn.Module):
                 images, image_masks, token_pooling, num_images, multimodal_type
             )
             row = self.drop_removed(row, vision, token_pooling)
-        x = self._embed(row.input_ids, vision)
-        mask = self._mask(row)
+        x = self.embed(row.input_ids, vision)
+        mask = self.mask(row)
         hidden = self.transformer(x, row.position_ids, mask, cache)
         wanted = hidden if row.response_mask is None else hidden[row.response_mask]
         return Molmo2Output(
@@ -243,7 +243,8 @@ class Molmo2(nn.Module):
         """Greedy answers to a right-padded batch; see ``olmo.nn.generate.generate``."""
         return generate(self, batch, max_new_tokens, stop_ids)
 
-    def _embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
+    def embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
+        """Token embeddings [B, S, D], each feature of ``vision`` added to its ``<im_patch>``."""
         x = self.transformer.wte(input_ids.clamp(min=0))
         if vision is not None:
             where = input_ids == self.special_ids["<im_patch>"]
@@ -256,7 +257,8 @@ class Molmo2(nn.Module):
             x = x.flatten(0, 1).index_add(0, flat, vision.features.to(x.dtype)).view_as(x)
         return self.embedding_dropout(x)
 
-    def _mask(self, row: TextRow) -> Tensor:
+    def mask(self, row: TextRow) -> Tensor:
+        """bool [B, 1, S, S]: see ``olmo.nn.llm_mask.attention_mask``."""
         return attention_mask(
             row.input_ids,
             self.special_ids,
