@@ -37,7 +37,9 @@ def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folde
     """Write all of them into ``folder``."""
     _write_json(folder / PROCESSOR_FILE, processor_config(config))
     (folder / "chat_template.jinja").write_text(chat_template(config.data_formatter.message_format))
-    ids = _write_tokenizer(tokenizer, folder, config.llm.max_sequence_length)
+    hf = hf_tokenizer(tokenizer, config.llm.max_sequence_length)
+    hf.save_pretrained(folder)
+    ids = {f"{name}_token_id": getattr(hf, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     _write_json(folder / "generation_config.json", ids)
 
 
@@ -160,22 +162,21 @@ def chat_template(message_format: str) -> str:
     return out
 
 
-def _write_tokenizer(tokenizer: MolmoTokenizer, folder: Path, max_length: int) -> dict[str, int]:
-    """Tokenizer files; returns the ids of the first, last and padding token by name."""
+def hf_tokenizer(tokenizer: MolmoTokenizer, max_length: int) -> Any:
+    """transformers' ``PreTrainedTokenizerFast`` of a tokenizer; it pads on the left."""
     from transformers import PreTrainedTokenizerFast
 
     raw = padded_tokenizer(tokenizer)
     ids = [i for i in map(raw.token_to_id, EOS_TOKENS) if i is not None]
-    eos_id, pad_id = tokenizer.eos_id, ids[-1]
-    PreTrainedTokenizerFast(
+    eos = raw.id_to_token(tokenizer.eos_id)
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        bos_token=raw.id_to_token(eos_id),
-        eos_token=raw.id_to_token(eos_id),
-        pad_token=raw.id_to_token(pad_id),
+        bos_token=eos,
+        eos_token=eos,
+        pad_token=raw.id_to_token(ids[-1]),
         padding_side="left",
         model_max_length=max_length,
-    ).save_pretrained(folder)
-    return {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    )
 
 
 def padded_tokenizer(tokenizer: MolmoTokenizer) -> RawTokenizer:
