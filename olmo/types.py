@@ -29,8 +29,10 @@ class MultimodalType(IntEnum):
 @dataclass(frozen=True)
 class VideoFrames:
     """Decoded frames: ``frames`` uint8 ``[n, h, w, 3]`` RGB and their ``timestamps`` float64
-    ``[n]``, in seconds from the start of the clip. ``duration`` is the clip's, in seconds."""
+    ``[n]``, in seconds from the start of the clip. ``duration`` is the clip's, in seconds.
+    ``size`` is the width and height of the video, where the frames are resized already."""
 
     frames: np.ndarray
     timestamps: np.ndarray
     duration: float
+    size: tuple[int, int] | None = None

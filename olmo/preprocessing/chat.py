@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from olmo.config import Config
+from olmo.preprocessing.points import POINT_PROMPTS, point_mode, points_answer
 
 Rng = np.random.Generator | np.random.RandomState
 
@@ -48,6 +50,7 @@ UNTAGGED_STYLES = frozenset(
 
 SHORT_ANSWER_PROMPT = "{question}\nReply with a short answer."
 MULTIPLE_CHOICE_PROMPT = "{question}\nOnly return the correct answer option.\n{options}"
+EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
 CAPTION_PROMPTS = {
     "long_caption": "Describe this image in detail.",
     "short_caption": "Describe this image in one sentence.",
@@ -122,18 +125,20 @@ class DataFormatter:
         rng: Rng | None = None,
         is_training: bool = False,
         for_inference: bool = False,
+        sizes: Sequence[tuple[int, int]] = (),
     ) -> Conversation:
         """Format ``message``; it is not modified. ``rng`` breaks ties between answers in
-        training. ``for_inference`` leaves the last answer out."""
+        training. ``for_inference`` leaves the last answer out. ``sizes`` are width and height of
+        what the example shows, for points given in pixels."""
         rng = rng if is_training else None
         metadata: dict[str, Any] = {}
         if "messages" in message:
             turns = list(message["messages"])
         elif "multi_turn_messages" in message:
             parts = message["multi_turn_messages"]
-            turns = [t for part in parts for t in _question_and_answer(part, rng, False)[0]]
+            turns = [t for part in parts for t in _question_and_answer(part, rng, False, sizes)[0]]
         else:
-            turns, metadata = _question_and_answer(message, rng, for_inference)
+            turns, metadata = _question_and_answer(message, rng, for_inference, sizes)
         if for_inference and len(turns) % 2 == 0:
             turns = turns[:-1]
         if not turns or not all(isinstance(t, str) for t in turns):
@@ -166,23 +171,31 @@ def _chat_format(turns: list[str], message_format: str) -> list[str]:
 
 def _style(message: Message) -> str:
     style = message.get("style") or ""
+    if style.startswith("eval_multi_image_"):
+        return style.removeprefix("eval_")
     return STYLE_RENAMES.get(style, style)
 
 
 def _question_and_answer(
-    message: Message, rng: Rng | None, for_inference: bool
+    message: Message, rng: Rng | None, for_inference: bool, sizes: Sequence[tuple[int, int]]
 ) -> tuple[list[str], dict[str, Any]]:
     """``[prompt]`` or ``[prompt, answer]``, and what evaluation needs to know about them."""
     keys = ("answer_idx", "answers", "answer", "points", "options")
     metadata = {k: message[k] for k in keys if k in message}
     style, question = _style(message), message.get("question")
-    target: str | None = None
+    pointing = point_mode(style) if "points" in message else None
+    target = points_answer(message, style, sizes) if pointing else None
     if "prompt" in message:
         prompt = message["prompt"]
+    elif pointing:
+        label = message.get("label", "")
+        prompt = question or POINT_PROMPTS[pointing].format(label=label)
     elif question is None:
         prompt = CAPTION_PROMPTS.get(style, "")
     elif style == "video_short_answer":
         prompt = SHORT_ANSWER_PROMPT.format(question=question)
+    elif "_exp" in style:
+        prompt = EXPLANATION_PROMPT.format(question=question)
     elif "options" in message or "unlabelled_options" in message:
         prompt, target, metadata["option_names"] = _multiple_choice(message, question)
     else:

@@ -137,7 +137,7 @@ class ExamplePreprocessor:
         """
         shown = self._visual(example, video, rng if is_training else None)
         n_pruned = shown.n_pruned if shown else 0
-        turns, metadata = self._turns(example, rng, is_training, for_inference)
+        turns, metadata = self._turns(example, shown, rng, is_training, for_inference)
         limit = self.max_sequence_length
         out: dict[str, Any] = dict(
             self._chat(
@@ -190,16 +190,22 @@ class ExamplePreprocessor:
         return self.visual.of_image(image, bool(p_high_res and rng and rng.random() < p_high_res))
 
     def _turns(
-        self, example: dict[str, Any], rng: Rng | None, is_training: bool, for_inference: bool
+        self,
+        example: dict[str, Any],
+        shown: VisualInput | None,
+        rng: Rng | None,
+        is_training: bool,
+        for_inference: bool,
     ) -> tuple[list[list[str]], dict[str, Any]]:
         """Conversations as text turns (in random order in training), and their metadata."""
+        sizes = shown.sizes if shown else []
         if "message_list" not in example:
-            one = self._format(example, rng, is_training, for_inference)
+            one = self._format(example, rng, is_training, for_inference, sizes)
             return [one.turns], dict(one.metadata)
         messages = list(example["message_list"])
         if is_training and rng is not None:
             messages = [messages[i] for i in rng.permutation(len(messages))]
-        found = [self._format(m, rng, is_training, for_inference) for m in messages]
+        found = [self._format(m, rng, is_training, for_inference, sizes) for m in messages]
         return [c.turns for c in found], dict(found[0].metadata) if len(found) == 1 else {}
 
 

@@ -99,7 +99,7 @@ class VisualPreprocessor:
             patchify(resize_frames(video.frames, self.image_size), self.patch_size),
             video_token_pooling(config, n_frames, *self.grid),
             self.n_pruned(n_frames),
-            [(w, h)],
+            [video.size or (w, h)],
         )
 
     def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:

@@ -198,6 +198,24 @@ def test_an_image_and_a_video(tokenizer):
         build(tokenizer)({"video": "v", "image": picture(20, 20), **QA}, video)
 
 
+def test_points_are_scaled_by_the_size_of_the_picture(tokenizer):
+    preprocess = build(tokenizer)
+
+    def answer(example, video=None):
+        out = preprocess({"label": "cat", **example}, video)
+        return tokenizer.decode(out["input_tokens"].tolist(), False).split("assistant\n")[1]
+
+    shown = {"image": picture(50, 200), "style": "pointing", "points": [[100, 25]]}
+    assert answer(shown) == '<points coords="1 1 500 500">cat</points>'
+    shown = {"image": [picture(50, 200), picture(100, 100)], "points": [[], [[100, 25]]]}
+    text = answer({**shown, "style": "multi_image_point"})
+    assert text == '<points coords="2 1 1000 250">cat</points>'
+    frames = VideoFrames(picture(20, 20)[None], np.zeros(1), 1.0, size=(640, 360))
+    shown = {"video": "v", "style": "video_point", "points": [[[10, 20]]], "timestamps": [0.0]}
+    assert answer(shown, frames) == '<points coords="0.0 1 100 200">cat</points>'
+    assert preprocess({**shown, "label": "a"}, frames)["metadata"]["image_size"] == (640, 360)
+
+
 def test_margins_larger_than_the_crop(tokenizer):
     preprocess = build(tokenizer, overlap_margins=(5, 4))
     assert preprocess.output_bounds().max_frames == 64

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.points import image_points, multi_image_points, tracks, video_points
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
+CASES = json.loads((FIXTURES / "points.json").read_text())["format"]
+WRITERS = {
+    "image_points": image_points,
+    "video_points": video_points,
+    "multi_image_points": multi_image_points,
+    "tracks": tracks,
+}
+MODES = {"point_then_count": "point_count", "count_then_point": "count_point"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
+def test_reference_texts(case):
+    kind, options = case["name"].split()[0], dict(case["kwargs"])
+    if kind != "tracks":
+        options["mode"] = options.get("mode", "point_count")  # the reference's default
+        options["mode"] = MODES.get(options["mode"], options["mode"])
+    want = case["out"]
+    if "y out of range" in case["name"]:  # the reference moves only x into the picture
+        want = want.replace("1200", "1000")
+    assert WRITERS[kind](*case["args"], **options) == want
+
+
+def test_tracks_of_objects_that_come_and_go():
+    def frame(time, **points):
+        return {"time": time, "points": {k: {"point": p} for k, p in points.items()}}
+
+    frames = [frame(0, b=[50, 50]), frame(0.5), frame(1, a=[1, 9], b=[51, 50], c=[1, 8])]
+    frames.append(frame(2.25, b=[52, 50], a=[2, 9]))
+    assert tracks(frames, 100, "dog") == (
+        '<tracks coords="0.0 1 500 500;1.0 1 510 500 2 010 080 3 010 090;2.2 1 520 500 3 020 090">'
+        "dog</tracks>"
+    )
+    assert tracks(frames, 100, "dog", start_end_only=True) == (
+        '<tracks coords="0.0 1 500 500;1.0 2 010 080 3 010 090;2.2 1 520 500 3 020 090">'
+        "dog</tracks>"
+    )
+
+
+def test_numbers_are_written_once_sorted_and_inside():
+    points = [[0.5005, -1], [0.5, 2.0], [0.0004, 0.5]]
+    want = '<points coords="1 1 000 500 2 500 000 3 500 1000">x</points>'
+    assert image_points(points, 1, "x") == want
+    assert (
+        video_points([0, 1], [[], [[1, 2]]], 100, "x")
+        == '<points coords="1.0 1 010 020">x</points>'
+    )
+    assert video_points([0.0], [[]], 100, "x", "count") == "There are none."
+
+
+def test_bad_points():
+    with pytest.raises(ValueError, match=r"'counting'.*point_count"):
+        image_points([[1, 2]], 100, "x", mode="counting")
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        video_points([0.0, 1.0], [[[1, 2]]], 100, "x")
+
+
+def turns(message, sizes=()):
+    return DataFormatterConfig(message_format="none").build()(message, sizes=sizes).turns
+
+
+@pytest.mark.parametrize(
+    ("message", "sizes", "expected"),
+    [
+        (
+            {"style": "pointing", "label": "Cats", "points": [[320, 120]]},
+            [(640, 480)],
+            ["Point to Cats.", ' <points coords="1 1 500 250">cats</points>'],
+        ),
+        (
+            {"style": "cosyn_point", "question": "Where?", "label": "a", "points": [[5, 6]]}
+            | {"width": 10, "height": 60},
+            [],
+            ["Where?", ' <points coords="1 1 500 100">a</points>'],
+        ),
+        (
+            {"style": "point_count", "label": "a", "points": [], "point_scale": 100},
+            [(640, 480)],
+            ["Count a and point to each.", " There are none."],
+        ),
+        (
+            {"style": "video_count", "label": "A dog", "points": [[[1, 2]], [[3, 4]]]}
+            | {"timestamps": [0.5, 1.0]},
+            [(640, 480)],
+            ["How many A dog are there?", " 2"],
+        ),
+        (
+            {"style": "eval_multi_image_count_point", "label": "A", "points": [[[5, 5]], [[5, 5]]]},
+            [(10, 10), (20, 5)],
+            [
+                "multi_image_count_point: How many A are there? Point to each as well.",
+                ' There are 2 <points coords="1 1 500 500;2 2 250 1000">a</points>.',
+            ],
+        ),
+        (
+            {"style": "cosyn_chart_exp", "question": "Why?", "answer": "B", "explanation": "So."},
+            [],
+            [
+                "cosyn_chart_exp: Why? Provide reasoning steps and then give the short answer.",
+                " So. Answer: B",
+            ],
+        ),
+    ],
+    ids=lambda x: x["style"] if isinstance(x, dict) else "",
+)
+def test_examples(message, sizes, expected):
+    assert turns(message, sizes) == expected
+
+
+def test_points_need_a_scale():
+    with pytest.raises(ValueError, match="size of their image is not known"):
+        turns({"style": "pointing", "label": "a", "points": [[1, 2]]})
