@@ -129,7 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     widths = ", ".join(f"{w} for {suffix}" for suffix, w in WIDTHS.items())
     add("--width", type=positive, metavar="N", help=f"pixels of a frame (at most {widths})")
     add("--fps", type=float, default=2.0, help=".mp4: frames shown per second (2)")
-    add("--device", help="where the checkpoint runs (default: cuda if there is one, else cpu)")
+    add(
+        "--device",
+        type=device,
+        help="where the checkpoint runs (default: cuda if there is one, else cpu)",
+    )
     return parser
 
 
@@ -168,6 +172,16 @@ def positive(text: str) -> int:
     return number
 
 
+def device(text: str) -> torch.device:
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"no such device: {text!r}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("no CUDA device is available")
+    return found
+
+
 def size(text: str) -> tuple[int, int]:
     """``378`` or ``378x504``: height and width."""
     sides = [positive(side) for side in text.split("x")]
@@ -193,8 +207,8 @@ def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     folder = select_checkpoint(args.checkpoint)
     config = checkpoint_config(folder, chosen, args.max_frames, overrides)
     video = read_frames(args, config.mm_preprocessor.video)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return score_with_model(load_for_scoring(config, folder, device), video, str(folder))
+    place = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return score_with_model(load_for_scoring(config, folder, place), video, str(folder))
 
 
 def checkpoint_config(

@@ -156,6 +156,7 @@ def test_files_that_are_no_video(clip, tmp_path, capsys):
         (["--out=x.png", *PIXELS, "--frame_size=1x2x3"], "expected H or HxW"),
         (["--out=x.png", *PIXELS, "--max_frames=0"], "must be at least 1, got 0"),
         (["--out=x.mp4", *PIXELS, "--fps=0"], "--fps must be above 0"),
+        (["--out=x.mp4", *PIXELS, "--device=abacus"], "no such device: 'abacus'"),
     ],
 )
 def test_wrong_flags(clip, capsys, flags, message):
