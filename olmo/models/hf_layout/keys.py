@@ -151,13 +151,19 @@ REMOTE_RULES = (
     rule("**", "model.**"),
 )
 
-SIGLIP_RULES = (
-    rule(f"{VIT}patch_embedding.weight", "embeddings.patch_embedding.weight", is_convolution=True),
-    rule(f"{VIT}patch_embedding.bias", "embeddings.patch_embedding.bias"),
-    rule(f"{VIT}positional_embedding", "embeddings.position_embedding.weight"),
-    *_vit_blocks("encoder.layers.*.", "out_proj"),
-)
-"""transformers' SigLIP vision model (SigLIP2 is stored in the same form)."""
+
+def siglip_rules(prefix: str = "") -> tuple[Rule, ...]:
+    """transformers' SigLIP vision model (SigLIP2 is stored in the same form). ``prefix`` is
+    ``vision_model.`` where the text model is in the same folder."""
+    embeddings = f"{prefix}embeddings."
+    patches = f"{embeddings}patch_embedding"
+    return (
+        rule(f"{VIT}patch_embedding.weight", f"{patches}.weight", is_convolution=True),
+        rule(f"{VIT}patch_embedding.bias", f"{patches}.bias"),
+        rule(f"{VIT}positional_embedding", f"{embeddings}position_embedding.weight"),
+        *_vit_blocks(f"{prefix}encoder.layers.*.", "out_proj"),
+    )
+
 
 LLM_RULES: dict[str, tuple[Rule, ...]] = {
     model_type: (
