@@ -8,6 +8,13 @@
   .mp4   one picture per sampled frame: the frame beside its heat map, kept counts below
   .html  one self-contained page with a slider for topk that selects again in the browser
 
+--prune_method decides which cells count as new:
+  scorer     the learned scorer; needs a checkpoint that was trained with it
+  easy       change against the frame before; frames that are new as a whole are protected
+  heuristic  change against the last new cell at the same place; protects new frames as well
+  evs        change of the pooled tokens against the frame before, after the ViT
+  random     drawn by chance
+
 With --checkpoint, the checkpoint's settings hold unless a flag overrides them. A dense checkpoint
 works with the training-free methods. Without --checkpoint a training-free method compares raw
 pixels; --frame_size, --patch_size and --pool then say what a cell is.
@@ -99,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--prune_method",
         choices=sorted(PRUNE_METHODS),
         metavar="NAME",
-        help=f"one of {methods}; scorer, the default, is learned and needs a checkpoint",
+        help=f"one of {methods} (scorer)",
     )
     add("--prune_at", type=int, metavar="N", help="the ViT block that is scored (checkpoint only)")
     add(
