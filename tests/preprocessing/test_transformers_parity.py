@@ -8,6 +8,7 @@ be rounded the other way.
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,18 @@ def test_transparency_differs(tokenizer: MolmoTokenizer) -> None:
     theirs = transformers_processor(tokenizer).image_processor([clear], return_tensors="pt")
     assert (theirs["pixel_values"] == 1).all()
     assert load_image(clear)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_orientation_of_an_opened_image_differs(tokenizer: MolmoTokenizer) -> None:
+    """transformers turns an image upright that it reads itself, here an opened one is as well."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(noise(200, 700)).save(file, "PNG", exif=exif)
+    opened = Image.open(file)
+    theirs = transformers_processor(tokenizer).image_processor([opened], return_tensors="pt")
+    assert theirs["image_grids"][0, 2] < theirs["image_grids"][0, 3]
+    assert load_image(opened).shape == (700, 200, 3)
 
 
 def test_rounding_of_sampled_times_differs(tokenizer: MolmoTokenizer) -> None:
