@@ -119,8 +119,8 @@ class LlmConfig(Config):
     weight_tying: bool = True
     initializer_range: float = 0.02
     new_embedding_init_range: float = 0.02
-    activation_checkpoint: str | None = None
-    """``whole_layer`` recomputes every block in the backward pass."""
+    activation_checkpoint: str | None = "whole_layer"
+    """Any value recomputes every block in the backward pass of training; None keeps all of it."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:

@@ -148,6 +148,14 @@ class CellGrid:
     def n_cells(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    def cell_sums(self, x_FN: Tensor) -> Tensor:
+        """Sum of a value per patch over each cell: [F, N] -> [F, M]."""
+        return (x_FN[:, self.windows.clamp(min=0)] * (self.windows >= 0)).sum(-1)
+
+    def cell_means(self, x_FN: Tensor) -> Tensor:
+        """Mean of a value per patch over each cell's patches: [F, N] -> [F, M]."""
+        return self.cell_sums(x_FN) / (self.windows >= 0).sum(-1)
+
     def spread(self, x_FM: Tensor) -> Tensor:
         """A value per cell to each of its patches: [F, M] -> [F, N]."""
         return x_FM[:, self.cell_of_patch]

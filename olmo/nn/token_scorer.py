@@ -85,9 +85,8 @@ def neighbour_cosine(x_PNE: Tensor, grid: CellGrid) -> Tensor:
     cost is linear in the number of frames.
     """
     x = x_PNE.float()
-    member = torch.nn.functional.one_hot(grid.cell_of_patch, grid.n_cells).to(x.dtype)
-    dot = (x[1:] * x[:-1]).sum(-1) @ member
-    norm = ((x * x).sum(-1) @ member).sqrt().clamp(min=1e-8)
+    dot = grid.cell_sums((x[1:] * x[:-1]).sum(-1))
+    norm = grid.cell_sums((x * x).sum(-1)).sqrt().clamp(min=1e-8)
     return dot / (norm[1:] * norm[:-1])
 
 

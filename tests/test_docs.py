@@ -1,0 +1,38 @@
+"""The examples of the documentation run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from olmo.nn.image_vit import normalize_pixels
+from olmo.nn.token_pruning import PRUNE_METHODS
+from tests.nn.conftest import backbone, video
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+
+
+def test_own_method() -> None:
+    """The toy method of ``docs/stts.md``, in under 20 lines, keeps the brightest cells."""
+    (code,) = python_blocks("stts.md")
+    assert len(code.splitlines()) < 20
+    try:
+        exec(compile(code, "docs/stts.md", "exec"), {"__name__": "toy"})
+        x = video(4, 0)
+        out = backbone(prune_method="brightest")(
+            x["images"], None, x["token_pooling"], x["num_images"], x["multimodal_type"]
+        )
+    finally:
+        PRUNE_METHODS.pop("brightest", None)
+    patches = normalize_pixels(x["images"][0]).mean(-1)
+    brightness = patches[:, x["token_pooling"][0, :9]].mean(-1)[1:].flatten()
+    kept = out.keep[0, 9:]
+    assert out.keep[0, :9].all() and kept.sum() == 36 - 18 - 9
+    assert brightness[kept].min() > brightness[~kept].max()
+    assert out.features.shape == (18, 16) and torch.isfinite(out.features).all()
