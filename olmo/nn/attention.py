@@ -107,6 +107,7 @@ def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor,
     return q, k, F.pad(v, (0, fill + 2))
 
 
+@torch.compiler.disable
 def segment_attention(
     q: Tensor,
     k: Tensor,
@@ -121,7 +122,8 @@ def segment_attention(
     With k and v ``[K, H, D]`` each segment attends to itself; with ``[F, N, H, D]`` it attends to
     all patches of its frame, ``key_bias`` [F, N] added to the logits. Half precision on a GPU
     goes to a variable-length kernel in one call. Elsewhere segments of equal length that lie side
-    by side form a plain batch. Nothing is padded or masked in either.
+    by side form a plain batch. Nothing is padded or masked in either. Not compiled: the segments
+    differ from batch to batch, and a compiled block would be compiled anew for each.
     """
     float32 = float32 and not torch.is_autocast_enabled(q.device.type)
     if q.is_cuda and not float32 and q.dtype in (torch.float16, torch.bfloat16):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
@@ -151,6 +152,23 @@ def test_pruned_blocks_against_masked_ones(grid: tuple[int, int]) -> None:
     got = out.features[out.slot[keep.flatten()]]
     # measured 2e-6
     torch.testing.assert_close(got, torch.cat((h, middle), -1)[keep], atol=2e-5, rtol=0)
+
+
+def test_compiled_blocks() -> None:
+    """Batches with other survivor counts do not compile the blocks anew, and change nothing."""
+    torch.compiler.reset()
+    model, compiled = backbone(), backbone()
+    counter = CompileCounter()
+    for block in compiled.image_vit.blocks:
+        block.compile(dynamic=True, backend=counter)
+    n_graphs = []
+    with torch.no_grad():
+        for n_frames in (3, 4, 5, 6):
+            x = video(n_frames, n_frames)
+            torch.testing.assert_close(forward(compiled, x).features, forward(model, x).features)
+            n_graphs.append(counter.frame_count)
+    torch.compiler.reset()
+    assert 0 < n_graphs[1] == n_graphs[-1], n_graphs
 
 
 @pytest.mark.parametrize("fields", [{"topk": 0.0}, {"prune": False}, {"prune_from_frame": 5}])
