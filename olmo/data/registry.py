@@ -21,10 +21,16 @@ DATASET_MODULES = (
     "olmo.data.datasets.long_benchmarks",
     "olmo.data.datasets.video_splits",
     "olmo.data.datasets.video_qa",
+    "olmo.data.datasets.video_answers",
     "olmo.data.datasets.video_reasoning",
     "olmo.data.datasets.video_subtitles",
     "olmo.data.datasets.video_labels",
     "olmo.data.datasets.video_grounding",
+    "olmo.data.datasets.image_qa",
+    "olmo.data.datasets.image_charts",
+    "olmo.data.datasets.image_tables",
+    "olmo.data.datasets.pointing",
+    "olmo.data.datasets.text",
 )
 """Modules that register data sets."""
 

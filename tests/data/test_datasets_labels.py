@@ -8,8 +8,10 @@ import pytest
 
 from olmo.data.datasets.declare import dataset_rows
 from tests.data import (
+    test_datasets_images,
     test_datasets_reference,
     test_datasets_subtitles,
+    test_datasets_tables,
     test_datasets_video,
 )
 from tests.data.datasets_miniature import Miniature
@@ -207,5 +209,7 @@ def test_example(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_every_declared_data_set_is_tested() -> None:
     tested = {c.name for c in CASES} | {c.name for c in test_datasets_video.CASES}
     tested |= {c.name for c in test_datasets_subtitles.CASES}
+    tested |= {c.name for c in test_datasets_images.CASES}
+    tested |= {c.name for c in test_datasets_tables.CASES}
     tested |= {name for name, _, _ in test_datasets_reference.CASES.values()}
     assert tested == set(dataset_rows())

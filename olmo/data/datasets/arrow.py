@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
 
@@ -74,6 +72,10 @@ class ArrowRows(Sequence[Row]):
                 raise ValueError(f"{file} has no column {name!r}, only {table.column_names}")
         return [v for t in tables for v in t.column(name).to_pylist()]
 
+    def has_value(self, name: str) -> list[bool]:
+        """For every row whether its ``name`` is not null."""
+        return [v for t in self.tables() for v in t.column(name).is_valid().to_pylist()]
+
     def tables(self) -> list[Any]:
         """The mapped ``pyarrow.Table`` of every file."""
         if not self._tables:
@@ -112,19 +114,3 @@ def write_table(parquet_files: Sequence[Path], folder: Path) -> int:
 def write_splits(folder: Path, splits: Sequence[str]) -> None:
     """Say that ``folder`` has one table per split."""
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
-
-
-@dataclass
-class Selected(Sequence[Row]):
-    """Some rows of a table, by index."""
-
-    rows: ArrowRows
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, idx: Any) -> Any:
-        if not 0 <= idx < len(self):
-            raise IndexError(f"no row {idx!r} among {len(self)}")
-        return self.rows[int(self.indices[idx])]

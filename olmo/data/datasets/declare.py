@@ -31,6 +31,7 @@ import numpy as np
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.sources import Source
+from olmo.data.datasets.tables import TableRecords
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,9 @@ class DatasetRow:
         disk, word = Disk(self.folder()), self.splits[split]
         return [f for f in (f.format(split=word) for f in self.files) if not disk.matches(f)]
 
-    def open(self, split: str) -> DeclaredDataset:
-        """The data set. Absent files are a ``MissingDataError``, other layouts a
-        ``DatasetFormatError``; examples without their media are left out of training splits."""
+    def records(self, split: str) -> tuple[Disk, Sequence[Record]]:
+        """All records of a split, whether their media are there or not. Absent files are a
+        ``MissingDataError``, other layouts a ``DatasetFormatError``."""
         split = "validation" if split == "val" else split
         if split not in self.splits:
             raise ValueError(
@@ -97,36 +98,37 @@ class DatasetRow:
         disk = Disk(self.folder())
         try:
             found = self.read(disk, self.splits[split])
-            records = found if isinstance(found, Sequence) else PackedRecords.pack(found)
+            return disk, found if isinstance(found, Sequence) else PackedRecords.pack(found)
+        except FileNotFoundError as e:
+            raise MissingDataError(
+                self.name, [e.filename or str(e)], self.folder(), self._hint()
+            ) from e
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
             reason = f"no field {e}" if isinstance(e, KeyError) else str(e)
-            raise DatasetFormatError(
-                f"data set {self.name!r}: {disk.at or disk.home}: {reason}"
-            ) from e
-        return DeclaredDataset(self.name, split, disk.home, self._with_media(disk, split, records))
+            where = disk.at or disk.home
+            raise DatasetFormatError(f"data set {self.name!r}: {where}: {reason}") from e
 
-    def _with_media(self, disk: Disk, split: str, records: Sequence[Record]) -> Sequence[Record]:
-        if not isinstance(records, PackedRecords):
-            return records  # read lazily; the reader has looked for the media itself
-        there = [i for i, r in enumerate(records) if all(map(disk.exists, media_of(r)))]
-        if len(there) == len(records):
-            return records
-        if not there:
-            raise MissingDataError(
-                self.name, [f"all media, in {m}" for m in self.media], disk.home, self._hint()
+    def open(self, split: str) -> DeclaredDataset:
+        """The data set, errors as in ``records``. Examples without their media are left out of a
+        training split; an evaluation keeps them, and counts them as unreadable."""
+        disk, records = self.records(split)
+        there = present(disk, records)
+        if not len(there) and len(records):
+            missing = [f"all media, in {m}" for m in self.media]
+            raise MissingDataError(self.name, missing, disk.home, self._hint())
+        if len(there) < len(records):
+            keep = split != "train"
+            log.warning(
+                "%s:%s: the media of %d of %d examples are not in %s: %s",
+                self.name,
+                split,
+                len(records) - len(there),
+                len(records),
+                ", ".join(str(disk.home / m) for m in self.media),
+                "they will count as unreadable" if keep else "left out",
             )
-        dropped = len(records) - len(there)
-        keep = split != "train"
-        log.warning(
-            "%s:%s: the media of %d of %d examples are not in %s: %s",
-            self.name,
-            split,
-            dropped,
-            len(records),
-            ", ".join(str(disk.home / m) for m in self.media),
-            "they will count as unreadable" if keep else "left out",
-        )
-        return records if keep else PackedRecords.pack(records[i] for i in there)
+            records = records if keep else records_at(records, there)
+        return DeclaredDataset(self.name, split, disk.home, records)
 
     def _hint(self) -> str:
         return f"get it with: python scripts/download_datasets.py {self.name}"
@@ -181,6 +183,20 @@ class DeclaredDataset:
         if isinstance(example.get("subtitle"), list):
             example["subtitle"] = {(float(s), float(e)): text for s, e, text in example["subtitle"]}
         return example
+
+
+def present(disk: Disk, records: Sequence[Record]) -> list[int]:
+    """Indices of the records whose media files are all there."""
+    if isinstance(records, TableRecords):
+        return records.present(disk)
+    return [i for i, r in enumerate(records) if all(map(disk.exists, media_of(r)))]
+
+
+def records_at(records: Sequence[Record], indices: list[int]) -> Sequence[Record]:
+    """Some of the records."""
+    if isinstance(records, TableRecords):
+        return records.at(indices)
+    return PackedRecords.pack(records[i] for i in indices)
 
 
 def media_of(record: Record) -> list[str]:

@@ -1,0 +1,193 @@
+"""Image QA and captions from tables of the hub: images inside the table, or named by address."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from olmo.data.datasets.declare import DEMO, IMAGE_ACADEMIC, IMAGE_HOME, dataset
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.sources import HubFiles, LinkedImages
+from olmo.data.datasets.tables import TableRecords, picture
+
+Row = dict[str, Any]
+Record = dict[str, Any]
+PIXMO_IMAGES = "pixmo_images"
+USER_QA = "user_qa"
+
+# --- tables with images ------------------------------------------------------------------------
+
+
+def _chart_qa(rows: list[Row]) -> Record:
+    (row,) = rows
+    answers = row["label"] if isinstance(row["label"], list) else [row["label"]]
+    message = {"question": row["query"], "answers": answers, "style": "chart_qa"}
+    return {"image": picture(row["image"]), "message_list": [message]}
+
+
+@dataset(
+    "chart_qa_weighted",
+    {"train": "train", "validation": "val"},
+    files=("ChartQA",),
+    media=("ChartQA",),
+    sources=(
+        HubFiles(
+            "HuggingFaceM4/ChartQA",
+            "ChartQA",
+            table=(("train", "data/train-*.parquet"), ("val", "data/val-*.parquet")),
+        ),
+    ),
+    groups=(IMAGE_ACADEMIC,),
+    home=IMAGE_HOME,
+)
+def chart_qa(disk: Disk, split: str) -> TableRecords:
+    """In training the questions that people wrote are repeated, so that they are about as many
+    as the generated ones."""
+    rows = disk.table("ChartQA", split)
+    generated = np.asarray(rows.column("human_or_machine")).astype(bool)
+    human, machine = np.flatnonzero(~generated), np.flatnonzero(generated)
+    repeats = max(round(len(machine) / max(len(human), 1)), 1) if split == "train" else 1
+    order = np.concatenate([np.repeat(human, repeats), machine])
+    return TableRecords.single(rows, _chart_qa, order)
+
+
+def _science_qa(rows: list[Row]) -> Record:
+    (row,) = rows
+    question = "\n".join(part for part in (row.get("hint"), row["question"]) if part)
+    message = {
+        "question": question,
+        "options": row["choices"],
+        "answer_idx": int(row["answer"]),
+        "style": "science_qa",
+    }
+    return {"image": picture(row["image"]), "message_list": [message]}
+
+
+@dataset(
+    "science_qa_img",
+    {"train": "train", "validation": "validation", "test": "test"},
+    files=("ScienceQA",),
+    media=("ScienceQA",),
+    sources=(
+        HubFiles(
+            "derek-thomas/ScienceQA",
+            "ScienceQA",
+            table=tuple(
+                (split, f"data/{split}-*.parquet") for split in ("train", "validation", "test")
+            ),
+        ),
+    ),
+    groups=(IMAGE_ACADEMIC,),
+    home=IMAGE_HOME,
+)
+def science_qa(disk: Disk, split: str) -> TableRecords:
+    """Only questions with an image."""
+    rows = disk.table("ScienceQA", split)
+    with_image = [i for i, there in enumerate(rows.has_value("image")) if there]
+    return TableRecords.single(rows, _science_qa, with_image)
+
+
+def _cosyn(kind: str, explained: bool, rows: list[Row]) -> Record:
+    (row,) = rows
+    pairs = row["qa_pairs"]
+    style = f"cosyn_{kind}_exp" if explained else f"cosyn_{kind}"
+    messages = []
+    for i, (question, answer) in enumerate(zip(pairs["question"], pairs["answer"], strict=True)):
+        message = {"question": question, "answer": answer, "style": style}
+        explanation = pairs["explanation"][i] if explained else None
+        messages.append(message | ({"explanation": explanation} if explanation else {}))
+    return {"image": picture(row["image"]), "message_list": messages}
+
+
+def _declare_cosyn(kind: str, explained: bool) -> None:
+    @dataset(
+        f"cosyn_{kind}_exp" if explained else f"cosyn_{kind}",
+        {"train": "train", "validation": "validation"},
+        files=(f"CoSyn-400K/{kind}",),
+        media=("CoSyn-400K",),
+        sources=(
+            HubFiles(
+                "allenai/CoSyn-400K",
+                f"CoSyn-400K/{kind}",
+                table=tuple(
+                    (split, f"{kind}/{split}-*.parquet") for split in ("train", "validation")
+                ),
+            ),
+        ),
+        groups=(IMAGE_ACADEMIC,),
+        home=IMAGE_HOME,
+    )
+    def read(disk: Disk, split: str) -> TableRecords:
+        rows = disk.table(f"CoSyn-400K/{kind}", split)
+        return TableRecords.single(rows, partial(_cosyn, kind, explained))
+
+
+for _kind in ("chart", "chemical", "diagram", "math", "music", "table"):
+    _declare_cosyn(_kind, explained=True)
+_declare_cosyn("document", explained=False)
+
+# --- PixMo: tables with addresses of images ----------------------------------------------------
+
+
+def pixmo_sources(repo: str) -> tuple[HubFiles, LinkedImages]:
+    """The table of a PixMo set, and its images."""
+    folder = repo.rpartition("/")[2]
+    table = HubFiles(repo, folder, table=(("train", "data/train-*.parquet"),))
+    return table, LinkedImages(folder, PIXMO_IMAGES)
+
+
+def _captions(rows: list[Row]) -> Record:
+    messages = [{"text": row["caption"], "style": "long_caption"} for row in rows]
+    return {"message_list": messages}
+
+
+@dataset(
+    "pixmo_cap",
+    {"train": "train"},
+    files=("pixmo-cap",),
+    media=(PIXMO_IMAGES,),
+    sources=pixmo_sources("allenai/pixmo-cap"),
+    groups=(DEMO,),
+    home=IMAGE_HOME,
+)
+def pixmo_cap(disk: Disk, split: str) -> TableRecords:
+    return TableRecords.by_address(disk.table("pixmo-cap", split), _captions, PIXMO_IMAGES)
+
+
+def _user_questions(rows: list[Row]) -> Record:
+    """Questions may be wrapped as ``[USER] ... [ASSISTANT]``."""
+    messages = []
+    for row in rows:
+        question = row["question"].replace("[USER]", "").replace("[ASSISTANT]", "").strip()
+        messages.append({"question": question, "answer": row["answer"], "style": USER_QA})
+    return {"message_list": messages}
+
+
+@dataset(
+    "pixmo_ask_model_anything",
+    {"train": "train"},
+    files=("pixmo-ask-model-anything",),
+    media=(PIXMO_IMAGES,),
+    sources=pixmo_sources("allenai/pixmo-ask-model-anything"),
+    groups=(DEMO,),
+    home=IMAGE_HOME,
+)
+def pixmo_ask_model_anything(disk: Disk, split: str) -> TableRecords:
+    rows = disk.table("pixmo-ask-model-anything", split)
+    return TableRecords.by_address(rows, _user_questions, PIXMO_IMAGES)
+
+
+@dataset(
+    "pixmo_cap_qa_as_user_qa",
+    {"train": "train"},
+    files=("pixmo-cap-qa",),
+    media=(PIXMO_IMAGES,),
+    sources=pixmo_sources("allenai/pixmo-cap-qa"),
+    groups=(DEMO,),
+    home=IMAGE_HOME,
+)
+def pixmo_cap_qa(disk: Disk, split: str) -> TableRecords:
+    rows = disk.table("pixmo-cap-qa", split)
+    return TableRecords.by_address(rows, _user_questions, PIXMO_IMAGES)

@@ -1,0 +1,114 @@
+"""Pointing and counting in images. Coordinates are in units of ``point_scale`` (100: percent of
+width and height), or in pixels without it. Whether a PixMo example points, or points and counts,
+is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from olmo.data.datasets.declare import IMAGE_HOME, IMAGE_POINTING, dataset
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.draws import ONE_STYLE
+from olmo.data.datasets.image_tables import PIXMO_IMAGES, pixmo_sources
+from olmo.data.datasets.sources import HubFiles
+from olmo.data.datasets.tables import TableRecords, picture
+
+Row = dict[str, Any]
+Record = dict[str, Any]
+STYLES = ["pointing", "point_count"]
+PERCENT = 100.0
+
+
+def coordinates(points: Any) -> list[list[float]]:
+    """``[[x, y], ...]`` of a list of ``{x, y}`` or of lists ``{x: [...], y: [...]}``."""
+    if isinstance(points, dict):
+        return [[float(x), float(y)] for x, y in zip(points["x"], points["y"], strict=True)]
+    return [[float(p["x"]), float(p["y"])] for p in points]
+
+
+def _points(rows: list[Row], scale: float | None = PERCENT) -> Record:
+    messages = []
+    for row in rows:
+        message = {"label": row["label"], "points": coordinates(row["points"]), "styles": STYLES}
+        if scale is not None:
+            message["point_scale"] = scale
+        messages.append(message | {"draw": [ONE_STYLE]})
+    return {"message_list": messages}
+
+
+def _pixel_points(rows: list[Row]) -> Record:
+    return _points(rows, scale=None)
+
+
+def _declare_pixmo_points(name: str, method: str) -> None:
+    """The annotations of ``pixmo-points`` that were collected in one way."""
+
+    @dataset(
+        name,
+        {"train": "train"},
+        files=("pixmo-points",),
+        media=(PIXMO_IMAGES,),
+        sources=pixmo_sources("allenai/pixmo-points"),
+        groups=(IMAGE_POINTING,),
+        home=IMAGE_HOME,
+    )
+    def read(disk: Disk, split: str) -> TableRecords:
+        rows = disk.table("pixmo-points", split)
+        keep = np.asarray([m == method for m in rows.column("collection_method")])
+        return TableRecords.by_address(rows, _points, PIXMO_IMAGES, keep)
+
+
+_declare_pixmo_points("pixmo_points_train", "pointing")
+_declare_pixmo_points("pixmo_points_high_freq_train", "counting")
+
+
+@dataset(
+    "pixmo_count_train",
+    {"train": "train"},
+    files=("pixmo-count",),
+    media=(PIXMO_IMAGES,),
+    sources=pixmo_sources("allenai/pixmo-count"),
+    groups=(IMAGE_POINTING,),
+    home=IMAGE_HOME,
+)
+def pixmo_count(disk: Disk, split: str) -> TableRecords:
+    rows = disk.table("pixmo-count", split)
+    return TableRecords.by_address(rows, _pixel_points, PIXMO_IMAGES)
+
+
+def _cosyn_points(rows: list[Row]) -> Record:
+    (row,) = rows
+    messages = [
+        {
+            "question": question,
+            "label": name,
+            "points": coordinates(points),
+            "point_scale": PERCENT,
+            "style": "cosyn_point",
+        }
+        for question, name, points in zip(
+            row["questions"], row["names"], row["answer_points"], strict=True
+        )
+    ]
+    return {"image": picture(row["image"]), "message_list": messages}
+
+
+@dataset(
+    "cosyn_point",
+    {"train": "train", "validation": "validation"},
+    files=("CoSyn-point",),
+    media=("CoSyn-point",),
+    sources=(
+        HubFiles(
+            "allenai/CoSyn-point",
+            "CoSyn-point",
+            table=tuple((split, f"data/{split}-*.parquet") for split in ("train", "validation")),
+        ),
+    ),
+    groups=(IMAGE_POINTING,),
+    home=IMAGE_HOME,
+)
+def cosyn_point(disk: Disk, split: str) -> TableRecords:
+    return TableRecords.single(disk.table("CoSyn-point", split), _cosyn_points)
