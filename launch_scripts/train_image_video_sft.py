@@ -20,18 +20,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from olmo.config import merge, parse_overrides, read_yaml
-from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
-from olmo.models.loading import load_model_config, merged_model_config, select_checkpoint
-from olmo.train.checkpoint import SaveError
-from olmo.train.config import TrainConfig
-from olmo.train.dry_run import describe_run
-from olmo.train.run import train
-from olmo.train.trainer import TrainingError
+if TYPE_CHECKING:
+    from olmo.train.config import TrainConfig
 
 log = logging.getLogger("train")
 
@@ -55,6 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     """Defaults, then the checkpoint's model, then ``--config`` files, then the command line."""
+    from olmo.config import merge, read_yaml
+    from olmo.models.loading import merged_model_config
+    from olmo.train.config import TrainConfig
+
     flags: dict[str, Any] = {
         "initial_model_checkpoint": str(args.checkpoint),
         "global_train_batch_size": args.global_batch_size,
@@ -72,29 +71,61 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
     for file in args.config:
         data = merge(data, read_yaml(file))
     data = merge(merge(data, flags), overrides)
-    model = load_model_config(select_checkpoint(args.checkpoint)).to_dict()
+    model = start_model(args.checkpoint, args.dry_run)
     data["model"] = merged_model_config(model, data.get("model", {}))
     return TrainConfig.from_dict(data)
 
 
+def start_model(checkpoint: str, dry_run: bool) -> dict[str, Any]:
+    """Model section of a checkpoint; of a preset as well where no weights are needed."""
+    from olmo.model_configs import LLMS, preset_model_config
+    from olmo.models.loading import load_model_config, select_checkpoint
+
+    if checkpoint in LLMS and not Path(checkpoint).exists():
+        if not dry_run:
+            raise ValueError(f"{checkpoint!r} is a preset without weights: use it with --dry_run")
+        return preset_model_config(checkpoint)
+    return load_model_config(select_checkpoint(checkpoint)).to_dict()
+
+
+def print_plan(config: TrainConfig) -> None:
+    """Print what would run, for as many GPUs as torchrun started processes."""
+    from olmo.train.dry_run import N_GPUS, describe_run
+
+    print(describe_run(config, int(os.environ.get("WORLD_SIZE", N_GPUS))))
+
+
+def run(config: TrainConfig) -> None:
+    """Train; ends early, but well, after SIGTERM or SIGINT."""
+    from olmo.distributed import close_distributed, init_distributed, is_main
+    from olmo.train.run import train
+
+    try:
+        trainer = train(config, init_distributed())
+        if is_main():
+            folder = Path(config.save_folder).resolve()
+            log.info("%s after step %d: %s", trainer.outcome, trainer.state.step, folder)
+    finally:
+        close_distributed()
+
+
 def main() -> int:
+    """Exit code: 0 done or stopped by a signal with a checkpoint, 2 an error that is explained."""
     args, rest = build_parser().parse_known_args()
+    if args.dry_run and int(os.environ.get("RANK", 0)) > 0:
+        return 0  # rank 0 speaks for all; nothing heavy is imported for this
+    from olmo.config import parse_overrides
+    from olmo.distributed import setup_logging
+    from olmo.train.errors import SaveError, TrainingError
+
     setup_logging()
     try:
         config = build_config(args, parse_overrides(rest))
-        if config.dry_run:
-            print(describe_run(config))
-            return 0
-        device = init_distributed()
-        train(config, device)
-        if is_main():
-            log.info("done: %s", Path(config.save_folder).resolve())
+        (print_plan if config.dry_run else run)(config)
     except (ValueError, OSError, SaveError, TrainingError) as e:
         log.debug("traceback", exc_info=True)
         log.error("%s", e)
         return 2
-    finally:
-        close_distributed()
     return 0
 
 

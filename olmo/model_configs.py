@@ -47,6 +47,7 @@ _TINY: dict[str, Any] = {
     "vocab_size": 512,
     "additional_vocab_size": 16,
     "weight_tying": True,
+    "activation_checkpoint": None,
     "tokenizer": {"identifier": "olmo/tiny"},
 }
 

@@ -41,12 +41,9 @@ from olmo.distributed import (
 )
 from olmo.models.loading import SHARDED, CheckpointError, CheckpointReader, is_checkpoint
 from olmo.train.config import TrainConfig
+from olmo.train.errors import SaveError
 
 log = logging.getLogger(__name__)
-
-
-class SaveError(RuntimeError):
-    """A checkpoint could not be written; the message names folder, cause and what is left."""
 
 
 @dataclass

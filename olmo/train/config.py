@@ -124,6 +124,17 @@ class TrainConfig(Config):
             data["model"] = model_config_from_dict(data["model"])
         return data
 
+    @property
+    def frozen(self) -> list[str]:
+        """Parameter groups that do not train."""
+        trains = {
+            "llm": self.ft_llm,
+            "vit": self.ft_vit,
+            "connector": self.ft_connector,
+            "temporal_token_scorer": self.ft_temporal_token_scorer,
+        }
+        return [group for group, on in trains.items() if not on]
+
     def __post_init__(self) -> None:
         for name in ("max_duration", "global_train_batch_size", "device_train_microbatch_size"):
             if getattr(self, name) < 1:

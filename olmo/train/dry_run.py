@@ -1,4 +1,7 @@
-"""What a run would do: resolved config, parameters, tokens and FLOPs. Needs no GPU and no data."""
+"""What a run would do: resolved config, parameters, tokens, FLOPs, memory and hours.
+
+Needs no GPU and no data: the model lives on the meta device, the rest follows from the config.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,43 @@ import dataclasses
 
 from omegaconf import OmegaConf
 
-from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.nn.flops import StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.patch_grid import pooled_grid
 from olmo.token_budget import n_removed_tokens
 from olmo.train.config import TrainConfig
-from olmo.train.optim import named_groups
+from olmo.train.memory import GIB, RowShape, estimate_memory
+from olmo.train.optim import freeze, named_groups
+from olmo.train.throughput import PEAK_FLOPS, TRAINING
 
 TEXT_TOKENS_PER_FRAME = 8
 """Time stamp and frame tokens, roughly."""
 QUESTION_TOKENS = 64
+GPU, MFU = "H100", 0.35
+"""What the hours are worked out for."""
+N_GPUS = 8
+"""Without torchrun to say how many there are."""
 
 
-def describe_run(config: TrainConfig) -> str:
-    """The report of ``--dry_run``."""
-    parts = [OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))]
+def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
+    """The report of ``--dry_run`` for ``n_gpus`` processes."""
     model = config.model.build("meta")
-    parts.append("Trainable parameters")
+    freeze(model, config.frozen)
+    lines = [OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))]
+    lines += _parameter_report(model)
+    lines += _video_report(config)
+    lines += _run_report(config, model, n_gpus)
+    return "\n".join(lines)
+
+
+def _parameter_report(model: Molmo2) -> list[str]:
+    total = sum(p.numel() for p in model.parameters())
+    lines = ["Trainable parameters"]
     for group, params in named_groups(model).items():
-        parts.append(f"  {group:24s}{sum(p.numel() for p in params.values()):>16,}")
-    parts.append(f"  {'total':24s}{sum(p.numel() for p in model.parameters()):>16,}")
-    parts += _video_report(config)
-    return "\n".join(parts)
+        lines.append(f"  {group:24s}{sum(p.numel() for p in params.values()):>16,}")
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    return [*lines, f"  {'frozen':24s}{frozen:>16,}", f"  {'total':24s}{total:>16,}"]
 
 
 def _video_report(config: TrainConfig) -> list[str]:
@@ -36,19 +53,51 @@ def _video_report(config: TrainConfig) -> list[str]:
     n_frames = model.mm_preprocessor.video.max_frames
     total, kept = video_tokens(model, n_frames)
     dense, pruned = video_flops(model, n_frames)
-    rows = config.global_train_batch_size
     lines = [
         f"A video of {n_frames} frames",
         f"  visual tokens before pruning {total}, after {kept} ({kept / total:.0%})",
-        f"FLOPs of a training step, {rows} rows of one such video and {QUESTION_TOKENS} text "
-        "tokens (three times the forward pass)",
+        f"FLOPs of training on one such video and a question of {QUESTION_TOKENS} tokens "
+        f"({TRAINING} times the forward pass)",
         f"  {'stage':12s}{'dense':>12s}{'pruned':>12s}",
     ]
     for name in ("vit", "scorer", "connector", "llm", "total"):
-        a, b = (3 * rows * getattr(f, name) for f in (dense, pruned))
+        a, b = (TRAINING * getattr(f, name) for f in (dense, pruned))
         lines.append(f"  {name:12s}{a:>12.3e}{b:>12.3e}")
-    lines.append(f"  ceiling of the speed-up by FLOPs {dense.total / pruned.total:.2f}x")
-    return lines
+    ratio = dense.total / pruned.total
+    return [*lines, f"  predicted speed-up {ratio:.2f}x: the ceiling of the speed-up by FLOPs"]
+
+
+def _run_report(config: TrainConfig, model: Molmo2, n_gpus: int) -> list[str]:
+    """A whole run in which every video has ``max_frames`` frames and rows are full."""
+    n_frames = config.model.mm_preprocessor.video.max_frames
+    videos, row = full_row(config)
+    steps, rows = config.max_duration, config.global_train_batch_size
+    flops = TRAINING * rows * videos * video_flops(config.model, n_frames)[1].total
+    hours = steps * flops / (n_gpus * PEAK_FLOPS[GPU] * MFU) / 3600
+    memory = estimate_memory(config, model, row, n_gpus)
+    parts = [f"{f.name} {getattr(memory, f.name) / GIB:.1f}" for f in dataclasses.fields(memory)]
+    return [
+        f"The run: {steps} steps of {rows} rows, {videos:.1f} such videos in a row of "
+        f"{row.tokens:.0f} tokens after pruning",
+        f"  tokens of a step {rows * row.tokens:,.0f}, of the run {steps * rows * row.tokens:,.0f}",
+        f"  videos of a step {rows * videos:,.0f}, of the run {steps * rows * videos:,.0f}",
+        f"  FLOPs of a step {flops:.3e}, of the run {steps * flops:.3e}",
+        f"  hours on {n_gpus} x {GPU} at {MFU:.0%} MFU: {hours:.1f}",
+        f"Memory of one of {n_gpus} GPUs, {config.device_train_microbatch_size} rows at a time: "
+        f"about {memory.total / GIB:.0f} GiB",
+        f"  GiB: {', '.join(parts)}",
+    ]
+
+
+def full_row(config: TrainConfig) -> tuple[float, RowShape]:
+    """Videos of ``max_frames`` frames in one row, and the row: full under packing, else one."""
+    n_frames = config.model.mm_preprocessor.video.max_frames
+    _, kept = video_tokens(config.model, n_frames)
+    length = kept + QUESTION_TOKENS + TEXT_TOKENS_PER_FRAME * n_frames
+    videos = 1.0
+    if config.data.packing is not None and config.data.sequence_length is not None:
+        videos = max(config.data.sequence_length / length, 1.0)
+    return videos, RowShape(videos * n_frames, videos * kept, videos * length)
 
 
 def video_tokens(model: Molmo2Config, n_frames: int) -> tuple[int, int]:
@@ -68,6 +117,5 @@ def video_flops(model: Molmo2Config, n_frames: int) -> tuple[StageFlops, StageFl
     text = QUESTION_TOKENS + TEXT_TOKENS_PER_FRAME * n_frames
     pruned = model_flops(backbone, model.llm, n_frames, text, pool=pool)
     if isinstance(backbone, TemporalVisionBackboneConfig):
-        vit = dataclasses.replace(backbone.vit, prune=False)
-        backbone = dataclasses.replace(backbone, vit=vit)
+        backbone = dataclasses.replace(backbone, vit=dataclasses.replace(backbone.vit, prune=False))
     return model_flops(backbone, model.llm, n_frames, text, pool=pool), pruned

@@ -95,19 +95,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
 def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
     """Model on ``device`` with uninitialised weights: frozen, wrapped, compiled and sharded."""
     model = config.model.build("meta")
-    freeze(
-        model,
-        [
-            group
-            for group, on in {
-                "llm": config.ft_llm,
-                "vit": config.ft_vit,
-                "connector": config.ft_connector,
-                "temporal_token_scorer": config.ft_temporal_token_scorer,
-            }.items()
-            if not on
-        ],
-    )
+    freeze(model, config.frozen)
     checkpoint_activations(model)
     compile_blocks(model, config.compile_llm)
     if get_world_size() > 1:

@@ -28,6 +28,7 @@ from olmo.models.parallel import last_micro_batch
 from olmo.train.checkpoint import Checkpointer, TrainerState
 from olmo.train.config import TrainConfig
 from olmo.train.diagnose import bad_gradients, first_bad_module
+from olmo.train.errors import TrainingError
 from olmo.train.loss import ChunkedLoss, unpack
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
@@ -57,10 +58,6 @@ class Callback:
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None: ...
 
     def on_end(self, trainer: Trainer) -> None: ...
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,10 @@ class Trainer:
         self.count_flops = FlopCounter(self.config.model)
         peak = self.config.train.peak_tflops
         self.peak_flops = peak * 1e12 if peak else peak_flops(self.device)
+
+    @property
+    def outcome(self) -> str:
+        return "stopped by a signal" if self.stopping else "done"
 
     @property
     def micro_batches_per_step(self) -> int:

@@ -135,7 +135,7 @@ def run_script(data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     import launch_scripts.train_image_video_sft as script
 
     monkeypatch.setenv("MOLMO_DATA_DIR", str(data_dir))
-    monkeypatch.setattr(script, "setup_logging", lambda: None)
+    monkeypatch.setattr("olmo.distributed.setup_logging", lambda: None)
 
     def run(*argv: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train", *argv])
