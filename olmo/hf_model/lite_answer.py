@@ -1,0 +1,146 @@
+"""Questions about files, answered: what the pruned model offers on top of ``generate``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from olmo.hf_model.lite_prompt import check_length
+from olmo.hf_model.processing import Molmo2LiteProcessor
+from olmo.hf_model.processing_media import VideoSource, from_text
+from olmo.preprocessing.images import ImageSource
+
+STAGES = ("preprocess", "vision", "prefill", "decode")
+"""Reading and cutting files; ViT and connector; the language model on the prompt; the answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question gave.
+
+    Attributes:
+        text: the answer.
+        n_tokens_before: tokens of the prompt before pruning.
+        n_tokens_after: tokens of the prompt that the language model saw.
+        n_new_tokens: generated tokens, the end token included.
+        seconds: per stage of ``STAGES``.
+    """
+
+    text: str
+    n_tokens_before: int
+    n_tokens_after: int
+    n_new_tokens: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class AnswerMixin:
+    """Part of ``Molmo2LiteForConditionalGeneration``."""
+
+    processor: Molmo2LiteProcessor | None = None
+    """Set by ``olmo.load_model``; otherwise read from the model's folder when first needed."""
+
+    def answer(
+        self: Any,
+        question: str,
+        videos: Sequence[VideoSource] = (),
+        images: Sequence[ImageSource] = (),
+        *,
+        topk: float | None = None,
+        max_frames: int | None = None,
+        max_new_tokens: int = 256,
+        style: str = "",
+        options: Sequence[str] = (),
+        **generate_kwargs: Any,
+    ) -> Answer:
+        """Answer a question about videos and images, which precede its text unless the text has
+        ``<|image|>`` and ``<|video|>`` placeholders.
+
+        Args:
+            topk: share of every video's tokens to remove; None is the model's own.
+            max_frames: of each video; None is the model's own.
+            style: kind of the question as in training data, such as ``video_short_answer``; its
+                wording and tag are added to the question.
+            options: answers to choose from.
+            generate_kwargs: for transformers' ``generate``.
+
+        Raises:
+            ValueError: files that cannot be read, a prompt that is too long, a bad ``topk``.
+        """
+        seconds: dict[str, float] = {}
+        processor = self.get_processor()
+        with _timed("preprocess", seconds, self.device):
+            given = from_text(question, list(images), list(videos), verbatim=False)
+            given.style, given.options = style, options
+            batch = processor.encode([given], max_frames).to(self.device)
+        with _timed("vision", seconds, self.device):
+            prompt = self.encode_prompt(**batch, topk=topk)
+        check_length(self.model, prompt, max_new_tokens)
+        clock = _FirstToken(self.device)
+        with _timed("prefill", seconds, self.device):
+            ids = self.generate_from_prompt(
+                prompt,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([clock]),
+                **generate_kwargs,
+            )
+        seconds["decode"] = time.perf_counter() - clock.at
+        seconds["prefill"] -= seconds["decode"]
+        new = ids[0, prompt.row.input_ids.shape[1] :].tolist()
+        return Answer(
+            processor.decode_answer(new),
+            int(batch["attention_mask"].sum()),
+            int(prompt.lengths[0]),
+            len(new),
+            seconds,
+        )
+
+    def generate_from_video(
+        self, video: VideoSource, question: str, *, topk: float | None = None, **options: Any
+    ) -> str:
+        """Text of :meth:`answer` for one video."""
+        return self.answer(question, videos=[video], topk=topk, **options).text
+
+    def generate_from_image(self, image: ImageSource, question: str, **options: Any) -> str:
+        """Text of :meth:`answer` for one image."""
+        return self.answer(question, images=[image], **options).text
+
+    def get_processor(self: Any) -> Molmo2LiteProcessor:
+        """The model's processor. ``ValueError`` for a model that was not loaded from a folder."""
+        if self.processor is None:
+            if not self.config.name_or_path:
+                raise ValueError("this model has no processor: set model.processor")
+            self.processor = Molmo2LiteProcessor.from_pretrained(self.config.name_or_path)
+        return self.processor
+
+
+class _FirstToken(StoppingCriteria):
+    """Notes when the first new token was there; stops nothing."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.at = device, 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        if not self.at:
+            _wait(self.device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float], device: torch.device) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    _wait(device)
+    seconds[name] = time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,136 @@
+"""``Molmo2LiteConfig``: the Hugging Face config of a Molmo2 model that prunes video tokens.
+
+The dense fields are those of transformers' ``Molmo2Config``; the fields of STTS stand beside them
+in ``config.json``. With ``prune=False`` or ``topk=0`` it is the dense model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Molmo2Config as HfMolmo2Config
+from transformers.models.molmo2 import Molmo2TextConfig
+
+from olmo.config import ConfigError
+from olmo.models.hf_layout.config import model_section, to_hf
+from olmo.models.hf_layout.fields import FIELDS, PRUNING_KEYS, VISION
+from olmo.models.registry import model_config_from_dict
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+
+OUTSIDE = ("quantization_config",)
+"""Keys that transformers adds for its own ends."""
+
+KEPT = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys of a published config that say nothing about the model's shape."""
+
+
+class Molmo2LiteConfig(HfMolmo2Config):
+    """Dense Molmo2 fields plus those of ``TemporalVitConfig``, which explains them.
+
+    ``ConfigError`` (a ``ValueError``) for an unknown key and for values that the native config
+    refuses.
+    """
+
+    model_type = "molmo2_lite"
+
+    prune: bool = True
+    topk: float = 0.5
+    prune_at: int = 3
+    prune_method: str = "scorer"
+    sim_reg_loss_coefficient: float = 0.5
+    rescale_bias_min: float = math.exp(-2)
+    prune_from_frame: int = 0
+    pruning_in_scorer: bool = True
+    layout: str = "ragged"
+    refill: bool = False
+    bias_rescale: str = "row"
+    detach_similarity: bool = False
+    new_ref_threshold: float = 0.85
+    random_seed: int = 0
+    video_pooling: int = 3
+    pruned_position_ids: str = "compact"
+    bi_directional_attn: str | None = "image_tokens"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None and self.adapter_config is None:
+            text = Molmo2TextConfig()  # transformers' own defaults do not fit each other
+            self.adapter_config: Any = {
+                "intermediate_size": text.intermediate_size,
+                "text_hidden_size": text.hidden_size,
+            }
+        super().__post_init__(**kwargs)
+        self.to_native()  # says what does not fit together
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Config of a ``config.json``, in this form or in that of the published repositories."""
+        if VISION["remote"] in config_dict:
+            config_dict = _of_published(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_native(self) -> TemporalVideoOlmoConfig:
+        """Config of the native model; its preprocessing part fits, but holds defaults."""
+        where = Path(self.name_or_path or "") / "config.json"
+        data = {k: v for k, v in self.to_dict().items() if k not in OUTSIDE}
+        section = model_section(data, where)
+        section["llm"]["weight_tying"] = self.tie_word_embeddings
+        pooling = {"pooling_h": self.video_pooling, "pooling_w": self.video_pooling}
+        section["mm_preprocessor"] = {"video": pooling}
+        try:
+            native = model_config_from_dict(section)
+        except ConfigError as e:
+            raise ConfigError(f"{where}: {e}") from e
+        assert isinstance(native, TemporalVideoOlmoConfig)
+        return native
+
+    @classmethod
+    def from_native(cls, native: TemporalVideoOlmoConfig) -> Molmo2LiteConfig:
+        """The config of the same model. ``ValueError`` if transformers' fields cannot say it."""
+        _check_sayable(native)
+        data = to_hf(native, "transformers")
+        for part in (data, data["text_config"]):
+            part["tie_word_embeddings"] = native.llm.weight_tying
+        values = native.to_dict()
+        data |= {key: _at(values, path) for key, path in PRUNING_KEYS.items()}
+        data |= {
+            "bi_directional_attn": native.bi_directional_attn,
+            "architectures": ["Molmo2LiteForConditionalGeneration"],
+            "model_type": cls.model_type,
+        }
+        return cls(**data)
+
+
+def _of_published(data: dict[str, Any]) -> dict[str, Any]:
+    """A published ``config.json``, whose ``vit_config`` may hold the fields of STTS, in ours."""
+    vit = data[VISION["remote"]]
+    lifted = {key: vit[key] for key in PRUNING_KEYS.keys() & vit.keys()}
+    dense_vit = {key: value for key, value in vit.items() if key not in lifted}
+    section = model_section(data | lifted | {VISION["remote"]: dense_vit}, Path("config.json"))
+    section["model_name"] = TemporalVideoOlmoConfig().model_name
+    section["llm"]["weight_tying"] = False  # published repositories hold the head as well
+    native = model_config_from_dict(section)
+    assert isinstance(native, TemporalVideoOlmoConfig)
+    kept = {key: data[key] for key in data.keys() & KEPT}
+    return Molmo2LiteConfig.from_native(native).to_dict() | kept
+
+
+def _check_sayable(native: TemporalVideoOlmoConfig) -> None:
+    """``ValueError`` for a setting that matters and has no place in transformers' form."""
+    for field in FIELDS:
+        value = _at(native.to_dict(), field.native.split("."))
+        training_only = field.native.endswith("dropout")
+        if field.transformers is None and not training_only and value != field.default:
+            raise ValueError(
+                f"{field.native}={value!r} has no place in the Hugging Face form, which means "
+                f"{field.default!r}"
+            )
+
+
+def _at(data: dict[str, Any], path: Sequence[str]) -> Any:
+    value: Any = data
+    for key in path:
+        value = value[key]
+    return value

@@ -1,0 +1,95 @@
+"""``load_model``: any checkpoint folder of this model family, ready for questions.
+
+A native checkpoint or run folder, or a Hugging Face folder, dense or with STTS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from olmo.config import merge
+from olmo.hf_model.lite import (
+    Molmo2LiteConfig,
+    Molmo2LiteForConditionalGeneration,
+    Molmo2LiteProcessor,
+)
+from olmo.models.loading import load_model_config, load_weights, select_checkpoint
+from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+
+GENERATION_FILE = "generation_config.json"
+Loaded = tuple[Molmo2LiteForConditionalGeneration, Molmo2LiteProcessor]
+
+TRAINING_FREE = "evs"
+"""How a dense checkpoint prunes when asked to: it compares pooled tokens, so that everything
+before the language model stays as it was trained."""
+
+
+def load_model(
+    path: str | Path,
+    overrides: dict[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **pruning: Any,
+) -> Loaded:
+    """Model and processor of a checkpoint folder, in evaluation mode.
+
+    Args:
+        path: native checkpoint, run folder (its newest checkpoint), or Hugging Face folder.
+        overrides: laid over the native model config, nested as in ``config.yaml``.
+        device: default the GPU if there is one.
+        dtype: default bfloat16 on a GPU, float32 elsewhere.
+        pruning: fields of ``TemporalVitConfig``, such as ``topk=0.3`` or ``prune_method="easy"``.
+
+    A dense checkpoint stays dense until a ``topk`` is given, here or with a question; then it
+    prunes without a scorer, by ``prune_method="evs"`` unless another is named.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or one that does not fit its config.
+    """
+    folder = select_checkpoint(path)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    overrides = merge(overrides or {}, {"vision_backbone": {"vit": pruning}} if pruning else {})
+    stored = load_model_config(folder)
+    if not isinstance(stored, TemporalVideoOlmoConfig):
+        overrides = merge(as_pruning(stored, overrides), overrides)
+    config = load_model_config(folder, overrides)
+    assert isinstance(config, TemporalVideoOlmoConfig)
+    with torch.device("meta"):
+        model = Molmo2LiteForConditionalGeneration(Molmo2LiteConfig.from_native(config))
+    model = model.to(dtype).to_empty(device=device)
+    load_weights(model.model, folder)
+    processor = Molmo2LiteProcessor.from_native(config)
+    model.generation_config = generation_config(folder, processor)
+    model.processor = processor
+    return model.eval(), processor
+
+
+def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What makes a pruning model of a dense one, which prunes only when told to."""
+    vit = (overrides.get("vision_backbone") or {}).get("vit") or {}
+    told = bool(vit.get("topk") or vit.get("prune_method"))
+    return {
+        "model_name": TemporalVideoOlmoConfig().model_name,
+        "vision_backbone": {
+            "vit": {"prune": told, "prune_method": TRAINING_FREE},
+            "video_pooling": dense.mm_preprocessor.video.pooling_h,
+        },
+    }
+
+
+def generation_config(folder: Path, processor: Molmo2LiteProcessor) -> GenerationConfig:
+    """The folder's own, else greedy until the tokenizer's EOS."""
+    if (folder / GENERATION_FILE).is_file():
+        return GenerationConfig.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -1,0 +1,272 @@
+"""``Molmo2LiteForConditionalGeneration``: the pruning model as a transformers model.
+
+Vision runs once per ``generate``, before the loop: the removed tokens leave the prompt there, and
+transformers' generation sees a shorter prompt only. Position ids, attention mask and cache length
+therefore agree by themselves, whatever the decoding strategy. The returned sequences begin with the
+prompt as it was given.
+
+Legend: B rows, S tokens of the input, S' tokens after pruning, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
+from transformers.utils import ModelOutput
+
+from olmo.hf_model.lite_answer import AnswerMixin
+from olmo.hf_model.lite_config import Molmo2LiteConfig
+from olmo.hf_model.lite_prompt import (
+    HfCache,
+    Prompt,
+    VisualBatch,
+    check_length,
+    continuation_mask,
+    encode_prompt,
+    removed_share,
+)
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class Molmo2LiteOutput(ModelOutput):
+    """What ``forward`` returns.
+
+    Attributes:
+        loss: mean next-token loss plus the auxiliary loss of the scorer; None without labels.
+        logits: [B, S', V] over the tokens that stayed.
+        past_key_values: the cache, if one is used.
+        attention_mask: bool [B, S'] tokens that are no padding.
+        position_ids: [B, S'].
+        kept_tokens: bool [B, S] tokens of the input that stayed; None if all did.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    kept_tokens: Tensor | None = None
+
+
+class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, GenerationMixin):
+    """The native model under ``model``, with transformers' loading, saving and generation."""
+
+    config_class = Molmo2LiteConfig
+    config: Molmo2LiteConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _no_split_modules = ("LlmBlock", "ViTBlock")
+    _supports_sdpa = True
+
+    def __init__(self, config: Molmo2LiteConfig):
+        super().__init__(config)
+        self.model: TemporalVideoOlmo = config.to_native().build()
+        self.post_init()
+
+    @torch.no_grad()
+    @guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        """Draw what was not loaded; transformers' guard leaves the rest alone."""
+        self.model.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.transformer.wte
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return None  # a tied head has no module of its own
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        raise ValueError("the visual tokens follow the vocabulary: its size cannot change")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        images: Tensor | None = None,
+        token_pooling: Tensor | None = None,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        prompt_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        topk: float | None = None,
+        **unused: Any,
+    ) -> Molmo2LiteOutput:
+        """Logits of a batch; videos lose the tokens that the scorer gives up.
+
+        Args:
+            input_ids: int64 [B, S], padded on either side.
+            attention_mask: [B, S], or [B, cached + S] with a filled cache; 0 = padding.
+            position_ids: [B, S]; default counts the valid tokens.
+            images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
+            token_pooling: int64 [B, P, slots], see ``Molmo2``.
+            num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
+            past_key_values: keys and values of earlier tokens; filled with the new ones.
+            prompt_embeds: [B, <= S, D] embeddings that replace those of the first tokens of an
+                empty cache; ``generate`` hands its pruned prompt over with them.
+            labels: int64 [B, S], the tokens themselves, -100 = no loss.
+            logits_to_keep: logits of so many last positions only; 0 = all.
+            topk: share of a video's tokens to remove; None is the config's.
+
+        Raises:
+            ValueError: images together with a filled cache, or with ``prompt_embeds``.
+        """
+        n_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if images is not None and (n_cached or prompt_embeds is not None):
+            raise ValueError("images belong to the first forward, before anything is in the cache")
+        if past_key_values is None and use_cache:
+            past_key_values = DynamicCache(config=self.config.get_text_config())
+        cache = None if past_key_values is None else HfCache(past_key_values)
+        if n_cached:
+            return self._continue(input_ids, attention_mask, position_ids, cache, logits_to_keep)
+        visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
+        with removed_share(self.model, topk):
+            prompt = encode_prompt(self.model, input_ids, attention_mask, position_ids, visual)
+        row, x = prompt.row, prompt.embeds
+        if prompt_embeds is not None:
+            x = torch.cat((prompt_embeds, x[:, prompt_embeds.shape[1] :]), 1)
+        hidden = self.model.transformer(x, row.position_ids, self.model.mask(row), cache)
+        logits = self.model.transformer.logits(hidden[:, -logits_to_keep:])
+        return Molmo2LiteOutput(
+            loss=None if labels is None else self._loss(logits, labels, prompt, input_ids.shape),
+            logits=logits,
+            past_key_values=past_key_values,
+            attention_mask=row.valid,
+            position_ids=row.position_ids,
+            kept_tokens=prompt.kept,
+        )
+
+    def _continue(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: HfCache | None,
+        logits_to_keep: int,
+    ) -> Molmo2LiteOutput:
+        """Text tokens behind a filled cache."""
+        assert cache is not None
+        n_new = input_ids.shape[1]
+        total = cache.cache.get_seq_length() + n_new
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(len(input_ids), total)
+        valid = attention_mask.bool()
+        if valid.shape[1] != total:
+            raise ValueError(f"attention_mask covers {valid.shape[1]} tokens of {total}")
+        if position_ids is None:
+            position_ids = (valid.cumsum(1) - 1).clamp(min=0)[:, -n_new:]
+        x = self.model.embed(input_ids, None)
+        mask = continuation_mask(valid, n_new)
+        hidden = self.model.transformer(x, position_ids, mask, cache)
+        return Molmo2LiteOutput(
+            logits=self.model.transformer.logits(hidden[:, -logits_to_keep:]),
+            past_key_values=cache.cache,
+            attention_mask=valid,
+            position_ids=position_ids,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor, prompt: Prompt, shape: torch.Size) -> Tensor:
+        """Next-token loss; a token keeps the successor it had before pruning."""
+        if labels.shape != shape or logits.shape[:2] != prompt.row.valid.shape:
+            raise ValueError(
+                f"labels {tuple(labels.shape)} must cover the input {tuple(shape)} and all of the "
+                "logits (logits_to_keep=0)"
+            )
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        if prompt.kept is not None:
+            valid = prompt.row.valid
+            kept = torch.full_like(prompt.row.input_ids, IGNORED_LABEL)
+            kept[valid] = targets[prompt.kept & prompt.given]
+            targets = kept
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL
+        )
+        aux = None if prompt.vision is None else prompt.vision.aux_loss
+        return loss if aux is None else loss + aux
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        token_pooling: Tensor | None = None,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+        topk: float | None = None,
+    ) -> Prompt:
+        """Run vision and drop what it removes; the result is padded on the left."""
+        visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
+        with removed_share(self.model, topk):
+            prompt = encode_prompt(self.model, input_ids, attention_mask, None, visual)
+        return prompt.left_padded(self.pad_token_id)
+
+    @torch.no_grad()
+    def generate_from_prompt(
+        self,
+        prompt: Prompt,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """transformers' ``generate`` on an encoded prompt; sequences begin with the pruned one."""
+        check_length(self.model, prompt, 1)
+        return super().generate(
+            prompt.row.input_ids,
+            generation_config,
+            attention_mask=prompt.row.valid.long(),
+            position_ids=prompt.row.position_ids,
+            prompt_embeds=prompt.embeds,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        token_pooling: Tensor | None = None,
+        num_images: Tensor | None = None,
+        multimodal_type: Tensor | None = None,
+        topk: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers' ``generate``: sequences [B * n, S + new], or its output object.
+
+        ``topk`` is the share of every video's tokens to remove; None is the config's. A limit given
+        as ``max_length`` counts the prompt after pruning; ``max_new_tokens`` says what it means.
+        """
+        given = inputs if input_ids is None else input_ids
+        if given is None:
+            raise ValueError("generate needs input_ids")
+        prompt = self.encode_prompt(
+            given, attention_mask, images, token_pooling, num_images, multimodal_type, topk
+        )
+        out = self.generate_from_prompt(prompt, generation_config, **kwargs)
+        sequences = out if torch.is_tensor(out) else out.sequences
+        new = sequences[:, prompt.row.input_ids.shape[1] :]
+        whole = torch.cat((given.repeat_interleave(len(new) // len(given), 0), new), 1)
+        if torch.is_tensor(out):
+            return whole
+        out.sequences = whole
+        return out
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of padding in prompts; any will do, since it is masked."""
+        config = cast(GenerationConfig, self.generation_config)
+        return int(config.pad_token_id or 0)

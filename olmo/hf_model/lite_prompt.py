@@ -1,0 +1,155 @@
+"""The prompt of a pruned model: vision runs once, removed tokens leave, and what is left is a plain
+left-padded row of embeddings that generation can go on from.
+
+Legend: B rows, S tokens of the input, S' tokens after pruning, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from olmo.models.molmo2.molmo2 import Molmo2, TextRow
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.vision_backbone import VisionOutput
+
+
+@dataclass(frozen=True)
+class VisualBatch:
+    """Visual inputs of a batch, as ``Molmo2.forward`` takes them; None for text alone."""
+
+    images: Tensor | None = None
+    token_pooling: Tensor | None = None
+    num_images: Tensor | None = None
+    multimodal_type: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Rows after pruning.
+
+    Attributes:
+        row: ids, positions and validity, each [B, S']; padding is anywhere, with id -1.
+        embeds: [B, S', D] token embeddings, visual features added.
+        given: bool [B, S] tokens of the input that are no padding.
+        kept: bool [B, S] tokens of the input that stayed; None if all did.
+        vision: output of the vision backbone, if there were images.
+    """
+
+    row: TextRow
+    embeds: Tensor
+    given: Tensor
+    kept: Tensor | None = None
+    vision: VisionOutput | None = None
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens that the language model sees."""
+        return self.row.valid.sum(1)
+
+    def left_padded(self, pad_id: int) -> Prompt:
+        """The same rows with all padding in front, as token id ``pad_id`` and position 0."""
+        valid = self.row.valid
+        order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
+        valid = valid.gather(1, order)
+        ids = self.row.input_ids.gather(1, order).masked_fill(~valid, pad_id)
+        positions = self.row.position_ids.gather(1, order).masked_fill(~valid, 0)
+        embeds = self.embeds.gather(1, order[..., None].expand_as(self.embeds))
+        return Prompt(TextRow(ids, positions, valid), embeds, self.given, self.kept, self.vision)
+
+
+def encode_prompt(
+    model: Molmo2,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    visual: VisualBatch,
+) -> Prompt:
+    """Run the vision backbone and drop the tokens it removed.
+
+    Args:
+        input_ids: int64 [B, S], padded on either side.
+        attention_mask: [B, S], 0 = padding; default: ids of -1 are padding.
+        position_ids: [B, S]; default counts the valid tokens of a row.
+        visual: ``images`` [B, T, N, patch_dim] and so on.
+
+    Raises:
+        ValueError: ``images`` without ``token_pooling``, or counts that do not fit the text.
+    """
+    valid = input_ids >= 0 if attention_mask is None else attention_mask.bool()
+    ids = input_ids.masked_fill(~valid, -1)
+    if position_ids is None:
+        position_ids = (valid.cumsum(1) - 1).clamp(min=0)
+    row, vision = TextRow(ids, position_ids, valid), None
+    if visual.images is not None:
+        if visual.token_pooling is None:
+            raise ValueError("images need token_pooling")
+        vision = model.vision_backbone(
+            visual.images, None, visual.token_pooling, visual.num_images, visual.multimodal_type
+        )
+        row = model.drop_removed(row, vision, visual.token_pooling)
+    return Prompt(row, model.embed(row.input_ids, vision), valid, row.kept_tokens, vision)
+
+
+def check_length(model: Molmo2, prompt: Prompt, max_new_tokens: int) -> None:
+    """``ValueError`` if the prompt and the answer do not fit the model's positions."""
+    longest = int(prompt.row.position_ids.masked_fill(~prompt.row.valid, 0).max()) + 1
+    limit = model.config.llm.max_sequence_length
+    if longest + max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed the model's "
+            f"{limit}: take fewer frames or a larger topk"
+        )
+
+
+@contextmanager
+def removed_share(model: TemporalVideoOlmo, topk: float | None) -> Iterator[None]:
+    """Remove the share ``topk`` of every video's tokens meanwhile; None leaves the config's.
+
+    ``ValueError`` for a share outside [0, 1), or if the model's ``prune_at`` does not fit.
+    """
+    vit, n_layers = model.config.vision_backbone.vit, model.vision_backbone.image_vit.n_layers
+    if topk is None:
+        yield
+        return
+    if not 0 <= topk < 1:
+        raise ValueError(f"topk is the share to remove, in [0, 1): got {topk}")
+    if topk and not vit.method.pooled and not 0 <= vit.prune_at < n_layers - 1:
+        raise ValueError(f"prune_at={vit.prune_at} does not fit a ViT of {n_layers} blocks")
+    before = vit.prune, vit.topk
+    vit.prune, vit.topk = topk > 0, topk
+    try:
+        yield
+    finally:
+        vit.prune, vit.topk = before
+
+
+class HfCache(KVCache):
+    """Lets the language model write into a transformers ``Cache``.
+
+    ``ValueError`` for a static cache, whose keys have no fixed place in a shortened prompt.
+    """
+
+    def __init__(self, cache: Cache):
+        super().__init__()
+        if cache.is_compileable:
+            raise ValueError("static caches are not supported: use a DynamicCache")
+        self.cache = cache
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.cache.update(k, v, layer)
+        return keys, values
+
+
+def continuation_mask(valid: Tensor, n_new: int) -> Tensor:
+    """bool [B, 1, n_new, S]: the last ``n_new`` of S tokens see what is valid and not later."""
+    size = valid.shape[1]
+    order = torch.arange(size, device=valid.device)
+    causal = order[size - n_new :, None] >= order
+    return (causal & valid[:, None])[:, None]

@@ -1,0 +1,181 @@
+"""Chat messages and the images and videos in them: what a user hands in, in one common form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.video_loading import load_video
+from olmo.preprocessing.chat_tokens import VISUAL_PLACEHOLDER
+from olmo.preprocessing.images import ImageSource, resize_frames
+from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
+from olmo.types import VideoFrames
+
+VideoSource = str | Path | VideoFrames | np.ndarray | list[Image.Image]
+"""Path of a video file, decoded frames, or frames without times: uint8 ``[n, h, w, 3]`` or a list
+of PIL images, taken to be ``FRAME_RATE`` apart."""
+
+FRAME_RATE = 2.0
+"""Frames per second of frames that come without times."""
+
+PLACEHOLDERS = {"image": VISUAL_PLACEHOLDER, "video": "<|video|>"}
+"""Where in a text an input of this kind is shown."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video of a prompt."""
+
+    kind: Literal["image", "video"]
+    source: Any
+
+
+@dataclass
+class PromptInput:
+    """One prompt: text turns, user and assistant alternating, and what it shows, in order.
+
+    ``turns`` hold ``VISUAL_PLACEHOLDER`` for each medium, or none at all: then the media precede
+    the text. ``prefill`` begins the answer; ``verbatim`` text is not put into chat form; ``style``
+    and ``options`` are those of a single question, as in training data.
+    """
+
+    turns: list[str]
+    media: list[Medium] = field(default_factory=list)
+    prefill: str = ""
+    verbatim: bool = False
+    style: str = ""
+    options: Sequence[str] = ()
+
+
+def from_messages(messages: Sequence[dict[str, Any]], continue_final: bool = False) -> PromptInput:
+    """A conversation in transformers' chat form.
+
+    ``continue_final``: the last message is the beginning of the answer. ``ValueError`` for roles
+    that do not alternate between user and assistant, and for content of an unknown form.
+    """
+    turns, media = [], []
+    for i, message in enumerate(messages):
+        expected = "assistant" if i % 2 else "user"
+        if message.get("role") != expected:
+            raise ValueError(
+                f"message {i} has the role {message.get('role')!r}, expected {expected!r}: roles "
+                "alternate, the user begins, there is no system prompt"
+            )
+        text, shown = _content(message.get("content"))
+        if shown and expected == "assistant":
+            raise ValueError(f"message {i}: only the user shows images and videos")
+        turns.append(text)
+        media += shown
+    if not turns:
+        raise ValueError("a conversation needs at least one message")
+    prefill = ""
+    if continue_final:
+        if len(turns) % 2:
+            raise ValueError("continue_final_message needs a last message of the assistant")
+        prefill = turns.pop()
+    return PromptInput(_merge_placeholders(turns), media, prefill)
+
+
+def from_text(text: str, images: list[Any], videos: list[Any], verbatim: bool) -> PromptInput:
+    """A single text with its images and videos, in the order of their placeholders if there are
+    any, else images first. ``ValueError`` when placeholders and inputs do not match."""
+    media = [Medium("image", x) for x in images] + [Medium("video", x) for x in videos]
+    order = placeholders_in(text)
+    if order:
+        queues = {"image": iter(images), "video": iter(videos)}
+        given = {"image": len(images), "video": len(videos)}
+        asked = {kind: sum(o == kind for o in order) for kind in given}
+        if asked != given:
+            raise ValueError(f"the text has placeholders for {asked}, but there are {given}")
+        media = [Medium(kind, next(queues[kind])) for kind in order]
+    return PromptInput(_merge_placeholders([text]), media, verbatim=verbatim)
+
+
+def placeholders_in(text: str) -> list[Literal["image", "video"]]:
+    """Kinds of the placeholders of ``text``, in order."""
+    found: list[tuple[int, Literal["image", "video"]]] = []
+    kinds: tuple[Literal["image", "video"], ...] = ("image", "video")
+    for kind in kinds:
+        at = text.find(PLACEHOLDERS[kind])
+        while at >= 0:
+            found.append((at, kind))
+            at = text.find(PLACEHOLDERS[kind], at + 1)
+    return [kind for _, kind in sorted(found)]
+
+
+def _merge_placeholders(turns: list[str]) -> list[str]:
+    return [turn.replace(PLACEHOLDERS["video"], VISUAL_PLACEHOLDER) for turn in turns]
+
+
+def _content(content: Any) -> tuple[str, list[Medium]]:
+    """Text and media of a message's content: a string, or a list of typed parts."""
+    if isinstance(content, str):
+        return content, []
+    text, media = "", []
+    for part in content if isinstance(content, (list, tuple)) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            text += part["text"]
+            continue
+        if kind not in PLACEHOLDERS:
+            raise ValueError(
+                f"message content {part!r}: expected a part of type text, image or video"
+            )
+        found = [part[key] for key in (kind, "path", "url") if part.get(key) is not None]
+        if len(found) != 1:
+            raise ValueError(f"message content {part!r}: give one of {kind}, path or url")
+        media.append(Medium(kind, found[0]))
+    return text, media
+
+
+def visual_inputs(visual: VisualPreprocessor, media: Sequence[Medium]) -> Iterator[VisualInput]:
+    """Decode, cut and pool; neighbouring images form one group, numbered from 1.
+
+    Raises ``VideoReadError`` and ``ImageReadError`` for files that cannot be used, ``ValueError``
+    for more images than the model takes.
+    """
+    for kind, group in groupby(media, key=lambda medium: medium.kind):
+        sources = [medium.source for medium in group]
+        if kind == "video":
+            yield from (visual.of_video(video_frames(visual, source)) for source in sources)
+        elif len(sources) == 1:
+            yield visual.of_image(sources[0])
+        else:
+            yield _images(visual, sources)
+
+
+def _images(visual: VisualPreprocessor, sources: list[ImageSource]) -> VisualInput:
+    limit = visual.image.max_images if visual.image else None
+    if limit is not None and len(sources) > limit:
+        raise ValueError(f"{len(sources)} images, but image.max_images is {limit}")
+    return visual.of_images(sources)
+
+
+def video_frames(visual: VisualPreprocessor, source: VideoSource) -> VideoFrames:
+    """Frames of a video: chosen and decoded from a file, or those that are given."""
+    if isinstance(source, VideoFrames):
+        return source
+    if isinstance(source, (str, Path)):
+        return load_video(
+            source,
+            FrameSampling.from_config(visual.video),
+            transform=lambda frames: resize_frames(frames, visual.image_size),
+        )
+    frames = (
+        np.stack([np.asarray(f.convert("RGB")) for f in source])
+        if isinstance(source, list)
+        else source
+    )
+    if not isinstance(frames, np.ndarray) or frames.ndim != 4:
+        raise ValueError(
+            f"a video is a path, VideoFrames, uint8 [n, h, w, 3] or PIL images, got {type(source)}"
+        )
+    times = np.arange(len(frames)) / FRAME_RATE
+    return VideoFrames(frames, times, len(frames) / FRAME_RATE)

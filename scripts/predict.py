@@ -1,0 +1,71 @@
+"""Ask a question about a video or an image.
+
+    python scripts/predict.py clip.mp4 "What happens?" --checkpoint PATH --topk 0.5
+
+PATH is a native checkpoint, a run folder or a Hugging Face folder. Prints the answer, the tokens of
+the prompt before and after pruning, and the time of each stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from olmo import load_model
+
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("video", metavar="VIDEO", type=Path, help="video file, or an image")
+    add("question", metavar="QUESTION")
+    add("--checkpoint", metavar="PATH", type=Path, required=True)
+    add("--topk", type=float, help="share of visual tokens to remove (default: the checkpoint's)")
+    method = "how tokens are chosen: scorer, easy, heuristic, random or evs (the checkpoint's)"
+    add("--prune_method", metavar="NAME", help=method)
+    add("--max_frames", type=int, metavar="N", help="frames of a video (the checkpoint's)")
+    add("--max_new_tokens", type=int, default=256, metavar="N", help="limit of the answer (256)")
+    add("--style", default="", help="kind of question, as in training: video_short_answer, ...")
+    add("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, ask, print."""
+    pruning = {"prune_method": args.prune_method} if args.prune_method else {}
+    model, _ = load_model(args.checkpoint, device=args.device, **pruning)
+    is_image = args.video.suffix.lower() in IMAGE_FILES
+    answer = model.answer(
+        args.question,
+        videos=[] if is_image else [args.video],
+        images=[args.video] if is_image else [],
+        topk=args.topk,
+        max_frames=args.max_frames,
+        max_new_tokens=args.max_new_tokens,
+        style=args.style,
+    )
+    before = answer.n_tokens_before
+    print(answer.text)
+    method = f" ({model.config.prune_method})" if answer.n_tokens_after < before else ""
+    print(f"tokens: {before} before pruning{method}, {answer.n_tokens_after} after")
+    stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in answer.seconds.items())
+    print(f"seconds: {stages}, total {sum(answer.seconds.values()):.3f}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 2, and one message, for what can be put right."""
+    try:
+        run(parse_args(argv))
+    except (ValueError, OSError) as e:
+        print(f"predict.py: error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Native evaluation and the Hugging Face form answer the synthetic test questions alike."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from olmo.data.loader import load_example
+from olmo.data.mixture import example_rng
+from olmo.data.synthetic_video import SyntheticVideoQA
+from olmo.eval.evaluator import EvalSettings, evaluate_task
+from olmo.eval.tasks import Task
+from olmo.hf_model.lite_loading import load_model
+from olmo.models import loading
+from olmo.preprocessing.chat import DataFormatterConfig
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
+NEW = 16
+TASK = Task("synthetic", "synthetic_video_qa", "test", "question_answering", NEW)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return SyntheticVideoQA("test", 2, root=tmp_path_factory.mktemp("data"))
+
+
+def overrides(**vit):
+    return {
+        "model_name": "temporal_video_olmo",
+        "vision_backbone": {"vit": {"topk": 0.5, "prune_at": 1, **vit}},
+    }
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"prune_method": "scorer"},
+        {"prune_method": "easy", "topk": 0.7, "layout": "packed"},
+    ],
+    ids=["scorer", "easy"],
+)
+def models(request, tmp_path_factory):
+    """The shipped checkpoint made a pruned one: native, and through a Hugging Face folder."""
+    changes = overrides(**request.param)
+    native, config = loading.load_model(CHECKPOINT, changes)
+    model, processor = load_model(CHECKPOINT, changes)
+    folder = tmp_path_factory.mktemp("lite")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return native, config, *load_model(folder)
+
+
+def prompts(dataset):
+    """Video and words of every example of ``dataset``, before they are put into chat form."""
+    words = DataFormatterConfig(message_format="none").build()
+    for index in range(len(dataset)):
+        example = dataset.get(index, example_rng(0, index, 0))
+        yield example["video"], words(example, for_inference=True).turns[0]
+
+
+def test_answers_of_native_evaluation(models, dataset):
+    native, config, hf, _ = models
+    result = evaluate_task(native, config, TASK, EvalSettings(device_batch_size=4), CPU, dataset)
+    expected = {row["index"]: row["prediction"] for row in result.predictions}
+    lengths = {row["index"]: row["n_tokens_after"] for row in result.predictions}
+    assert len(expected) == len(dataset) >= 4 and len(set(expected.values())) > 1
+    for index, (video, words) in enumerate(prompts(dataset)):
+        answer = hf.answer(words, [video], max_new_tokens=NEW)
+        assert (answer.text, answer.n_tokens_after) == (expected[index], lengths[index])
+        assert answer.n_tokens_after < answer.n_tokens_before
+
+
+def test_tokens_of_a_batch(models, dataset):
+    native, config, hf, processor = models
+    preprocessor = config.build_preprocessor(config.build_tokenizer())
+    order = range(len(dataset))
+    examples = [
+        load_example(dataset, i, example_rng(0, i, 0), preprocessor, False, True) for i in order
+    ]
+    batch = config.build_collator()(examples)
+    stop = processor.tokenizer.eos_token_id
+    expected = native.generate(batch, NEW, [stop]).token_ids.tolist()
+
+    videos, texts = zip(*prompts(dataset), strict=True)
+    given = processor(text=list(texts), videos=list(videos))
+    assert given["input_ids"].shape == batch["input_ids"].shape
+    out = hf.generate(**given, max_new_tokens=NEW)
+    new = out[:, given["input_ids"].shape[1] :].tolist()
+    assert [cut(row, stop) for row in new] == [cut(row, stop) for row in expected]
+
+
+def cut(ids, stop):
+    return ids[: ids.index(stop)] if stop in ids else ids

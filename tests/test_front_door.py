@@ -1,0 +1,205 @@
+"""``from olmo import load_model`` and ``scripts/predict.py``, from both kinds of folders."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import pipeline
+
+import olmo
+from olmo import load_model
+from olmo.data.synthetic_video import SyntheticVideoQA, clip_path
+from olmo.hf_model.lite_answer import STAGES
+from olmo.models.weights import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+DENSE = ROOT / "checkpoints" / "tiny-dense"
+QUESTION, STYLE = "Which letter or digit moves?", "video_short_answer"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    data = SyntheticVideoQA("test", 1, root=tmp_path_factory.mktemp("data"))
+    return clip_path(data.folder, 0)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return load_model(DENSE, dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pruned model as a Hugging Face folder."""
+    path = tmp_path_factory.mktemp("lite")
+    model, processor = load_model(DENSE, topk=0.5, prune_at=1, prune_method="scorer")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predict():
+    spec = importlib.util.spec_from_file_location("predict", ROOT / "scripts" / "predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ask(model, clip, **options):
+    return model.answer(QUESTION, [clip], style=STYLE, max_new_tokens=12, **options)
+
+
+def test_the_three_lines_of_the_manual(clip, dense):
+    model, processor = dense
+    text = model.generate_from_video(str(clip), QUESTION, topk=0.5, max_new_tokens=12)
+    assert isinstance(text, str) and text
+    assert model.get_processor() is processor
+    image = Image.new("RGB", (90, 40), "red")
+    assert model.generate_from_image(image, "Which colour?", max_new_tokens=4)
+    batch = processor(text=QUESTION, videos=clip)
+    assert model(**batch).logits.shape[:2] == batch["input_ids"].shape
+
+
+def test_a_dense_checkpoint_prunes_when_told(clip, dense):
+    model, _ = dense
+    whole, same, half = ask(model, clip), ask(model, clip, topk=0.0), ask(model, clip, topk=0.5)
+    assert whole.n_tokens_after == whole.n_tokens_before == half.n_tokens_before
+    assert (same.text, same.n_tokens_after) == (whole.text, whole.n_tokens_after)
+    assert half.n_tokens_after == half.n_tokens_before - 8 * 16 // 2
+    assert ask(model, clip).text == whole.text
+    assert not any("scorer" in name for name in model.state_dict())
+    assert set(half.seconds) == set(STAGES) and all(s > 0 for s in half.seconds.values())
+
+
+def test_two_frames(clip, dense):
+    model, _ = dense
+    assert ask(model, clip, max_frames=2).n_tokens_before < ask(model, clip).n_tokens_before
+
+
+@pytest.mark.parametrize("name", ["olmo.load_model", "auto", "pipeline"])
+def test_a_hugging_face_folder(folder, clip, name):
+    """All ways in give the same answer, with the same tokens removed."""
+    from_native, _ = load_model(DENSE, topk=0.5, prune_at=1, prune_method="scorer")
+    expected = ask(from_native, clip)
+    assert expected.n_tokens_after == expected.n_tokens_before - 8 * 16 // 2
+    words = f"{STYLE}: {QUESTION}\nReply with a short answer."
+    if name == "pipeline":
+        pipe = pipeline("image-text-to-text", model=str(folder))
+        video = {"type": "video", "path": str(clip)}
+        chat = [{"role": "user", "content": [video, {"type": "text", "text": words}]}]
+        (out,) = pipe(text=chat, max_new_tokens=12, return_full_text=False)
+        assert out["generated_text"] == expected.text
+        batch = pipe([chat, chat], max_new_tokens=12, batch_size=1)
+        assert [o[0]["generated_text"][-1]["content"] for o in batch] == [expected.text] * 2
+        return
+    if name == "auto":
+        model = type(from_native).from_pretrained(folder)
+        assert model.processor is None
+    else:
+        model, _ = load_model(folder)
+        assert not model.training and model.config.topk == 0.5
+    answer = model.answer(words, [clip], max_new_tokens=12)
+    assert answer.text == expected.text
+    assert answer.n_tokens_after == expected.n_tokens_after
+
+
+def test_overrides_of_a_folder(folder, clip):
+    model, processor = load_model(
+        folder,
+        {"mm_preprocessor": {"video": {"max_frames": 4}}},
+        topk=0.25,
+        prune_method="random",
+    )
+    answer = ask(model, clip)
+    assert answer.n_tokens_after == answer.n_tokens_before - 4 * 16 // 4
+    assert processor.config.video.max_frames == 4
+
+
+def test_several_inputs_and_a_batch(dense, clip):
+    model, processor = dense
+    image = Image.new("RGB", (60, 60), "blue")
+    answer = model.answer("Compare.", [clip, clip], [image], topk=0.5, max_new_tokens=3)
+    assert answer.n_tokens_before - answer.n_tokens_after == 2 * 8 * 16 // 2
+    batch = processor(text=["What?", "Which of the two?"], videos=[[clip], [clip, clip]])
+    out = model.generate(**batch, topk=0.5, max_new_tokens=3)
+    assert out.shape[0] == 2 and torch.equal(
+        out[:, : batch["input_ids"].shape[1]], batch["input_ids"]
+    )
+
+
+def test_predict_prints_answer_tokens_and_times(predict, clip, capsys, dense):
+    options = ["--checkpoint", str(DENSE), "--topk", "0.5", "--style", STYLE, "--device", "cpu"]
+    assert predict.main([str(clip), QUESTION, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = ask(dense[0], clip, topk=0.5)
+    assert lines[0] == expected.text
+    before, after = expected.n_tokens_before, expected.n_tokens_after
+    assert lines[1] == f"tokens: {before} before pruning (evs), {after} after"
+    assert [part.split()[0] for part in lines[2].removeprefix("seconds: ").split(", ")] == [
+        *STAGES,
+        "total",
+    ]
+
+
+def test_predict_takes_an_image(predict, tmp_path, capsys):
+    Image.new("RGB", (60, 60), "green").save(tmp_path / "p.png")
+    arguments = [str(tmp_path / "p.png"), "Which colour?", "--checkpoint", str(DENSE)]
+    assert predict.main([*arguments, "--max_new_tokens", "3"]) == 0
+    assert "before pruning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.mp4", "?", "--checkpoint", str(DENSE)], "nothing.mp4: no such file"),
+        (["x.mp4", "?", "--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
+        ([None, "?", "--checkpoint", str(DENSE), "--topk", "2"], "in [0, 1): got 2.0"),
+        ([None, "?", "--checkpoint", str(DENSE), "--prune_method", "x"], "prune_method 'x'"),
+        ([None, "?", "--checkpoint", str(DENSE), "--max_frames", "0"], "at least 1"),
+    ],
+)
+def test_predict_says_what_is_wrong(predict, clip, capsys, arguments, message):
+    assert predict.main([a or str(clip) for a in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def damaged(folder, tmp_path, change):
+    """A copy of ``folder`` with its weights changed in place."""
+    for file in folder.iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    return tmp_path
+
+
+def test_damaged_folders(folder, tmp_path):
+    key = "model.transformer.blocks.1.mlp.ff_out.weight"
+    lacking = damaged(folder, tmp_path, lambda w: w.pop(key))
+    with pytest.raises(CheckpointError, match=f"1 missing keys, first {key!r}"):
+        load_model(lacking)
+    other = damaged(folder, tmp_path, lambda w: w.update({key: torch.zeros(3, 4)}))
+    with pytest.raises(CheckpointError, match=rf"{key!r} has shape \(3, 4\)"):
+        load_model(other)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prune_methd": "x"}))
+    with pytest.raises(ValueError, match=r"config.json: unknown key 'prune_methd'"):
+        load_model(tmp_path)
+
+
+def test_importing_olmo_costs_nothing():
+    code = "import olmo, sys; print(any(m in sys.modules for m in ('torch', 'transformers')))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+    assert set(olmo.__all__) <= set(dir(olmo))
+    assert all(getattr(olmo, name) for name in olmo.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        olmo.nothing  # noqa: B018
