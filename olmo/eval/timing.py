@@ -1,16 +1,43 @@
-"""Fair comparison of prefill times: several models take turns on the same batches."""
+"""Fair comparison of times: the contenders take turns on the same inputs."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
+
+Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, smallest and largest of some values."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def take_turns(names: Sequence[Name], repeats: int) -> Iterator[tuple[bool, list[Name]]]:
+    """(whether the round counts, order of the names in it) of ``repeats`` rounds that count,
+    after one that does not, to warm up.
+
+    The order rotates, so that a slow spell of the machine, or what a contender leaves behind,
+    hits all of them.
+    """
+    for turn in range(repeats + 1):
+        first = turn % len(names)
+        yield turn > 0, [*names[first:], *names[:first]]
 
 
 @dataclass(frozen=True)
@@ -30,22 +57,20 @@ def compare_prefill(
 ) -> dict[str, Prefill]:
     """Prefill every batch ``repeats`` times with every model, one row per video.
 
-    The models alternate batch by batch, in an order that rotates, so that a slow spell of the
-    machine hits all of them. A first round, to warm up, does not count. ``batches`` are collated
-    prompts on the models' device.
+    The models alternate batch by batch, as ``take_turns`` says. ``batches`` are collated prompts
+    on the models' device.
     """
     names = list(models)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     tokens: dict[str, list[float]] = {name: [] for name in names}
     total = (repeats + 1) * len(batches) * len(names)
     with tqdm(total=total, desc="prefill", unit="pass") as bar:
-        for turn in range(repeats + 1):
-            first = turn % len(names)
+        for counts, order in take_turns(names, repeats):
             for batch in batches:
-                for name in names[first:] + names[:first]:
+                for name in order:
                     time, n_tokens = _prefill(models[name], batch, stop_id)
                     bar.update()
-                    if turn:
+                    if counts:
                         seconds[name].append(time)
                         tokens[name].append(n_tokens)
     return {

@@ -1,0 +1,149 @@
+"""Speed and peak memory of dense and pruned models with random weights, side by side.
+
+    python scripts/benchmark.py --suite cpu --out DIR     # the CPU table of docs/performance.md
+    python scripts/benchmark.py --suite gpu --out DIR     # the GPU table: molmo2_4b in bfloat16
+    python scripts/benchmark.py --suite methods           # every method and layout, small preset
+    python scripts/benchmark.py --preset tiny --stages vit,prefill --frames 4,8 --topk 0.3,0.5
+
+Prints a table and writes DIR/benchmark.{md,json,png}, anew after every group. The settings of a
+group, dense first among them, take turns in one process. A speed-up is given only when the checks
+of docs/performance.md find that both sides did the same work; otherwise the reason is printed and
+the exit code is 1. Any key of the model can be set as --model.a.b=value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from olmo.config import parse_overrides
+from olmo.eval.benchmark.inputs import LAYOUTS
+from olmo.eval.benchmark.measure import Options, groups, run_plan
+from olmo.eval.benchmark.output import Report
+from olmo.eval.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
+from olmo.eval.benchmark.workload import STAGES
+from olmo.nn.token_pruning import PRUNE_METHODS
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
+    "preset": (str, "small", f"size of the model: {', '.join(PRESETS)}"),
+    "stages": (names, ("vit",), f"any of {','.join(STAGES)}"),
+    "frames": (integers, (16,), "frames per video"),
+    "topk": (numbers, (0.5,), "shares of cells to remove"),
+    "methods": (names, ("scorer",), f"any of {','.join(PRUNE_METHODS)}"),
+    "layouts": (names, ("ragged",), f"any of {','.join(LAYOUTS)}"),
+    "batch_sizes": (integers, (1,), "rows of one video each"),
+}
+"""Flags of the fields of ``Plan``: type, default, help."""
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, cores = out.add_argument, os.cpu_count() or 1
+    add("--suite", choices=SUITES, help="a named set of measurements, in place of the grid below")
+    for name, (kind, default, text) in GRID.items():
+        shown = default if isinstance(default, str) else ",".join(map(str, default))
+        add(f"--{name}", type=kind, help=f"{text} ({shown})")
+    add("--device", help="cpu or cuda (cuda if there is one; the suite's)")
+    add("--dtype", choices=DTYPES, help="bfloat16: with autocast (float32; the suite's)")
+    add("--repeats", type=int, default=5, help="rounds that count, after one to warm up (5)")
+    add("--threads", type=int, default=cores, help=f"of torch on the CPU ({cores})")
+    add("--seed", type=int, default=0, help="of weights and inputs (0)")
+    add("--no_cpu_memory", action="store_true", help="skip the processes that measure memory")
+    add("--out", type=Path, default=Path("benchmark_output"), help="folder (benchmark_output)")
+    return out
+
+
+def chosen_suite(args: argparse.Namespace) -> Suite:
+    """The suite by name, or one of the flags' grid."""
+    given = {name: value for name in GRID if (value := getattr(args, name)) is not None}
+    if args.suite:
+        if given:
+            raise ValueError(f"--suite {args.suite} has its own --{', --'.join(given)}")
+        return SUITES[args.suite]
+    plan = Plan(**({name: default for name, (_, default, _) in GRID.items()} | given))
+    return Suite((plan,), "cuda" if torch.cuda.is_available() else "cpu", "float32")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for."""
+
+    plans: tuple[tuple[Plan, ModelSpec], ...]
+    options: Options
+    out: Path
+
+
+def read_job(args: argparse.Namespace, rest: list[str]) -> Job:
+    """``ValueError`` for what cannot be measured, before anything runs."""
+    overrides = parse_overrides(rest)
+    if set(overrides) - {"model"}:
+        raise ValueError(f"unknown flags {' '.join(rest)}: see --help")
+    suite = chosen_suite(args)
+    device, dtype = args.device or suite.device, args.dtype or suite.dtype
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no GPU")
+    if args.repeats < 1 or args.threads < 1:
+        raise ValueError("--repeats and --threads must be at least 1")
+    plans = []
+    for plan in suite.plans:
+        spec = ModelSpec(plan.preset, device, dtype, args.seed, overrides.get("model", {}))
+        groups(plan)
+        spec.config().build("meta")
+        plans.append((plan, spec))
+    options = Options(args.repeats, args.threads, not args.no_cpu_memory)
+    return Job(tuple(plans), options, args.out)
+
+
+def run(job: Job, command: str) -> Report:
+    """Measure and save, group by group."""
+    torch.set_num_threads(job.options.threads)
+    report = Report(command, job.plans[0][1], job.options)
+    for plan, spec in job.plans:
+        for results in run_plan(plan, spec, job.options):
+            report.results += results
+            report.save(job.out)
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 2 for a wrong call, 1 if a setting has no speed-up, else 0."""
+    argv = sys.argv[1:] if argv is None else argv
+    known = parser()
+    args, rest = known.parse_known_args(argv)
+    try:
+        job = read_job(args, rest)
+    except (RuntimeError, ValueError) as e:  # torch's own complaint of a device is the former
+        known.error(str(e))
+    report = run(job, shlex.join(["python", "scripts/benchmark.py", *argv]))
+    print(report.table())
+    print(f"\n{report.setting_line()}")
+    for suffix in ("md", "json", "png"):
+        print(job.out / f"benchmark.{suffix}")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

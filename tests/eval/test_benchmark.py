@@ -1,0 +1,343 @@
+"""The benchmark: what it runs, what it refuses, and what it makes of the times."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import olmo.eval.benchmark.measure as measure
+from olmo.eval.benchmark.checks import Checker
+from olmo.eval.benchmark.clock import Clock, split_parts, watched
+from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
+from olmo.eval.benchmark.measure import Group, Options, Runs, compare, groups, run_plan
+from olmo.eval.benchmark.memory import (
+    MemoryRun,
+    PeakMemory,
+    can_measure_cpu,
+    cpu_peak,
+    measure_here,
+)
+from olmo.eval.benchmark.output import Report
+from olmo.eval.benchmark.presets import PRESETS, SUITES, ModelSpec, Plan
+from olmo.eval.benchmark.workload import STAGES, run_stage, stage_flops
+from olmo.eval.timing import Spread, take_turns
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from scripts import benchmark as script
+
+SPEC = ModelSpec("tiny")
+RAGGED, PACKED = Setting(0.5), Setting(0.5, layout="packed")
+
+
+@pytest.fixture(scope="module")
+def model() -> TemporalVideoOlmo:
+    return SPEC.build()
+
+
+# --- turns, settings, inputs -------------------------------------------------------------------
+
+
+def test_everyone_gets_every_place():
+    rounds = list(take_turns(["a", "b", "c"], 3))
+    assert [counts for counts, _ in rounds] == [False, True, True, True]
+    assert [order for _, order in rounds[:3]] == [list("abc"), list("bca"), list("cab")]
+    assert Spread.of([3.0, 1.0, 2.0, 9.0, 2.5]) == Spread(2.5, 1.0, 9.0)
+
+
+def test_settings_are_all_combinations():
+    found = settings((0.3, 0.5), ("scorer", "evs"), ("ragged", "packed"))
+    assert [s.label for s in found] == [
+        "dense",
+        "scorer ragged 0.3",
+        "scorer ragged 0.5",
+        "scorer packed 0.3",
+        "scorer packed 0.5",
+        "evs ragged 0.3",  # has no layout
+        "evs ragged 0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ("vti",)}, "stages: 'vti' is not one of vit, backbone"),
+        ({"methods": ("best",)}, "methods: 'best' is not one of scorer"),
+        ({"layouts": ("loose",)}, "layouts: 'loose' is not one of ragged, packed"),
+        ({"topk": (1.0,)}, r"share to remove, in \[0, 1\): got 1.0"),
+        ({"frames": (0,)}, "frames must be at least 1"),
+    ],
+)
+def test_wrong_plans(change: dict[str, Any], message: str):
+    plan = Plan("tiny", ("vit",), (4,), (0.5,))
+    with pytest.raises(ValueError, match=message):
+        groups(dataclasses.replace(plan, **change))
+
+
+def test_a_method_that_prunes_behind_the_vit_has_no_vit_stage():
+    plan = Plan("tiny", ("vit", "backbone"), (4,), (0.5,), ("evs",))
+    assert [len(g.settings) for g in groups(plan)] == [1, 2]
+
+
+def test_inputs(model: TemporalVideoOlmo):
+    a, b = (Inputs.make(model.config, 6, 2, seed=3) for _ in range(2))
+    assert a.digest() == b.digest() != Inputs.make(model.config, 6, 2, seed=4).digest()
+    b.images[1, 5, 80, 2] ^= 1
+    assert a.digest() != b.digest()
+    assert a.n_kept(model.config, DENSE) == 54 and a.n_kept(model.config, RAGGED) == 27
+    assert a.n_text_tokens == 6 * 8 + 128
+    new = (a.images[:, 1:] != a.images[:, :-1]).any(-1).float().mean(-1)
+    assert new.min() < 0.3 and new.max() > 0.7  # frames differ in how much is new
+
+
+def test_presets():
+    config = ModelSpec("molmo2_4b").config()
+    large = config.build("meta")
+    scorer = large.vision_backbone.image_vit.scorer
+    assert scorer is not None
+    n_scorer = sum(p.numel() for p in scorer.parameters())
+    assert sum(p.numel() for p in large.parameters()) - n_scorer == 4_461_913_040
+    small = ModelSpec("small").config().vision_backbone
+    assert small.vit.image_num_patch == (27, 27) and small.vit.image_emb_dim == 192
+    assert max(small.read_layers()) + 1 == 12
+    assert {plan.preset for suite in SUITES.values() for plan in suite.plans} <= set(PRESETS)
+    for suite in SUITES.values():
+        assert [groups(plan) for plan in suite.plans]
+
+
+# --- clock -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["prefill", "train"])
+def test_parts_of_a_run(model: TemporalVideoOlmo, stage: str):
+    inputs, clock = Inputs.make(model.config, 4, 1), Clock(model.device)
+    RAGGED.apply(model)
+    model.train(STAGES[stage].trains)
+    with watched(model, clock):
+        run_stage(model, inputs, STAGES[stage], clock)
+        names = [name for name, *_ in clock.spans]
+        found = clock.read()
+    assert names.count("whole blocks") == 2 and names.count("pruned blocks") == 4
+    parts = split_parts(found, total=9.0)
+    backward = ["backward"] if stage == "train" else []
+    assert list(parts) == [
+        *("embedding", "whole blocks", "scorer", "planning", "pruned blocks"),
+        *("connector", "llm", *backward, "other"),
+    ]
+    assert sum(parts.values()) == pytest.approx(9.0)
+    assert parts["planning"] >= 0 and clock.read() == {}
+    model.zero_grad()
+
+
+def test_a_watched_model_is_left_as_it_was(model: TemporalVideoOlmo):
+    vit = model.vision_backbone.image_vit
+    with watched(model, Clock(model.device)):
+        assert "forward" in vars(vit.blocks[0])
+    for owner in (model.vision_backbone, model.transformer, vit, *vit.blocks):
+        assert not {"forward", "embed", "connect", "method_scores"} & set(vars(owner))
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+def test_speedup():
+    assert compare([4.0, 6.0, 5.0], [2.0, 4.0, 1.0]) == Spread(2.5, 1.5, 5.0)
+
+
+def test_results(monkeypatch: pytest.MonkeyPatch):
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    plan = Plan("tiny", ("vit", "prefill"), (4,), (0.5,), batch_sizes=(1, 2))
+    found = list(run_plan(plan, SPEC, Options(repeats=2)))
+    assert [(r[0].stage, r[0].n_rows) for r in found] == [
+        *(("vit", 1), ("vit", 2), ("prefill", 1), ("prefill", 2))
+    ]
+    for dense, pruned in found:
+        assert dense.setting == DENSE and dense.speedup is None and dense.ceiling == 1
+        assert pruned.speedup == Spread(1.0, 1.0, 1.0)  # by this watch every run takes a second
+        assert pruned.rounds == [1.0, 1.0] and pruned.problem is None
+        assert 1 < pruned.ceiling < pruned.ceiling_without_scorer
+        assert pruned.reached == pytest.approx(1 / pruned.ceiling)
+        assert (pruned.cells, pruned.all_cells) == (18, 36)
+    assert found[1][1].flops.vit == 2 * found[0][1].flops.vit
+
+
+def test_flops_of_a_stage(model: TemporalVideoOlmo):
+    DENSE.apply(model)
+    inputs = Inputs.make(model.config, 4, 1)
+    vit, backbone, prefill, train = (
+        stage_flops(model.config, inputs, STAGES[s])
+        for s in ("vit", "backbone", "prefill", "train")
+    )
+    assert vit.connector == vit.llm == backbone.llm == 0
+    assert vit.vit == backbone.vit == prefill.vit and backbone.connector == prefill.connector > 0
+    llm = model.config.llm  # 64 logits of the answer in place of one
+    assert train.llm - prefill.llm == 2.0 * 63 * llm.d_model * llm.n_embeddings
+
+
+def time_tiny(
+    model: TemporalVideoOlmo, problems: dict[Setting, str | None]
+) -> tuple[Inputs, Group, dict[Setting, Runs]]:
+    inputs = Inputs.make(model.config, 4, 1)
+    group = Group("vit", 4, 1, tuple(problems))
+    return inputs, group, measure.time_group(model, inputs, group, problems, 1)
+
+
+def test_no_speedup_for_a_setting_with_a_problem(model: TemporalVideoOlmo):
+    found = time_tiny(model, {DENSE: None, RAGGED: "not the same work: x", PACKED: None})
+    dense, ragged, packed = measure.summarize(model, found[0], "tiny", *found[1:])
+    assert dense.seconds is not None and packed.speedup is not None
+    assert ragged.seconds is None and ragged.speedup is None
+    assert ragged.problem == "not the same work: x"
+
+
+def test_no_speedup_over_a_dense_side_with_a_problem(
+    model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch
+):
+    def too_large(model, *args):
+        if not model.config.vision_backbone.vit.prune:
+            raise torch.cuda.OutOfMemoryError("too large")
+        return run_stage(model, *args)
+
+    monkeypatch.setattr(measure, "run_stage", too_large)
+    found = time_tiny(model, {DENSE: None, RAGGED: None})
+    dense, ragged = measure.summarize(model, found[0], "tiny", *found[1:])
+    assert dense.problem == "out of memory" and ragged.problem == "dense: out of memory"
+    assert ragged.seconds is not None and ragged.speedup is None and ragged.reached is None
+
+
+def test_no_speedup_when_a_run_changes_the_inputs(
+    model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch
+):
+    def careless(model, inputs, *args):
+        inputs.images[0, 0, 0, 0] ^= 1
+        return run_stage(model, inputs, *args)
+
+    monkeypatch.setattr(measure, "run_stage", careless)
+    # one warm-up round and one that counts: an even number of flips would restore the pixel
+    found = time_tiny(model, {DENSE: None, RAGGED: "x"})[2]
+    assert found[DENSE].problem is None
+    monkeypatch.setattr(
+        measure, "run_stage", lambda m, i, *a: (i.images.zero_(), run_stage(m, i, *a))[1]
+    )
+    found = time_tiny(model, {DENSE: None, RAGGED: None})[2]
+    assert found[RAGGED].problem == "not the same work: a run changed the inputs"
+
+
+def test_every_timed_run_is_checked(model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch):
+    def lossy(*args):
+        out = run_stage(*args)
+        return dataclasses.replace(out, values=out.values * torch.nan)
+
+    monkeypatch.setattr(measure, "run_stage", lossy)
+    found = time_tiny(model, {DENSE: None})[2]
+    assert found[DENSE].problem == "not the same work: the result is not finite"
+    assert found[DENSE].seconds == []
+
+
+MEMORY_RUN = MemoryRun(SPEC, "train_vit", DENSE, 64, 1, 1)
+
+
+def plausible(found: PeakMemory) -> bool:
+    """Over the input of each linear layer and both sides of the activation; over torch itself."""
+    vit = SPEC.config().vision_backbone.vit
+    floats = 64 * vit.n_patches * (4 * vit.image_emb_dim + 2 * vit.image_mlp_dim) * 6
+    return 4 * floats < found.extra < 8 * 4 * floats and found.baseline > 50 << 20
+
+
+@pytest.mark.skipif(not can_measure_cpu(), reason="needs Linux")
+def test_peak_memory():
+    assert plausible(measure_here(MEMORY_RUN))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_measure_cpu(), reason="needs Linux")
+def test_peak_memory_of_a_fresh_process():
+    assert plausible(cpu_peak(MEMORY_RUN))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_on_a_gpu(stage: str):
+    methods = ("scorer", "easy", "heuristic", "random", "evs")
+    layouts = ("ragged", "packed", "packed+refill")
+    plan = Plan("tiny", (stage,), (8,), (0.3, 0.8), methods, layouts, (1, 2))
+    for dtype in ("float32", "bfloat16"):
+        spec = ModelSpec("tiny", "cuda", dtype)
+        for result in (r for found in run_plan(plan, spec, Options(2)) for r in found):
+            assert result.problem is None, f"{result.setting.label}: {result.problem}"
+            assert result.memory is not None and result.memory.extra > 0
+
+
+# --- output and script -------------------------------------------------------------------------
+
+
+def test_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    grid = ["--preset", "tiny", "--stages", "vit,train_vit", "--frames", "4", "--topk", "0.3,0.5"]
+    flags = ["--device", "cpu", "--threads", "1", "--repeats", "1", "--no_cpu_memory"]
+    args = [*grid, *flags, "--out", str(tmp_path), "--model.vision_backbone.vit.prune_at=2"]
+    assert script.main(args) == 0
+    shown = capsys.readouterr().out
+    data = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [r["label"] for r in data["results"]] == [
+        *("dense", "scorer ragged 0.3", "scorer ragged 0.5") * 2
+    ]
+    assert data["model"]["overrides"] == {"vision_backbone": {"vit": {"prune_at": 2}}}
+    text = (tmp_path / "benchmark.md").read_text()
+    for result in data["results"]:
+        assert f"{result['seconds']['median']:.3f}" in shown
+        assert f"| {result['seconds']['median']:.3f} |" in text
+    assert "pruned blocks" in text and "--topk 0.3,0.5" in text
+    assert Image.open(tmp_path / "benchmark.png").width > 500
+
+
+def test_script_tells_what_it_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        Checker, "problem", lambda self, setting, stage: None if setting == DENSE else "not so"
+    )
+    flags = ["--preset", "tiny", "--frames", "2", "--repeats", "1", "--device", "cpu"]
+    assert script.main([*flags, "--threads", "1", "--out", str(tmp_path)]) == 1
+    assert "vit, 2 frames, batch 1, scorer ragged 0.5: not so" in capsys.readouterr().out
+    assert "- vit, 2 frames, batch 1" in (tmp_path / "benchmark.md").read_text()
+    (dense, refused) = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert dense["seconds"] and refused["speedup"] is None and refused["problem"] == "not so"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--suite", "cpu", "--frames", "8"], "--suite cpu has its own --frames"),
+        (["--device", "cpu", "--repeats", "0"], "at least 1"),
+        (["--device", "cpu", "--model.llm.d_modl=3"], "Did you mean 'd_model'"),
+        (["--device", "cpu", "--model.vision_backbone.vit.prune_at=11"], "0 <= prune_at <= 10"),
+        (["--device", "cpu", "--speed=3"], "unknown flags --speed=3"),
+        (["--device", "cpu", "--preset", "large"], "preset 'large' is not one of tiny, small"),
+        (["--frames", "8,x"], "invalid integers value: '8,x'"),
+    ],
+)
+def test_script_refuses_wrong_calls(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(args)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_names_the_tables(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--suite cpu" in shown and "--suite gpu" in shown
+
+
+def test_report_without_results(tmp_path: Path):
+    report = Report("python scripts/benchmark.py", SPEC, Options())
+    for path in report.save(tmp_path):
+        assert path.stat().st_size > 0

@@ -1,0 +1,104 @@
+"""What the benchmark accepts as the same work, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import olmo.nn.image_vit as image_vit
+import olmo.nn.token_layout as token_layout
+from olmo.eval.benchmark.checks import Checker
+from olmo.eval.benchmark.inputs import DENSE, Setting
+from olmo.eval.benchmark.presets import ModelSpec
+from olmo.eval.benchmark.workload import STAGES
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.nn.temporal_image_vit import TemporalVisionTransformer
+
+SPEC, RAGGED = ModelSpec("tiny"), Setting(0.5)
+
+
+@pytest.fixture(scope="module")
+def model() -> TemporalVideoOlmo:
+    return SPEC.build()
+
+
+@pytest.mark.parametrize("stage", ["vit", "prefill", "train_backbone", "train"])
+@pytest.mark.parametrize("layout", ["ragged", "packed", "packed+refill"])
+@pytest.mark.parametrize("method", ["scorer", "easy"])
+def test_sound_settings_pass(model: TemporalVideoOlmo, stage: str, layout: str, method: str):
+    assert Checker(model).problem(Setting(0.5, method, layout), STAGES[stage]) is None
+
+
+@pytest.mark.parametrize("setting", [DENSE, Setting(0.8, "evs"), Setting(0.0)])
+def test_settings_without_a_pruned_vit_pass(model: TemporalVideoOlmo, setting: Setting):
+    assert Checker(model).problem(setting, STAGES["train"]) is None
+
+
+def without_bias(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: original(*args, **{**kwargs, "key_bias": None})
+
+
+def one_segment(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Survivors of all frames attend to each other."""
+
+    def wrong(q, k, v, layout, **kwargs):
+        if k.dim() == 3:
+            layout = dataclasses.replace(layout, lengths=(len(q),), frames=(0,))
+        return original(q, k, v, layout, **kwargs)
+
+    return wrong
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(without_bias, "under the score bias differ"), (one_segment, "among the survivors differ")],
+)
+def test_wrong_attention_is_refused(
+    monkeypatch: pytest.MonkeyPatch, error: Callable[..., Any], message: str, dtype: str
+):
+    model = ModelSpec("tiny", dtype=dtype).build()
+    assert Checker(model).problem(RAGGED, STAGES["vit"]) is None
+    monkeypatch.setattr(image_vit, "segment_attention", error(image_vit.segment_attention))
+    problem = Checker(model).problem(RAGGED, STAGES["vit"])
+    assert problem is not None and message in problem
+
+
+def test_wrong_order_of_survivors_is_refused(
+    model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch
+):
+    original = TemporalVisionTransformer.forward_pruned
+
+    def wrong(*args):
+        out = original(*args)
+        return dataclasses.replace(out, features=out.features.roll(1, 0))
+
+    monkeypatch.setattr(TemporalVisionTransformer, "forward_pruned", wrong)
+    problem = Checker(model).problem(RAGGED, STAGES["vit"])
+    assert problem is not None and "topk 0 does not give the dense" in problem
+
+
+def test_wrong_counts_are_refused(model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch):
+    original = token_layout.n_removed_tokens
+    monkeypatch.setattr(token_layout, "n_removed_tokens", lambda *args: max(original(*args) - 1, 0))
+    problem = Checker(model).problem(RAGGED, STAGES["prefill"])
+    assert problem == "not the same work: kept cells per row [28], planned 27"
+
+
+def test_results_that_are_not_finite_are_refused():
+    model = SPEC.build()
+    with torch.no_grad():
+        model.vision_backbone.image_projector.w2.weight[0, 0] = torch.inf
+    problem = Checker(model).problem(DENSE, STAGES["backbone"])
+    assert problem == "not the same work: the result is not finite"
+
+
+def test_a_missing_gradient_is_refused(model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch):
+    embed = TemporalVisionTransformer.embed
+    monkeypatch.setattr(TemporalVisionTransformer, "embed", lambda *a: embed(*a).detach())
+    problem = Checker(model).problem(RAGGED, STAGES["train_backbone"])
+    assert problem == "not the same work: a gradient is missing"
