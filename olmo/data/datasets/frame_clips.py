@@ -4,6 +4,7 @@ of a time span lies, and how it is put together once."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,3 +61,8 @@ def encode(files: Iterable[Path], target: Path) -> None:
             canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
             container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def is_frame_clip(path: str) -> bool:
+    """Whether ``path`` is one of :func:`frame_clip`."""
+    return re.fullmatch(r"video_\d+_\d+\.mp4", path.rpartition("/")[2]) is not None

@@ -1,0 +1,155 @@
+"""Which data sets are there, how large they are, and where they are looked for.
+
+    python scripts/data_status.py                    # all
+    python scripts/data_status.py short_video tgif   # some, by name or group
+    python scripts/data_status.py --mixture molmo2
+
+A data set is "present", "partial" (some videos or images are absent), "missing" (annotations or
+all media are absent; the first absent file is shown) or "unreadable" (another layout; the reason
+is shown). Hours of video come from a sample of the files and are marked "~" then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from olmo.data.datasets.declare import (
+    DatasetFormatError,
+    DatasetRow,
+    dataset_rows,
+    present,
+    records_at,
+    select_rows,
+)
+from olmo.data.datasets.tables import TableRecords
+from olmo.data.mixture import MixtureConfig
+from olmo.data.registry import MissingDataError, data_root
+
+PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of one split. ``hours`` is None without video; ``sampled`` says it is estimated."""
+
+    name: str
+    split: str
+    state: str
+    where: str
+    n_there: int = 0
+    n_all: int = 0
+    hours: float | None = None
+    sampled: bool = False
+
+    def line(self) -> str:
+        count = f"{self.n_there:,}" if self.n_there == self.n_all else ""
+        count = count or f"{self.n_there:,}/{self.n_all:,}"
+        hours = "" if self.hours is None else f"{'~' * self.sampled}{self.hours:,.1f}"
+        examples = count if self.n_all else ""
+        return (
+            f"{self.name:36s}{self.split:12s}{self.state:12s}{examples:>16s}{hours:>10s}"
+            f"  {self.where}"
+        )
+
+
+HEADER = (
+    f"{'data set':36s}{'split':12s}{'state':12s}{'examples':>16s}{'hours':>10s}  where it looks"
+)
+
+
+def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
+    """State of one split of a data set."""
+    places = [str(row.folder() / m) for m in row.media or row.files]
+    try:
+        disk, records = row.records(split)
+    except MissingDataError as e:
+        return Status(row.name, split, MISSING, str(e.root / e.missing[0]))
+    except (DatasetFormatError, OSError) as e:
+        return Status(row.name, split, UNREADABLE, str(e))
+    there = present(disk, records)
+    state = PRESENT if len(there) == len(records) else PARTIAL if there else MISSING
+    hours, sampled = None, False
+    if not isinstance(records, TableRecords):
+        kept = records_at(records, there)
+        videos = sorted({str(disk.home / r["video"]) for r in kept if "video" in r})
+        hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
+    found = ", ".join(places)
+    return Status(row.name, split, state, found, len(there), len(records), hours, sampled)
+
+
+def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:
+    """Total hours, and whether only ``n_probed`` of the files were opened for it."""
+    step = max(len(videos) / max(n_probed, 1), 1.0)
+    sample = [videos[int(i * step)] for i in range(min(n_probed, len(videos)))]
+    seconds = [s for video in sample if (s := seconds_of(video)) is not None]
+    if not seconds:
+        return None, False
+    mean = sum(seconds) / len(seconds)
+    return mean * len(videos) / 3600, len(seconds) < len(videos)
+
+
+def seconds_of(video: str) -> float | None:
+    """Length that the header of a file states; None where there is none."""
+    try:
+        with av.open(video, metadata_errors="ignore") as container:
+            return container.duration / av.time_base if container.duration else None
+    except (av.FFmpegError, OSError):
+        return None
+
+
+def statuses(rows: Iterable[DatasetRow], n_probed: int) -> Iterable[Status]:
+    """State of every split; splits that read the same files are shown once."""
+    for row in rows:
+        seen: set[str] = set()
+        for split, word in row.splits.items():
+            if word not in seen:
+                seen.add(word)
+                yield split_status(row, split, n_probed)
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="data sets or groups (default: all)")
+    parser.add_argument("--mixture", help="the data sets of this mixture")
+    parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
+    parser.add_argument("--probe", type=int, default=20, help="videos opened per split (20)")
+    options = parser.parse_args(args)
+    logging.getLogger("olmo").setLevel(logging.ERROR)
+    if options.root:
+        os.environ["MOLMO_DATA_DIR"] = str(Path(options.root).absolute())
+    rows = dataset_rows()
+    unknown: list[str] = []
+    try:
+        names = list(options.names)
+        if options.mixture:
+            mixture = MixtureConfig.load(options.mixture)
+            listed = [d.name for g in mixture.groups for d in g.datasets]
+            unknown = [name for name in listed if name not in rows]
+            names += [name for name in listed if name in rows]
+        chosen = select_rows(names) if names or options.mixture else list(rows.values())
+    except ValueError as e:
+        parser.error(str(e))
+    print(f"data folder: {data_root()}\n{HEADER}")
+    found = []
+    for status in statuses(chosen, options.probe):
+        found.append(status)
+        print(status.line(), flush=True)
+    counts = {s: sum(f.state == s for f in found) for s in (PRESENT, PARTIAL, MISSING, UNREADABLE)}
+    print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    if unknown:
+        print("not among the data sets on disk: " + ", ".join(unknown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

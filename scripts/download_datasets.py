@@ -1,0 +1,236 @@
+"""Fetch data sets into MOLMO_DATA_DIR, by name or by group.
+
+    python scripts/download_datasets.py short_video            # a group
+    python scripts/download_datasets.py tgif mvbench           # data sets
+    python scripts/download_datasets.py --mixture molmo2       # all that a mixture names
+    python scripts/download_datasets.py --list                 # what there is, and from where
+
+Run it again to resume: finished files are kept, partial ones are continued. Steps that need a
+person (a licence, a form, a crawler) are printed at the end. Gated sets of the hub need
+HF_ACCESS_TOKEN. Disk space is not checked; scripts/data_status.py shows what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
+from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows
+from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
+from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
+from olmo.data.datasets.tables import address_name
+from olmo.data.datasets.web import DownloadError, download, marker, open_url, unpack
+from olmo.data.mixture import MixtureConfig
+
+MAX_IMAGE_BYTES = 64 << 20
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass
+class Job:
+    """Fetching for one data set."""
+
+    row: DatasetRow
+    workers: int = 8
+    notes: list[str] = field(default_factory=list)
+    """Steps for a person, and what was left out."""
+
+    @property
+    def home(self) -> Path:
+        return self.row.folder()
+
+
+# --- sources -----------------------------------------------------------------------------------
+
+
+def fetch_web(job: Job, source: WebFile) -> None:
+    """A file over https, unpacked if it is an archive."""
+    name = source.url.rpartition("/")[2]
+    folder = job.home / source.into
+    target = folder / name if source.unpack else folder
+    if not (source.unpack and marker(target).exists()):
+        download(source.url, target, source.sha256)
+    if source.unpack:
+        unpack(target, folder)
+
+
+def fetch_hub(job: Job, source: HubFiles) -> None:
+    """Files of a hub repository; tables of it become Arrow folders."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    folder = job.home / source.into
+    if source.table and (folder / "dataset_dict.json").exists():
+        return
+    target = folder / ".parquet" if source.table else folder
+    patterns = [glob for _, glob in source.table] or list(source.patterns)
+    try:
+        snapshot_download(
+            source.repo,
+            repo_type="dataset",
+            allow_patterns=patterns,
+            local_dir=target,
+            token=os.environ.get("HF_ACCESS_TOKEN"),
+            max_workers=job.workers,
+        )
+    except (HfHubHTTPError, OSError, ValueError) as e:
+        gated = " (gated: accept its terms on the hub, set HF_ACCESS_TOKEN)" if source.gated else ""
+        raise DownloadError(f"{source.repo}{gated}: {e}") from e
+    if source.table:
+        convert_tables(source, target, folder)
+    for archive in sorted(target.rglob("*")) if source.unpack else ():
+        if archive.name.endswith(ARCHIVES) and archive.is_file():
+            unpack(archive, archive.parent)
+
+
+def convert_tables(source: HubFiles, parquet: Path, folder: Path) -> None:
+    """Parquet files to one Arrow folder per split."""
+    files = sorted(p.relative_to(parquet).as_posix() for p in parquet.rglob("*.parquet"))
+    for split, glob in source.table:
+        parts = [parquet / f for f in files if fnmatch(f, glob)]
+        if not parts:
+            raise DownloadError(f"{source.repo}: no file {glob} among {files or 'none'}")
+        rows = write_table(parts, folder / split)
+        print(f"  {folder / split}: {rows} rows")
+    write_splits(folder, [split for split, _ in source.table])
+    shutil.rmtree(parquet)
+
+
+def fetch_images(job: Job, source: LinkedImages) -> None:
+    """Images by their addresses; some are gone for good, which is noted and no error."""
+    table, folder = job.home / source.table, job.home / source.into
+    splits = sorted(p.parent.name for p in table.glob("*/state.json"))
+    rows = [r for s in splits for r in ArrowRows.open(table, s).column(source.column)]
+    folder.mkdir(parents=True, exist_ok=True)
+    there = set(os.listdir(folder))
+    wanted = [a for a in dict.fromkeys(rows) if address_name(a) not in there]
+    with ThreadPoolExecutor(job.workers) as pool:
+        jobs = pool.map(lambda a: fetch_image(a, folder / address_name(a)), wanted)
+        lost = [reason for reason in tqdm(jobs, total=len(wanted), unit="image") if reason]
+    if lost:
+        job.notes.append(f"{len(lost)} of {len(set(rows))} images not fetched, first: {lost[0]}")
+
+
+def fetch_image(address: str, target: Path) -> str:
+    """Why the image could not be fetched, or nothing."""
+    try:
+        with open_url(address) as response:
+            data = response.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
+            raise ValueError(f"more than {MAX_IMAGE_BYTES} bytes")
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+    except (OSError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as e:
+        return f"{address}: {e}"
+    part = target.with_suffix(".part")
+    part.write_bytes(data)
+    os.replace(part, target)
+    return ""
+
+
+def make_frame_clips(job: Job, source: FrameClips) -> None:
+    """Clips of all annotated spans whose frames are there."""
+    made = absent = 0
+    for split in job.row.splits:
+        if job.row.missing_files(split):
+            continue
+        _, records = job.row.records(split)
+        clips = {r["video"] for r in records if is_frame_clip(r["video"])}
+        for clip in tqdm(sorted(clips), desc=f"{job.row.name} {split}", unit="clip"):
+            made += write_frame_clip(job.home / clip)
+            absent += not (job.home / clip).exists()
+    if absent:
+        job.notes.append(f"{absent} clips have no frames yet: run this again when they are there")
+    print(f"  {made} clips made")
+
+
+def note_step(job: Job, source: Manual) -> None:
+    """A step for a person."""
+    job.notes.append(source.step + (f" ({source.url})" if source.url else ""))
+
+
+FETCHERS: dict[type, Callable[[Job, Any], None]] = {
+    WebFile: fetch_web,
+    HubFiles: fetch_hub,
+    LinkedImages: fetch_images,
+    FrameClips: make_frame_clips,
+    Manual: note_step,
+}
+
+
+# --- command line ------------------------------------------------------------------------------
+
+
+def fetch(rows: list[DatasetRow], workers: int) -> list[str]:
+    """Fetch all sources of all rows; a failure does not stop the others. Returns the failures."""
+    failures: list[str] = []
+    notes: list[str] = []
+    for row in rows:
+        print(f"{row.name} -> {row.folder()}")
+        job = Job(row, workers)
+        for source in row.sources:
+            try:
+                FETCHERS[type(source)](job, source)
+            except (DownloadError, OSError, ValueError) as e:
+                failures.append(f"{row.name}: {e}")
+                print(f"  failed: {e}")
+        notes += [f"{row.name}: {note}" for note in job.notes]
+    for title, lines in (("By hand", notes), ("Failed", failures)):
+        if lines:
+            print(f"\n{title}:\n" + "\n".join(f"  {line}" for line in lines))
+    return failures
+
+
+def list_rows() -> None:
+    """Every data set with its groups and sources."""
+    for row in dataset_rows().values():
+        origin = [getattr(s, "repo", "") or getattr(s, "url", "") for s in row.sources]
+        print(f"{row.name:36s}{','.join(row.groups):28s}{' '.join(o for o in origin if o)}")
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="data sets or groups")
+    parser.add_argument("--mixture", help="fetch what this mixture names (those with a reader)")
+    parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
+    parser.add_argument("--workers", type=int, default=8, help="parallel requests (8)")
+    parser.add_argument("--list", action="store_true", help="list data sets, and stop")
+    options = parser.parse_args(args)
+    if options.root:
+        os.environ["MOLMO_DATA_DIR"] = str(Path(options.root).absolute())
+    if options.list:
+        list_rows()
+        return 0
+    try:
+        names = list(options.names)
+        if options.mixture:
+            mixture = MixtureConfig.load(options.mixture)
+            names += [
+                d.name for g in mixture.groups for d in g.datasets if d.name in dataset_rows()
+            ]
+        rows = select_rows(names)
+    except ValueError as e:
+        parser.error(str(e))
+    if not rows:
+        parser.error("name a data set, a group or a --mixture (--list shows them)")
+    return 1 if fetch(rows, options.workers) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

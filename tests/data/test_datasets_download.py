@@ -1,0 +1,312 @@
+"""Fetching: over http from a server in the test, from a hub whose one function is replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from olmo.data.datasets import web
+from olmo.data.datasets.arrow import ArrowRows
+from olmo.data.datasets.declare import DatasetRow, dataset_rows
+from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
+from olmo.data.datasets.tables import address_name
+from olmo.data.datasets.web import DownloadError, download
+from scripts import download_datasets
+from tests.data.datasets_miniature import write_arrow, write_file
+
+CONTENT = bytes(range(256)) * 40
+Requests = list[tuple[str, str | None]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """``/short...`` breaks off once, ``/whole...`` knows no ranges, other names serve ranges."""
+
+    files: dict[str, bytes]
+    seen: Requests
+
+    def do_GET(self) -> None:
+        name, wanted = self.path.lstrip("/"), self.headers.get("Range")
+        first_time = all(n != name for n, _ in self.seen)
+        self.seen.append((name, wanted))
+        data = self.files.get(name)
+        if data is None:
+            self.send_error(404)
+            return
+        start = 0
+        if wanted and not name.startswith("whole"):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        broken = name.startswith("short") and first_time
+        self.wfile.write(data[start : start + 3000] if broken else data[start:])
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Handler]]]:
+    monkeypatch.setattr(web, "PAUSE_S", 0.0)
+    handler = type("TestHandler", (Handler,), {"files": {}, "seen": []})
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_address[1]}", handler
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+def row(*sources: Source, name: str = "mine") -> DatasetRow:
+    return DatasetRow(name, {"train": "train"}, ("f",), (), sources, (), "home", lambda d, s: [])
+
+
+def fetch(root: Path, monkeypatch: pytest.MonkeyPatch, *sources: Source) -> list[str]:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(root))
+    return download_datasets.fetch([row(*sources)], workers=2)
+
+
+def test_a_stopped_download_goes_on(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["a.bin"] = CONTENT
+    target = tmp_path / "d/a.bin"
+    target.parent.mkdir()
+    (tmp_path / "d/a.bin.part").write_bytes(CONTENT[:1000])
+    download(f"{address}/a.bin", target, hashlib.sha256(CONTENT).hexdigest())
+    assert target.read_bytes() == CONTENT and not (tmp_path / "d/a.bin.part").exists()
+    assert handler.seen == [("a.bin", "bytes=1000-")]
+    download(f"{address}/a.bin", target)
+    assert len(handler.seen) == 1, "a finished file is not asked for again"
+
+
+def test_a_complete_part_is_only_renamed(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["a.bin"] = CONTENT
+    (tmp_path / "a.bin.part").write_bytes(CONTENT)
+    download(f"{address}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_longer_than_the_file_is_fetched_anew(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["a.bin"] = CONTENT
+    (tmp_path / "a.bin.part").write_bytes(CONTENT + b"rest of another file")
+    with pytest.raises(DownloadError, match="416"):
+        download(f"{address}/a.bin", tmp_path / "a.bin")
+    download(f"{address}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_broken_connection_is_tried_again(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["short.bin"] = CONTENT
+    download(f"{address}/short.bin", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert handler.seen == [("short.bin", None), ("short.bin", "bytes=3000-")]
+
+
+def test_a_server_without_ranges_starts_over(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["whole.bin"] = CONTENT
+    (tmp_path / "x.part").write_bytes(b"old bytes")
+    download(f"{address}/whole.bin", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+def test_wrong_checksum_and_absent_file(server: Any, tmp_path: Path) -> None:
+    address, handler = server
+    handler.files["a.bin"] = CONTENT
+    with pytest.raises(DownloadError, match=r"SHA-256 is .*expected 00ff"):
+        download(f"{address}/a.bin", tmp_path / "a.bin", "00ff")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DownloadError, match="404"):
+        download(f"{address}/nothing", tmp_path / "b.bin")
+    assert [n for n, _ in handler.seen] == ["a.bin", "nothing"], "a 404 is final"
+
+
+def archive(kind: str, names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as zipped:
+            for name in names:
+                zipped.writestr(name, name)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = len(name)
+                tar.addfile(info, io.BytesIO(name.encode()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_archives_are_unpacked_once(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    address, handler = server
+    handler.files[f"a.{kind}"] = archive(kind, ["videos/x.mp4"])
+    source = WebFile(f"{address}/a.{kind}", "set", unpack=True)
+    assert fetch(tmp_path, monkeypatch, source) == []
+    video = tmp_path / "home/set/videos/x.mp4"
+    assert video.read_text() == "videos/x.mp4"
+    video.unlink()
+    (tmp_path / f"home/set/a.{kind}").unlink()  # a user may make room
+    assert fetch(tmp_path, monkeypatch, source) == []
+    assert not video.exists() and len(handler.seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_archives_stay_in_their_folder(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    address, handler = server
+    handler.files[f"a.{kind}"] = archive(kind, ["../../../evil.txt"])
+    fetch(tmp_path, monkeypatch, WebFile(f"{address}/a.{kind}", "set", unpack=True))
+    outside = [p for p in tmp_path.rglob("evil.txt") if (tmp_path / "home/set") not in p.parents]
+    assert not outside and not (tmp_path.parent / "evil.txt").exists()
+
+
+def test_a_failure_does_not_stop_the_others(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    address, handler = server
+    handler.files.update({"bad.zip": b"no archive", "good.json": b"[]"})
+    failures = fetch(
+        tmp_path,
+        monkeypatch,
+        WebFile(f"{address}/bad.zip", "set", unpack=True),
+        WebFile(f"{address}/good.json", "set/good.json"),
+        Manual("ask for the videos", "https://example.org"),
+    )
+    assert len(failures) == 1 and "bad.zip: cannot be unpacked" in failures[0]
+    assert (tmp_path / "home/set/good.json").read_bytes() == b"[]"
+    shown = capsys.readouterr().out
+    assert "By hand:\n  mine: ask for the videos (https://example.org)" in shown
+    assert "Failed:\n  mine: " in shown
+
+
+class Hub:
+    """Stands in for ``snapshot_download``: copies matching files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[tuple[str, list[str], str]] = []
+
+    def __call__(self, repo: str, **kwargs: Any) -> str:
+        self.calls.append((repo, kwargs["allow_patterns"], kwargs["token"]))
+        assert kwargs["repo_type"] == "dataset"
+        shutil.copytree(self.folder, kwargs["local_dir"], dirs_exist_ok=True)
+        return str(kwargs["local_dir"])
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub(tmp_path / "hub")
+    found.folder.mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", found)
+    monkeypatch.setenv("HF_ACCESS_TOKEN", "secret")
+    return found
+
+
+def test_hub_files_with_archives(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hub.folder / "part").mkdir()
+    (hub.folder / "part/v.zip").write_bytes(archive("zip", ["x.mp4"]))
+    source = HubFiles("owner/name", "set", ("part/*",), unpack=True)
+    assert fetch(tmp_path, monkeypatch, source) == []
+    assert (tmp_path / "home/set/part/x.mp4").exists()
+    assert hub.calls == [("owner/name", ["part/*"], "secret")]
+
+
+def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        write_file(hub.folder / f"data/{name}.parquet", [{"x": name}])
+    splits = (("train", "data/train-*.parquet"), ("test", "data/test-*.parquet"))
+    source = HubFiles("owner/name", "set", table=splits)
+    assert fetch(tmp_path, monkeypatch, source) == []
+    table = tmp_path / "home/set"
+    assert ArrowRows.open(table, "train").column("x") == ["train-0", "train-1"]
+    assert ArrowRows.open(table, "test")[0] == {"x": "test-0"}
+    assert fetch(tmp_path, monkeypatch, source) == [] and len(hub.calls) == 1
+    wrong = HubFiles("owner/name", "other", table=(("train", "nothing-*.parquet"),))
+    (failure,) = fetch(tmp_path, monkeypatch, wrong)
+    assert "no file nothing-*.parquet among ['data/test-0.parquet'" in failure
+
+
+def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, handler = server
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    handler.files.update({"a.png": buffer.getvalue(), "page.html": b"<html>"})
+    links = [f"{address}/{name}" for name in ("a.png", "page.html", "gone.png", "a.png")]
+    write_arrow(tmp_path / "home/table", {"train": [{"image_url": link} for link in links]})
+    source = LinkedImages("table", "images")
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    for _ in range(2):
+        job = download_datasets.Job(row(source), workers=2)
+        download_datasets.fetch_images(job, source)
+        assert len(job.notes) == 1 and job.notes[0].startswith("2 of 3 images not fetched")
+    assert [p.name for p in (tmp_path / "home/images").iterdir()] == [address_name(links[0])]
+    assert [n for n, _ in handler.seen].count("a.png") == 1
+
+
+def test_clips_are_made_from_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    home = tmp_path / "video_datasets"
+    question = {"q": "?", "answer_idx": 0, **{f"a{i}": "x" for i in range(5)}}
+    rows = [{"vid_name": n, "ts": "0-1", **question} for n in ("house_1", "house_2")]
+    write_file(home / "TVQA/tvqa_train.jsonl", rows)
+    frames = home / "TVQA/video-frames/frames_hq/house_frames/house_1"
+    frames.mkdir(parents=True)
+    for n in (1, 2, 3):
+        Image.new("RGB", (16, 16)).save(frames / f"{n:05d}.jpg")
+    declared = dataset_rows()["tvqa"]
+    assert FrameClips("tvqa") in declared.sources
+    job = download_datasets.Job(declared)
+    download_datasets.make_frame_clips(job, FrameClips("tvqa"))
+    assert (frames / "video_00001_00003.mp4").stat().st_size > 0
+    assert "1 clips made" in capsys.readouterr().out
+    assert job.notes[0].startswith("1 clips have no frames yet")
+    _, records = declared.records("train")
+    assert len(records) == 2 and len(declared.open("train")) == 1
+
+
+def test_declared_addresses_are_secure() -> None:
+    sources = [s for r in dataset_rows().values() for s in r.sources]
+    assert all(s.url.startswith("https://") for s in sources if isinstance(s, WebFile))
+    assert all(s.repo.count("/") == 1 for s in sources if isinstance(s, HubFiles))
+    assert set(map(type, sources)) <= set(download_datasets.FETCHERS)
+
+
+def test_command_line(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
+    assert download_datasets.main(["tomato", "motionbench", "--root", str(tmp_path)]) == 0
+    assert [repo for repo, *_ in hub.calls] == ["zai-org/MotionBench"]
+    shown = capsys.readouterr().out
+    assert f"tomato -> {tmp_path / 'video_datasets'}" in shown and "By hand" in shown
+    assert download_datasets.main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(dataset_rows())
+    with pytest.raises(SystemExit):
+        download_datasets.main(["tomatoe"])
+    assert "unknown data set or group 'tomatoe'" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""The table of ``scripts/data_status.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from olmo.data.datasets.frame_clips import encode
+from scripts import data_status
+from tests.data.datasets_miniature import IMAGES, Miniature, write_file
+
+INTENT = "video_id,question,a0,a1,a2,a3,a4,answer\n" + "".join(
+    f"{i},why,a,b,c,d,e,1\n" for i in range(4)
+)
+
+
+def lines(capsys: Any, *args: str) -> list[str]:
+    assert data_status.main(list(args)) == 0
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
+    videos = [f"IntentQA/videos/{i}.mp4" for i in range(3)]
+    home = Miniature("intent_qa", {"IntentQA/train.csv": INTENT}, videos).write(tmp_path)
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (16, 16)).save(frame)
+    for video in videos[:2]:
+        encode([frame] * 9, home / video)  # 3 s; the third file is no video
+    write_file(home / "star.txt", "")
+    write_file(home / "STAR/STAR_train_qa.json", [{"video_id": "a"}])
+    problems = {"tabmwp/problems_train.json": {"1": {"question": "Q", "answer": "1"}}}
+    Miniature("x", problems, ["tabmwp/tables/1.png"], home=IMAGES).write(tmp_path)
+    root = str(tmp_path)
+    shown = lines(capsys, "intent_qa", "star", "tabwmp_da", "--root", root)
+    assert shown[0] == f"data folder: {tmp_path}"
+    table = dict.fromkeys(" ".join(line.split()[:3]) for line in shown[2:-1])
+    assert list(table) == [
+        "intent_qa train partial",
+        "intent_qa validation missing",
+        "intent_qa test missing",
+        "star train unreadable",
+        "star validation missing",
+        "tabwmp_da train present",
+        "tabwmp_da validation missing",
+        "tabwmp_da test missing",
+    ]
+    assert f"3/4 ~0.0 {home / 'IntentQA/videos'}" in shown[2]
+    assert str(home / "IntentQA/val.csv") in shown[3]
+    assert "row 0: no field 'choices'" in shown[5]
+    assert shown[7].split()[3] == "1"
+    assert shown[-1] == "1 present, 1 partial, 5 missing, 1 unreadable"
+
+
+def test_hours(tmp_path: Path) -> None:
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (16, 16)).save(frame)
+    videos = []
+    for i, n in enumerate((9, 18, 27, 36)):
+        videos.append(str(tmp_path / f"{i}.mp4"))
+        encode([frame] * n, Path(videos[-1]))
+    assert data_status.hours_of(videos, 4) == (pytest.approx(30 / 3600), False)
+    assert data_status.hours_of(videos, 2) == (pytest.approx(4 * (3 + 9) / 2 / 3600), True)
+    assert data_status.hours_of(videos, 0) == (None, False)
+
+
+def test_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
+    shown = lines(capsys, "--mixture", "molmo2", "--root", str(tmp_path))
+    assert any(line.startswith("tulu4 train missing") for line in shown)
+    assert shown[-1].startswith("not among the data sets on disk: ")
+    assert "pixmo_multi_points" in shown[-1]
+    with pytest.raises(SystemExit):
+        data_status.main(["nothing"])
