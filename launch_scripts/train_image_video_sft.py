@@ -14,6 +14,11 @@ Every key of the training config can be set as --a.b=value. Common ones:
   --data.skip_missing                             leave absent data sets of the mixture out
   --data.num_workers=N                            loader processes per rank
   --wandb.project=NAME [--wandb.mode=offline]     Weights & Biases
+  --train.on_nan={stop,skip}                      loss or gradient that is not finite
+  --in_loop.{eval_interval,tasks,picture_interval}=...    evaluation and pictures on the way
+
+--dry_run prints parameters, tokens, FLOPs, memory and hours; it needs neither GPU nor data, and
+takes the name of a preset (qwen3_4b, ...) in place of the checkpoint.
 """
 
 from __future__ import annotations
@@ -39,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", help="checkpoint to start from: a step folder, or a run folder (its newest)")
     add("mixture", help="file of configs/mixtures without .yaml, or the path of a mixture file")
     add("--config", action="append", default=[], help="YAML laid over the defaults; repeatable")
-    add("--global_batch_size", type=int, default=64, help="rows per step, over all ranks (64)")
-    add("--device_batch_size", type=int, default=2, help="rows per forward pass on a rank (2)")
+    add("--global_batch_size", type=int, help="rows per step, over all ranks (64)")
+    add("--device_batch_size", type=int, help="rows per forward pass on a rank (2)")
     add("--seq_len", type=int, help="longest row in tokens, counted after pruning")
     add("--packing", action="store_true", help="join several examples into one row")
     add("--use_temporal_video_olmo", action="store_true", help="use the model with STTS")
@@ -56,11 +61,13 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
 
     flags: dict[str, Any] = {
         "initial_model_checkpoint": str(args.checkpoint),
-        "global_train_batch_size": args.global_batch_size,
-        "device_train_microbatch_size": args.device_batch_size,
         "dry_run": args.dry_run,
         "data": {"mixture": args.mixture},
     }
+    if args.global_batch_size is not None:
+        flags["global_train_batch_size"] = args.global_batch_size
+    if args.device_batch_size is not None:
+        flags["device_train_microbatch_size"] = args.device_batch_size
     if args.seq_len is not None:
         flags["data"]["sequence_length"] = args.seq_len
     if args.packing:

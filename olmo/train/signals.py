@@ -1,4 +1,4 @@
-"""Ending a run from outside: SIGTERM and SIGINT, a launcher that died, a folder in use."""
+"""Ending a run from outside: SIGTERM, SIGINT and SIGUSR1, a launcher that died, a folder in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What a file system without locks answers."""
@@ -55,7 +55,7 @@ class StopSignal:
 
 @contextlib.contextmanager
 def blocked_signals() -> Iterator[None]:
-    """Processes started inside never see SIGTERM or SIGINT; they end with their parent.
+    """Processes started inside never see these signals; they end with their parent.
 
     A launcher signals the whole process group. Without this it would end the loader's workers
     before the trainer has taken its last step. The parent gets what arrives once the block ends.
