@@ -23,7 +23,7 @@ from olmo.nn.token_layout import real_slots
 class VisionBackboneConfig(Config):
     """ViT, connector and which ViT layers feed it."""
 
-    legacy_keys: ClassVar[frozenset[str]] = frozenset({"image_pooling_h", "image_pooling_w"})
+    legacy_keys: ClassVar[frozenset[str]] = frozenset({"fix_image_padding"})
     single_values: ClassVar[dict[str, tuple[object, ...]]] = {
         "image_pooling_2d": ("attention_meanq",),
         "image_projector": ("mlp",),
@@ -31,6 +31,14 @@ class VisionBackboneConfig(Config):
         "skip_unused_layers": (True,),
         "use_deepstack": (False,),
         "share_connector": (False,),
+        "image_pooling_h": (2,),
+        "image_pooling_w": (2,),
+        "residual_patch_features": (False, None),
+        "patch_residual": (False, None),
+        "patch_residual_thresh": (0, None),
+        "debug": (False, None),
+        "frame_embedding": (False, None),
+        "pool_size_embeds": (False, None),
     }
 
     vit: VitConfig = field(default_factory=VitConfig)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoModelForImageTextToText, Molmo2ForConditionalGeneration
 
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.models.loading import load_model
 from olmo.models.molmo2.molmo2 import Molmo2
+from scripts.convert_to_hf import main as convert_main
+from scripts.export_unsharded import export as export_unsharded
 from tests.hf_model.conftest import FORMS, batch_of, moved, native_model, same_weights, save_native
-from tests.models.conftest import PRUNING, collate, image_row, text_row, video_row
+from tests.models.conftest import FIXTURES, PRUNING, collate, image_row, text_row, video_row
 from tests.models.test_transformers_parity import BATCHES, transformers_inputs
 
 LAYOUTS = ("transformers", "remote")
@@ -170,6 +176,48 @@ def test_what_transformers_cannot_compute(change: dict[str, Any], key: str, tmp_
     native = save_native(native_model(change), tmp_path / "native")
     with pytest.raises(ValueError, match=key):
         export_checkpoint(native, tmp_path / "hf")
+
+
+def test_sharded_native_checkpoint(tmp_path: Path) -> None:
+    """Two shards of another code base become a folder that transformers loads."""
+    step = Path(shutil.copytree(FIXTURES / "molmo2_tiny_dcp" / "step10", tmp_path / "step10"))
+    words = Tokenizer(WordLevel({"<|im_end|>": 0, "a": 1}, unk_token="a"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    text = (step / "config.yaml").read_text()
+    text = text.replace("tiny-tokenizer-not-included", str(tmp_path))
+    (step / "config.yaml").write_text(text)
+    model, _ = load_model(tmp_path)
+    folder = export_checkpoint(tmp_path, tmp_path / "hf")
+    assert same_weights(load_model(folder)[0], model)
+    theirs = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    ids = torch.arange(1, 20)[None]
+    with torch.no_grad():
+        # measured 1e-6
+        torch.testing.assert_close(model(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    native = save_native(native_model(), tmp_path / "native")
+    command = ["convert_to_hf.py", str(native), str(tmp_path / "hf")]
+    monkeypatch.setattr("sys.argv", [*command, "--dtype", "float16", "--layout", "remote"])
+    assert convert_main() == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "hf")
+    state = load_file(tmp_path / "hf" / "model.safetensors")
+    assert state["model.transformer.ln_f.weight"].dtype == torch.float16
+    monkeypatch.setattr("sys.argv", command)
+    assert convert_main() == 2
+
+
+def test_folder_to_native_file(tmp_path: Path) -> None:
+    """The way back: a Hugging Face folder as ``config.yaml`` and ``model.safetensors``."""
+    model = native_model()
+    folder = export_checkpoint(save_native(model, tmp_path / "native"), tmp_path / "hf")
+    step = export_unsharded(folder, tmp_path / "out", torch.float32)
+    again, config = load_model(tmp_path / "out")
+    assert same_weights(again, model) and (step / "config.yaml").is_file()
+    assert config.llm.tokenizer.identifier == str(folder)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

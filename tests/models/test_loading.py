@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from olmo.config import ConfigError
@@ -236,6 +237,49 @@ def test_flat_overrides() -> None:
     video = config.mm_preprocessor.video
     assert (video.max_frames, video.max_fps, video.pooling_w) == (4, [1], 3)
     assert video.topk == config.vision_backbone.vit.topk == config.removed_share == 0.25
+
+
+def test_old_config_file(tmp_path: Path) -> None:
+    """Flat preprocessor keys, and keys that later versions dropped, as published files have."""
+    data = config_dict(
+        {
+            "debug": False,
+            "shared_low_high_embedding": False,
+            "llm": {"mm_rope": None, "debug": None},
+            "vision_backbone": {
+                "fix_image_padding": True,
+                "residual_patch_features": False,
+                "patch_residual": None,
+                "patch_residual_thresh": 0.0,
+                "image_pooling_h": 2,
+                "image_pooling_w": 2,
+                "vit": {"truncate_pos_ids": True},
+            },
+            "mm_preprocessor": {
+                "max_frames": 384,
+                "frame_sample_mode": "uniform_last_frame",
+                "candidate_sampling_fps": [0.25, 0.5],
+                "cache_videos": True,
+                "loading_method": "torchcodec_exact",
+                "max_fps": 2,
+                "time_mode": "per-frame-compact",
+                "pooling_w": 3,
+                "pooling_h": 3,
+                "use_frame_special_tokens": True,
+                "max_crops": 1,
+                "periodic_high_res_frame": None,
+                "image_padding_mask": False,
+                "query_based_resolution_selection": False,
+            },
+        }
+    )
+    OmegaConf.save(OmegaConf.create({"model": data}), tmp_path / "config.yaml")
+    video = load_model_config(tmp_path).mm_preprocessor.video
+    assert (video.max_frames, video.max_fps) == (384, [2])
+    assert video.per_frame_special_token
+    data = config_dict({"vision_backbone": {"image_pooling_h": 3}})
+    with pytest.raises(ConfigError, match=r"image_pooling_h: 3 is not supported, only 2"):
+        merged_model_config(data, {})
 
 
 @pytest.mark.parametrize(
