@@ -111,6 +111,24 @@ def test_only_videos_lose_tokens() -> None:
     assert lost == dict.fromkeys(lost, 0) | {"video": 22, "video, two questions": 13}
 
 
+def test_answers_of_a_batch() -> None:
+    """Prompts of different length and kind, generated together and one by one."""
+    model = model_of()
+    preprocess = model.config.build_preprocessor(model.config.build_tokenizer())
+    prompts = [
+        preprocess(e, v, for_inference=True)
+        for e, v in raw_examples().values()
+        if "message_list" not in e
+    ]
+    collate, never = model.config.build_collator(), model.special_ids["<|vit_loc|>"]
+    together = model.generate(collate(prompts), 6, [never])
+    assert together.n_prompt_tokens.tolist() == [packed_length(p) for p in prompts]
+    for prompt, tokens in zip(prompts, together.token_ids, strict=True):
+        assert (
+            model.generate(collate([prompt]), 6, [never]).token_ids[0].tolist() == tokens.tolist()
+        )
+
+
 def test_pixels_of_every_crop_count() -> None:
     """Changing any crop of an image changes the answer; changing a padding frame does not."""
     model = model_of()

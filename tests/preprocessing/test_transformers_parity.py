@@ -172,6 +172,27 @@ def test_video(
 
 
 @pytest.mark.parametrize(
+    ("total", "fps"), [(3, 1.0), (10, 5.0), (50, 25.0), (45, 29.97), (90, 24.0), (77, 60.0)]
+)
+def test_video_that_transformers_samples(tokenizer: MolmoTokenizer, total: int, fps: float) -> None:
+    """Whole video in there; here the frames that it chose, at the times it writes."""
+    frames = noise(total, 24, 32)
+    metadata = {"fps": fps, "total_num_frames": total, "duration": total / fps}
+    processor = transformers_processor(tokenizer)
+    indices = processor.video_processor.sample_frames(VideoMetadata(**metadata))
+    theirs = processor(
+        videos=[frames],
+        text="<|video|>" + PROMPT,
+        return_tensors="pt",
+        videos_kwargs={"video_metadata": [metadata]},
+    )
+    assert theirs["video_grids"][0, 0] == len(indices) > (total > fps)
+    video = VideoFrames(frames[indices.numpy()], (indices / fps).numpy(), total / fps)
+    ours = build(tokenizer)({"video": "v", **QUESTION}, video, for_inference=True)
+    check(ours, theirs, "video")
+
+
+@pytest.mark.parametrize(
     ("video", "theirs"),
     [
         ({"pooling_h": 2, "pooling_w": 2}, {"video": {"pooling_size": [2, 2]}}),
