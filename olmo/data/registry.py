@@ -67,7 +67,7 @@ class MissingDataError(FileNotFoundError):
         more = len(self.missing) - limit
         shown += f"\n  ... and {more} more" if more > 0 else ""
         super().__init__(
-            f"data set {dataset!r}: {len(self.missing)} missing under {self.root}:{shown}"
+            f"{dataset}: {len(self.missing)} missing under {self.root}:{shown}"
             + (f"\n{hint}" if hint else "")
         )
 

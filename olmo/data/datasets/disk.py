@@ -66,7 +66,7 @@ class Disk:
         """Content of a JSON file."""
         self.at = str(self.home / path)
         try:
-            return json.loads((self.home / path).read_text(encoding="utf-8"))
+            return json.loads((self.home / path).read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as e:
             raise ValueError(f"not valid JSON: {e}") from e
 
@@ -100,7 +100,7 @@ class Disk:
 
     def lines(self, path: str) -> Iterator[str]:
         """Stripped lines of a text file that are not empty."""
-        with open(self.home / path, encoding="utf-8") as file:
+        with open(self.home / path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 self.at = f"{self.home / path}: line {number}"
                 if line.strip():
@@ -117,7 +117,7 @@ class Disk:
 
     def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
         """Rows of a table without a header."""
-        with open(self.home / path, encoding="utf-8", newline="") as file:
+        with open(self.home / path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
                 self.at = f"{self.home / path}: line {reader.line_num}"

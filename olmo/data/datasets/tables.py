@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
@@ -82,6 +80,7 @@ def address_name(address: str) -> str:
     return hashlib.sha256(address.encode()).hexdigest()
 
 
-def picture(cell: Row) -> Image.Image:
-    """The image of a hub table: a cell with its encoded ``bytes``."""
-    return Image.open(io.BytesIO(cell["bytes"]))
+def picture(cell: Row) -> bytes:
+    """The image file in a cell of a hub table; it is decoded with the other images."""
+    data: bytes = cell["bytes"]
+    return data
