@@ -17,12 +17,9 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
-
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.models.hf_layout.keys import HF_RULES
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from olmo.models.weight_files import DTYPES
 
 
 def main() -> int:

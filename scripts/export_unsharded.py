@@ -1,23 +1,26 @@
 """Write a checkpoint as one ``model.safetensors`` with its ``config.yaml``.
 
-    python scripts/export_unsharded.py RUN_OR_CHECKPOINT OUT [--dtype float16]
+    python scripts/export_unsharded.py CHECKPOINT OUT [--dtype float16]
 
-The result is ``OUT/step{N}-unsharded``, which every script accepts as a checkpoint.
+CHECKPOINT is a step folder, a run folder (its newest step) or a Hugging Face folder; the last keeps
+its tokenizer where it is. The result is ``OUT/step{N}-unsharded``, which every script accepts as a
+checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+import sys
 from pathlib import Path
 
 import torch
 
 from olmo.models.loading import load_model, select_checkpoint
+from olmo.models.weight_files import DTYPES
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def export(checkpoint: Path, out: Path, dtype: torch.dtype) -> Path:
@@ -30,14 +33,19 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype) -> Path:
     return folder
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="checkpoint or run folder")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, run or Hugging Face folder")
     parser.add_argument("out", type=Path, help="run folder to write step<N>-unsharded into")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
     args = parser.parse_args()
-    print(export(args.checkpoint, args.out, DTYPES[args.dtype]))
+    try:
+        print(export(args.checkpoint, args.out, DTYPES[args.dtype]))
+    except (ValueError, FileNotFoundError) as e:
+        logging.error("%s", e)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 
 from olmo.hf_model.pretrained import StartOptions, build_start_model
+from olmo.models.weight_files import DTYPES
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def prepare(

@@ -25,6 +25,9 @@ INDEX = "model.safetensors.index.json"
 TORCH_FILE = "model.pt"
 WEIGHT_FILES = (SAFETENSORS, TORCH_FILE, INDEX)
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Types of weights that a script can be asked for, by name."""
+
 Shape = tuple[int, ...]
 
 
