@@ -12,7 +12,6 @@ is shown). Hours of video come from a sample of the files and are marked "~" the
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -124,7 +123,6 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
     parser.add_argument("--probe", type=int, default=20, help="videos opened per split (20)")
     options = parser.parse_args(args)
-    logging.getLogger("olmo").setLevel(logging.ERROR)
     if options.root:
         os.environ["MOLMO_DATA_DIR"] = str(Path(options.root).absolute())
     rows = dataset_rows()
