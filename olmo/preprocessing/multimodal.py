@@ -148,7 +148,7 @@ class ExamplePreprocessor:
             )
         )
         if shown is not None:
-            metadata |= _sizes(shown)
+            metadata |= _sizes(shown, example.get("image"))
             out |= {"images": shown.patches, "token_pooling": shown.pooling}
         length = len(out["input_tokens"])
         is_visual = out["input_tokens"] >= self.tokenizer.vocab_size
@@ -209,7 +209,9 @@ class ExamplePreprocessor:
         return [c.turns for c in found], dict(found[0].metadata) if len(found) == 1 else {}
 
 
-def _sizes(shown: VisualInput) -> dict[str, Any]:
-    if shown.kind == MultimodalType.MULTI_IMAGE:
-        return {"image_group_size": shown.sizes}
-    return {"image_size": shown.sizes[0]}
+def _sizes(shown: VisualInput, image: Any) -> dict[str, Any]:
+    if shown.kind != MultimodalType.MULTI_IMAGE:
+        return {"image_size": shown.sizes[0]}
+    left_out = len(image) - len(shown.sizes)
+    out: dict[str, Any] = {"image_group_size": shown.sizes}
+    return out | ({"n_images_left_out": left_out} if left_out else {})

@@ -68,6 +68,8 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     else:
         scales = list(sizes)
     if style.startswith("multi_image_"):
+        if sizes:
+            points = points[: len(sizes)]  # images beyond the limit are left out
         n = len(points)
         return multi_image_points(range(1, n + 1), points, scales[:n], label.lower(), mode)
     if not scales:

@@ -132,6 +132,12 @@ def test_images_beyond_the_limit_are_left_out(tokenizer):
     preprocess = build(tokenizer)
     cut, whole = ({"image": i, **QA} for i in (images, images[:3]))
     np.testing.assert_array_equal(preprocess(cut)["images"], preprocess(whole)["images"])
+    assert preprocess(cut)["metadata"]["n_images_left_out"] == 1
+    assert "n_images_left_out" not in preprocess(whole)["metadata"]
+    for scale in ({}, {"point_scale": 20}):
+        points = {"style": "multi_image_point", "label": "a", "points": [[], [], [], [[1, 1]]]}
+        out = preprocess({"image": images, **points, **scale})
+        assert tokenizer.decode(out["input_tokens"].tolist()[-15:], False) == "There are none."
     with pytest.raises(ValueError, match=r"image\.max_images is null"):
         build(tokenizer, max_images=None)({"image": images, **QA})
     with pytest.raises(ValueError, match="empty list"):
