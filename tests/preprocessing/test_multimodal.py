@@ -1,10 +1,11 @@
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, read_yaml
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.images import patchify, resize_frames
@@ -260,6 +261,14 @@ def test_image_settings():
     assert section(section(nested).to_dict()).image == image
     with pytest.raises(ConfigError, match=r"image\.max_crosp.*'max_crops'"):
         section({"image": {"max_crosp": 2}})
+
+
+def test_image_settings_that_the_reference_wrote():
+    file = FIXTURES.parent / "molmo2_tiny_dcp" / "step10" / "config.yaml"
+    section = read_yaml(file)["model"]["mm_preprocessor"]
+    image = Molmo2PreprocessorConfig.from_dict(section).image
+    written = {k: tuple(v) if isinstance(v, list) else v for k, v in section["image"].items()}
+    assert dataclasses.asdict(image) == written
 
 
 def test_defaults():
