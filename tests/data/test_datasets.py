@@ -226,3 +226,8 @@ def test_listing_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b.mp4").touch()
     assert not disk.exists("a/b.mp4") and Disk(tmp_path).exists("a/b.mp4")
+
+
+def test_documentation_lists_every_data_set() -> None:
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    assert [name for name in dataset_rows() if f"| {name} |" not in text] == []
