@@ -16,6 +16,8 @@ import olmo
 from olmo import load_model
 from olmo.data.synthetic_video import SyntheticVideoQA, clip_path
 from olmo.hf_model.lite_answer import STAGES
+from olmo.hf_model.processor_files import write_processor_files
+from olmo.models.hf_layout.config import to_hf
 from olmo.models.weights import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +195,32 @@ def test_damaged_folders(folder, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prune_methd": "x"}))
     with pytest.raises(ValueError, match=r"config.json: unknown key 'prune_methd'"):
         load_model(tmp_path)
+
+
+def test_a_published_folder(folder, tmp_path, clip):
+    """Their names, their config, the pruning keys in ``vit_config``, stock processor files."""
+    model, processor = load_model(folder)
+    native = model.config.to_native()
+    data = to_hf(native, "remote")
+    data["vit_config"] |= {"topk": 0.5, "prune_at": 1, "prune_method": "scorer"}
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    native.mm_preprocessor = processor.config
+    write_processor_files(native, processor.native_tokenizer, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.transformer.wte.embedding"].clone()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    again, _ = load_model(tmp_path)
+    before, after = ask(model, clip), ask(again, clip)
+    assert (after.text, after.n_tokens_after) == (before.text, before.n_tokens_after)
+
+
+def test_importing_the_package_registers_the_model():
+    code = (
+        "import olmo.hf_model, transformers as t; c = t.AutoConfig.for_model('molmo2_lite'); "
+        "print(t.AutoModelForImageTextToText._model_mapping[type(c)].__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "Molmo2LiteForConditionalGeneration"
 
 
 def test_importing_olmo_costs_nothing():

@@ -104,11 +104,8 @@ class Molmo2LiteConfig(HfMolmo2Config):
 
 
 def _of_published(data: dict[str, Any]) -> dict[str, Any]:
-    """A published ``config.json``, whose ``vit_config`` may hold the fields of STTS, in ours."""
-    vit = data[VISION["remote"]]
-    lifted = {key: vit[key] for key in PRUNING_KEYS.keys() & vit.keys()}
-    dense_vit = {key: value for key, value in vit.items() if key not in lifted}
-    section = model_section(data | lifted | {VISION["remote"]: dense_vit}, Path("config.json"))
+    """A ``config.json`` in the form of the published repositories, in ours."""
+    section = model_section(data, Path("config.json"))
     section["model_name"] = TemporalVideoOlmoConfig().model_name
     section["llm"]["weight_tying"] = False  # published repositories hold the head as well
     native = model_config_from_dict(section)

@@ -146,3 +146,20 @@ def test_generate_needs_a_prompt():
     _, hf = pair()
     with pytest.raises(ValueError, match="input_ids"):
         hf.generate(max_new_tokens=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(dtype):
+    """Forward, backward and generate; in float32 the tokens of the CPU."""
+    native, hf = pair()
+    batch = mixed_batch()
+    given = left_padded(batch)
+    hf = hf.to("cuda", dtype)
+    on_gpu = {key: value.to("cuda") for key, value in given.items()}
+    tokens = new_tokens(hf.generate(**on_gpu, max_new_tokens=NEW), on_gpu)
+    if dtype == torch.float32:
+        assert tokens == native_tokens(native, batch)
+    labels = on_gpu["input_ids"].clamp(max=39).masked_fill(on_gpu["attention_mask"] == 0, -100)
+    hf.train()(**on_gpu, labels=labels).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hf.parameters())
