@@ -117,6 +117,7 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
         hint = "; see scripts/prepare_pretrained_model.py for plain language models and ViTs"
         raise ConfigError(f"{where}: model_type {kind!r} is not one of {MODEL_TYPES}{hint}")
     layout = "remote" if VISION["remote"] in data else "transformers"
+    data = _with_pruning_on_top(data, VISION[layout])
     own = {*PRUNING_KEYS, "bi_directional_attn"}
     dense = _trimmed({k: v for k, v in data.items() if k not in own}, layout, where)
     section = _dense_section(dense, layout, where)
@@ -132,6 +133,26 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
         raise ConfigError(f"{where}: {e}") from e
     _compare(dense, _all_keys(config, layout), where, "")
     return section
+
+
+def _with_pruning_on_top(data: dict[str, Any], vision: str) -> dict[str, Any]:
+    """``data`` with the pruning keys of its section ``vision`` beside that section."""
+    vit = data.get(vision)
+    if not isinstance(vit, dict):
+        return data
+    found = {key: value for key, value in vit.items() if key in PRUNING_KEYS}
+    rest = {key: value for key, value in vit.items() if key not in found}
+    return {**found, **data, vision: rest}
+
+
+def _lifted(data: dict[str, Any], vision: str) -> dict[str, Any]:
+    """Pruning keys of the ViT's section moved to the top."""
+    section = data.get(vision)
+    if not isinstance(section, dict):
+        return data
+    inside = {key: section[key] for key in PRUNING_KEYS if key in section}
+    rest = {key: value for key, value in section.items() if key not in inside}
+    return data | inside | {vision: rest}
 
 
 def _trimmed(data: dict[str, Any], layout: str, where: Path) -> dict[str, Any]:
