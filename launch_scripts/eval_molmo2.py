@@ -1,10 +1,15 @@
 """Evaluate a checkpoint on groups of tasks.
 
-    torchrun --nproc-per-node 8 launch_scripts/eval_molmo2.py CHECKPOINT --mode=synthetic
-    python launch_scripts/eval_molmo2.py CHECKPOINT --tasks=synthetic_video_qa --max_examples=50
+    torchrun --nproc-per-node 8 launch_scripts/eval_molmo2.py CHECKPOINT --mode=video
+    python launch_scripts/eval_molmo2.py CHECKPOINT --tasks=mvbench,mlvu_mc --max_examples=50
 
-Writes SAVE_FOLDER/TASK/metrics.json and predictions.json and prints a table. Results that are
-there for the same checkpoint, settings and model config are shown again instead of recomputed.
+Writes SAVE_FOLDER/SET_UP/TASK/metrics.json and predictions.json, a report.html, and prints a table.
+Started again after a stop, it goes on where it was; finished results for the same checkpoint,
+settings and data are shown again instead of recomputed.
+
+Exit code 0: every example of every task was scored. 1: the run ended, but a task failed, examples
+were left out or a model generated nothing; the list is printed and in problems.json. 2: the
+command line, the checkpoint or the config cannot be used.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ from typing import Any
 
 from olmo.config import ConfigError, merge, parse_overrides
 from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
-from olmo.eval.evaluator import EvalConfig, plan_evaluation, run_evaluation
-from olmo.eval.report import format_summary
+from olmo.eval.report import format_problems, format_summary
+from olmo.eval.report_html import REPORT_FILE
+from olmo.eval.run import run_evaluation
+from olmo.eval.settings import EvalConfig, plan_evaluation
 from olmo.eval.tasks import TASKS, groups
 
 log = logging.getLogger(__name__)
@@ -43,8 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", help="checkpoint folder, or run folder (its newest checkpoint is taken)")
     add("--mode", help=f"task groups, separated by commas: {modes}")
     add("--tasks", help=f"tasks, separated by commas: {tasks}")
-    batch = f"examples per rank that are generated at once (default {default.device_batch_size})"
+    batch = "examples that a rank loads at once (default: the task's own); no answer depends on it"
     add("--device_batch_size", type=int, metavar="N", help=batch)
+    generation = "one example per forward pass (default), or batches, where a near-tie may flip"
+    add("--generation", choices=("exact", "batched"), help=generation)
     add("--max_examples", type=int, metavar="N", help="only N examples of each task (default all)")
     tokens = "limit of each answer (default: the task's own)"
     add("--max_new_tokens", type=int, metavar="N", help=tokens)
@@ -54,8 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=int, metavar="N", help=workers)
     folder = "where results are written (default: folder 'eval' beside the checkpoint)"
     add("--save_folder", metavar="DIR", help=folder)
-    add("--eval_name", metavar="NAME", help="subfolder of the save folder for this set-up")
+    name = "subfolder for this set-up (default: the checkpoint's name and the overrides)"
+    add("--eval_name", metavar="NAME", help=name)
     add("--overwrite", action="store_true", help="recompute finished results")
+    add("--fsdp", action="store_true", help="shard the model over the ranks: for large models")
+    weights = "type of the weights (default: bf16 on a GPU, fp32 on the CPU)"
+    add("--weights", choices=("bf16", "fp32"), help=weights)
+    pictures = f"failures per task whose kept tokens the report shows (default {default.pictures})"
+    add("--pictures", type=int, metavar="N", help=pictures)
     add("--debug", action="store_true", help="also show the traceback of an error")
     return parser
 
@@ -71,17 +86,20 @@ def build_config(argv: list[str]) -> EvalConfig:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2, and one message, for what can be put right on the command line."""
+    """Exit code of the run; mistakes on the command line get one message and 2."""
     setup_logging()
     speaks = os.environ.get("RANK", "0") == "0"
     try:
         plan = plan_evaluation(build_config(sys.argv[1:] if argv is None else argv))
         device = init_distributed(TIMEOUT_MINUTES)
         speaks = True  # from here on, ranks may fail for reasons of their own
-        results = run_evaluation(plan, device)
+        outcome = run_evaluation(plan, device)
         if is_main():
-            print(format_summary(results))
-            print(f"results in {plan.folder}")
+            print(format_summary(outcome.metrics))
+            print(f"results in {plan.folder}, with {REPORT_FILE}")
+            if outcome.problems:
+                print(f"problems:\n{format_problems(outcome.problems)}", file=sys.stderr)
+        return 1 if outcome.problems else 0
     except (ConfigError, ValueError, FileNotFoundError, PermissionError) as e:
         log.debug("traceback of the error below", exc_info=True)
         if speaks:
@@ -89,7 +107,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     finally:
         close_distributed()
-    return 0
 
 
 if __name__ == "__main__":

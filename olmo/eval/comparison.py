@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from olmo.data.registry import Dataset
-from olmo.eval.evaluator import EvalBatches, EvalSettings, evaluate_task
+from olmo.eval.evaluator import EvalSettings, evaluate_task
+from olmo.eval.examples import collate_examples
 from olmo.eval.metrics import bootstrap_interval, normalize_answer
-from olmo.eval.report import write_result
+from olmo.eval.store import write_result
 from olmo.eval.tasks import Task
 from olmo.eval.timing import Prefill
 
@@ -81,11 +82,8 @@ def load_batch(
     config: Molmo2Config, dataset: Dataset, indices: list[int], device: torch.device
 ) -> dict[str, Any]:
     """Collated prompts of these evaluation examples."""
-    tokenizer = config.build_tokenizer()
-    preprocessor, collator = config.build_preprocessor(tokenizer), config.build_collator()
-    seed = EvalSettings().seed
-    batch = EvalBatches(dataset, [indices], preprocessor, collator, tokenizer, seed)[0]
-    return {k: v.to(device) for k, v in batch.inputs.items()}
+    batch = collate_examples(config, dataset, indices, EvalSettings().seed)
+    return {k: v.to(device) for k, v in batch.items()}
 
 
 def comparison_table(

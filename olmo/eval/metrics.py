@@ -1,7 +1,8 @@
-"""Reading answers and scoring them. Pure functions: no randomness beyond a fixed seed, no I/O.
+"""Lenient reading of answers, averages and intervals. Pure functions: no randomness beyond a fixed
+seed, no I/O.
 
 An answer that cannot be read counts as wrong and is counted as unparsed: it is neither left out
-of the average nor replaced by a guess.
+of the average nor replaced by a guess. The benchmarks' own rules are in ``answer_rules``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-MULTIPLE_CHOICE = "multiple_choice"
-SHORT_ANSWER = "short_answer"
-QUESTION_ANSWERING = "question_answering"
-"""Multiple choice where an example has options, a short answer elsewhere."""
-STYLES = (MULTIPLE_CHOICE, SHORT_ANSWER, QUESTION_ANSWERING)
 
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\S)")
 _PUNCTUATION = str.maketrans({c: " " for c in string.punctuation})
@@ -153,65 +148,48 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def score_example(prediction: str, metadata: Mapping[str, Any], style: str) -> dict[str, Any]:
-    """``correct`` (0/1), ``unparsed`` (0/1), ``parsed`` (what was read, or None), ``reference``.
-
-    ``multiple_choice`` reads ``answer_idx`` and ``options`` or ``option_names`` of the metadata;
-    ``short_answer`` reads ``answers`` or ``answer``; ``question_answering`` takes the first where
-    ``answer_idx`` is there, else the second. Raises ``ValueError`` where these lack.
-    """
-    if style == QUESTION_ANSWERING:
-        style = SHORT_ANSWER if metadata.get("answer_idx") is None else MULTIPLE_CHOICE
-    if style == MULTIPLE_CHOICE:
-        options = metadata.get("options")
-        names = metadata.get("option_names") or string.ascii_uppercase[: len(options or ())]
-        if options is None and all(len(name) > 1 for name in names):
-            options = names  # options without a label are named by their text
-        gold = metadata.get("answer_idx")
-        if gold is None or not 0 <= int(gold) < len(names):
-            raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")
-        choice = parse_choice(prediction, names, options)
-        return {
-            "correct": int(choice == int(gold)),
-            "unparsed": int(choice is None),
-            "parsed": None if choice is None else names[choice],
-            "reference": names[int(gold)],
-        }
-    if style == SHORT_ANSWER:
-        answers = metadata.get("answers") or [metadata.get("answer")]
-        answers = [answers] if isinstance(answers, str) else list(answers)
-        if any(a is None for a in answers):
-            raise ValueError("the metadata of a short answer hold neither answers nor answer")
-        parsed = normalize_answer(prediction)
-        return {
-            "correct": int(exact_match(prediction, answers)),
-            "unparsed": int(not parsed),
-            "parsed": parsed or None,
-            "reference": answers[0] if len(answers) == 1 else answers,
-        }
-    raise ValueError(f"unknown answer style {style!r}; known: {', '.join(STYLES)}")
-
-
-def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Micro-averages over scored rows (``correct``, ``unparsed``, optionally ``category``).
+def aggregate(rows: Sequence[Mapping[str, Any]], macro: str = "") -> dict[str, Any]:
+    """Micro-averages over scored rows (``correct``, ``unparsed``, optionally ``scores`` and the
+    ``labels`` of their categories, or one ``category``).
 
     Accuracy is a fraction of ``n``, ``interval`` its 95% bootstrap interval, ``unparsed`` a
-    count; ``categories`` maps each category, sorted by name, to the same four values. Without
-    rows accuracy and interval are None.
+    count, ``scores`` the means of further values; ``categories`` maps each label, sorted by name,
+    to the first four. ``macro_average`` is the plain mean over the categories whose label begins
+    with ``macro``. Without a scored row accuracy, interval and macro average are None.
     """
-    by_category: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_label: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row.get("category") is not None:
-            by_category[str(row["category"])].append(row)
-    categories = {name: _average(by_category[name]) for name in sorted(by_category)}
-    return {**_average(rows), "categories": categories}
+        for label in labels_of(row):
+            by_label[label].append(row)
+    categories = {name: _average(by_label[name]) for name in sorted(by_label)}
+    counted = [
+        one["accuracy"]
+        for name, one in categories.items()
+        if one["accuracy"] is not None and name.startswith(macro)
+    ]
+    scores: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in (row.get("scores") or {}).items():
+            scores[name].append(float(value))
+    out = _average(rows)
+    if scores:
+        out["scores"] = {name: sum(v) / len(v) for name, v in sorted(scores.items())}
+    average = sum(counted) / len(counted) if counted else None
+    return {**out, "macro_average": average, "categories": categories}
+
+
+def labels_of(row: Mapping[str, Any]) -> list[str]:
+    """Categories of a row."""
+    if row.get("labels") is not None:
+        return [str(label) for label in row["labels"]]
+    return [] if row.get("category") is None else [str(row["category"])]
 
 
 def _average(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    correct = [float(row["correct"]) for row in rows]
+    correct = [float(row["correct"]) for row in rows if row["correct"] is not None]
     return {
         "accuracy": sum(correct) / len(correct) if correct else None,
         "interval": list(bootstrap_interval(correct)) if correct else None,
-        "n": len(correct),
+        "n": len(rows),
         "unparsed": sum(int(row["unparsed"]) for row in rows),
     }

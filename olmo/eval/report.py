@@ -1,24 +1,17 @@
-"""What becomes of results: merged over the ranks, summed up, written, read back, shown."""
+"""What becomes of results: merged over the ranks, summed up, shown as a table."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import logging
-import os
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from olmo.eval.answering import RankResults, Row
 from olmo.eval.metrics import aggregate
+from olmo.eval.store import write_result as write_result  # for those who only report
 from olmo.eval.tasks import Task
-
-log = logging.getLogger(__name__)
-
-METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
 
 HEADERS = (
     "task",
@@ -29,43 +22,36 @@ HEADERS = (
     "skipped",
     "tokens before",
     "tokens after",
-    "s per video",
+    "s per example",
 )
 
 
 @dataclass
-class RankResults:
-    """Scored ``rows`` and ``skipped`` examples (``index``, ``error``) of some batches; ``seconds``
-    maps a stage to its time for each example."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def extend(self, other: RankResults) -> None:
-        """Append the results of ``other``."""
-        self.rows += other.rows
-        self.skipped += other.skipped
-        for stage, values in other.seconds.items():
-            self.seconds.setdefault(stage, []).extend(values)
-
-
-@dataclass
 class TaskResult:
-    """``metrics`` and ``predictions`` (sorted by example index) can be reproduced; ``timing``
-    cannot. ``predictions[i]["index"]`` is the index in the data set."""
+    """``metrics`` and ``predictions`` (sorted by example index) can be reproduced, but for the
+    ``seconds`` of a prediction; ``timing`` cannot. ``predictions[i]["index"]`` is the index in
+    the data set."""
 
     task: Task
     metrics: dict[str, Any]
-    predictions: list[dict[str, Any]]
+    predictions: list[Row]
     timing: dict[str, Any]
 
 
-def merge_ranks(gathered: Sequence[RankResults], expected: Sequence[int]) -> RankResults:
-    """All ranks' results, sorted by example index; every expected example is there once."""
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a task from being complete."""
+
+    task: str
+    reason: str
+
+
+def merge_ranks(parts: Sequence[RankResults], expected: Sequence[int]) -> RankResults:
+    """All parts' results, sorted by example index; every expected example is there once."""
     merged = RankResults()
-    for part in gathered:
-        merged.extend(part)
+    for part in parts:
+        merged.rows += part.rows
+        merged.skipped += part.skipped
     merged.rows.sort(key=lambda row: row["index"])
     merged.skipped.sort(key=lambda skip: skip["index"])
     seen = sorted(entry["index"] for entry in merged.rows + merged.skipped)
@@ -73,73 +59,60 @@ def merge_ranks(gathered: Sequence[RankResults], expected: Sequence[int]) -> Ran
     return merged
 
 
-def summarize(results: RankResults) -> dict[str, Any]:
-    """Scores, number and list of the skipped examples, and mean prompt tokens per video before
-    and after pruning (None without rows)."""
-    scores = aggregate(results.rows)
+def summarize(results: RankResults, macro: str = "") -> dict[str, Any]:
+    """Scores, number and list of the skipped examples, number of empty answers, mean prompt
+    tokens per example before and after pruning, and mean pruning figures (None without rows)."""
+    scores = aggregate(results.rows, macro)
     categories = scores.pop("categories")
     return {
         **scores,
+        "empty": sum(not row["prediction"] for row in results.rows),
         "skipped": len(results.skipped),
         "tokens_before": _mean([row["n_tokens_before"] for row in results.rows]),
         "tokens_after": _mean([row["n_tokens_after"] for row in results.rows]),
+        "stts": {k: _mean(v) for k, v in _columns(results.rows, "pruning").items()},
         "categories": categories,
         "skipped_examples": results.skipped,
     }
 
 
+def timing(rows: Sequence[Row]) -> dict[str, Any]:
+    """Median seconds of each stage per example, and examples per second of one process while it
+    generates."""
+    columns = _columns(rows, "seconds")
+    total = columns.get("total", [])
+    return {
+        "seconds_per_example": {k: statistics.median(v) for k, v in columns.items()},
+        "examples_per_second": len(total) / sum(total) if sum(total) else None,
+    }
+
+
+def find_problems(metrics: Mapping[str, Any]) -> list[Problem]:
+    """What keeps the numbers of a scored task from being complete."""
+    name, n, skipped = metrics["task"], metrics["n"], metrics["skipped"]
+    found = []
+    if skipped:
+        first = metrics["skipped_examples"][0]
+        left_out = f"{skipped} of {n + skipped} examples left out"
+        found.append(Problem(name, f"{left_out}, first {first['index']}: {first['error']}"))
+    if n and metrics["empty"] == n:
+        found.append(Problem(name, f"the model generated nothing for any of {n} examples"))
+    if not n and not skipped:
+        found.append(Problem(name, "no examples"))
+    return found
+
+
+def _columns(rows: Sequence[Row], key: str) -> dict[str, list[float]]:
+    """The dicts that rows hold under ``key``, as lists by their keys."""
+    columns: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in (row.get(key) or {}).items():
+            columns[name].append(value)
+    return dict(columns)
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-def cache_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
-    """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
-    task, and ``settings`` (plain values)."""
-    files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
-    key = {
-        "files": sorted(
-            (str(f.relative_to(checkpoint)), s.st_size, s.st_mtime_ns) for f, s in files
-        ),
-        "task": dataclasses.asdict(task),
-        "settings": dict(settings),
-    }
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def read_finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """The metrics in a task's ``folder`` if they were computed for ``key``."""
-    path = folder / METRICS_FILE
-    if not path.is_file():
-        return None
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:
-        log.warning("%s is not valid JSON and will be replaced", path)
-        return None
-    if metrics.get("cache_key") == key:
-        log.info("%s is up to date", path)
-        return metrics
-    log.warning("%s is of another set-up and will be replaced; --eval_name keeps both", path)
-    return None
-
-
-def write_result(
-    folder: Path, metrics: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write the files of a task; the metrics come last and mark it as finished."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / PREDICTIONS_FILE, predictions)
-    _write_json(folder / METRICS_FILE, metrics)
-
-
-def _write_json(path: Path, data: object) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(part, path)
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -168,12 +141,18 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> st
     )
 
 
+def format_problems(problems: Sequence[Problem]) -> str:
+    """One line per problem."""
+    return "\n".join(f"  {p.task}: {p.reason}" for p in problems)
+
+
 def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
     """One table line per task from the contents of its ``metrics.json``."""
-    return format_table(HEADERS, [_summary_row(metrics) for metrics in results])
+    return format_table(HEADERS, [summary_row(metrics) for metrics in results])
 
 
-def _summary_row(metrics: Mapping[str, Any]) -> list[object]:
+def summary_row(metrics: Mapping[str, Any]) -> list[object]:
+    """Cells under ``HEADERS``."""
     interval = metrics["interval"]
     timing = metrics.get("timing") or {}
     return [

@@ -1,13 +1,16 @@
 """Command line of ``launch_scripts/eval_molmo2.py``."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from launch_scripts import eval_molmo2
 from launch_scripts.eval_molmo2 import build_config, build_parser, main
 from olmo.config import ConfigError
-from olmo.eval.evaluator import EvalConfig
+from olmo.eval.report import Problem
+from olmo.eval.run import EvalOutcome
+from olmo.eval.settings import EvalConfig
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,8 @@ def test_both_spellings_and_overrides():
             *("--tasks", "synthetic_video_qa", "--max_examples", "5", "runs/demo"),
             *("--save_folder=out", "--eval_name", "x", "--num_workers=1", "--overwrite"),
             *("--max_new_tokens", "7", "--seed=3", "--model.vision_backbone.vit.topk=0.3"),
-            "--model.mm_preprocessor.max_frames=8",
+            *("--model.mm_preprocessor.max_frames=8", "--fsdp", "--generation=batched"),
+            *("--weights", "bf16", "--pictures=0"),
         ]
     )
     assert config == EvalConfig(
@@ -45,6 +49,10 @@ def test_both_spellings_and_overrides():
         overwrite=True,
         max_new_tokens=7,
         seed=3,
+        fsdp=True,
+        generation="batched",
+        weights="bf16",
+        pictures=0,
         model={"vision_backbone": {"vit": {"topk": 0.3}}, "mm_preprocessor": {"max_frames": 8}},
     )
 
@@ -81,6 +89,18 @@ def test_mistakes_get_one_message(tmp_path, capfd, args, message):
 def test_debug_shows_the_traceback(tmp_path, capfd):
     assert main([str(tmp_path), "--mode=synthetic", "--debug"]) == 2
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("problems", [[], [Problem("mvbench", "no such files")]])
+def test_exit_code_tells_whether_everything_was_scored(monkeypatch, capfd, problems):
+    plan = SimpleNamespace(folder="out")
+    monkeypatch.setattr(eval_molmo2, "plan_evaluation", lambda config: plan)
+    outcome = EvalOutcome([], problems)
+    monkeypatch.setattr(eval_molmo2, "run_evaluation", lambda plan, device: outcome)
+    assert main(["runs/demo", "--mode=synthetic"]) == len(problems)
+    out, err = capfd.readouterr()
+    assert "results in out, with report.html" in out
+    assert ("mvbench: no such files" in err) == bool(problems)
 
 
 def test_only_rank_0_speaks(tmp_path, capfd, monkeypatch):

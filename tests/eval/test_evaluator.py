@@ -1,156 +1,35 @@
-"""The evaluator on a fake model and data set; ranks are threads."""
+"""Evaluation of one task on a fake model and data set."""
 
 import json
-import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from olmo.config import Config, ConfigError
-from olmo.data.video_loading import VideoReadError
+from olmo.config import ConfigError
 from olmo.eval import evaluator
-from olmo.eval.evaluator import EvalConfig, EvalPlan, EvalSettings, evaluate_task, run_evaluation
-from olmo.eval.report import RankResults, merge_ranks
-from olmo.eval.tasks import Task
-
-TASK = Task("fake", "fake_set", "test", "question_answering", max_new_tokens=4)
-CPU = torch.device("cpu")
-EOS = 0
-
-
-class FakeDataset:
-    """Example ``i`` starts with token ``i + 1``; lengths differ."""
-
-    def __init__(self, n=11, broken=()):
-        self.n, self.broken = n, broken
-
-    def __len__(self):
-        return self.n
-
-    def get(self, idx, rng):
-        length = 3 + idx * 7 % 5
-        metadata = {"category": "even" if idx % 2 == 0 else "odd", "example_id": f"e{idx}"}
-        noise = rng.randint(1000, size=length - 1)
-        example = {"input_tokens": np.array([idx + 1, *noise]), "metadata": metadata}
-        if idx % 3:
-            metadata |= {"options": list("wxyz"), "answer_idx": idx % 4}
-            return example
-        metadata |= {"answer": "C"}
-        return example | {"question": f"what is {idx}?"}
-
-
-def fake_load_example(dataset, idx, rng, preprocessor, is_training, for_inference):
-    assert preprocessor == "preprocessor" and not is_training and for_inference
-    if idx in dataset.broken:
-        raise VideoReadError(f"clip{idx}.mp4", "no such file")
-    return dataset.get(idx, rng)
-
-
-def fake_collator(examples):
-    width = max(len(e["input_tokens"]) for e in examples)
-    ids = torch.full((len(examples), width), -1)
-    for row, example in zip(ids, examples, strict=True):
-        row[: len(example["input_tokens"])] = torch.from_numpy(example["input_tokens"])
-    return {"input_ids": ids, "metadata": [e["metadata"] for e in examples]}
-
-
-class FakeTokenizer:
-    eos_id = EOS
-
-    def decode(self, ids, truncate_at_eos=True):
-        assert not truncate_at_eos
-        return " ".join(chr(i) if 65 <= i < 91 else str(i) for i in ids)
-
-
-class FakeModelConfig(Config):
-    model_name = "fake_model"
-    vision_backbone = SimpleNamespace(vit=SimpleNamespace(topk=0.5, prune_at=3))
-
-    def build_tokenizer(self):
-        return FakeTokenizer()
-
-    def build_preprocessor(self, tokenizer):
-        return "preprocessor"
-
-    def build_collator(self):
-        return fake_collator
-
-    def to_dict(self):
-        return {"topk": self.vision_backbone.vit.topk}
-
-
-class FakeModel(nn.Module):
-    """Answers with a letter that depends on the example, its noise and the padded width."""
-
-    def generate(self, batch, max_new_tokens, stop_ids):
-        assert not self.training and not torch.is_grad_enabled()
-        assert stop_ids == [EOS] and set(batch) == {"input_ids"}
-        ids = batch["input_ids"]
-        n_tokens = (ids >= 0).sum(1)
-        letters = 65 + (ids.clamp(min=0).sum(1) + ids.shape[1]) % 4
-        tokens = torch.full((len(ids), max_new_tokens), EOS)
-        tokens[:, 0] = letters
-        tokens[ids[:, 0] == 6, 0] = EOS  # example 5: an empty answer
-        timings = {"vision": 0.2 * len(ids), "prefill": 0.4 * len(ids), "decode": 0.1 * len(ids)}
-        return SimpleNamespace(token_ids=tokens, n_prompt_tokens=n_tokens - 1, timings=timings)
-
-
-class Ranks:
-    """Threads that take the place of the processes of ``olmo.distributed``."""
-
-    def __init__(self, monkeypatch, world):
-        self.world, self.local = world, threading.local()
-        self.meet = threading.Barrier(world, timeout=10)
-        self.parts, self.box = [None] * world, None
-        for name in ("get_rank", "get_world_size", "is_main", "gather_object", "broadcast_object"):
-            monkeypatch.setattr(evaluator, name, getattr(self, name))
-
-    def run(self, function):
-        def on(rank):
-            self.local.rank = rank
-            return function()
-
-        with ThreadPoolExecutor(self.world) as pool:
-            return list(pool.map(on, range(self.world)))
-
-    def get_rank(self):
-        return self.local.rank
-
-    def get_world_size(self):
-        return self.world
-
-    def is_main(self):
-        return self.local.rank == 0
-
-    def gather_object(self, obj):
-        self.parts[self.local.rank] = obj
-        self.meet.wait()
-        return list(self.parts) if self.is_main() else None
-
-    def broadcast_object(self, obj):
-        if self.is_main():
-            self.box = obj
-        self.meet.wait()
-        out = self.box
-        self.meet.wait()
-        return out
+from olmo.eval.answering import RankResults
+from olmo.eval.evaluator import TaskFailed, evaluate_task, together
+from olmo.eval.examples import example_id, labels
+from olmo.eval.report import merge_ranks
+from olmo.eval.settings import EvalConfig, EvalSettings
+from tests.eval.fakes import CPU, TASK, FakeDataset, FakeModel, FakeModelConfig, Ranks, install
 
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
-    monkeypatch.setattr(evaluator, "load_example", fake_load_example)
-    monkeypatch.setattr(evaluator, "get_dataset", lambda name, split: FakeDataset())
+    install(monkeypatch)
 
 
-def evaluate(dataset=None, model=None, **settings):
+def evaluate(dataset=None, model=None, task=TASK, **settings):
     model = model or FakeModel()
-    return evaluate_task(model, FakeModelConfig(), TASK, EvalSettings(**settings), CPU, dataset)
+    return evaluate_task(model, FakeModelConfig(), task, EvalSettings(**settings), CPU, dataset)
+
+
+def answers(result):
+    """What must not depend on how the run went: everything but the seconds."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.predictions]
+    return json.dumps([rows, result.metrics])
 
 
 def test_rows_and_metrics():
@@ -159,20 +38,11 @@ def test_rows_and_metrics():
     assert model.training
     rows, metrics = result.predictions, result.metrics
     assert [row["index"] for row in rows] == [0, 1, 3, 4, 5, 6, 7, 8, 10]
-    assert list(rows[1]) == [
-        "index",
-        "example_id",
-        "question",
-        "options",
-        "prediction",
-        "correct",
-        "unparsed",
-        "parsed",
-        "reference",
-        "category",
-        "n_tokens_before",
-        "n_tokens_after",
-    ]
+    assert set(rows[1]) == {
+        *("index", "example_id", "question", "options", "prediction", "correct", "unparsed"),
+        *("parsed", "reference", "category", "labels", "n_tokens_before", "n_tokens_after"),
+        *("fingerprint", "seconds"),
+    }
     choice, short, empty = rows[1], rows[2], rows[4]
     assert choice["options"] == list("wxyz") and choice["reference"] == "B"
     assert choice["question"].startswith("2 ")  # no question in the data set: the decoded prompt
@@ -180,20 +50,23 @@ def test_rows_and_metrics():
     assert choice["prediction"] in "ABCD" and choice["example_id"] == "e1"
     assert (empty["prediction"], empty["parsed"], empty["unparsed"]) == ("", None, 1)
     assert all(row["n_tokens_after"] == row["n_tokens_before"] - 1 for row in rows)
+    assert set(rows[0]["seconds"]) == {"load", "vision", "prefill", "decode", "total"}
 
-    assert (metrics["n"], metrics["skipped"], metrics["unparsed"]) == (9, 2, 1)
+    assert (metrics["n"], metrics["skipped"], metrics["unparsed"], metrics["empty"]) == (9, 2, 1, 1)
     assert metrics["accuracy"] == np.mean([row["correct"] for row in rows])
     assert metrics["tokens_after"] == pytest.approx(metrics["tokens_before"] - 1)
     assert set(metrics["categories"]) == {"even", "odd"}
     assert [skip["index"] for skip in metrics["skipped_examples"]] == [2, 9]
     assert "clip2.mp4" in metrics["skipped_examples"][0]["error"]
-    assert metrics["model"] == {"model_name": "fake_model", "topk": 0.5, "prune_at": 3}
+    expected = {"model_name": "fake_model", "max_frames": 8, "topk": 0.5, "prune_at": 3}
+    assert metrics["model"] == expected
     seconds = result.timing["seconds_per_example"]
     assert {k: round(seconds[k], 6) for k in ("vision", "prefill", "decode")} == {
         "vision": 0.2,
         "prefill": 0.4,
         "decode": 0.1,
     }
+    assert result.timing["examples_per_second"] > 0
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
@@ -202,15 +75,35 @@ def test_results_do_not_depend_on_the_number_of_ranks(monkeypatch, world, settin
     dataset = FakeDataset(broken=(4, 7))
     alone = evaluate(dataset, **settings)
     ranks = Ranks(monkeypatch, world)
-    for together in ranks.run(lambda: evaluate(dataset, **settings)):
-        assert json.dumps(together.metrics) == json.dumps(alone.metrics)
-        assert json.dumps(together.predictions) == json.dumps(alone.predictions)
-        assert together.timing["world_size"] == world
+    for result in ranks.run(lambda: evaluate(dataset, **settings)):
+        assert answers(result) == answers(alone)
+        assert result.timing["world_size"] == world
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 20])
+def test_results_do_not_depend_on_the_batch_size(size):
+    """The fake's answers depend on the padded width, so this holds for single rows only."""
+    assert answers(evaluate(device_batch_size=size)) == answers(evaluate())
+
+
+def test_batched_generation_puts_similar_lengths_together():
+    widths, dataset = [], FakeDataset(30)
+
+    class Watched(FakeModel):
+        def generate(self, batch, *args):
+            widths.append((batch["input_ids"].shape, (batch["input_ids"] < 0).sum().item()))
+            return super().generate(batch, *args)
+
+    result = evaluate(dataset, Watched(), device_batch_size=6, generation="batched")
+    assert [len(shape) and shape[0] for shape, _ in widths] == [6] * 5
+    assert sum(padding for _, padding in widths) <= 15  # at random: about 60
+    assert [row["index"] for row in result.predictions] == list(range(30))
+    assert result.metrics["generation"] == "batched"
 
 
 def test_workers_change_nothing():
     dataset = FakeDataset(broken=(4,))
-    assert evaluate(dataset, num_workers=2).predictions == evaluate(dataset).predictions
+    assert answers(evaluate(dataset, num_workers=2)) == answers(evaluate(dataset))
 
 
 def test_limited_runs_nest():
@@ -222,6 +115,25 @@ def test_limited_runs_nest():
     assert {row["index"] for row in evaluate(max_examples=5, seed=1).predictions} != picks[1]
 
 
+def test_only_some_examples():
+    result = evaluate(task=replace(TASK, only=("category", "even")), max_examples=4)
+    assert len(result.predictions) == 4
+    assert all(row["index"] % 2 == 0 for row in result.predictions)
+
+
+def test_the_prompt_form_of_the_task_is_used(monkeypatch):
+    seen = []
+
+    def load(dataset, idx, rng, *args):
+        example = dataset.get(idx, rng)
+        seen.append(example["style"])
+        return example
+
+    monkeypatch.setattr("olmo.eval.examples.load_example", load)
+    evaluate(task=replace(TASK, prompt="video_eval_multiple_choice"), max_examples=2)
+    assert seen == ["video_eval_multiple_choice"] * 2
+
+
 def test_no_readable_video():
     result = evaluate(FakeDataset(3, broken=range(3)))
     assert (result.metrics["n"], result.metrics["skipped"]) == (0, 3)
@@ -229,100 +141,67 @@ def test_no_readable_video():
     json.dumps(result.metrics, allow_nan=False)
 
 
+def test_a_prompt_that_is_too_long_is_left_out():
+    class Short(FakeModel):
+        def generate(self, batch, *args):
+            if batch["input_ids"][0, 0] == 4:
+                raise ValueError("a prompt of 9 positions is too long")
+            return super().generate(batch, *args)
+
+    metrics = evaluate(model=Short()).metrics
+    assert (metrics["n"], metrics["skipped"]) == (10, 1)
+    expected = [{"index": 3, "error": "a prompt of 9 positions is too long"}]
+    assert metrics["skipped_examples"] == expected
+
+
 def test_merging_loses_and_doubles_nothing():
     def rows(*indices):
-        return RankResults([{"index": i} for i in indices], seconds={"total": [1.0] * len(indices)})
+        return RankResults([{"index": i} for i in indices])
 
     skipped = RankResults(skipped=[{"index": 1, "error": ""}])
     merged = merge_ranks([rows(3, 0), rows(2), skipped], range(4))
     assert [row["index"] for row in merged.rows] == [0, 2, 3]
-    assert merged.seconds == {"total": [1.0] * 3}
     for parts in ([rows(0, 1), rows(1)], [rows(0)], [rows(0, 1, 2)], [rows(0, 1), skipped]):
         with pytest.raises(AssertionError):
             merge_ranks(parts, range(2))
 
 
+def test_an_error_on_one_rank_is_an_error_on_all(monkeypatch):
+    ranks = Ranks(monkeypatch, 3)
+
+    def fail_on_the_last():
+        if evaluator.get_rank() == 2:
+            raise KeyError("lost")
+        return evaluator.get_rank()
+
+    def caught():
+        with pytest.raises(TaskFailed, match="KeyError: 'lost'"):
+            together(fail_on_the_last)
+        return together(evaluator.get_rank)
+
+    assert ranks.run(caught) == [0, 1, 2]
+
+
+def test_names_and_labels():
+    assert example_id({"example_id": 3, "question_id": "q"}, 7) == "3"
+    assert example_id({"question_id": "q"}, 7) == "q" and example_id({}, 7) == "7"
+    metadata = {"a": "x", "b": [1, 2], "c": None}
+    assert labels(("a",), metadata) == ["x"]
+    assert labels(("a", "b", "c", "d"), metadata) == ["a/x", "b/1", "b/2"]
+
+
 @pytest.mark.parametrize(
-    "bad", [{"max_examples": 0}, {"device_batch_size": 0}, {"num_workers": -1}, {"model": 3}]
+    "bad",
+    [
+        {"max_examples": 0},
+        {"device_batch_size": 0},
+        {"num_workers": -1},
+        {"model": 3},
+        {"generation": "fast"},
+        {"weights": "fp16"},
+    ],
 )
 def test_settings_are_checked(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         EvalConfig.from_dict({"checkpoint": "x", **bad})
     assert EvalSettings(max_examples=-1).max_examples is None
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """A plan for a checkpoint with one file; ``plan.loads`` counts the loaded models."""
-    checkpoint = tmp_path / "run" / "step5"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "model.pt").write_text("weights")
-    loads = []
-
-    def load(path, overrides, device, dtype):
-        loads.append(path)
-        return FakeModel(), FakeModelConfig()
-
-    monkeypatch.setattr(evaluator, "load_model", load)
-    config = EvalConfig(checkpoint=str(checkpoint), max_examples=4)
-    made = EvalPlan(config, checkpoint, FakeModelConfig(), [TASK], tmp_path / "out")
-    made.loads = loads
-    return made
-
-
-def test_files(plan):
-    (metrics,) = run_evaluation(plan, CPU)
-    folder = plan.folder / "fake"
-    assert sorted(f.name for f in folder.iterdir()) == ["metrics.json", "predictions.json"]
-    written = json.loads((folder / "metrics.json").read_text())
-    assert written == metrics and written["checkpoint"].endswith("step5")
-    assert len(json.loads((folder / "predictions.json").read_text())) == written["n"] == 4
-
-    first = {f.name: f.read_text() for f in folder.iterdir()}
-    plan.config.overwrite = True
-    run_evaluation(plan, CPU)
-    assert (folder / "predictions.json").read_text() == first["predictions.json"]
-    before, after = (
-        text.partition('"timing"')[0]
-        for text in (first["metrics.json"], (folder / "metrics.json").read_text())
-    )
-    assert before == after
-
-
-def test_finished_results_are_reused(plan):
-    first = run_evaluation(plan, CPU)
-    assert run_evaluation(plan, CPU) == first
-    assert len(plan.loads) == 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda plan: setattr(plan.config, "overwrite", True),
-        lambda plan: setattr(plan.config, "max_examples", 3),
-        lambda plan: setattr(plan.config, "max_new_tokens", 9),
-        lambda plan: setattr(plan.config, "seed", 1),
-        lambda plan: setattr(plan.model_config, "to_dict", lambda: {"topk": 0.3}),
-        lambda plan: plan.tasks.__setitem__(0, replace(TASK, split="validation")),
-        lambda plan: (plan.checkpoint / "model.pt").write_text("other weights"),
-        lambda plan: (plan.checkpoint / "more.pt").write_text(""),
-        lambda plan: (plan.folder / "fake" / "metrics.json").write_text("{"),
-    ],
-)
-def test_results_of_another_set_up_are_replaced(plan, change):
-    run_evaluation(plan, CPU)
-    change(plan)
-    (again,) = run_evaluation(plan, CPU)
-    assert len(plan.loads) == 2
-    written = json.loads((plan.folder / "fake" / "metrics.json").read_text())
-    assert math.isclose(written["accuracy"], again["accuracy"])
-    assert written["cache_key"] == again["cache_key"]
-
-
-def test_ranks_share_one_reading_of_the_cache(plan, monkeypatch):
-    ranks = Ranks(monkeypatch, 2)
-    first = ranks.run(lambda: run_evaluation(plan, CPU))
-    assert first[0][0]["cache_key"] == first[1][0]["cache_key"]
-    assert len(plan.loads) == 2  # one model per rank
-    ranks.run(lambda: run_evaluation(plan, CPU))
-    assert len(plan.loads) == 2

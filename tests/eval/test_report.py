@@ -1,8 +1,21 @@
-"""Text tables."""
+"""Text tables, summaries and the HTML report."""
 
 import pytest
+from PIL import Image
 
-from olmo.eval.report import format_summary, format_table
+from olmo.eval.answering import RankResults
+from olmo.eval.failure_pictures import picture_path
+from olmo.eval.report import (
+    Problem,
+    find_problems,
+    format_problems,
+    format_summary,
+    format_table,
+    summarize,
+    timing,
+)
+from olmo.eval.report_html import write_report
+from olmo.eval.store import write_result
 
 
 def test_format_table():
@@ -42,3 +55,73 @@ def test_summary():
     for cell in ("75.0", "50.0 - 100.0", "120.0", "70.2", "0.042"):
         assert cell in first
     assert second.split() == ["empty", "-", "-", "0", "0", "3", "-", "-", "-"]
+
+
+def row(index, correct, **more):
+    return {
+        "index": index,
+        "example_id": f"e{index}",
+        "question": "Which <colour>?",
+        "options": ["red", "blue"],
+        "prediction": "A",
+        "correct": correct,
+        "unparsed": 0,
+        "parsed": "A",
+        "reference": "B",
+        "category": "colour",
+        "labels": ["colour"],
+        "n_tokens_before": 10,
+        "n_tokens_after": 6 + index,
+        "pruning": {"pruned_fraction": 0.5},
+        "seconds": {"prefill": 0.1 * (index + 1), "total": 0.5},
+        **more,
+    }
+
+
+def test_summary_of_rows():
+    rows = [row(0, 1), row(1, 0, prediction="", unparsed=1), row(2, 0)]
+    found = summarize(RankResults(rows, [{"index": 3, "error": "no file"}]))
+    assert (found["n"], found["skipped"], found["empty"], found["unparsed"]) == (3, 1, 1, 1)
+    assert (found["tokens_before"], found["tokens_after"]) == (10, 7)
+    assert found["stts"] == {"pruned_fraction": 0.5}
+    times = timing(rows)
+    assert times["seconds_per_example"] == {"prefill": pytest.approx(0.2), "total": 0.5}
+    assert times["examples_per_second"] == 2
+    assert timing([])["examples_per_second"] is None
+
+
+def test_problems():
+    done = {"task": "t", "n": 3, "skipped": 0, "empty": 1, "skipped_examples": []}
+    assert find_problems(done) == []
+    left_out = done | {"skipped": 1, "skipped_examples": [{"index": 7, "error": "cut off"}]}
+    (problem,) = find_problems(left_out)
+    assert problem.reason == "1 of 4 examples left out, first 7: cut off"
+    assert [p.reason for p in find_problems(done | {"n": 0, "empty": 0})] == ["no examples"]
+    assert "generated nothing" in find_problems(done | {"empty": 3})[0].reason
+    assert format_problems([problem]) == "  t: 1 of 4 examples left out, first 7: cut off"
+
+
+def test_html(tmp_path):
+    rows = [row(0, 1), row(1, 0, prediction="<b>x"), row(2, 0.5, example_id="drawn")]
+    metrics = {
+        "task": "colours:test",
+        "title": "Colours",
+        **summarize(RankResults(rows, [{"index": 9, "error": "cut <off>"}])),
+        "model": {"topk": 0.5},
+    }
+    folder = tmp_path / "colours-test"
+    write_result(folder, metrics, rows)
+    path = picture_path(folder, rows[2])
+    path.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(path)
+    write_report(tmp_path, [metrics], [Problem("mvbench", "no <files>")])
+    text = (tmp_path / "report.html").read_text()
+    assert "2 of 3 answers are not right." in text and "topk 0.5" in text
+    assert "no &lt;files&gt;" in text and "cut &lt;off&gt;" in text and "&lt;b&gt;x" in text
+    assert text.index("drawn") < text.index("e1") and "data:image/jpeg;base64," in text
+    assert "e0" not in text
+
+
+def test_html_of_nothing(tmp_path):
+    write_report(tmp_path, [], [])
+    assert "No task failed" in (tmp_path / "report.html").read_text()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from olmo.eval.metrics import STYLES
+from olmo.data.registry import dataset_names
+from olmo.eval.scorers import SCORERS
 from olmo.eval.tasks import TASKS, groups, resolve_tasks
 
 
@@ -10,10 +11,45 @@ def names(mode=None, tasks=None):
     return [task.name for task in resolve_tasks(mode, tasks)]
 
 
+GROUPS = (
+    *("video", "short_video", "long_video", "video_no_subtitle", "video_subtitle", "test_video"),
+    *("video_pointing", "image_pointing", "single_image", "multi_image", "tracking", "synthetic"),
+)
+
+
 def test_table():
     assert len({task.name for task in TASKS}) == len(TASKS)
     assert not {task.name for task in TASKS} & set(groups())
-    assert all(task.metric in STYLES and task.max_new_tokens > 0 for task in TASKS)
+    assert set(groups()) == set(GROUPS)
+    for task in TASKS:
+        assert task.metric in SCORERS and task.max_new_tokens > 0 and task.batch_size > 0, task
+
+
+def test_groups():
+    short, long = names("short_video"), names("long_video")
+    assert (len(short), len(long)) == (7, 7)
+    assert names("video") == short + long
+    subtitle, plain = names("video_subtitle"), names("video_no_subtitle")
+    assert set(subtitle) | set(plain) == set(names("video")) and not set(subtitle) & set(plain)
+    assert all(
+        t.prompt and t.prompt.endswith("_w_subtitle")
+        for t in resolve_tasks(None, "video_mme_w_subtitle,long_video_bench_w_subtitle")
+    )
+    assert len(names("video_pointing")) == 3 and len(names("tracking")) == 5
+
+
+def test_the_video_tasks_name_registered_data_sets():
+    known = dataset_names()
+    assert all(task.dataset in known for task in resolve_tasks("video,synthetic", None))
+
+
+def test_another_split():
+    (task,) = resolve_tasks(None, "motionbench:test")
+    assert (task.name, task.split, task.dataset) == ("motionbench:test", "test", "motionbench")
+    assert task.folder == "motionbench-test"
+    assert resolve_tasks(None, "tomato:test") == resolve_tasks(None, "tomato")
+    with pytest.raises(ValueError, match="video is a group"):
+        resolve_tasks("video:test", None)
 
 
 def test_resolve():
@@ -29,7 +65,7 @@ def test_resolve():
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"synthetic_vidoe.*Did you mean synthetic_video_qa") as e:
         resolve_tasks(None, "synthetic_vidoe")
-    assert "Known groups: synthetic" in str(e.value)
+    assert "Known groups: synthetic, short_video" in str(e.value)
 
 
 @pytest.mark.parametrize("empty", [None, "", " , "])

@@ -1,0 +1,164 @@
+"""Evaluation examples, loaded and collated for forward passes.
+
+``exact`` generation runs one example per forward pass. Floating-point results depend on the shape
+of a batch (and on the CPU on the number of threads), so this alone makes an answer independent of
+the batch size, of the other examples and of the number of processes. ``batched`` runs several at
+once, examples of similar length together; a near-tie between two tokens may then fall otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from olmo.data.loader import load_example
+from olmo.data.mixture import example_rng
+from olmo.data.registry import Dataset
+from olmo.tokenizer import MolmoTokenizer
+
+if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2Config
+    from olmo.preprocessing.collator import Collator
+    from olmo.preprocessing.multimodal import ExamplePreprocessor
+
+Generation = Literal["exact", "batched"]
+
+LENGTH_WINDOW = 8
+"""``batched``: so many batches are loaded together and cut by length."""
+BAD_EXAMPLE = (ValueError, OSError, LookupError)
+"""What an example raises that cannot be read or formatted."""
+
+
+@dataclass
+class Pass:
+    """Examples of one forward pass: collated ``inputs``, and per example its ``index``,
+    ``metadata``, ``question`` (the whole prompt where the data set has none), ``n_tokens`` and
+    ``load`` seconds."""
+
+    inputs: dict[str, Any]
+    examples: list[dict[str, Any]]
+
+
+@dataclass
+class Loaded:
+    """What one chunk of examples became. ``skipped`` has ``index``, ``example_id``, ``error``."""
+
+    passes: list[Pass] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ExampleLoader(torch.utils.data.Dataset[Loaded]):
+    """Item ``j`` holds the examples ``chunks[j]`` of ``dataset``, in passes of at most
+    ``rows_per_pass``. An example's random numbers depend on ``seed`` and its index alone."""
+
+    dataset: Dataset
+    chunks: list[list[int]]
+    preprocessor: ExamplePreprocessor
+    collator: Collator
+    tokenizer: MolmoTokenizer
+    seed: int
+    rows_per_pass: int = 1
+    prompt: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, j: int) -> Loaded:
+        loaded, found = Loaded(), []
+        for index in self.chunks[j]:
+            try:
+                found.append(self._load(index))
+            except BAD_EXAMPLE as e:
+                loaded.skipped.append({"index": index, "error": describe_error(e)})
+        if self.rows_per_pass > 1:
+            found.sort(key=lambda pair: (pair[1]["n_tokens"], pair[1]["index"]))
+        for i in range(0, len(found), self.rows_per_pass):
+            part = found[i : i + self.rows_per_pass]
+            collated = self.collator([arrays for arrays, _ in part])
+            inputs = {k: v for k, v in collated.items() if k != "metadata"}
+            loaded.passes.append(Pass(inputs, [about for _, about in part]))
+        return loaded
+
+    def _load(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The arrays of an example, and what is known about it."""
+        start = time.perf_counter()
+        raw = raw_example(self.dataset, index, self.seed)
+        styled: Dataset = (
+            self.dataset if self.prompt is None else _Styled(self.dataset, self.prompt)
+        )
+        rng = example_rng(self.seed, index, epoch=0)
+        arrays = load_example(styled, index, rng, self.preprocessor, False, True)
+        ids = [int(i) for i in arrays["input_tokens"]]
+        return arrays, {
+            "index": index,
+            "metadata": arrays.get("metadata") or {},
+            "question": raw.get("question") or self.tokenizer.decode(ids, truncate_at_eos=False),
+            "n_tokens": len(ids),
+            "load": time.perf_counter() - start,
+        }
+
+
+@dataclass
+class _Styled:
+    """A data set whose examples have one style."""
+
+    dataset: Dataset
+    style: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get(self, idx: int, rng: Any) -> dict[str, Any]:
+        return self.dataset.get(idx, rng) | {"style": self.style}
+
+
+def raw_example(dataset: Dataset, index: int, seed: int) -> dict[str, Any]:
+    """Example ``index`` as an evaluation with ``seed`` sees it."""
+    return dataset.get(index, example_rng(seed, index, epoch=0))
+
+
+def collate_examples(
+    config: Molmo2Config, dataset: Dataset, indices: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """Collated prompts of these evaluation examples, one row each."""
+    preprocessor = config.build_preprocessor(config.build_tokenizer())
+    arrays = [
+        load_example(dataset, i, example_rng(seed, i, epoch=0), preprocessor, False, True)
+        for i in indices
+    ]
+    return {k: v for k, v in config.build_collator()(arrays).items() if k != "metadata"}
+
+
+def describe_error(error: BaseException) -> str:
+    """One line, with the type where the message alone says little."""
+    text = " ".join(str(error).split())
+    return (
+        text
+        if isinstance(error, (ValueError, OSError)) and text
+        else f"{type(error).__name__}: {text}"
+    )
+
+
+def example_id(metadata: Mapping[str, Any], index: int) -> str:
+    """The data set's own id, else one made of the question's id or the index."""
+    for key in ("example_id", "question_id"):
+        if metadata.get(key) is not None:
+            return str(metadata[key])
+    return str(index)
+
+
+def labels(fields: Sequence[str], metadata: Mapping[str, Any]) -> list[str]:
+    """Categories of an example: the values of ``fields``, with the field's name where there are
+    several fields."""
+    found = []
+    for name in fields:
+        value = metadata.get(name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        prefix = f"{name}/" if len(fields) > 1 else ""
+        found += [f"{prefix}{v}" for v in values if v is not None]
+    return found

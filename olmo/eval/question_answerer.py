@@ -1,0 +1,121 @@
+"""A checkpoint that answers single questions about a video or images, as an evaluation does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from olmo.data.loader import load_example
+from olmo.eval.answering import on_device
+from olmo.eval.loading import load_for_evaluation
+from olmo.eval.settings import evaluation_overrides
+from olmo.eval.tasks import MC
+from olmo.models.loading import select_checkpoint
+from olmo.tokenizer import MolmoTokenizer
+
+if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2
+    from olmo.preprocessing.collator import Collator
+    from olmo.preprocessing.multimodal import ExamplePreprocessor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text, and how many tokens went in (after pruning) and came out."""
+
+    text: str
+    n_prompt_tokens: int
+    n_new_tokens: int
+
+
+@dataclass
+class QuestionAnswerer:
+    """Answers one question per forward pass, so that no answer depends on another."""
+
+    model: Molmo2
+    tokenizer: MolmoTokenizer
+    preprocessor: ExamplePreprocessor
+    collator: Collator
+    device: torch.device
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        overrides: dict[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> QuestionAnswerer:
+        """Load a checkpoint with ``overrides`` of its model config; weights in ``dtype`` (None:
+        bf16 on a GPU, else float32)."""
+        device, folder = torch.device(device), select_checkpoint(checkpoint)
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        over = evaluation_overrides(folder, overrides or {})
+        model = load_for_evaluation(folder, over, device, dtype)
+        tokenizer = model.config.build_tokenizer()
+        preprocessor = model.config.build_preprocessor(tokenizer)
+        return cls(model, tokenizer, preprocessor, model.config.build_collator(), device)
+
+    def answer(
+        self,
+        question: str,
+        media: Sequence[Any] = (),
+        max_new_tokens: int = 256,
+        until: Sequence[str] = (),
+        style: str = MC,
+    ) -> Answer:
+        """Answer ``question`` about ``media``: the path of one video, or images (paths or PIL).
+
+        The answer is cut before the first of ``until``. Raises ``ValueError`` for other media
+        and for a prompt that is too long, ``VideoReadError`` for a broken video.
+        """
+        example = {"question": question, "style": style, **media_fields(media)}
+        rng = np.random.RandomState(0)  # evaluation draws nothing from it
+        arrays = load_example(_Single(example), 0, rng, self.preprocessor, False, True)
+        batch = self.collator([arrays])
+        inputs = on_device({k: v for k, v in batch.items() if k != "metadata"}, self.device)
+        eos = self.tokenizer.eos_id
+        out = self.model.generate(inputs, max_new_tokens, [eos])
+        ids = out.token_ids[0].tolist()
+        ids = ids[: ids.index(eos)] if eos in ids else ids
+        text = self.tokenizer.decode(ids, truncate_at_eos=False)
+        for stop in filter(None, until):
+            text = text.partition(stop)[0]
+        return Answer(text.strip(), int(out.n_prompt_tokens[0]), len(ids))
+
+
+def media_fields(media: Sequence[Any]) -> dict[str, Any]:
+    """The fields of an example with these media."""
+    videos = [m for m in media if isinstance(m, (str, Path)) and _is_video(m)]
+    if not media:
+        return {}
+    if len(videos) == len(media) == 1:
+        return {"video": str(videos[0])}
+    if videos:
+        raise ValueError(f"{len(videos)} videos among {len(media)} media: one video, or images")
+    return {"image": media[0] if len(media) == 1 else list(media)}
+
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def _is_video(path: str | Path) -> bool:
+    return Path(path).suffix.lower() not in IMAGE_SUFFIXES
+
+
+@dataclass
+class _Single:
+    """A data set of one example."""
+
+    example: dict[str, Any]
+
+    def __len__(self) -> int:
+        return 1
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        return dict(self.example)

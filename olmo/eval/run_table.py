@@ -1,0 +1,187 @@
+"""Several evaluation runs side by side: one row per run, one column per benchmark, then average,
+tokens, throughput and speed-up; and what differs from the first run, with paired tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from olmo.eval.significance import p_value, paired_difference, paired_gaps
+from olmo.eval.store import METRICS_FILE, PREDICTIONS_FILE
+from olmo.eval.tasks import TASKS
+
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Run:
+    """The results in one folder: metrics and rows by task name."""
+
+    folder: Path
+    metrics: dict[str, dict[str, Any]]
+    label: str = ""
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def predictions(self, task: str) -> list[dict[str, Any]]:
+        """Rows of one task, read on first use."""
+        if task not in self.rows:
+            path = self.folder / task.replace(":", "-") / PREDICTIONS_FILE
+            self.rows[task] = json.loads(path.read_text(encoding="utf-8"))
+        return self.rows[task]
+
+
+def load_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """Runs of these folders. A folder of runs stands for all of them; ``LABEL=FOLDER`` names one.
+
+    Raises ``FileNotFoundError`` for a folder without results, ``ValueError`` for broken files.
+    """
+    runs = []
+    for given in map(str, paths):
+        label, _, path = given.rpartition("=") if not Path(given).exists() else ("", "", given)
+        folder = Path(path)
+        found = [run for run in map(_load, [folder, *_subfolders(folder)]) if run.metrics]
+        if not found:
+            raise FileNotFoundError(f"{folder}: no {METRICS_FILE} of a task in it")
+        if label and len(found) == 1:
+            found[0].label = label
+        runs += found
+    _name(runs)
+    return runs
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def _load(folder: Path) -> Run:
+    run = Run(folder, {})
+    for path in sorted(folder.glob(f"*/{METRICS_FILE}")):
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            run.metrics[metrics["task"]] = metrics
+        except (ValueError, TypeError, KeyError) as e:
+            raise ValueError(f"{path}: not the metrics of a task: {e!r}") from e
+    return run
+
+
+def _name(runs: Sequence[Run]) -> None:
+    """Labels from the settings; where those are the same, the folder's name."""
+    frames = {_model(run).get("max_frames") for run in runs}
+    for run in runs:
+        if not run.label:
+            run.label = _settings_label(_model(run), len(frames) > 1)
+    labels = [run.label for run in runs]
+    for run, label in zip(runs, labels, strict=True):
+        if labels.count(label) > 1:
+            run.label = f"{label} ({run.folder.name})"
+
+
+def _model(run: Run) -> dict[str, Any]:
+    return next(iter(run.metrics.values())).get("model") or {}
+
+
+def _settings_label(model: dict[str, Any], with_frames: bool) -> str:
+    topk = model.get("topk") if model.get("prune", True) else None
+    label = f"{model.get('prune_method')} {100 * topk:g}%" if topk else "dense"
+    return f"{label}, {model['max_frames']} frames" if with_frames else label
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def common_tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks that any run scored, in the order of the task table."""
+    order = {task.name: i for i, task in enumerate(TASKS)}
+    names = {name for run in runs for name, m in run.metrics.items() if m["accuracy"] is not None}
+    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
+
+
+def accuracy_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
+    """Headers and one row per run. An accuracy that differs from the first run's (paired test,
+    p < 0.05) has a star; the average is over the tasks that every run has."""
+    tasks = common_tasks(runs)
+    shared = [t for t in tasks if all(t in run.metrics for run in runs)]
+    headers = ["setting", *(_title(runs, t) for t in tasks), "average", "tokens", "tokens %"]
+    headers += ["videos/s", "speed-up"]
+    rows = []
+    for run in runs:
+        cells: list[object] = [run.label]
+        cells += [_accuracy(run, runs[0], task) for task in tasks]
+        scores = [run.metrics[t]["accuracy"] for t in shared]
+        cells.append(_figure(sum(scores) / len(scores) if scores else None, 100))
+        before, after = (_mean(run, shared, f"tokens_{when}") for when in ("before", "after"))
+        cells.append(_figure(after))
+        cells.append(_figure(after / before if before and after else None, 100))
+        speed, first = throughput(run, shared), throughput(runs[0], shared)
+        cells.append(_figure(speed, 1, 2))
+        ratio = speed / first if speed and first else None
+        cells.append(None if ratio is None else f"{ratio:.2f}x")
+        rows.append(cells)
+    return headers, rows
+
+
+def difference_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
+    """Headers and one row per task and run but the first: paired difference to the first."""
+    headers = ["task", "setting", "points", "95% interval", "p", "n", "same answers %"]
+    rows: list[list[object]] = []
+    for task in common_tasks(runs):
+        for run in runs[1:]:
+            if task not in run.metrics or task not in runs[0].metrics:
+                continue
+            ours, theirs = run.predictions(task), runs[0].predictions(task)
+            cells: list[object] = [_title(runs, task), run.label]
+            try:
+                gap = paired_difference(ours, theirs)
+            except ValueError as e:
+                rows.append([*cells, None, str(e), None, None, None])
+                continue
+            pairs = zip(ours, theirs, strict=True)
+            same = sum(a["prediction"] == b["prediction"] for a, b in pairs) / len(ours)
+            p = p_value(paired_gaps(ours, theirs))
+            interval = f"{gap.low:+.1f} to {gap.high:+.1f}"
+            cells += [f"{gap.points:+.1f}", interval, f"{p:.3f}", gap.n, f"{100 * same:.1f}"]
+            rows.append(cells)
+    return headers, rows
+
+
+def throughput(run: Run, tasks: Sequence[str]) -> float | None:
+    """Examples per second of one process over these tasks, generation only."""
+    seconds = n = 0.0
+    for task in tasks:
+        speed = (run.metrics[task].get("timing") or {}).get("examples_per_second")
+        if not speed:
+            return None
+        n += run.metrics[task]["n"]
+        seconds += run.metrics[task]["n"] / speed
+    return n / seconds if seconds else None
+
+
+def _accuracy(run: Run, first: Run, task: str) -> str | None:
+    if task not in run.metrics or run.metrics[task]["accuracy"] is None:
+        return None
+    text = _figure(run.metrics[task]["accuracy"], 100)
+    if run is first or task not in first.metrics:
+        return text
+    try:
+        gaps = paired_gaps(run.predictions(task), first.predictions(task))
+    except ValueError:
+        return text  # other questions: the table of differences says so
+    return f"{text}*" if p_value(gaps) < SIGNIFICANT else text
+
+
+def _mean(run: Run, tasks: Sequence[str], key: str) -> float | None:
+    """Mean over all examples of these tasks."""
+    n = sum(run.metrics[t]["n"] for t in tasks)
+    return sum(run.metrics[t]["n"] * (run.metrics[t][key] or 0) for t in tasks) / n if n else None
+
+
+def _title(runs: Sequence[Run], task: str) -> str:
+    found = next(run.metrics[task] for run in runs if task in run.metrics)
+    return str(found.get("title") or task)
+
+
+def _figure(value: float | None, factor: float = 1, digits: int = 1) -> str | None:
+    return None if value is None else f"{factor * value:.{digits}f}"

@@ -1,0 +1,125 @@
+"""What an evaluation run is asked to do, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from olmo.config import Config
+from olmo.eval.examples import Generation
+from olmo.eval.tasks import Task, resolve_tasks
+from olmo.models.loading import load_model_config, select_checkpoint
+
+if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2Config
+
+MIN_SEQUENCE_LENGTH = 64_000
+"""Longest prompt with its answer, unless the checkpoint or the command line allows more: long
+videos exceed what a model was trained with."""
+
+
+@dataclass
+class EvalSettings(Config):
+    """How one task is run. ``device_batch_size`` None means the task's own, ``max_examples`` None
+    (or -1) all, ``max_new_tokens`` None the task's own limit; a limited run takes the first
+    examples of an order drawn from ``seed``. ``generation``: see ``olmo.eval.examples``."""
+
+    device_batch_size: int | None = None
+    max_examples: int | None = None
+    max_new_tokens: int | None = None
+    seed: int = 691203
+    num_workers: int = 0
+    generation: Generation = "exact"
+
+    def __post_init__(self) -> None:
+        if self.max_examples == -1:
+            self.max_examples = None
+        for name in ("device_batch_size", "max_examples", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+
+
+@dataclass
+class EvalConfig(EvalSettings):
+    """One evaluation run. ``checkpoint`` is a checkpoint folder or a run folder (then its newest
+    checkpoint); ``save_folder`` defaults to ``eval`` beside the checkpoint; ``model`` holds
+    overrides of the checkpoint's model config; ``weights`` None is bf16 on a GPU, else fp32;
+    ``pictures`` limits the failures of a task that the report shows with their kept tokens."""
+
+    checkpoint: str = field(kw_only=True)
+    mode: str | None = None
+    tasks: str | None = None
+    save_folder: str | None = None
+    eval_name: str | None = None
+    overwrite: bool = False
+    fsdp: bool = False
+    weights: Literal["bf16", "fp32"] | None = None
+    pictures: int = 4
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvalPlan:
+    """A checked ``EvalConfig``: everything that can be known before the model is loaded.
+
+    ``overrides`` are those of the config and what evaluation itself sets."""
+
+    config: EvalConfig
+    checkpoint: Path
+    model_config: Molmo2Config
+    tasks: list[Task]
+    folder: Path
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_evaluation(config: EvalConfig) -> EvalPlan:
+    """Find the checkpoint, its model config and the tasks.
+
+    Raises ``ValueError`` (``ConfigError``) or ``FileNotFoundError`` for what a user got wrong.
+    """
+    tasks = resolve_tasks(config.mode, config.tasks)
+    checkpoint = select_checkpoint(config.checkpoint)
+    overrides = evaluation_overrides(checkpoint, config.model)
+    model_config = load_model_config(checkpoint, overrides or None)
+    folder = Path(config.save_folder or checkpoint.resolve().parent / "eval")
+    name = config.eval_name or set_up_name(checkpoint, config.model)
+    return EvalPlan(config, checkpoint, model_config, tasks, folder / name, overrides)
+
+
+def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` overrides of the model config, and what evaluation itself sets."""
+    overrides = dict(given)
+    longest = load_model_config(checkpoint, given or None).llm.max_sequence_length
+    llm = dict(overrides.get("llm") or {})
+    if longest < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:
+        overrides["llm"] = llm | {"max_sequence_length": MIN_SEQUENCE_LENGTH}
+    return overrides
+
+
+def set_up_name(checkpoint: Path, overrides: dict[str, Any]) -> str:
+    """Folder of a set-up: the checkpoint's name and the overrides, ``step100-topk=0.3``."""
+    flat = _flatten(overrides)
+    last = [key.rpartition(".")[2] for key in flat]
+    parts = [checkpoint.resolve().name]
+    for (key, value), short in zip(sorted(flat.items()), _sorted_like(flat, last), strict=True):
+        name = short if last.count(short) == 1 else key
+        parts.append(f"{name}={value}".replace("/", "_").replace(" ", ""))
+    return "-".join(parts)
+
+
+def _sorted_like(flat: dict[str, Any], last: list[str]) -> list[str]:
+    return [short for _, short in sorted(zip(flat, last, strict=True))]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

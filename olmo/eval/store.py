@@ -1,0 +1,199 @@
+"""Files of a task's results: what is finished is found again, whatever stopped the run.
+
+    TASK/metrics.json         written last: marks the task as finished
+    TASK/predictions.json     one row per example, in the order of the data set
+    TASK/progress-KEY/*.jsonl rows of a run under way, one file per process that wrote some
+
+A result belongs to a *run key* (checkpoint, task, settings, model config, scoring code), and a row
+also to its example's *fingerprint* (annotation, size of the media file): never to a name alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from olmo.eval.tasks import Task
+
+log = logging.getLogger(__name__)
+
+METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
+SCORING_MODULES = (*("answer_rules", "matching", "metrics", "point_metrics", "points", "scorers"),)
+"""A change of these files makes earlier scores stale."""
+PRESENTATION = ("name", "groups", "title", "batch_size")
+"""Fields of a task that change no score."""
+MEDIA_KEYS = ("video", "image")
+
+Row = dict[str, Any]
+
+
+def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
+    """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
+    task, ``settings`` (plain values) and the scoring code."""
+    files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
+    code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in SCORING_MODULES]
+    fields = dataclasses.asdict(task)
+    return _hash(
+        {
+            "files": sorted(
+                (str(f.relative_to(checkpoint)), s.st_size, s.st_mtime_ns) for f, s in files
+            ),
+            "task": {k: v for k, v in fields.items() if k not in PRESENTATION},
+            "settings": dict(settings),
+            "code": [hashlib.sha256(text).hexdigest() for text in code],
+        }
+    )
+
+
+def example_fingerprint(example: Mapping[str, Any]) -> str:
+    """Hash of a raw example and of the sizes of the media files that it names."""
+    sizes = []
+    for key in MEDIA_KEYS:
+        media = example.get(key)
+        for path in media if isinstance(media, (list, tuple)) else [media]:
+            if isinstance(path, (str, Path)):
+                sizes.append(os.stat(path).st_size if os.path.isfile(path) else None)
+    moved = {k: v for k, v in example.items() if k not in MEDIA_KEYS}
+    return _hash([moved, sizes])[:16]
+
+
+def data_version(fingerprints: Mapping[int, str]) -> str:
+    """Hash of the examples of a run, in the order of the data set."""
+    return _hash(sorted(fingerprints.items()))
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """JSON types; a mapping with other keys than strings becomes a list of pairs."""
+    if isinstance(value, Mapping):
+        if all(isinstance(k, str) for k in value):
+            return {k: _plain(v) for k, v in value.items()}
+        return [[_plain(k), _plain(v)] for k, v in value.items()]
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return [str(value.dtype), list(value.shape), digest]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        return [_plain(v) for v in items]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+
+
+@dataclass(frozen=True)
+class TaskStore:
+    """The results of one task in ``folder``, for the set-up that ``key`` stands for."""
+
+    folder: Path
+    key: str
+
+    @property
+    def progress(self) -> Path:
+        return self.folder / f"progress-{self.key[:16]}"
+
+    def metrics(self) -> dict[str, Any] | None:
+        """Finished metrics of this very set-up."""
+        path = self.folder / METRICS_FILE
+        found = _read_json(path)
+        if found is None:
+            return None
+        if isinstance(found, dict) and found.get("cache_key") == self.key:
+            return found
+        log.warning("%s is of another set-up and will be replaced; --eval_name keeps both", path)
+        return None
+
+    def finished(self, fingerprints: Mapping[int, str], predictions: bool) -> dict[int, Row]:
+        """Rows that need not be computed again, by example index; ``predictions``: whether those
+        in ``predictions.json`` belong to this set-up."""
+        rows: list[Row] = []
+        if predictions:
+            rows += _read_json(self.folder / PREDICTIONS_FILE) or []
+        for file in sorted(self.progress.glob("*.jsonl")):
+            rows += _read_lines(file)
+        return {
+            row["index"]: row
+            for row in rows
+            if fingerprints.get(row.get("index", -1)) == row.get("fingerprint", "")
+        }
+
+    def open_progress(self, rank: int) -> TextIO:
+        """A new file for the rows of this process. A killed one leaves at most a broken last
+        line, which ``finished`` passes over."""
+        self.progress.mkdir(parents=True, exist_ok=True)
+        name = f"rank{rank}-{os.getpid()}-{time.time_ns()}.jsonl"
+        return (self.progress / name).open("w", encoding="utf-8")
+
+    def clear(self) -> None:
+        """Forget results and progress of any set-up."""
+        for name in (METRICS_FILE, PREDICTIONS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        self._clear_progress()
+
+    def write(self, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """Write the files; the metrics come last, then the progress goes."""
+        write_result(self.folder, metrics, rows)
+        self._clear_progress()
+
+    def _clear_progress(self) -> None:
+        for folder in self.folder.glob("progress-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def append_rows(file: TextIO, rows: Iterable[Row]) -> None:
+    """Whole lines, handed to the system at once."""
+    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    file.flush()
+
+
+def write_result(folder: Path, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """``predictions.json``, then ``metrics.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / PREDICTIONS_FILE, rows)
+    write_json(folder / METRICS_FILE, metrics)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s is not valid JSON and will be replaced", path)
+        return None
+
+
+def _read_lines(file: Path) -> Iterator[Row]:
+    for line in filter(None, file.read_text(encoding="utf-8", errors="replace").split("\n")):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            log.warning("%s: passed over a broken line", file)
+            continue
+        if isinstance(row, dict):
+            yield row

@@ -1,0 +1,71 @@
+"""Several evaluation runs in one table.
+
+    python scripts/compare_runs.py runs/stts/eval
+    python scripts/compare_runs.py dense=runs/a/eval/step100 "STTS 50%=runs/b/eval/step100"
+
+Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders, and
+may be given a label. The first run is the baseline: a star marks an accuracy that differs from
+its own (paired over the questions, p < 0.05), and a second table gives the differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from olmo.eval.comparison import markdown_table
+from olmo.eval.report import format_table
+from olmo.eval.run_table import accuracy_table, difference_table, load_runs
+
+FORMATS = {"text": format_table, "markdown": markdown_table}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="[LABEL=]FOLDER", help="results of eval_molmo2.py")
+    add("--format", choices=(*FORMATS, "json"), default="text", help="of the output (text)")
+    add("--out", type=Path, metavar="FILE", help="write there instead of to the screen")
+    return parser.parse_args(argv)
+
+
+def render(paths: Sequence[str], form: str) -> str:
+    """The tables of these runs as text."""
+    runs = load_runs(paths)
+    accuracy, differences = accuracy_table(runs), difference_table(runs)
+    if form == "json":
+        tables = {"accuracy": accuracy, "differences": differences}
+        rows = {
+            name: [dict(zip(headers, row, strict=True)) for row in body]
+            for name, (headers, body) in tables.items()
+        }
+        return json.dumps(rows, indent=2)
+    table = FORMATS[form]
+    parts = [table(*accuracy)]
+    if differences[1]:
+        parts += ["", f"Differences from {runs[0].label}:", "", table(*differences)]
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 2, and one message, for folders without usable results."""
+    args = parse_args(argv)
+    try:
+        text = render(args.runs, args.format)
+    except (FileNotFoundError, ValueError) as e:
+        print(f"compare_runs.py: error: {e}", file=sys.stderr)
+        return 2
+    if args.out is None:
+        print(text)
+    else:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Several runs side by side, and the paired tests behind it."""
+
+import json
+
+import pytest
+
+from olmo.eval.run_table import accuracy_table, difference_table, load_runs, throughput
+from olmo.eval.significance import p_value, paired_difference, paired_gaps
+from olmo.eval.store import write_result
+from scripts.compare_runs import main
+
+
+def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, **model):
+    rows = [
+        {"index": i, "example_id": f"e{i}", "correct": s, "prediction": f"{s}"}
+        for i, s in enumerate(scores)
+    ]
+    for task in tasks:
+        metrics = {
+            "task": task,
+            "title": task.upper(),
+            "accuracy": sum(scores) / len(scores),
+            "n": len(scores),
+            "tokens_before": 100.0,
+            "tokens_after": 100 - 80 * topk,
+            "model": {"prune_method": "scorer", "topk": topk, "max_frames": 64, **model},
+            "timing": {"examples_per_second": speed},
+        }
+        write_result(folder / task, metrics, rows)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_run(tmp_path / "a", [1] * 20, 0.0, ("mvbench", "tomato"))
+    write_run(tmp_path / "b", [1] * 12 + [0] * 8, 0.5, ("tomato", "mvbench"), speed=3.0)
+    write_run(tmp_path / "c", [1] * 18 + [0] * 2, 0.8, ("mvbench",), speed=4.0)
+    return tmp_path
+
+
+def test_accuracy_table(runs):
+    headers, rows = accuracy_table(load_runs([runs]))
+    assert headers[:4] == ["setting", "MVBENCH", "TOMATO", "average"]
+    assert rows == [
+        ["dense", "100.0", "100.0", "100.0", "100.0", "100.0", "2.00", "1.00x"],
+        ["scorer 50%", "60.0*", "60.0*", "60.0", "60.0", "60.0", "3.00", "1.50x"],
+        ["scorer 80%", "90.0", None, "90.0", "36.0", "36.0", "4.00", "2.00x"],
+    ]
+
+
+def test_difference_table(runs):
+    headers, rows = difference_table(load_runs([runs / "a", runs / "b", runs / "c"]))
+    assert len(rows) == 3 and headers[2] == "points"
+    assert rows[0][:3] == ["MVBENCH", "scorer 50%", "-40.0"]
+    # eight of eight questions that differ: 2 / 2^8; two of two: 2 / 2^2
+    assert (rows[0][4], rows[1][4]) == ("0.008", "0.500")
+    assert rows[0][5:] == [20, "60.0"]
+
+
+def test_runs_on_other_questions_are_not_paired(runs):
+    write_run(runs / "d", [1] * 5, 0.3)
+    loaded = load_runs([runs / "a", runs / "d"])
+    assert accuracy_table(loaded)[1][1][1] == "100.0"
+    (row,) = difference_table(loaded)[1]
+    assert row[2] is None and "cannot pair 5 answers with 20" in row[3]
+
+
+def test_labels(runs):
+    write_run(runs / "e", [1] * 20, 0.5, max_frames=128)
+    labels = [run.label for run in load_runs([runs / "b", f"mine={runs / 'c'}", runs / "e"])]
+    assert labels == ["scorer 50%, 64 frames", "mine", "scorer 50%, 128 frames"]
+    write_run(runs / "f", [1] * 20, 0.5)
+    same = [run.label for run in load_runs([runs / "b", runs / "f"])]
+    assert same == ["scorer 50% (b)", "scorer 50% (f)"]
+
+
+def test_throughput_weighs_by_examples(tmp_path):
+    write_run(tmp_path, [1] * 10, 0.5, ("mvbench",), speed=1.0)
+    write_run(tmp_path, [1] * 10, 0.5, ("tomato",), speed=4.0)
+    (run,) = load_runs([tmp_path])
+    assert throughput(run, ["mvbench", "tomato"]) == pytest.approx(20 / 12.5)
+    run.metrics["tomato"]["timing"] = None
+    assert throughput(run, ["mvbench", "tomato"]) is None
+
+
+def test_p_value():
+    assert p_value([0, 0, 0]) == 1.0
+    assert p_value([1] * 6) == pytest.approx(2 / 64)
+    assert p_value([1, 1, 1, -1]) == pytest.approx(2 * 5 / 16)
+    assert p_value([1, -1]) == 1.0
+    # four gaps of one sign: two of the sixteen sign patterns are as large
+    assert p_value([0.5, 0.25, 0.5, 0.75]) == pytest.approx(2 / 16, abs=0.02)
+    assert p_value([0.5] * 30) < 0.001
+
+
+def test_pairs_need_the_same_examples():
+    rows = [{"index": 0, "example_id": "a", "correct": 1}, {"index": 1, "correct": 0}]
+    assert paired_gaps(rows, rows[::-1]) == [0, 0]
+    assert paired_difference(rows, rows).points == 0
+    with pytest.raises(ValueError, match="cannot pair"):
+        paired_gaps(rows, [{**rows[0], "example_id": "b"}, rows[1]])
+
+
+def test_script(runs, capsys, tmp_path):
+    assert main([str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "scorer 80%" in out and "Differences from dense:" in out
+    assert main([str(runs), "--format=markdown", f"--out={tmp_path / 'table.md'}"]) == 0
+    assert (tmp_path / "table.md").read_text().startswith("| setting | MVBENCH |")
+    assert main([str(runs), "--format=json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    assert tables["accuracy"][1]["speed-up"] == "1.50x" and len(tables["differences"]) == 3
+
+
+def test_script_without_results(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "metrics.json").write_text("[]")
+    assert main([str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "no metrics.json of a task in it" in err and "not the metrics of a task" in err
