@@ -56,6 +56,19 @@ def test_options_come_from_the_generator_of_the_example(root: Path) -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
 
 
+def test_an_evaluation_has_one_question_per_example(root: Path) -> None:
+    rows = "video_id,question,a0,a1,a2,a3,a4,answer\n5,why,a,b,c,d,e,1\n"
+    for split in ("train", "val"):
+        files = {f"IntentQA/{split}.csv": rows}
+        Miniature("intent_qa", files, ["IntentQA/videos/5.mp4"]).write(root)
+    together = get_dataset("intent_qa", "train").get(0, np.random.RandomState(0))
+    data = get_dataset("intent_qa", "validation")
+    single = [data.get(i, np.random.RandomState(0)) for i in range(len(data))]
+    video = {"video": together["video"]}
+    assert single == [video | message for message in together["message_list"]]
+    assert [m["style"] for m in single] == ["video_short_answer", "video_multiple_choice"]
+
+
 @pytest.mark.parametrize(
     ("message", "key", "possible"),
     [
@@ -114,7 +127,9 @@ def test_absent_media(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(get_dataset("how2qa", "train")) == 1
     assert "1 of 2 examples" in caplog.text and "left out" in caplog.text
-    assert len(get_dataset("how2qa", "val")) == 2, "an evaluation keeps what it cannot read"
+    kept = get_dataset("how2qa", "val")
+    assert len(kept) == 2, "an evaluation keeps what it cannot read"
+    assert kept.get(1, np.random.RandomState(0))["video"].endswith("v2_1_2.mp4")
     (home / HOW2QA.media[0]).unlink()
     with pytest.raises(MissingDataError, match="all media, in how2QA/video-clips"):
         get_dataset("how2qa", "train")

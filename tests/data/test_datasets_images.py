@@ -54,6 +54,30 @@ AOKVQA = {
 }
 AOKVQA_IMAGE = "coco/train2017/000000000012.jpg"
 
+AI2D_QUESTIONS = {
+    "questions": {
+        "Eats?": {"abcLabel": False, "answerTexts": ["cat", "dog"], "correctAnswer": 1},
+        "Which?": {"abcLabel": True, "answerTexts": ["A", "B"], "correctAnswer": 0},
+    }
+}
+AI2D = {
+    "ai2d/ai2d_test_ids.csv": "7\n",
+    "ai2d/questions/5.png.json": AI2D_QUESTIONS,
+    "ai2d/questions/7.png.json": AI2D_QUESTIONS,
+}
+AI2D_CHOICE = {
+    "question": "Eats?",
+    "answer_idx": 1,
+    "options": ["cat", "dog"],
+    "style": "ai2_diagram",
+}
+AI2D_LETTER = {
+    "question": "Which?",
+    "answer_idx": 0,
+    "unlabelled_options": ["A", "B"],
+    "style": "ai2_diagram_no_letter",
+}
+
 CASES = [
     mini(
         "coco_2014_vqa_multi",
@@ -168,35 +192,29 @@ CASES = [
     ),
     mini(
         "ai2_diagram_v2_mix_transparent",
-        {
-            "ai2d/ai2d_test_ids.csv": "7\n",
-            "ai2d/questions/5.png.json": {
-                "questions": {
-                    "Eats?": {"abcLabel": False, "answerTexts": ["cat", "dog"], "correctAnswer": 1},
-                    "Which?": {"abcLabel": True, "answerTexts": ["A", "B"], "correctAnswer": 0},
-                }
-            },
-            "ai2d/questions/7.png.json": {"questions": {}},
-        },
+        AI2D,
         ["ai2d/images/5.png", "ai2d/abc_images/5.png"],
-        of(
-            "ai2d/images/5.png",
-            {
-                "question": "Eats?",
-                "answer_idx": 1,
-                "options": ["cat", "dog"],
-                "style": "ai2_diagram",
-            },
-        ),
-        of(
-            "ai2d/abc_images/5.png",
-            {
-                "question": "Which?",
-                "answer_idx": 0,
-                "unlabelled_options": ["A", "B"],
-                "style": "ai2_diagram_no_letter",
-            },
-        ),
+        of("ai2d/images/5.png", AI2D_CHOICE),
+        of("ai2d/abc_images/5.png", AI2D_LETTER),
+    ),
+    mini(
+        "ai2_diagram",
+        AI2D,
+        ["ai2d/images/7.png", "ai2d/abc_images/7.png"],
+        {"image": "ai2d/images/7.png", **AI2D_CHOICE},
+        {"image": "ai2d/abc_images/7.png", **AI2D_LETTER},
+        split="test",
+    ),
+    mini(
+        "coco_2014_vqa",
+        {
+            "vqa2/v2_OpenEnded_mscoco_val2014_questions.json": VQA_QUESTIONS,
+            "vqa2/v2_mscoco_val2014_annotations.json": VQA_ANNOTATIONS,
+        },
+        [VQA_IMAGE.replace("train", "val")],
+        {"image": VQA_IMAGE.replace("train", "val"), **answers("What?", ["a", "b"], "vqa2")},
+        {"image": VQA_IMAGE.replace("train", "val"), **answers("Who?", ["c"], "vqa2")},
+        split="validation",
     ),
 ]
 

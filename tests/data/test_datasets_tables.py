@@ -28,6 +28,11 @@ def png(red: int) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
+CHARTS = [
+    {"image": png(i), "query": f"Q{i}?", "label": ["5"], "human_or_machine": i > 0}
+    for i in range(3)
+]
+COUNTED = {"style": "point_count", "metadata": {"count": 4}}
 PAIRS = {"question": ["Q?"], "answer": ["7"], "explanation": ["3 + 4"]}
 POINTS = {
     "pixmo-points": {
@@ -51,19 +56,53 @@ def pointed(label: str, points: list[list[float]], style: str, **more: Any) -> d
 CASES = [
     mini(
         "chart_qa_weighted",
+        {"ChartQA": {"train": CHARTS, "val": CHARTS}},
+        [],
+        *({"image": i, **answers(f"Q{i}?", ["5"], "chart_qa")} for i in (0, 0, 1, 2)),
+    ),
+    mini(
+        "chart_qa",
+        {"ChartQA": {"train": CHARTS, "val": CHARTS, "test": CHARTS}},
+        [],
+        *({"image": i, **answers(f"Q{i}?", ["5"], "chart_qa")} for i in (0, 1, 2)),
+        split="validation",
+    ),
+    mini(
+        "real_world_qa",
         {
-            "ChartQA": {
-                "train": [
-                    {"image": png(i), "query": f"Q{i}?", "label": ["5"], "human_or_machine": i > 0}
-                    for i in range(3)
+            "RealworldQA": {
+                "test": [
+                    {"image": png(1), "question": "How many? Answer directly.", "answer": "3"},
+                    {
+                        "image": png(2),
+                        "question": "Which? Answer with only the letter.",
+                        "answer": "A",
+                    },
                 ]
             }
         },
         [],
-        of(0, answers("Q0?", ["5"], "chart_qa")),
-        of(0, answers("Q0?", ["5"], "chart_qa")),
-        of(1, answers("Q1?", ["5"], "chart_qa")),
-        of(2, answers("Q2?", ["5"], "chart_qa")),
+        {"image": 1, **answer("How many? Answer directly.", "3", "eval_short_answer")},
+        {"image": 2} | answer("Which? Answer with only the letter.", "A", "eval_multiple_choice"),
+        split="test",
+    ),
+    mini(
+        "pixmo_count_counting",
+        {
+            "pixmo-count": {
+                "validation": [{"image_url": ADDRESS, "label": "People", "count": 4}] * 2
+            }
+        },
+        [LINKED],
+        *[COUNTED | {"image": LINKED, "question": "How many people are there?"}] * 2,
+        split="validation",
+    ),
+    mini(
+        "countbench_qa",
+        {"CountBenchQA": {"test": [{"image": png(3), "question": "How many?", "number": 4}]}},
+        [],
+        COUNTED | {"image": 3, "question": "How many?"},
+        split="huggingface",
     ),
     mini(
         "science_qa_img",
@@ -83,15 +122,13 @@ CASES = [
             }
         },
         [],
-        of(
-            8,
-            {
-                "question": "Look.\nQ?",
-                "options": ["x", "y"],
-                "answer_idx": 1,
-                "style": "science_qa",
-            },
-        ),
+        {
+            "image": 8,
+            "question": "Look.\nQ?",
+            "options": ["x", "y"],
+            "answer_idx": 1,
+            "style": "science_qa",
+        },
     ),
     *(
         mini(

@@ -40,6 +40,7 @@ VIDEO_HOME = "video_datasets"
 IMAGE_HOME = "torch_datasets"
 
 VIDEO_ACADEMIC, SHORT_VIDEO, LONG_VIDEO = "video_academic", "short_video", "long_video"
+SINGLE_IMAGE = "single_image"
 IMAGE_ACADEMIC, IMAGE_POINTING, DEMO, NLP = "image_academic", "image_pointing", "demo", "nlp"
 """Groups of data sets: the names that download and status take."""
 
@@ -85,8 +86,9 @@ class DatasetRow:
         return [f for f in (f.format(split=word) for f in self.files) if not disk.matches(f)]
 
     def records(self, split: str) -> tuple[Disk, Sequence[Record]]:
-        """All records of a split, whether their media are there or not. Absent files are a
-        ``MissingDataError``, other layouts a ``DatasetFormatError``."""
+        """All records of a split, whether their media are there or not; outside training one per
+        question. Absent files are a ``MissingDataError``, other layouts a ``DatasetFormatError``.
+        """
         split = "validation" if split == "val" else split
         if split not in self.splits:
             raise ValueError(
@@ -98,7 +100,10 @@ class DatasetRow:
         disk = Disk(self.folder())
         try:
             found = self.read(disk, self.splits[split])
-            return disk, found if isinstance(found, Sequence) else PackedRecords.pack(found)
+            if not isinstance(found, Sequence):
+                found = found if split == "train" else single_questions(found)
+                found = PackedRecords.pack(found)
+            return disk, found
         except FileNotFoundError as e:
             raise MissingDataError(
                 self.name, [e.filename or str(e)], self.folder(), self._hint()
@@ -197,6 +202,13 @@ def records_at(records: Sequence[Record], indices: list[int]) -> Sequence[Record
     if isinstance(records, TableRecords):
         return records.at(indices)
     return PackedRecords.pack(records[i] for i in indices)
+
+
+def single_questions(records: Iterable[Record]) -> Iterator[Record]:
+    """One record for each message of a list, for evaluation."""
+    for record in records:
+        messages = record.pop("message_list", [{}])
+        yield from (record | message for message in messages)
 
 
 def media_of(record: Record) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from olmo.data.datasets.declare import SINGLE_IMAGE
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.image_qa import TRAIN_VAL, Pairs, image_qa
 from olmo.data.datasets.sources import Manual, WebFile
@@ -70,11 +71,9 @@ def plot_qa(disk: Disk, split: str) -> Pairs:
         yield "/".join(["plotqa", split, "png", f"{row['image_index']}.png"]), message
 
 
-@image_qa(
-    "ai2_diagram_v2_mix_transparent",
-    {"train": "train", "test": "test"},
-    ("ai2d/ai2d_test_ids.csv", "ai2d/questions/*.json"),
-    ("ai2d/images", "ai2d/abc_images"),
+AI2D_FILES = ("ai2d/ai2d_test_ids.csv", "ai2d/questions/*.json")
+AI2D_MEDIA = ("ai2d/images", "ai2d/abc_images")
+AI2D_SOURCES = (
     WebFile("https://ai2-public-datasets.s3.amazonaws.com/diagrams/ai2d-all.zip", "", unpack=True),
     WebFile(
         "https://s3-us-east-2.amazonaws.com/prior-datasets/ai2d_test_ids.csv",
@@ -82,6 +81,11 @@ def plot_qa(disk: Disk, split: str) -> Pairs:
     ),
     Manual("diagrams with their letters drawn in go to ai2d/abc_images, under the same names"),
 )
+TRAIN, TEST = {"train": "train"}, {"test": "test"}
+
+
+@image_qa("ai2_diagram", TEST, AI2D_FILES, AI2D_MEDIA, *AI2D_SOURCES, group=SINGLE_IMAGE)
+@image_qa("ai2_diagram_v2_mix_transparent", TRAIN, AI2D_FILES, AI2D_MEDIA, *AI2D_SOURCES)
 def ai2d(disk: Disk, split: str) -> Pairs:
     """Questions on letters in a diagram take the image from ``abc_images``; their options are
     those letters, so they are not labelled a second time."""

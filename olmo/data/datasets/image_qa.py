@@ -6,7 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from olmo.data.datasets.declare import IMAGE_ACADEMIC, IMAGE_HOME, Record, by_media, dataset
+from olmo.data.datasets.declare import (
+    IMAGE_ACADEMIC,
+    IMAGE_HOME,
+    SINGLE_IMAGE,
+    Record,
+    by_media,
+    dataset,
+)
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.sources import Manual, WebFile
 
@@ -24,6 +31,7 @@ def image_qa(
     files: tuple[str, ...],
     media: tuple[str, ...],
     *sources: Manual | WebFile,
+    group: str = IMAGE_ACADEMIC,
 ) -> Callable[[Callable[[Disk, str], Pairs]], Callable[[Disk, str], Pairs]]:
     """Decorator for a function that yields pairs of image path and message."""
 
@@ -34,7 +42,7 @@ def image_qa(
             files=files,
             media=media,
             sources=sources,
-            groups=(IMAGE_ACADEMIC,),
+            groups=(group,),
             home=IMAGE_HOME,
         )
         def read(disk: Disk, split: str) -> Iterator[Record]:
@@ -62,14 +70,11 @@ def _vqa(disk: Disk, questions: str, annotations: str, split: str, style: str) -
 VQA_SITE = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 
 
-@image_qa(
-    "coco_2014_vqa_multi",
-    TRAIN_VAL,
-    (
-        "vqa2/v2_OpenEnded_mscoco_{split}2014_questions.json",
-        "vqa2/v2_mscoco_{split}2014_annotations.json",
-    ),
-    ("coco",),
+VQA_FILES = (
+    "vqa2/v2_OpenEnded_mscoco_{split}2014_questions.json",
+    "vqa2/v2_mscoco_{split}2014_annotations.json",
+)
+VQA_SOURCES: tuple[Manual | WebFile, ...] = (
     *(
         WebFile(f"{VQA_SITE}/v2_{kind}_{split}_mscoco.zip", "vqa2", unpack=True)
         for kind in ("Questions", "Annotations")
@@ -77,6 +82,10 @@ VQA_SITE = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
     ),
     COCO,
 )
+
+
+@image_qa("coco_2014_vqa", TRAIN_VAL, VQA_FILES, ("coco",), *VQA_SOURCES, group=SINGLE_IMAGE)
+@image_qa("coco_2014_vqa_multi", TRAIN_VAL, VQA_FILES, ("coco",), *VQA_SOURCES)
 def vqa2(disk: Disk, split: str) -> Pairs:
     questions = f"vqa2/v2_OpenEnded_mscoco_{split}2014_questions.json"
     annotations = f"vqa2/v2_mscoco_{split}2014_annotations.json"

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.declare import DEMO, IMAGE_ACADEMIC, IMAGE_HOME, dataset
+from olmo.data.datasets.declare import (
+    DEMO,
+    IMAGE_ACADEMIC,
+    IMAGE_HOME,
+    SINGLE_IMAGE,
+    dataset,
+)
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.sources import HubFiles, LinkedImages
 from olmo.data.datasets.tables import TableRecords, picture
@@ -24,31 +30,45 @@ def _chart_qa(rows: list[Row]) -> Record:
     (row,) = rows
     answers = row["label"] if isinstance(row["label"], list) else [row["label"]]
     message = {"question": row["query"], "answers": answers, "style": "chart_qa"}
-    return {"image": picture(row["image"]), "message_list": [message]}
+    return {"image": picture(row["image"]), **message}
+
+
+CHART_SOURCE = HubFiles(
+    "HuggingFaceM4/ChartQA",
+    "ChartQA",
+    table=tuple((split, f"data/{split}-*.parquet") for split in ("train", "val", "test")),
+)
+
+
+@dataset(
+    "chart_qa",
+    {"train": "train", "validation": "val", "test": "test"},
+    files=("ChartQA",),
+    media=("ChartQA",),
+    sources=(CHART_SOURCE,),
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def chart_qa(disk: Disk, split: str) -> TableRecords:
+    return TableRecords.single(disk.table("ChartQA", split), _chart_qa)
 
 
 @dataset(
     "chart_qa_weighted",
-    {"train": "train", "validation": "val"},
+    {"train": "train"},
     files=("ChartQA",),
     media=("ChartQA",),
-    sources=(
-        HubFiles(
-            "HuggingFaceM4/ChartQA",
-            "ChartQA",
-            table=(("train", "data/train-*.parquet"), ("val", "data/val-*.parquet")),
-        ),
-    ),
+    sources=(CHART_SOURCE,),
     groups=(IMAGE_ACADEMIC,),
     home=IMAGE_HOME,
 )
-def chart_qa(disk: Disk, split: str) -> TableRecords:
-    """In training the questions that people wrote are repeated, so that they are about as many
-    as the generated ones."""
+def chart_qa_weighted(disk: Disk, split: str) -> TableRecords:
+    """The questions that people wrote are repeated, so that they are about as many as the
+    generated ones."""
     rows = disk.table("ChartQA", split)
     generated = np.asarray(rows.column("human_or_machine")).astype(bool)
     human, machine = np.flatnonzero(~generated), np.flatnonzero(generated)
-    repeats = max(round(len(machine) / max(len(human), 1)), 1) if split == "train" else 1
+    repeats = max(round(len(machine) / max(len(human), 1)), 1)
     order = np.concatenate([np.repeat(human, repeats), machine])
     return TableRecords.single(rows, _chart_qa, order)
 
@@ -62,7 +82,7 @@ def _science_qa(rows: list[Row]) -> Record:
         "answer_idx": int(row["answer"]),
         "style": "science_qa",
     }
-    return {"image": picture(row["image"]), "message_list": [message]}
+    return {"image": picture(row["image"]), **message}
 
 
 @dataset(
@@ -104,16 +124,14 @@ def _cosyn(kind: str, explained: bool, rows: list[Row]) -> Record:
 def _declare_cosyn(kind: str, explained: bool) -> None:
     @dataset(
         f"cosyn_{kind}_exp" if explained else f"cosyn_{kind}",
-        {"train": "train", "validation": "validation"},
+        {"train": "train"},
         files=(f"CoSyn-400K/{kind}",),
         media=("CoSyn-400K",),
         sources=(
             HubFiles(
                 "allenai/CoSyn-400K",
                 f"CoSyn-400K/{kind}",
-                table=tuple(
-                    (split, f"{kind}/{split}-*.parquet") for split in ("train", "validation")
-                ),
+                table=(("train", f"{kind}/train-*.parquet"),),
             ),
         ),
         groups=(IMAGE_ACADEMIC,),
@@ -128,13 +146,44 @@ for _kind in ("chart", "chemical", "diagram", "math", "music", "table"):
     _declare_cosyn(_kind, explained=True)
 _declare_cosyn("document", explained=False)
 
+
+def _real_world(rows: list[Row]) -> Record:
+    (row,) = rows
+    style = "eval_multiple_choice" if ONLY_LETTER in row["question"] else "eval_short_answer"
+    return {
+        "image": picture(row["image"]),
+        "question": row["question"],
+        "answer": row["answer"],
+        "style": style,
+    }
+
+
+ONLY_LETTER = "only the letter"
+"""Part of the instruction of those questions that have options."""
+
+
+@dataset(
+    "real_world_qa",
+    {"test": "test"},
+    files=("RealworldQA",),
+    media=("RealworldQA",),
+    sources=(
+        HubFiles("xai-org/RealworldQA", "RealworldQA", table=(("test", "data/test-*.parquet"),)),
+    ),
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def real_world_qa(disk: Disk, split: str) -> TableRecords:
+    return TableRecords.single(disk.table("RealworldQA", split), _real_world)
+
+
 # --- PixMo: tables with addresses of images ----------------------------------------------------
 
 
-def pixmo_sources(repo: str) -> tuple[HubFiles, LinkedImages]:
+def pixmo_sources(repo: str, splits: tuple[str, ...] = ("train",)) -> tuple[HubFiles, LinkedImages]:
     """The table of a PixMo set, and its images."""
     folder = repo.rpartition("/")[2]
-    table = HubFiles(repo, folder, table=(("train", "data/train-*.parquet"),))
+    table = HubFiles(repo, folder, table=tuple((s, f"data/{s}-*.parquet") for s in splits))
     return table, LinkedImages(folder, PIXMO_IMAGES)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.declare import IMAGE_HOME, IMAGE_POINTING, dataset
+from olmo.data.datasets.declare import IMAGE_HOME, IMAGE_POINTING, SINGLE_IMAGE, dataset
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import ONE_STYLE
 from olmo.data.datasets.image_tables import PIXMO_IMAGES, pixmo_sources
 from olmo.data.datasets.sources import HubFiles
-from olmo.data.datasets.tables import TableRecords, picture
+from olmo.data.datasets.tables import TableRecords, address_name, picture
 
 Row = dict[str, Any]
 Record = dict[str, Any]
@@ -64,12 +64,15 @@ _declare_pixmo_points("pixmo_points_train", "pointing")
 _declare_pixmo_points("pixmo_points_high_freq_train", "counting")
 
 
+PIXMO_COUNT = pixmo_sources("allenai/pixmo-count", ("train", "validation", "test"))
+
+
 @dataset(
     "pixmo_count_train",
     {"train": "train"},
     files=("pixmo-count",),
     media=(PIXMO_IMAGES,),
-    sources=pixmo_sources("allenai/pixmo-count"),
+    sources=PIXMO_COUNT,
     groups=(IMAGE_POINTING,),
     home=IMAGE_HOME,
 )
@@ -97,18 +100,61 @@ def _cosyn_points(rows: list[Row]) -> Record:
 
 @dataset(
     "cosyn_point",
-    {"train": "train", "validation": "validation"},
+    {"train": "train"},
     files=("CoSyn-point",),
     media=("CoSyn-point",),
     sources=(
-        HubFiles(
-            "allenai/CoSyn-point",
-            "CoSyn-point",
-            table=tuple((split, f"data/{split}-*.parquet") for split in ("train", "validation")),
-        ),
+        HubFiles("allenai/CoSyn-point", "CoSyn-point", table=(("train", "data/train-*.parquet"),)),
     ),
     groups=(IMAGE_POINTING,),
     home=IMAGE_HOME,
 )
 def cosyn_point(disk: Disk, split: str) -> TableRecords:
     return TableRecords.single(disk.table("CoSyn-point", split), _cosyn_points)
+
+
+# --- counting benchmarks: the points of the answer are counted ---------------------------------
+
+
+def _counted(question: str, count: int) -> Record:
+    return {"question": question, "style": STYLES[1], "metadata": {"count": int(count)}}
+
+
+def _count_question(rows: list[Row]) -> Record:
+    (row,) = rows
+    return _counted(f"How many {row['label'].lower()} are there?", row["count"])
+
+
+@dataset(
+    "pixmo_count_counting",
+    {"validation": "validation", "test": "test"},
+    files=("pixmo-count",),
+    media=(PIXMO_IMAGES,),
+    sources=PIXMO_COUNT,
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def pixmo_count_counting(disk: Disk, split: str) -> TableRecords:
+    rows = disk.table("pixmo-count", split)
+    media = [f"{PIXMO_IMAGES}/{address_name(a)}" for a in rows.column("image_url")]
+    return TableRecords(rows, _count_question, list(np.arange(len(rows))[:, None]), media)
+
+
+def _countbench(rows: list[Row]) -> Record:
+    (row,) = rows
+    return {"image": picture(row["image"])} | _counted(row["question"], row["number"])
+
+
+@dataset(
+    "countbench_qa",
+    {"huggingface": "test", "test": "test"},
+    files=("CountBenchQA",),
+    media=("CountBenchQA",),
+    sources=(
+        HubFiles("vikhyatk/CountBenchQA", "CountBenchQA", table=(("test", "data/test-*.parquet"),)),
+    ),
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def countbench_qa(disk: Disk, split: str) -> TableRecords:
+    return TableRecords.single(disk.table("CountBenchQA", split), _countbench)
