@@ -240,3 +240,29 @@ def test_own_mixture_file(tmp_path) -> None:
     file.write_text("groups:\n  - {rate: 1.0, datasets: [{name: x, smpling_rate: 2}]}\n")
     with pytest.raises(ConfigError, match=r"own.yaml.*smpling_rate.*sampling_rate"):
         MixtureConfig.load(str(file))
+
+
+ITERATION = json.loads(
+    (Path(__file__).parents[1] / "fixtures/data_sets/iteration.json").read_text()
+)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_recorded_order_of_an_epoch(epoch: int) -> None:
+    key = "epoch_order n=10 seed=50189: make_random_state(seed,epoch,1).shuffle(arange int32)"
+    stream = MixtureStream(Mixture({"a": Numbers(10)}, {"a": 1.0}), seed=50189)
+    refs = [stream[i] for i in range(10 * epoch, 10 * epoch + 10)]
+    assert [r.index for r in refs] == ITERATION[key][str(epoch)]
+    assert {r.epoch for r in refs} == {epoch}
+
+
+def test_recorded_stream() -> None:
+    key = "mixture a(n=5,0.8) b(n=11,0.2) seed=32 world1 worker1: first 20 (name,index,epoch)"
+    mixture = Mixture({"a": Numbers(5), "b": Numbers(11)}, {"a": 0.8, "b": 0.2})
+    stream = MixtureStream(mixture, seed=32)
+    refs = [stream[i] for i in range(20)]
+    assert [[r.dataset, r.index, r.epoch] for r in refs] == ITERATION[key]
+    later = MixtureStream(mixture, seed=32)
+    refs = [later[i] for i in range(8, 20)]
+    key = "same, start_index=8: first 12"
+    assert [[r.dataset, r.index, r.epoch] for r in refs] == ITERATION[key]
