@@ -1,13 +1,15 @@
 """Write a checkpoint as a Hugging Face folder that stock transformers 5 loads.
 
     python scripts/convert_to_hf.py CHECKPOINT OUT [--layout transformers|remote]
-        [--dtype bfloat16] [--dense]
+        [--dtype bfloat16] [--dense | --lite]
 
     model = AutoModelForImageTextToText.from_pretrained(OUT)
     processor = AutoProcessor.from_pretrained(OUT)          # needs torchvision
 
 CHECKPOINT is anything the other scripts accept, a Hugging Face folder of the other layout too. A
-pruning model is refused without --dense: transformers' class computes the dense model.
+pruning model is refused, because transformers' class is dense, unless one of these is given:
+  --dense   the token scorer is dropped, and the model keeps every token
+  --lite    the pruning model in this package's form; `import olmo.hf_model.lite` before loading it
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import logging
 import sys
 from pathlib import Path
 
-from olmo.hf_model.export import ExportOptions, export_checkpoint
+from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
 from olmo.models.hf_layout.keys import HF_RULES
 from olmo.models.weight_files import DTYPES
 
@@ -30,12 +32,18 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder to write; must be new or empty")
     parser.add_argument("--layout", choices=HF_RULES, default="transformers", help="tensor names")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as stored)")
-    parser.add_argument("--dense", action="store_true", help="drop pruning and the token scorer")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--dense", action="store_true", help="drop pruning and the token scorer")
+    form.add_argument("--lite", action="store_true", help="write the pruning model")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    options = ExportOptions(args.layout, DTYPES.get(args.dtype), args.dense)
+    dtype = DTYPES.get(args.dtype)
     try:
-        print(export_checkpoint(args.checkpoint, args.out, options))
+        if args.lite:
+            print(export_lite(args.checkpoint, args.out, dtype))
+        else:
+            options = ExportOptions(args.layout, dtype, args.dense)
+            print(export_checkpoint(args.checkpoint, args.out, options))
     except (ValueError, FileNotFoundError) as e:
         logging.error("%s", e)
         return 2

@@ -19,6 +19,7 @@ from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.hf_layout.keys import HF_RULES, rules_of
 from olmo.models.loading import MAY_BE_MISSING, load_model_config, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.models.weight_files import open_weights
 from olmo.models.weights import NativeWeights
 
@@ -56,8 +57,7 @@ def export_checkpoint(
             without ``options.dense``, another attention mask, unmasked pooling).
     """
     options, out = options or ExportOptions(), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder")
+    check_new(out)
     source_folder = select_checkpoint(checkpoint)
     config = load_model_config(source_folder)
     check_exportable(config, options.dense)
@@ -79,10 +79,39 @@ def export_checkpoint(
     (part / HF_CONFIG).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
     write_processor_files(config, config.build_tokenizer(), part)
     write_weights(weights, tensors, part, options.dtype, options.max_file_bytes)
+    return _finish(part, out)
+
+
+def export_lite(checkpoint: str | Path, out: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Write a pruning model in the form of ``olmo.hf_model.lite``; importing that module makes
+    transformers' Auto classes read it. ``dtype`` None: float32."""
+    from olmo.hf_model.lite_loading import load_model
+
+    out = Path(out)
+    check_new(out)
+    config = load_model_config(select_checkpoint(checkpoint))
+    if not isinstance(config, TemporalVideoOlmoConfig):
+        raise ConfigError(
+            f"{checkpoint}: model_name {config.model_name!r} is dense, export it without --lite"
+        )
+    model, processor = load_model(checkpoint, device="cpu", dtype=dtype or torch.float32)
+    part = out.with_name(out.name + "-tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    processor.save_pretrained(part)
+    return _finish(part, out)
+
+
+def check_new(out: Path) -> None:
+    """``ValueError`` unless ``out`` is new or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder")
+
+
+def _finish(part: Path, out: Path) -> Path:
     if out.exists():
         out.rmdir()
-    part.rename(out)
-    return out
+    return part.rename(out)
 
 
 SCORER = "temporal_token_scorer."
@@ -100,8 +129,9 @@ def check_exportable(config: Molmo2Config, dense: bool) -> None:
     backbone = config.vision_backbone
     if getattr(backbone.vit, "prune", False) and not dense:
         raise ConfigError(
-            "vision_backbone.vit.prune: transformers' class does not prune; with --dense the "
-            "model is written without its token scorer and keeps every token"
+            "vision_backbone.vit.prune: transformers' class does not prune; --dense writes the "
+            "model without its token scorer, which then keeps every token, --lite the pruning "
+            "model in this package's own Hugging Face form"
         )
     height, width = backbone.vit.image_default_input_size
     wrong = {

@@ -90,8 +90,9 @@ def write_weights(
         SAFETENSORS if len(files) == 1 else f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
         for i in range(len(files))
     ]
+    reader = _Reader(weights)
     for name, members in zip(names, files, strict=True):
-        data = {tensor.name: _read(weights, tensor, dtype) for tensor in members}
+        data = {tensor.name: reader.read(tensor, dtype) for tensor in members}
         save_file(data, str(folder / name), {"format": "pt"})
         (folder / name).chmod(0o644)  # safetensors lets only the owner read
     if len(files) > 1:
@@ -103,9 +104,19 @@ def write_weights(
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _read(weights: NativeWeights, tensor: OutTensor, dtype: torch.dtype | None) -> Tensor:
-    parts = []
-    for piece in tensor.pieces:
-        native = torch.cat(weights.parts(piece.key))
-        parts.append(native[piece.start : piece.stop])
-    return torch.cat(parts).to(dtype or parts[0].dtype)
+class _Reader:
+    """Puts output tensors together. The last native tensor is kept: the next output is often
+    another part of it."""
+
+    def __init__(self, weights: NativeWeights):
+        self.weights = weights
+        self.key, self.tensor = "", torch.empty(0)
+
+    def read(self, tensor: OutTensor, dtype: torch.dtype | None) -> Tensor:
+        out = torch.cat([self._native(p.key)[p.start : p.stop] for p in tensor.pieces])
+        return out.to(dtype or out.dtype)
+
+    def _native(self, key: str) -> Tensor:
+        if key != self.key:
+            self.key, self.tensor = key, torch.cat(self.weights.parts(key))
+        return self.tensor

@@ -17,14 +17,20 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 class CheckpointReader(FileSystemReader):
     """torch's reader with the restricted unpickler.
 
-    Upstream's ``.metadata`` names its own ``_StorageInfo``; that is mapped to torch's.
+    Upstream's ``.metadata`` names its own ``_StorageInfo``; that is mapped to torch's. The file is
+    read once, as a reader may be used for one tensor after the other.
     """
 
+    _metadata: Metadata | None = None
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError("not checkpoint metadata")
+        metadata = self._metadata
+        if metadata is None:
+            with (Path(self.path) / ".metadata").open("rb") as file:
+                metadata = _MetadataUnpickler(file).load()
+            if not isinstance(metadata, Metadata):
+                raise pickle.UnpicklingError("not checkpoint metadata")
+            self._metadata = metadata
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id

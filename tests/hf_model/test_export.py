@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForImageTextToText, Molmo2ForConditionalGeneration
 
-from olmo.hf_model.export import ExportOptions, export_checkpoint
+from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
 from olmo.models.loading import load_model
 from olmo.models.molmo2.molmo2 import Molmo2
 from scripts.convert_to_hf import main as convert_main
@@ -150,7 +150,7 @@ def test_pruning_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     """Refused, unless the dense model in it is asked for; then the scorer is left out."""
     model = native_model(PRUNING)
     native = save_native(model, tmp_path / "native")
-    with pytest.raises(ValueError, match=r"vit\.prune: .* --dense"):
+    with pytest.raises(ValueError, match=r"vit\.prune: .* --dense .* --lite"):
         export_checkpoint(native, tmp_path / "hf")
     assert not (tmp_path / "hf").exists() and not (tmp_path / "hf-tmp").exists()
     with caplog.at_level(logging.WARNING):
@@ -162,6 +162,24 @@ def test_pruning_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     state = dense.state_dict()
     assert state.keys() == want.keys() and all(torch.equal(state[k], want[k]) for k in want)
     AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_lite_form(tmp_path: Path) -> None:
+    """The scorer and the fields of STTS go and come back; a dense model has no such form."""
+    vit = {"vision_backbone": {"vit": {"topk": 0.25}}}
+    model = native_model(PRUNING, vit)
+    native = save_native(model, tmp_path / "native")
+    folder = export_lite(native, tmp_path / "lite")
+    again, config = load_model(folder)
+    assert same_weights(again, model) and config.removed_share == 0.25
+    assert config.vision_backbone.vit == model.config.vision_backbone.vit
+    assert config.vision_backbone.read_layers() == model.config.vision_backbone.read_layers()
+    batch = batch_of(video_row(3, 1))
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
+    dense = save_native(native_model(), tmp_path / "dense")
+    with pytest.raises(ValueError, match=r"'video_olmo' is dense"):
+        export_lite(dense, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

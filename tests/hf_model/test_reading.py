@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from olmo.hf_model.export import ExportOptions, dense_params, export_checkpoint
 from olmo.hf_model.shards import plan_writing
 from olmo.model_configs import LLMS, preset_model_config
 from olmo.models.hf_layout.config import model_section, to_hf
+from olmo.models.hf_layout.fields import VISION
 from olmo.models.loading import load_model, load_model_config, load_weights, merged_model_config
+from olmo.models.weight_files import SafetensorsSource
 from olmo.models.weights import Piece, cut_rows
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from tests.hf_model.conftest import native_model, same_weights, save_native
@@ -75,12 +78,17 @@ def test_published_config_of_27_layers() -> None:
     assert found.llm.n_layers == 36
 
 
-def test_pruning_keys_give_a_pruning_model() -> None:
-    """The fields of STTS stand at the top of the Lite form's ``config.json``."""
-    data = to_hf(merged_model_config(preset_model_config("tiny"), {}), "transformers")
-    data |= {"model_type": "molmo2_lite", "topk": 0.25, "prune_at": 2, "prune_method": "scorer"}
-    section = model_section(data, Path("config.json"))
-    config = merged_model_config(section, {})
+@pytest.mark.parametrize("layout", ["transformers", "remote"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_pruning_keys_give_a_pruning_model(layout: str, nested: bool) -> None:
+    """They stand at the top of the Lite form's ``config.json``, or in the ViT's section."""
+    data = to_hf(merged_model_config(preset_model_config("tiny"), {}), layout)
+    keys = {"topk": 0.25, "prune_at": 2, "prune_method": "scorer"}
+    if nested:
+        data[VISION[layout]] |= keys
+    else:
+        data |= keys | {"model_type": "molmo2_lite"}
+    config = merged_model_config(model_section(data, Path("config.json")), {})
     vit = config.vision_backbone.vit
     assert isinstance(vit, TemporalVitConfig)
     assert (vit.topk, vit.prune_at, config.removed_share) == (0.25, 2, 0.25)
@@ -271,6 +279,27 @@ print(peak / size)
 """
 
 
+@pytest.mark.parametrize("layout", ["transformers", "remote"])
+def test_tensors_are_read_one_at_a_time(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than the three projections of one layer are held at a time."""
+    folder = folder_of(tmp_path, layout, files=5)
+    read, alive, most = SafetensorsSource.read, [], 0
+
+    def watched(source: SafetensorsSource, key: str) -> torch.Tensor:
+        nonlocal most
+        tensor = read(source, key)
+        alive.append(weakref.ref(tensor))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return tensor
+
+    monkeypatch.setattr(SafetensorsSource, "read", watched)
+    load_model(folder)
+    assert len(alive) > 100 and most <= 3
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc")
 def test_reading_holds_one_copy(tmp_path: Path) -> None:
     """Memory taken while the tensors are copied, in sizes of the model (40 MB)."""

@@ -136,4 +136,5 @@ PRUNING_KEYS = {
     "video_pooling": ("vision_backbone", "video_pooling"),
     "pruned_position_ids": ("pruned_position_ids",),
 }
-"""Top-level keys of the Lite form, and where they are in the native model section."""
+"""Keys of a pruning model, at the top of ``config.json`` (the Lite form) or in its ViT section, and
+where they are in the native model section."""
