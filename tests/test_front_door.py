@@ -15,9 +15,11 @@ from transformers import pipeline
 import olmo
 from olmo import load_model
 from olmo.data.synthetic_video import SyntheticVideoQA, clip_path
+from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.hf_model.lite_answer import STAGES
 from olmo.hf_model.processor_files import write_processor_files
 from olmo.models.hf_layout.config import to_hf
+from olmo.models.loading import load_model as load_native
 from olmo.models.weights import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -212,6 +214,26 @@ def test_a_published_folder(folder, tmp_path, clip):
     again, _ = load_model(tmp_path)
     before, after = ask(model, clip), ask(again, clip)
     assert (after.text, after.n_tokens_after) == (before.text, before.n_tokens_after)
+
+
+@pytest.mark.parametrize("layout", ["transformers", "remote"])
+def test_a_dense_export(layout, tmp_path, clip, dense):
+    """A folder for stock transformers, read back: dense, and pruned on demand."""
+    export_checkpoint(DENSE, tmp_path / "out", ExportOptions(layout=layout))
+    model, processor = load_model(tmp_path / "out")
+    assert processor.tokenizer.get_vocab() == dense[1].tokenizer.get_vocab()
+    for topk in (None, 0.5):
+        given, again = ask(dense[0], clip, topk=topk), ask(model, clip, topk=topk)
+        assert (again.text, again.n_tokens_after) == (given.text, given.n_tokens_after)
+
+
+def test_native_readers_take_the_folder(folder):
+    native, config = load_native(folder)
+    model, processor = load_model(folder)
+    assert all(torch.equal(v, model.model.state_dict()[k]) for k, v in native.state_dict().items())
+    assert config.vision_backbone.vit == model.model.config.vision_backbone.vit
+    assert config.mm_preprocessor.video.max_frames == processor.config.video.max_frames == 8
+    assert config.data_formatter == processor.formatter.config
 
 
 def test_importing_the_package_registers_the_model():

@@ -65,10 +65,16 @@ class Molmo2LiteConfig(HfMolmo2Config):
         self.to_native()  # says what does not fit together
 
     @classmethod
+    def from_pretrained(cls, path: Any, **kwargs: Any) -> Any:
+        """As in transformers; errors name the file."""
+        return super().from_pretrained(path, **{"name_or_path": str(path), **kwargs})
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Config of a ``config.json``, in this form or in that of the published repositories."""
+        where = Path(kwargs.get("name_or_path") or "") / "config.json"
         if VISION["remote"] in config_dict:
-            config_dict = _of_published(config_dict)
+            config_dict = _of_published(config_dict, where)
         return super().from_dict(config_dict, **kwargs)
 
     def to_native(self) -> TemporalVideoOlmoConfig:
@@ -103,9 +109,9 @@ class Molmo2LiteConfig(HfMolmo2Config):
         return cls(**data)
 
 
-def _of_published(data: dict[str, Any]) -> dict[str, Any]:
+def _of_published(data: dict[str, Any], where: Path) -> dict[str, Any]:
     """A ``config.json`` in the form of the published repositories, in ours."""
-    section = model_section(data, Path("config.json"))
+    section = model_section(data, where)
     section["model_name"] = TemporalVideoOlmoConfig().model_name
     section["llm"]["weight_tying"] = False  # published repositories hold the head as well
     native = model_config_from_dict(section)

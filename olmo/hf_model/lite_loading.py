@@ -5,6 +5,7 @@ A native checkpoint or run folder, or a Hugging Face folder, dense or with STTS.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ from olmo.hf_model.lite import (
     Molmo2LiteForConditionalGeneration,
     Molmo2LiteProcessor,
 )
-from olmo.models.loading import load_model_config, load_weights, select_checkpoint
+from olmo.models.loading import (
+    load_model_config,
+    load_weights,
+    merged_model_config,
+    select_checkpoint,
+)
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+
+log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
 Loaded = tuple[Molmo2LiteForConditionalGeneration, Molmo2LiteProcessor]
@@ -58,7 +66,8 @@ def load_model(
     stored = load_model_config(folder)
     if not isinstance(stored, TemporalVideoOlmoConfig):
         overrides = merge(as_pruning(stored, overrides), overrides)
-    config = load_model_config(folder, overrides)
+        log.info("%s is dense: a topk prunes it by %s", folder, TRAINING_FREE)
+    config = merged_model_config(stored.to_dict(), overrides)
     assert isinstance(config, TemporalVideoOlmoConfig)
     with torch.device("meta"):
         model = Molmo2LiteForConditionalGeneration(Molmo2LiteConfig.from_native(config))

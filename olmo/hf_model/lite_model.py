@@ -11,7 +11,7 @@ Legend: B rows, S tokens of the input, S' tokens after pruning, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,11 @@ from olmo.hf_model.lite_prompt import (
     removed_share,
 )
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.models.weights import CheckpointError
 
 IGNORED_LABEL = -100
+SCORER = ".temporal_token_scorer."
+"""Part of the names of what a dense checkpoint lacks; it is initialised instead."""
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
     config: Molmo2LiteConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ("LlmBlock", "ViTBlock")
+    _no_split_modules: ClassVar[list[str]] = ["LlmBlock", "ViTBlock"]
     _supports_sdpa = True
 
     def __init__(self, config: Molmo2LiteConfig):
@@ -76,6 +79,17 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
     def initialize_weights(self) -> None:
         """Draw what was not loaded; transformers' guard leaves the rest alone."""
         self.model.reset_parameters()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but a folder that lacks more than the scorer is an error."""
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        lost = sorted(k for k in info["missing_keys"] if SCORER not in k)
+        if lost:
+            raise CheckpointError(f"{path}: {len(lost)} missing keys, first {lost[0]!r}")
+        return (model, info) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.transformer.wte

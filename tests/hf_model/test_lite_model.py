@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, StaticCache
 
 from olmo.hf_model.lite import Molmo2LiteForConditionalGeneration
 from olmo.models.hf_layout.config import to_hf
+from olmo.models.weights import CheckpointError
 from tests.hf_model.lite_models import OLMO, UNTIED, left_padded, mixed_batch, pair
 from tests.models.conftest import collate, image_row, text_row, video_row
 
@@ -202,6 +203,16 @@ def test_a_missing_scorer_is_initialised_and_nothing_else_is_touched(tmp_path):
             assert torch.equal(value, native.state_dict()[key]), key
         else:
             assert value.isfinite().all() and (key.endswith("bias") or value.std() > 0), key
+
+
+def test_a_missing_weight_is_an_error(tmp_path):
+    native, hf = pair()
+    weights = published_names(native)
+    del weights["model.transformer.ln_f.weight"]
+    hf.config.save_pretrained(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 missing keys, first 'model.transformer.ln_f"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
