@@ -337,6 +337,21 @@ def test_help_names_the_tables(capsys: pytest.CaptureFixture[str]):
     assert "--suite cpu" in shown and "--suite gpu" in shown
 
 
+def test_a_wide_range_is_pointed_out(model: TemporalVideoOlmo):
+    found = time_tiny(model, {DENSE: None, RAGGED: None})
+    dense, ragged = measure.summarize(model, found[0], "tiny", *found[1:])
+    quiet = dataclasses.replace(ragged, speedup=Spread(1.5, 1.45, 1.55))
+    noisy = dataclasses.replace(ragged, speedup=Spread(1.5, 1.0, 2.0))
+    report = Report("", SPEC, Options(), [dense, quiet])
+    assert not report.warnings
+    report.results.append(noisy)
+    assert report.warnings == [
+        "vit, 4 frames, batch 1, scorer ragged 0.5: the rounds differ by 100%; "
+        "repeat on a quiet machine"
+    ]
+    assert report.warnings[0] in report.table() and not report.problems
+
+
 def test_report_without_results(tmp_path: Path):
     report = Report("python scripts/benchmark.py", SPEC, Options())
     for path in report.save(tmp_path):

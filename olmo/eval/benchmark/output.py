@@ -37,6 +37,8 @@ COLUMNS = (
     "of dense %",
 )
 MIB = 1 << 20
+NOISY = 1.15
+"""Ratio of the highest to the lowest speed-up of a round from which a warning is due."""
 
 
 @dataclass
@@ -53,16 +55,27 @@ class Report:
         """One line for each result without a speed-up."""
         return [f"{_name(r)}: {r.problem}" for r in self.results if r.problem]
 
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each speed-up that a busy machine may have spoilt."""
+        found = [(r, r.speedup) for r in self.results if r.speedup]
+        return [
+            f"{_name(r)}: the rounds differ by {s.high / s.low - 1:.0%}; repeat on a quiet machine"
+            for r, s in found
+            if s.high > NOISY * s.low
+        ]
+
     def table(self) -> str:
         """For a terminal."""
-        return "\n".join([format_table(COLUMNS, [_row(r) for r in self.results]), *self.problems])
+        table = format_table(COLUMNS, [_row(r) for r in self.results])
+        return "\n".join([table, *self.problems, *self.warnings])
 
     def markdown(self) -> str:
         """The same, where the time goes, and how it was measured."""
         lines = ["# Benchmark", "", f"    {self.command}", "", self.setting_line(), ""]
         lines += [markdown_table(COLUMNS, [_row(r) for r in self.results]), ""]
-        if self.problems:
-            lines += [*(f"- {problem}" for problem in self.problems), ""]
+        if remarks := [f"- {text}" for text in (*self.problems, *self.warnings)]:
+            lines += [*remarks, ""]
         lines += ["Where the time goes, median milliseconds:", ""]
         lines += [markdown_table(*_parts_table(self.results)), ""]
         return "\n".join(lines)

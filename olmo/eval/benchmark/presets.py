@@ -149,7 +149,10 @@ SUITES = {
         "float32",
     ),
     "gpu": Suite(
-        (Plan("molmo2_4b", ("vit", "prefill", "train"), (64, 128, 256), (0.3, 0.5, 0.8)),),
+        (
+            Plan("molmo2_4b", ("vit", "prefill", "train"), (64, 128, 256), (0.3, 0.5, 0.8)),
+            Plan("molmo2_4b", ("prefill", "train"), (64,), (0.5,), batch_sizes=(2,)),
+        ),
         "cuda",
         "bfloat16",
     ),
