@@ -33,7 +33,15 @@ from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows
 from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
 from olmo.data.datasets.tables import address_name
-from olmo.data.datasets.web import DownloadError, download, marker, open_url, unpack
+from olmo.data.datasets.web import (
+    MARKERS,
+    DownloadError,
+    archive_of,
+    download,
+    marker,
+    open_url,
+    unpack,
+)
 from olmo.data.mixture import MixtureConfig
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -78,11 +86,13 @@ def fetch_hub(job: Job, source: HubFiles) -> None:
         return
     target = folder / ".parquet" if source.table else folder
     patterns = [glob for _, glob in source.table] or list(source.patterns)
+    unpacked = [archive_of(m).relative_to(target).as_posix() for m in target.rglob(MARKERS)]
     try:
         snapshot_download(
             source.repo,
             repo_type="dataset",
             allow_patterns=patterns,
+            ignore_patterns=unpacked,
             local_dir=target,
             token=os.environ.get("HF_ACCESS_TOKEN"),
             max_workers=job.workers,

@@ -209,9 +209,11 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls: list[tuple[str, list[str], str]] = []
+        self.ignored: list[list[str]] = []
 
     def __call__(self, repo: str, **kwargs: Any) -> str:
         self.calls.append((repo, kwargs["allow_patterns"], kwargs["token"]))
+        self.ignored.append(kwargs["ignore_patterns"])
         assert kwargs["repo_type"] == "dataset"
         shutil.copytree(self.folder, kwargs["local_dir"], dirs_exist_ok=True)
         return str(kwargs["local_dir"])
@@ -232,7 +234,9 @@ def test_hub_files_with_archives(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     source = HubFiles("owner/name", "set", ("part/*",), unpack=True)
     assert fetch(tmp_path, monkeypatch, source) == []
     assert (tmp_path / "home/set/part/x.mp4").exists()
-    assert hub.calls == [("owner/name", ["part/*"], "secret")]
+    assert hub.calls == [("owner/name", ["part/*"], "secret")] and hub.ignored == [[]]
+    assert fetch(tmp_path, monkeypatch, source) == []
+    assert hub.ignored[1] == ["part/v.zip"], "an unpacked archive is not fetched again"
 
 
 def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

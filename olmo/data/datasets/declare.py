@@ -110,8 +110,7 @@ class DatasetRow:
             ) from e
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
             reason = f"no field {e}" if isinstance(e, KeyError) else str(e)
-            where = disk.at or disk.home
-            raise DatasetFormatError(f"data set {self.name!r}: {where}: {reason}") from e
+            raise DatasetFormatError(f"data set {self.name!r}: {disk.at}: {reason}") from e
 
     def open(self, split: str) -> DeclaredDataset:
         """The data set, errors as in ``records``. Examples without their media are left out of a

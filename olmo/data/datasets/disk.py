@@ -19,36 +19,46 @@ VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
 
 @dataclass
 class Disk:
-    """Reads below ``home``. ``at`` is the file and row read last, for error messages. A folder
-    is listed once, so that looking for many media files is cheap also on a network disk."""
+    """Reads below ``home``. A folder is listed once, so that looking for many media files is
+    cheap also on a network disk."""
 
     home: Path
-    at: str = ""
-    _listings: dict[Path, frozenset[str]] = field(default_factory=dict)
+    place: tuple[str | int, ...] = ()
+    """File read last, and the kind and number of the row in it."""
+    _listings: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def at(self) -> str:
+        """``place`` in words, for error messages."""
+        if not self.place:
+            return str(self.home)
+        path, *row = self.place
+        return str(self.home / str(path)) + (f": {row[0]} {row[1]}" if row else "")
 
     def exists(self, path: str) -> bool:
         """Whether the file or folder ``path`` is there."""
-        full = self.home / path
-        return full.name in self.listing(full.parent)
+        folder, _, name = path.rpartition("/")
+        return name in self.listing(folder)
 
     def matches(self, pattern: str) -> bool:
         """Whether a file matches ``pattern``; wildcards only in the last part."""
         folder, _, name = pattern.rpartition("/")
-        return any(fnmatchcase(n, name) for n in self.listing(self.home / folder))
+        return any(fnmatchcase(n, name) for n in self.listing(folder))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in ``folder``; none if it is absent."""
-        return sorted(self.listing(self.home / folder))
+        return sorted(self.listing(folder))
 
     def glob(self, pattern: str) -> list[str]:
         """Sorted paths that match; wildcards only in the last part."""
         folder, _, name = pattern.rpartition("/")
         return [f"{folder}/{n}" for n in self.names(folder) if fnmatchcase(n, name)]
 
-    def listing(self, folder: Path) -> frozenset[str]:
+    def listing(self, folder: str) -> frozenset[str]:
+        """Names in ``folder``, as they were when it was asked for first."""
         if folder not in self._listings:
             try:
-                self._listings[folder] = frozenset(os.listdir(folder))
+                self._listings[folder] = frozenset(os.listdir(self.home / folder))
             except (FileNotFoundError, NotADirectoryError):
                 self._listings[folder] = frozenset()
         return self._listings[folder]
@@ -64,7 +74,7 @@ class Disk:
 
     def json(self, path: str) -> Any:
         """Content of a JSON file."""
-        self.at = str(self.home / path)
+        self.place = (path,)
         try:
             return json.loads((self.home / path).read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as e:
@@ -77,7 +87,7 @@ class Disk:
         if not isinstance(content, list):
             raise ValueError(f"expected a list of rows, got {type(content).__name__}")
         for i, row in enumerate(content):
-            self.at = f"{self.home / path}: row {i}"
+            self.place = (path, "row", i)
             yield row
 
     def items(self, path: str, key: str | None = None) -> Iterator[tuple[str, Any]]:
@@ -87,7 +97,7 @@ class Disk:
         if not isinstance(content, dict):
             raise ValueError(f"expected a mapping, got {type(content).__name__}")
         for name, value in content.items():
-            self.at = f"{self.home / path}: key {name!r}"
+            self.place = (path, "key", repr(name))
             yield str(name), value
 
     def jsonl(self, path: str) -> Iterator[Any]:
@@ -102,7 +112,7 @@ class Disk:
         """Stripped lines of a text file that are not empty."""
         with open(self.home / path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                self.at = f"{self.home / path}: line {number}"
+                self.place = (path, "line", number)
                 if line.strip():
                     yield line.strip()
 
@@ -120,26 +130,26 @@ class Disk:
         with open(self.home / path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
-                self.at = f"{self.home / path}: line {reader.line_num}"
+                self.place = (path, "line", reader.line_num)
                 if row:
                     yield row
 
     def parquet(self, path: str) -> Iterator[Row]:
         """Rows of a parquet file."""
         for i, row in enumerate(parquet_rows(self.home / path)):
-            self.at = f"{self.home / path}: row {i}"
+            self.place = (path, "row", i)
             yield row
 
     def table(self, folder: str, split: str = "train") -> ArrowRows:
         """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped."""
-        self.at = str(self.home / folder)
+        self.place = (folder,)
         return ArrowRows.open(self.home / folder, split)
 
     def table_rows(self, folder: str, split: str = "train") -> Iterator[Row]:
         """All rows of an Arrow folder, for small tables."""
         rows = self.table(folder, split)
         for i in range(len(rows)):
-            self.at = f"{self.home / folder}: row {i}"
+            self.place = (folder, "row", i)
             yield rows[i]
 
 

@@ -104,9 +104,9 @@ def long_video_bench(disk: Disk, split: str) -> Iterator[Record]:
 )
 def long_video_bench_w_subtitle(disk: Disk, split: str) -> Iterator[Record]:
     for i, row in enumerate(disk.rows(f"LongVideoBench/{split}.json")):
-        at, path = disk.at, f"LongVideoBench/subtitles/{row['subtitle_path']}"
+        place, path = disk.place, f"LongVideoBench/subtitles/{row['subtitle_path']}"
         lines = list(disk.rows(path)) if disk.exists(path) else []
-        disk.at = at
+        disk.place = place
         start, length = float(row["starting_timestamp_for_subtitles"]), float(row["duration"])
         shown = [line for raw in lines if (line := _lvb_line(raw, start, length))]
         record = _lvb_record(row, i)

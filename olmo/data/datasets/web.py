@@ -22,6 +22,7 @@ CHUNK = 1 << 20
 TIMEOUT_S = 60
 ATTEMPTS = 5
 PAUSE_S = 2.0
+MARKERS = ".*.unpacked"
 
 
 class DownloadError(RuntimeError):
@@ -98,6 +99,11 @@ def file_sha256(path: Path) -> str:
 def marker(archive: Path) -> Path:
     """The file that says that ``archive`` is unpacked; the archive itself may be deleted then."""
     return archive.with_name(f".{archive.name}.unpacked")
+
+
+def archive_of(found: Path) -> Path:
+    """The archive that a marker is about."""
+    return found.with_name(found.name.removeprefix(".").removesuffix(".unpacked"))
 
 
 def unpack(archive: Path, folder: Path) -> None:
