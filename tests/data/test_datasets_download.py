@@ -260,13 +260,15 @@ def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Image.new("RGB", (2, 2)).save(buffer, "PNG")
     handler.files.update({"a.png": buffer.getvalue(), "page.html": b"<html>"})
     links = [f"{address}/{name}" for name in ("a.png", "page.html", "gone.png", "a.png")]
+    (tmp_path / "local.png").write_bytes(buffer.getvalue())
+    links.append(f"file://{tmp_path}/local.png")
     write_arrow(tmp_path / "home/table", {"train": [{"image_url": link} for link in links]})
     source = LinkedImages("table", "images")
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     for _ in range(2):
         job = download_datasets.Job(row(source), workers=2)
         download_datasets.fetch_images(job, source)
-        assert len(job.notes) == 1 and job.notes[0].startswith("2 of 3 images not fetched")
+        assert len(job.notes) == 1 and job.notes[0].startswith("3 of 4 images not fetched")
     assert [p.name for p in (tmp_path / "home/images").iterdir()] == [address_name(links[0])]
     assert [n for n, _ in handler.seen].count("a.png") == 1
 

@@ -31,6 +31,8 @@ class DownloadError(RuntimeError):
 
 def open_url(url: str, start: int = 0) -> Any:
     """Response of a request from byte ``start`` on."""
+    if not url.startswith(("https://", "http://")):
+        raise ValueError(f"not a web address: {url}")
     headers = {"User-Agent": "olmo-stts"} | ({"Range": f"bytes={start}-"} if start else {})
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
 
