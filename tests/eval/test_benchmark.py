@@ -19,6 +19,7 @@ from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
 from olmo.eval.benchmark.measure import Group, Options, Runs, compare, groups, run_plan
 from olmo.eval.benchmark.memory import (
     MemoryRun,
+    MemoryRunError,
     PeakMemory,
     can_measure_cpu,
     cpu_peak,
@@ -165,6 +166,24 @@ def test_results(monkeypatch: pytest.MonkeyPatch):
         assert pruned.reached == pytest.approx(1 / pruned.ceiling)
         assert (pruned.cells, pruned.all_cells) == (18, 36)
     assert found[1][1].flops.vit == 2 * found[0][1].flops.vit
+
+
+def test_memory_of_training_stages(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def peak(run: MemoryRun) -> PeakMemory:
+        if run.setting == PACKED:
+            raise MemoryRunError("its process was killed")
+        return PeakMemory(400 if run.setting == DENSE else 100, 1)
+
+    monkeypatch.setattr(measure, "cpu_peak", peak)
+    plan = Plan("tiny", ("vit", "train_vit"), (4,), (0.5,), layouts=("ragged", "packed"))
+    forward, (dense, ragged, packed) = run_plan(plan, SPEC, Options(repeats=1))
+    assert [r.memory for r in forward] == [None] * 3
+    assert dense.memory == PeakMemory(400, 1) and dense.memory_share is None
+    assert ragged.memory_share == 0.25
+    assert packed.memory is None and packed.speedup is not None
+    assert "train_vit, scorer packed 0.5: its process was killed" in caplog.text
 
 
 def test_flops_of_a_stage(model: TemporalVideoOlmo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from olmo.eval.benchmark.clock import Clock, split_parts, watched
 from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
 from olmo.eval.benchmark.memory import (
     MemoryRun,
+    MemoryRunError,
     PeakMemory,
     can_measure_cpu,
     cpu_peak,
@@ -28,6 +30,8 @@ from olmo.eval.benchmark.workload import STAGES, Stage, run_stage, stage_flops
 from olmo.eval.timing import Spread, take_turns
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.flops import StageFlops
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,11 @@ def _measure_cpu_memory(
         return
     for setting, run in tqdm(runs.items(), desc="peak memory", unit="run"):
         if run.problem is None:
-            run.memory = cpu_peak(
-                MemoryRun(spec, group.stage, setting, group.n_frames, group.n_rows, threads)
-            )
+            job = MemoryRun(spec, group.stage, setting, group.n_frames, group.n_rows, threads)
+            try:
+                run.memory = cpu_peak(job)
+            except MemoryRunError as e:
+                log.warning("no peak memory of %s, %s: %s", group.stage, setting.label, e)
 
 
 def summarize(

@@ -25,6 +25,10 @@ RESET_PEAK = "5"
 """What the kernel wants in ``clear_refs`` to set ``VmHWM`` back to the present size."""
 
 
+class MemoryRunError(RuntimeError):
+    """The process that was to be measured did not finish."""
+
+
 @dataclass(frozen=True)
 class MemoryRun:
     """One run of a fresh process."""
@@ -63,13 +67,13 @@ def can_measure_cpu() -> bool:
 
 
 def cpu_peak(run: MemoryRun) -> PeakMemory:
-    """Peak in a fresh process. ``RuntimeError`` if that was killed, as for want of memory."""
+    """Peak in a fresh process. ``MemoryRunError`` if it was killed, as for want of memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(measure_here, run).result()
         except BrokenProcessPool as e:
-            raise RuntimeError("the process of the memory run ended: out of memory?") from e
+            raise MemoryRunError("its process was killed: out of memory?") from e
 
 
 def measure_here(run: MemoryRun) -> PeakMemory:
