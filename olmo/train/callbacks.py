@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from olmo.train.errors import TrainingError
 from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,11 @@ class JsonlCallback(Callback):
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         self.last = {"step": trainer.state.step, **finite}
-        self.file.write(json.dumps({**self.last, **trainer.histograms}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({**self.last, **trainer.histograms}) + "\n")
+            self.file.flush()
+        except OSError as e:
+            raise TrainingError(f"{self.file.name}: {e.strerror}") from e
 
     def on_end(self, trainer: Trainer) -> None:
         self.file.close()

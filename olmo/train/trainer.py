@@ -136,8 +136,15 @@ class Trainer:
                 self.checkpoints.wait()
             finally:
                 self.checkpoints.close()
-                for callback in self.callbacks:
-                    callback.on_end(self)
+                self._end_callbacks()
+
+    def _end_callbacks(self) -> None:
+        """What ended the run must reach the user, not what a full disk does to the last files."""
+        for callback in self.callbacks:
+            try:
+                callback.on_end(self)
+            except OSError as e:
+                log.error("%s: %s", type(callback).__name__, e)
 
     def save(self) -> None:
         """Start to write a checkpoint of the current step."""

@@ -20,6 +20,7 @@ from olmo.train.run import build_model
 from olmo.train.trainer import Trainer
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from tests.models.conftest import (
+    OLMO3,
     PATCH,
     PRUNING,
     VOCAB,
@@ -32,7 +33,7 @@ from tests.models.conftest import (
 )
 from tests.nn.conftest import randomise
 
-KINDS = {"dense": {}, "stts": PRUNING}
+KINDS: dict[str, dict[str, Any]] = {"dense": {}, "stts": PRUNING, "untied": {"llm": OLMO3}}
 EXAMPLES = (video_row(3, 0), text_row(12, 1), image_row(2), video_row(5, 3), video_row(2, 4))
 LAYOUTS: dict[str, list[list[list[int]]]] = {
     "one": [[[0], [1], [2], [3, 4]]],

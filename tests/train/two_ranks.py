@@ -30,10 +30,14 @@ def run(rank: int, folder: Path) -> None:
 
 def _gradients(rank: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     found = {}
-    for kind, replicas in (("dense", 1), ("stts", 1), ("stts", 2)):
+    every, one = tuple(TWO_RANKS), ("accumulated",)
+    for kind, replicas, layouts in (
+        *(("dense", 1, every), ("stts", 1, every)),
+        *(("untied", 1, one), ("stts", 2, one)),
+    ):
         config = train_config(kind, folder / "unused", fsdp={"replicas": replicas})
         trainer = make_trainer(config, folder / kind)
-        for name in TWO_RANKS if replicas == 1 else ("accumulated",):
+        for name in layouts:
             layout = TWO_RANKS[name][rank]
             found[f"{kind}, {name}, {replicas}"] = gradients(trainer, layout)
     return found
