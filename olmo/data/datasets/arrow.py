@@ -16,6 +16,14 @@ from typing import Any
 
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
+PLAIN: dict[str, Any] = {
+    "_format_columns": None,
+    "_format_kwargs": {},
+    "_format_type": None,
+    "_output_all_columns": False,
+    "_split": None,
+}
+"""What ``load_from_disk`` wants to find in ``state.json``."""
 
 
 def _pyarrow(path: Path) -> ModuleType:
@@ -107,7 +115,9 @@ def write_table(parquet_files: Sequence[Path], folder: Path) -> int:
         if writer is None:
             raise ValueError(f"no parquet file for {folder}")
         writer.close()
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    state = {"_data_files": [{"filename": name}], "_fingerprint": folder.name, **PLAIN}
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text(json.dumps(state))
     return rows
 
 
