@@ -12,13 +12,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from olmo.eval import answer_rules as rules
-from olmo.eval import point_metrics
 from olmo.eval.metrics import exact_match, normalize_answer, parse_choice
-from olmo.eval.points import read_points, read_timed_points, read_tracks
 
 Metadata = Mapping[str, Any]
 Score = dict[str, Any]
@@ -44,12 +41,15 @@ def scorer(name: str) -> Callable[[Scorer], Scorer]:
 
 def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
     """Score one answer. ``ValueError`` for an unknown metric or without a reference."""
+    import olmo.eval.point_scorers  # noqa: F401 (registers)
+
     if metric not in SCORERS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(sorted(SCORERS))}")
     return SCORERS[metric](prediction, metadata)
 
 
-def _score(correct: float, parsed: Any, reference: Any, **more: Any) -> Score:
+def score_of(correct: float, parsed: Any, reference: Any, **more: Any) -> Score:
+    """A score; what was ``parsed`` is None for an answer that cannot be read."""
     return {
         "correct": correct,
         "unparsed": int(parsed is None),
@@ -77,7 +77,7 @@ def _by_letter(read: Callable[[str, Metadata], str | None]) -> Scorer:
 
     def score(prediction: str, metadata: Metadata) -> Score:
         gold, found = _gold_letter(metadata), read(prediction, metadata)
-        return _score(int(found == gold), found, gold)
+        return score_of(int(found == gold), found, gold)
 
     return score
 
@@ -114,7 +114,7 @@ def select_mc_option(prediction: str, metadata: Metadata) -> Score:
         raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")
     found = rules.select_mc_option(rules.clean_answer(prediction), names)
     parsed = None if found is None else names[found]
-    return _score(int(found == int(gold)), parsed, names[int(gold)])
+    return score_of(int(found == int(gold)), parsed, names[int(gold)])
 
 
 @scorer("temp_compass")
@@ -125,7 +125,7 @@ def temp_compass(prediction: str, metadata: Metadata) -> Score:
         raise ValueError(f"no reference: answer is {answer!r}")
     parsed, right = rules.temp_compass(prediction, answer, task)
     aspect = metadata.get("temporal_aspect")
-    return _score(int(right), parsed, answer, labels=[f"{task}_{aspect}"] if aspect else [])
+    return score_of(int(right), parsed, answer, labels=[f"{task}_{aspect}"] if aspect else [])
 
 
 @scorer(MULTIPLE_CHOICE)
@@ -140,7 +140,7 @@ def multiple_choice(prediction: str, metadata: Metadata) -> Score:
         raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")
     choice = parse_choice(prediction, names, options)
     parsed = None if choice is None else names[choice]
-    return _score(int(choice == int(gold)), parsed, names[int(gold)])
+    return score_of(int(choice == int(gold)), parsed, names[int(gold)])
 
 
 # --- open answers ------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _open_answer(score: Callable[[str, list[str]], float]) -> Scorer:
         answers = _answers(metadata)
         parsed = normalize_answer(prediction) or None
         reference = answers[0] if len(answers) == 1 else answers
-        return _score(score(prediction, answers), parsed, reference)
+        return score_of(score(prediction, answers), parsed, reference)
 
     return scored
 
@@ -217,90 +217,3 @@ def question_answering(prediction: str, metadata: Metadata) -> Score:
 def predictions_only(prediction: str, metadata: Metadata) -> Score:
     """Test splits without public answers."""
     return {"correct": None, "unparsed": int(not prediction), "parsed": None, "reference": None}
-
-
-# --- counting, pointing, tracking --------------------------------------------------------------
-
-
-def _count(prediction: str, metadata: Metadata, pointed: bool) -> Score:
-    """``pointed``: the number of points counts, not the number in the text."""
-    gold = metadata.get("count")
-    if gold is None:
-        raise ValueError("the metadata of a counting question hold no count")
-    gold = int(gold)
-    if pointed:
-        n_points = len(read_points(prediction, 100, 100))
-        found = n_points or (0 if rules.read_count(prediction) == 0 else None)
-        tolerance, label = 1, f"count/{gold}"
-    else:
-        found, low = rules.read_count(prediction), gold // 5 * 5
-        tolerance = 1 + int(0.05 * gold)
-        label = f"count/{low}-{low + 5}" if low < 25 else "count/25 and more"
-    close = found is not None and abs(found - gold) <= tolerance
-    return _score(
-        int(found == gold),
-        found,
-        gold,
-        scores={"close": float(close), "valid": float(found is not None)},
-        labels=[label],
-    )
-
-
-scorer("video_count")(partial(_count, pointed=False))
-scorer("image_count")(partial(_count, pointed=True))
-
-
-def _needed(metadata: Metadata, *names: str) -> list[Any]:
-    missing = [name for name in names if metadata.get(name) is None]
-    if missing:
-        raise ValueError(f"the metadata lack {', '.join(missing)}")
-    return [metadata[name] for name in names]
-
-
-def _point_score(scores: dict[str, float], parsed: Any, reference: Any, headline: str) -> Score:
-    valid = float(bool(parsed))
-    found = parsed or (None if reference else [])
-    return _score(scores[headline], found, reference, scores={**scores, "valid": valid})
-
-
-@scorer("video_points")
-def video_points(prediction: str, metadata: Metadata) -> Score:
-    """Molmo2 video pointing: F1 of points in the objects' masks at the very time."""
-    gold, masks, duration, (w, h) = _needed(
-        metadata, "gt_abs_triplets", "gt_abs_masks", "duration", "image_size"
-    )
-    found = read_timed_points(prediction, w, h)
-    scores = point_metrics.video_points(found, gold, masks, duration, (w, h))
-    parsed = [[p.time, p.x, p.y] for p in found]
-    return _point_score(scores, parsed, [list(map(float, g)) for g in gold], "f1")
-
-
-@scorer("image_points")
-def image_points(prediction: str, metadata: Metadata) -> Score:
-    """Pointing in one image: F1 of points in the objects' masks."""
-    gold, masks, (w, h) = _needed(metadata, "points", "masks", "image_size")
-    found = read_points(prediction, w, h)
-    scores = point_metrics.image_points(found, gold, masks)
-    parsed = [list(p) for p in found]
-    return _point_score(scores, parsed, [list(map(float, g)) for g in gold], "f1")
-
-
-@scorer("point_bench")
-def point_bench(prediction: str, metadata: Metadata) -> Score:
-    """Point-Bench: right when there are points and all of them lie in the mask."""
-    mask, (w, h) = _needed(metadata, "mask", "image_size")
-    found = read_points(prediction, w, h)
-    right = bool(found) and all(point_metrics.is_inside(mask, p) for p in found)
-    return _score(int(right), [list(p) for p in found] or None, None)
-
-
-@scorer("tracking")
-def tracking(prediction: str, metadata: Metadata) -> Score:
-    """F1 of the points per frame, with HOTA. ``points`` and ``masks`` map frame numbers to object
-    ids to points (x, y), or masks."""
-    gold, masks, fps, (w, h) = _needed(metadata, "points", "masks", "video_fps", "image_size")
-    found = read_tracks(prediction, w, h, fps)
-    scores = point_metrics.tracks(found, gold, masks)
-    parsed = {str(f): {i: list(p) for i, p in ids.items()} for f, ids in found.items()}
-    reference = {str(f): {i: list(p) for i, p in ids.items()} for f, ids in gold.items()}
-    return _point_score(scores, parsed, reference, "f1")

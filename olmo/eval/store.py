@@ -29,7 +29,9 @@ from olmo.eval.tasks import Task
 log = logging.getLogger(__name__)
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
-SCORING_MODULES = (*("answer_rules", "matching", "metrics", "point_metrics", "points", "scorers"),)
+SCORING_MODULES = (
+    *("answer_rules", "matching", "metrics", "point_metrics", "point_scorers", "points", "scorers"),
+)
 """A change of these files makes earlier scores stale."""
 PRESENTATION = ("name", "groups", "title", "batch_size")
 """Fields of a task that change no score."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from olmo.eval import point_scorers  # noqa: F401 (registers)
 from olmo.eval.scorers import SCORERS, anls, relaxed_correctness, score_example, vqa_score
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from olmo.data.registry import dataset_names
+from olmo.eval import point_scorers  # noqa: F401 (registers)
 from olmo.eval.scorers import SCORERS
 from olmo.eval.tasks import TASKS, groups, resolve_tasks
 
