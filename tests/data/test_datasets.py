@@ -20,7 +20,7 @@ from olmo.data.datasets.declare import (
     dataset_rows,
     select_rows,
 )
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, pick, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.frame_clips import frame_clip, frame_span, write_frame_clip
 from olmo.data.registry import MissingDataError, get_dataset
@@ -246,3 +246,12 @@ def test_listing_is_read_once(tmp_path: Path) -> None:
 def test_documentation_lists_every_data_set() -> None:
     text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
     assert [name for name in dataset_rows() if f"| {name} |" not in text] == []
+
+
+def test_spellings_of_fields_and_of_nested_rows() -> None:
+    assert pick({"b": 1, "a": None}, "a", "b") == 1
+    with pytest.raises(ValueError, match=r"no field 'a' or 'b' among \['c'\]"):
+        pick({"c": 1}, "a", "b")
+    rows = [{"x": 1, "y": "p"}, {"x": 2, "y": "q"}]
+    assert structs({"x": [1, 2], "y": ["p", "q"]}) == rows == structs(rows)
+    assert structs(None) == [] == structs({"x": []})

@@ -159,3 +159,11 @@ def pick(row: Row, *names: str) -> Any:
         if row.get(name) is not None:
             return row[name]
     raise ValueError(f"no field {' or '.join(map(repr, names))} among {sorted(row)}")
+
+
+def structs(value: Any) -> list[Row]:
+    """Rows of a nested column; tables hold them as a list of rows or as a row of lists."""
+    if isinstance(value, dict):
+        columns = list(value.values())
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return list(value or [])

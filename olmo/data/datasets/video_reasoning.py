@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from olmo.data.datasets.declare import Record, by_media, dataset
-from olmo.data.datasets.disk import Disk, pick
+from olmo.data.datasets.disk import Disk, pick, structs
 from olmo.data.datasets.draws import INSERT, SHUFFLE, WORDING
 from olmo.data.datasets.sources import HubFiles, Manual
 from olmo.data.datasets.video_qa import CHARADES, GROUPS, MC, TRAIN_VAL_TEST, choice, short
@@ -196,7 +196,7 @@ def camerabench(disk: Disk, split: str) -> Iterator[Record]:
     return by_media(
         (f"CameraBench/train/{row['video_path']}", negatives_choice(qa))
         for row in disk.parquet("CameraBench/camerabench_qa.parquet")
-        for qa in row["mc_qa_list"]
+        for qa in structs(row["mc_qa_list"])
     )
 
 

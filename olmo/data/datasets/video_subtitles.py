@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from olmo.data.datasets.declare import VIDEO_ACADEMIC, Record, dataset
-from olmo.data.datasets.disk import VIDEO_EXTENSIONS, Disk, pick
+from olmo.data.datasets.disk import VIDEO_EXTENSIONS, Disk, pick, structs
 from olmo.data.datasets.frame_clips import frame_clip
 from olmo.data.datasets.sources import FrameClips, HubFiles, Manual
 from olmo.data.datasets.video_qa import MC, choice
@@ -123,7 +123,7 @@ def _cinepile(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
         messages = [
             choice(e["question"], e["choices"], int(e["answer_key_position"]))
             | {"style": MC_SUBTITLE if text else MC}
-            for e in row["examples"]
+            for e in structs(row["examples"])
         ]
         video = "/".join(["cinepile/videos", name, f"{name}.mp4"])
         yield {"video": video, "message_list": messages} | ({"subtitle": text} if text else {})
@@ -157,7 +157,9 @@ def _synthetic(name: str, repo: str, table_split: str, with_subtitle: bool) -> N
             record = found.setdefault(video, {"video": video, "message_list": []})
             record["message_list"].append(negatives_choice(row))
             if with_subtitle and row.get("subtitle"):
-                record["subtitle"] = [[s["start"], s["end"], s["text"]] for s in row["subtitle"]]
+                record["subtitle"] = [
+                    [s["start"], s["end"], s["text"]] for s in structs(row["subtitle"])
+                ]
         yield from found.values()
 
 
