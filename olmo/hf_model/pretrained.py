@@ -6,7 +6,7 @@ initialised; everything else is read, one tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def build_start_model(llm: Path, vit: Path, options: StartOptions | None = None)
 
 def start_section(llm: Path, vit: Path, options: StartOptions) -> Json:
     """The native model section of the start model."""
-    text = llm_section(read_json(llm / HF_CONFIG), llm / HF_CONFIG)
+    text = _section(llm_section, llm)
     text |= {
         "max_sequence_length": options.max_sequence_length,
         "additional_vocab_size": options.additional_vocab_size,
@@ -78,11 +78,19 @@ def start_section(llm: Path, vit: Path, options: StartOptions) -> Json:
         "model_name": "video_olmo",
         "llm": text,
         "vision_backbone": {
-            "vit": vit_section(read_json(vit / HF_CONFIG), vit / HF_CONFIG),
+            "vit": _section(vit_section, vit),
             "vit_layers": list(options.vit_layers),
         },
         "bi_directional_attn": "image_tokens",
     }
+
+
+def _section(convert: Callable[[Json, Path], Json], folder: Path) -> Json:
+    where = folder / HF_CONFIG
+    try:
+        return convert(read_json(where), where)
+    except (TypeError, AttributeError, ArithmeticError) as e:
+        raise ConfigError(f"{where}: a value is of the wrong kind: {e}") from e
 
 
 LLM_FIELDS = {

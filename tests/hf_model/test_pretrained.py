@@ -245,6 +245,8 @@ def edit_json(path: Path, change: dict[str, Any]) -> None:
         ("llm", {"model_type": "llama"}, r"llm/config\.json: model_type 'llama' is not one of"),
         ("llm", {"hidden_act": "gelu"}, r"llm/config\.json: hidden_act is 'gelu', only 'silu'"),
         ("llm", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("llm", {"rope_parameters": 3}, r"llm/config\.json: a value is of the wrong kind"),
+        ("vit", {"image_size": "18"}, r"vit/config\.json: a value is of the wrong kind"),
         ("llm", {"hidden_size": None}, r"llm/config\.json: no 'hidden_size'"),
         ("llm", {"vocab_size": 500}, "tokenizer has 512 entries, llm.vocab_size is 500"),
         ("llm", {"num_hidden_layers": 5}, r"index\.json: 8 missing keys, first 'model\.layers\.4"),

@@ -147,6 +147,21 @@ def test_older_processor_files(tmp_path: Path) -> None:
     assert (found.image.max_crops, found.image.max_multi_image_crops) == (24, 24)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"image_processor": 3},
+        {"image_processor": {"pooling_size": [2]}},
+        {"video_processor": {"pooling_size": 3}},
+        {"video_processor": {"max_fps": "fast"}},
+    ],
+)
+def test_bad_processor_file(content: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "processor_config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"{tmp_path}.* (wrong kind|expected a JSON object)"):
+        read_processor(tmp_path)
+
+
 def test_what_the_processor_cannot_express() -> None:
     changes = {
         "mm_preprocessor": {

@@ -126,6 +126,9 @@ def test_scorer_is_read_from_either_layout(tmp_path: Path) -> None:
         ({"text_config": {"qk_norm_type": "none"}}, "attention_layer_norm_type: 'none' is not one"),
         ({"model_type": "qwen3"}, r"model_type 'qwen3' is not one of .*prepare_pretrained_model"),
         ({"adapter_config": 3}, "no section 'adapter_config'"),
+        ({"text_config": {"intermediate_size": None}}, "a value is of the wrong kind"),
+        ({"text_config": {"num_hidden_layers": "2"}}, "'str' object cannot be interpreted"),
+        ({"text_config": {"hidden_size": "24"}}, r"model\.llm\.d_model: expected int, got '24'"),
     ],
 )
 def test_bad_config(layout: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:

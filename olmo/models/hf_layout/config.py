@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,12 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
     layout = "remote" if VISION["remote"] in data else "transformers"
     data = _with_pruning_on_top(data, VISION[layout])
     own = {*PRUNING_KEYS, "bi_directional_attn"}
-    dense = _trimmed({k: v for k, v in data.items() if k not in own}, layout, where)
-    section = _dense_section(dense, layout, where)
+    dense = {key: value for key, value in data.items() if key not in own}
+    try:
+        dense = _trimmed(dense, layout, where)
+        section = _dense_section(dense, layout, where)
+    except (TypeError, AttributeError, ArithmeticError) as e:
+        raise ConfigError(f"{where}: a value is of the wrong kind: {e}") from e
     for key, path in PRUNING_KEYS.items():
         if key in data:
             section["model_name"] = "temporal_video_olmo"
@@ -143,16 +148,6 @@ def _with_pruning_on_top(data: dict[str, Any], vision: str) -> dict[str, Any]:
     found = {key: value for key, value in vit.items() if key in PRUNING_KEYS}
     rest = {key: value for key, value in vit.items() if key not in found}
     return {**found, **data, vision: rest}
-
-
-def _lifted(data: dict[str, Any], vision: str) -> dict[str, Any]:
-    """Pruning keys of the ViT's section moved to the top."""
-    section = data.get(vision)
-    if not isinstance(section, dict):
-        return data
-    inside = {key: section[key] for key in PRUNING_KEYS if key in section}
-    rest = {key: value for key, value in section.items() if key not in inside}
-    return data | inside | {vision: rest}
 
 
 def _trimmed(data: dict[str, Any], layout: str, where: Path) -> dict[str, Any]:
@@ -186,9 +181,8 @@ def _dense_section(data: dict[str, Any], layout: str, where: Path) -> dict[str, 
         _set(section, tuple(field.native.split(".")), value)
     llm, vit, text = section["llm"], section["vision_backbone"]["vit"], data["text_config"]
     if vit["image_num_pos"] is None:
-        height, width = vit["image_default_input_size"]
-        patch = vit["image_patch_size"]
-        vit["image_num_pos"] = (height // patch) * (width // patch)
+        sides = vit["image_default_input_size"]
+        vit["image_num_pos"] = math.prod(side // vit["image_patch_size"] for side in sides)
     llm["mlp_hidden_size"] = 2 * text.get("intermediate_size", 12288)
     llm["vocab_size"] = data.get("image_start_token_id", 151936)
     rope = text.get("rope_parameters") or {

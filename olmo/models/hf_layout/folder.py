@@ -65,6 +65,15 @@ def _native_settings(folder: Path) -> dict[str, Any]:
 def read_processor(folder: Path) -> dict[str, Any]:
     """The ``mm_preprocessor`` section that the processor files of ``folder`` amount to; what
     they leave out keeps this project's default."""
+    try:
+        return _read_processor(folder)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{folder}: a processor file has a value of the wrong kind: {e}") from e
+
+
+def _read_processor(folder: Path) -> dict[str, Any]:
     file = folder / PROCESSOR_FILE
     processor = read_json(file) if file.is_file() else {}
     parts = {}
