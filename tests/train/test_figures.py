@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from olmo.models.loading import load_model_config, load_weights, merged_model_config
+from olmo.models.loading import load_model_config, merged_model_config
 from olmo.nn.attention import force_masked_bias
 from olmo.train.loss import ChunkedLoss, token_loss, unpack
 from olmo.train.metrics import KEPT_HISTOGRAM
@@ -127,6 +127,5 @@ def test_upstream_checkpoint_starts_a_run_with_pruning(
     config = train_config("dense", tmp_path)
     config.model = model
     trainer = make_trainer(config, start)
-    assert "no token scorer" in caplog.text
-    missing = load_weights(trainer.model, start)
-    assert missing and all(".temporal_token_scorer." in name for name in missing)
+    n_new = sum(".temporal_token_scorer." in name for name in trainer.model.state_dict())
+    assert n_new and f"no token scorer: initialised {n_new} tensors" in caplog.text
