@@ -81,6 +81,9 @@ def attention(
         else:
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
     gqa = q.shape[1] != k.shape[1]
+    if gqa and mask is not None and q.is_cuda:  # the kernels that take a mask share no heads
+        repeat = q.shape[1] // k.shape[1]
+        k, v, gqa = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), False
     if q.is_cuda and backend != "all":
         with sdpa_kernel(SDPA_BACKENDS[backend]):
             out = F.scaled_dot_product_attention(

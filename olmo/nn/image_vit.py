@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config
 from olmo.nn.attention import attention, segment_attention
+from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
 
 
@@ -202,14 +203,18 @@ class ViTBlock(nn.Module):
     def forward(
         self, x: Tensor, layout: TokenLayout | None = None, key_bias: Tensor | None = None
     ) -> Tensor:
-        y = self.attention_norm(x)
         if layout is None:
-            y = self.attention(y, key_bias=key_bias)
+            y = self.attention(self.attention_norm(x), key_bias=key_bias)
+        elif x.dim() == 2:
+            y = self.attention.forward_flat(self.attention_norm(x), layout)
         else:
-            y = self.attention.forward_flat(y, layout, key_bias)
-            x = x if x.dim() == 2 else layout.gather(x)
+            y = recomputed(self._ask_whole_frames, x, layout, key_bias)
+            x = layout.gather(x)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+    def _ask_whole_frames(self, x: Tensor, layout: TokenLayout, key_bias: Tensor | None) -> Tensor:
+        return self.attention.forward_flat(self.attention_norm(x), layout, key_bias)
 
 
 class BlockStack(nn.Module):

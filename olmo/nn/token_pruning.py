@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
 from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
 
@@ -80,9 +81,9 @@ def prune_method(
 
 @prune_method("scorer", learned=True)
 def learned_scores(inputs: ScoreInputs) -> Tensor:
-    """The trained scorer."""
+    """The trained scorer. It is cheap but wide, so its activations are not kept."""
     assert inputs.scorer is not None
-    return inputs.scorer(inputs.x, inputs.has_previous, inputs.grid)
+    return recomputed(inputs.scorer, inputs.x, inputs.has_previous, inputs.grid)
 
 
 @prune_method("random")
