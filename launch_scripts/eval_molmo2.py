@@ -20,6 +20,8 @@ import os
 import sys
 from typing import Any
 
+import torch
+
 from olmo.config import ConfigError, merge, parse_overrides
 from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
 from olmo.eval.report import format_problems, format_summary
@@ -30,6 +32,8 @@ from olmo.eval.tasks import TASKS, groups
 
 log = logging.getLogger(__name__)
 
+GPU_WORKERS = 4
+"""Videos are decoded while the GPU answers."""
 TIMEOUT_MINUTES = 24 * 60
 """Ranks wait for the slowest one at the end of a task, which may take long."""
 
@@ -59,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=int, metavar="N", help=tokens)
     seed = f"picks the examples of --max_examples and seeds the data (default {default.seed})"
     add("--seed", type=int, metavar="N", help=seed)
-    workers = "processes per rank that load videos (default 0: none beside the rank itself)"
+    workers = f"processes per rank that load videos (default {GPU_WORKERS} with a GPU, else 0)"
     add("--num_workers", type=int, metavar="N", help=workers)
     folder = "where results are written (default: folder 'eval' beside the checkpoint)"
     add("--save_folder", metavar="DIR", help=folder)
@@ -82,6 +86,9 @@ def build_config(argv: list[str]) -> EvalConfig:
     given: dict[str, Any] = vars(args)
     if given.pop("debug", False):
         log.setLevel(logging.DEBUG)
+        logging.getLogger("olmo.eval").setLevel(logging.DEBUG)
+    if torch.cuda.is_available():
+        given.setdefault("num_workers", GPU_WORKERS)
     return EvalConfig.from_dict(merge(given, parse_overrides(overrides)))
 
 

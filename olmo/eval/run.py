@@ -49,7 +49,7 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
     is on; with all of them there the model is not loaded.
     """
     run = _Run(plan, device)
-    with _reproducible(plan.config, device):
+    with _reproducible(plan.config):
         for task in plan.tasks:
             run.evaluate(task)
     outcome = EvalOutcome(run.metrics, run.problems)
@@ -60,10 +60,11 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
 
 
 @contextmanager
-def _reproducible(config: EvalSettings, device: torch.device) -> Iterator[None]:
-    """On the CPU, results depend on the number of threads: exact generation uses one."""
+def _reproducible(config: EvalSettings) -> Iterator[None]:
+    """Floating-point results on the CPU depend on the number of threads: exact generation uses
+    one, also to prepare what goes to a GPU."""
     threads = torch.get_num_threads()
-    if device.type == "cpu" and config.generation == "exact":
+    if config.generation == "exact":
         torch.set_num_threads(1)
     try:
         yield

@@ -21,7 +21,8 @@ def logging_as_before():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    eval_molmo2.log.setLevel(logging.NOTSET)
+    for log in (eval_molmo2.log, logging.getLogger("olmo.eval")):
+        log.setLevel(logging.NOTSET)
 
 
 def test_documented_command():
@@ -55,6 +56,12 @@ def test_both_spellings_and_overrides():
         pictures=0,
         model={"vision_backbone": {"vit": {"topk": 0.3}}, "mm_preprocessor": {"max_frames": 8}},
     )
+
+
+def test_a_gpu_does_not_wait_for_videos(monkeypatch):
+    monkeypatch.setattr(eval_molmo2.torch.cuda, "is_available", lambda: True)
+    assert build_config(["runs/demo", "--mode=synthetic"]).num_workers == 4
+    assert build_config(["runs/demo", "--mode=synthetic", "--num_workers=0"]).num_workers == 0
 
 
 def test_help_explains_every_flag():

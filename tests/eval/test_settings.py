@@ -1,0 +1,49 @@
+"""Planning a run: checkpoint, tasks, overrides at test time, folder."""
+
+from pathlib import Path
+
+import pytest
+
+from olmo.config import ConfigError
+from olmo.eval.settings import EvalConfig, plan_evaluation
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
+PRUNING = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": {"prune_at": 1}}}
+
+
+def plan(model=None, **settings):
+    config = {"checkpoint": str(CHECKPOINT), "mode": "synthetic", "model": model or {}}
+    return plan_evaluation(EvalConfig.from_dict({**config, **settings}))
+
+
+def test_overrides_reach_the_model():
+    vit = {"topk": 0.3, "prune_at": 1}
+    over = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
+    made = plan({**over, "mm_preprocessor": {"max_frames": 128}})
+    assert made.model_config.mm_preprocessor.video.max_frames == 128
+    assert made.model_config.removed_share == 0.3
+    flat = plan({**PRUNING, "mm_preprocessor": {"topk": 0.7}})
+    assert flat.model_config.removed_share == 0.7
+    with pytest.raises(ConfigError, match="maks_frames"):
+        plan({"mm_preprocessor": {"maks_frames": 1}})
+
+
+def test_long_prompts_are_allowed_unless_the_user_says_otherwise():
+    assert plan().model_config.llm.max_sequence_length == 64_000
+    short = plan({"llm": {"max_sequence_length": 100}})
+    assert short.model_config.llm.max_sequence_length == 100
+    assert short.overrides["llm"] == {"max_sequence_length": 100}
+
+
+def test_folders(tmp_path):
+    beside = CHECKPOINT.resolve() / "eval"
+    assert plan().folder == beside / "step2400-unsharded"
+    assert plan({"mm_preprocessor": {"max_frames": 4}}).folder.name.endswith("-max_frames=4")
+    assert plan(eval_name="x", save_folder=str(tmp_path)).folder == tmp_path / "x"
+
+
+def test_mistakes():
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        plan(checkpoint="nowhere")
+    with pytest.raises(ValueError, match="unknown evaluation task 'vidoe'"):
+        plan(mode="vidoe")
