@@ -233,8 +233,11 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        """transformers' ``generate`` on an encoded prompt; sequences begin with the pruned one."""
-        check_length(self.model, prompt, 1)
+        """transformers' ``generate`` on an encoded prompt; sequences begin with the pruned one.
+
+        ``ValueError`` if the prompt and ``max_new_tokens`` do not fit the model's positions.
+        """
+        check_length(self.model, prompt, kwargs.get("max_new_tokens") or 1)
         return super().generate(
             prompt.row.input_ids,
             generation_config,

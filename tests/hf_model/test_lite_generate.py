@@ -140,6 +140,8 @@ def test_a_prompt_that_is_too_long():
     with pytest.raises(ValueError, match=r"a prompt of 61 positions .* exceed the model's 60"):
         hf.generate(**given, max_new_tokens=1)
     assert hf.generate(**given, max_new_tokens=1, topk=0.5).shape[1] == 78
+    with pytest.raises(ValueError, match=r"of 50 positions and 11 new tokens"):
+        hf.generate(**given, max_new_tokens=11, topk=0.5)
 
 
 def test_generate_needs_a_prompt():
