@@ -18,10 +18,11 @@ from transformers import AutoModelForImageTextToText, Molmo2ForConditionalGenera
 from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
 from olmo.models.loading import load_model
 from olmo.models.molmo2.molmo2 import Molmo2
+from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from scripts.convert_to_hf import main as convert_main
 from scripts.export_unsharded import export as export_unsharded
 from tests.hf_model.conftest import FORMS, batch_of, moved, native_model, same_weights, save_native
-from tests.models.conftest import FIXTURES, PRUNING, collate, image_row, text_row, video_row
+from tests.models.conftest import FIXTURES, PRUNING, Row, collate, image_row, text_row, video_row
 from tests.models.test_transformers_parity import BATCHES, transformers_inputs
 
 LAYOUTS = ("transformers", "remote")
@@ -49,16 +50,44 @@ def stock(exported: Pair) -> Molmo2ForConditionalGeneration:
     return model.eval()
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+def two_images(seed: int) -> Row:
+    """Two images in one prompt."""
+    first, second = image_row(seed), image_row(seed + 1)
+    n_patches = first["images"].shape[0] * first["images"].shape[1]
+    pooling = second["token_pooling"]
+    second["token_pooling"] = torch.where(pooling >= 0, pooling + n_patches, -1)
+    return {key: torch.cat((first[key], second[key])) for key in first}
+
+
+ROWS = BATCHES | {"images": (two_images(0), image_row(5))}
+
+
+@pytest.mark.parametrize("kind", ROWS)
 def test_logits(exported: Pair, stock: Molmo2ForConditionalGeneration, kind: str) -> None:
-    rows, inputs = BATCHES[kind], transformers_inputs(collate(*BATCHES[kind]), kind)
-    batch = batch_of(*rows)
+    inputs = transformers_inputs(collate(*ROWS[kind]), kind.removesuffix("s"))
+    batch = batch_of(*ROWS[kind])
     with torch.no_grad():
         ours = exported[0](**batch).logits
         theirs = stock(**inputs | {"input_ids": moved(inputs["input_ids"])}).logits
     valid = batch["input_ids"] >= 0
     # measured 2e-6, of logits up to 5
     torch.testing.assert_close(ours[valid], theirs[valid], atol=1e-5, rtol=0)
+
+
+def test_packed_text(exported: Pair, stock: Molmo2ForConditionalGeneration) -> None:
+    """Two texts in one row against each by itself."""
+    rows = [text_row(n, n)["input_ids"] for n in (12, 7)]
+    row = {
+        "input_ids": torch.cat(rows)[None],
+        "position_ids": torch.cat([torch.arange(len(r)) for r in rows])[None],
+        "subsegment_ids": torch.cat(
+            [torch.full((len(r),), i * SUBSEGMENTS_PER_EXAMPLE) for i, r in enumerate(rows)]
+        )[None],
+    }
+    with torch.no_grad():
+        ours = exported[0](**row).logits[0]
+        theirs = torch.cat([stock(r[None]).logits[0] for r in rows])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # measured 2e-6
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "text"])
