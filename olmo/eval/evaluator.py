@@ -53,6 +53,22 @@ class Examples:
     rows: dict[int, Row] = field(default_factory=dict)
 
 
+@dataclass
+class Setup:
+    """What answers the examples, and how. ``model`` may be None when nothing is left to answer;
+    ``sharded``: its parameters are spread over the ranks."""
+
+    model: Molmo2 | None
+    model_config: Molmo2Config
+    settings: EvalSettings
+    device: torch.device
+    sharded: bool = False
+
+    def limit(self, task: Task) -> int:
+        """Longest answer."""
+        return self.settings.max_new_tokens or task.max_new_tokens
+
+
 def together(function: Callable[[], T]) -> T:
     """Run ``function`` on every rank; if it fails on any, ``TaskFailed`` is raised on all."""
     value, error = None, None
@@ -100,29 +116,22 @@ def evaluate_task(
     """
     dataset = get_dataset(task.dataset, task.split) if dataset is None else dataset
     examples = Examples(task, dataset, survey(task, dataset, settings))
-    return evaluate_rows(examples, model, model_config, settings, device)
+    return evaluate_rows(examples, Setup(model, model_config, settings, device))
 
 
-def evaluate_rows(
-    examples: Examples,
-    model: Molmo2 | None,
-    model_config: Molmo2Config,
-    settings: EvalSettings,
-    device: torch.device,
-    keep_in: TaskStore | None = None,
-    sharded: bool = False,
-) -> TaskResult:
+def evaluate_rows(examples: Examples, setup: Setup, keep_in: TaskStore | None = None) -> TaskResult:
     """Answer what is not finished, and merge it with what is; the same result on every rank.
 
-    ``model`` may be None when nothing is left to answer.
+    New rows go to the progress of ``keep_in`` at once.
     """
-    start, task = time.perf_counter(), examples.task
-    limit = settings.max_new_tokens or task.max_new_tokens
+    start, task, settings, device = time.perf_counter(), examples.task, setup.settings, setup.device
     results = RankResults()
-    if model is not None:
-        rest = (examples, model, model_config, settings, device, keep_in, sharded)
-        # an error on one rank of a sharded model would leave the others waiting: end the run
-        results = _answer_rest(*rest) if sharded else together(lambda: _answer_rest(*rest))
+    if setup.model is not None and setup.sharded:
+        # an error on one rank would leave the others waiting in the model: let it end the run
+        results = _answer_rest(examples, setup, setup.model, keep_in)
+    elif setup.model is not None:
+        model = setup.model
+        results = together(lambda: _answer_rest(examples, setup, model, keep_in))
     gathered = gather_object(results)
     merged = None
     if gathered is not None:
@@ -138,10 +147,10 @@ def evaluate_rows(
         "metric": task.metric,
         **summarize(merged, task.macro),
         "max_examples": settings.max_examples,
-        "max_new_tokens": limit,
+        "max_new_tokens": setup.limit(task),
         "seed": settings.seed,
         "generation": settings.generation,
-        "model": pruning_settings(model_config),
+        "model": pruning_settings(setup.model_config),
     }
     times = timing(merged.rows) | {
         "seconds_of_the_run": time.perf_counter() - start,
@@ -153,15 +162,10 @@ def evaluate_rows(
 
 
 def _answer_rest(
-    examples: Examples,
-    model: Molmo2,
-    model_config: Molmo2Config,
-    settings: EvalSettings,
-    device: torch.device,
-    keep_in: TaskStore | None,
-    sharded: bool,
+    examples: Examples, setup: Setup, model: Molmo2, keep_in: TaskStore | None
 ) -> RankResults:
     """This rank's share of the examples without a row."""
+    settings, model_config, device = setup.settings, setup.model_config, setup.device
     task, tokenizer = examples.task, model_config.build_tokenizer()
     rest = [i for i in examples.fingerprints if i not in examples.rows]
     size = batch_size(settings, task)
@@ -179,12 +183,15 @@ def _answer_rest(
         rows_per_pass=size if batched else 1,
         prompt=task.prompt,
     )
-    limit = settings.max_new_tokens or task.max_new_tokens
     lockstep = None
-    if sharded:
+    if setup.sharded:
         prompt = preprocessor({"question": "", "style": "demo"}, for_inference=True)
         lockstep = Lockstep(model, on_device(collator([prompt]), device), device)
-    answerer = Answerer(model, tokenizer, task, limit, device, examples.fingerprints, lockstep)
+    answerer = Answerer(
+        *(model, tokenizer, task, setup.limit(task), device),
+        fingerprints=examples.fingerprints,
+        lockstep=lockstep,
+    )
     if keep_in is None:
         return answerer.answer_all(loader, settings.num_workers)
     with keep_in.open_progress(get_rank()) as file:

@@ -16,7 +16,15 @@ import torch
 from olmo.data.registry import Dataset, get_dataset
 from olmo.distributed import broadcast_object, is_main
 from olmo.eval.answering import Row
-from olmo.eval.evaluator import Examples, TaskFailed, batch_size, evaluate_rows, survey, together
+from olmo.eval.evaluator import (
+    Examples,
+    Setup,
+    TaskFailed,
+    batch_size,
+    evaluate_rows,
+    survey,
+    together,
+)
 from olmo.eval.failure_pictures import draw_failures
 from olmo.eval.loading import load_for_evaluation
 from olmo.eval.report import Problem, TaskResult, find_problems
@@ -108,12 +116,9 @@ class _Run:
             model = self._load()
         else:
             model = None  # every answer is there; only the averages are new
-        result = evaluate_rows(
-            Examples(task, dataset, work.fingerprints, work.rows),
-            *(model, plan.model_config, config, self.device),
-            keep_in=store,
-            sharded=config.fsdp,
-        )
+        examples = Examples(task, dataset, work.fingerprints, work.rows)
+        setup = Setup(model, plan.model_config, config, self.device, config.fsdp)
+        result = evaluate_rows(examples, setup, store)
         metrics = {
             **result.metrics,
             "checkpoint": str(plan.checkpoint),

@@ -40,8 +40,8 @@ def load_runs(paths: Sequence[str | Path]) -> list[Run]:
     """
     runs = []
     for given in map(str, paths):
-        label, _, path = given.rpartition("=") if not Path(given).exists() else ("", "", given)
-        folder = Path(path)
+        label, _, path = given.partition("=") if not Path(given).exists() else ("", "", given)
+        folder = Path(path or given)
         found = [run for run in map(_load, [folder, *_subfolders(folder)]) if run.metrics]
         if not found:
             raise FileNotFoundError(f"{folder}: no {METRICS_FILE} of a task in it")

@@ -68,6 +68,9 @@ def test_labels(runs):
     write_run(runs / "e", [1] * 20, 0.5, max_frames=128)
     labels = [run.label for run in load_runs([runs / "b", f"mine={runs / 'c'}", runs / "e"])]
     assert labels == ["scorer 50%, 64 frames", "mine", "scorer 50%, 128 frames"]
+    write_run(runs / "x-topk=0.5", [1] * 20, 0.5)
+    (run,) = load_runs([f"mine={runs / 'x-topk=0.5'}"])
+    assert run.label == "mine"
     write_run(runs / "f", [1] * 20, 0.5)
     same = [run.label for run in load_runs([runs / "b", runs / "f"])]
     assert same == ["scorer 50% (b)", "scorer 50% (f)"]
