@@ -131,6 +131,8 @@ def test_several_inputs_and_a_batch(dense, clip):
     image = Image.new("RGB", (60, 60), "blue")
     answer = model.answer("Compare.", [clip, clip], [image], topk=0.5, max_new_tokens=3)
     assert answer.n_tokens_before - answer.n_tokens_after == 2 * 8 * 16 // 2
+    one = model.answer("What?", videos=str(clip), max_new_tokens=3)
+    assert one.text == model.answer("What?", videos=[clip], max_new_tokens=3).text
     batch = processor(text=["What?", "Which of the two?"], videos=[[clip], [clip, clip]])
     out = model.generate(**batch, topk=0.5, max_new_tokens=3)
     assert out.shape[0] == 2 and torch.equal(

@@ -49,8 +49,8 @@ class AnswerMixin:
     def answer(
         self: Any,
         question: str,
-        videos: Sequence[VideoSource] = (),
-        images: Sequence[ImageSource] = (),
+        videos: VideoSource | Sequence[VideoSource] = (),
+        images: ImageSource | Sequence[ImageSource] = (),
         *,
         topk: float | None = None,
         max_frames: int | None = None,
@@ -63,6 +63,7 @@ class AnswerMixin:
         ``<|image|>`` and ``<|video|>`` placeholders.
 
         Args:
+            videos, images: one or several.
             topk: share of every video's tokens to remove; None is the model's own.
             max_frames: of each video; None is the model's own.
             style: kind of the question as in training data, such as ``video_short_answer``; its
@@ -76,7 +77,7 @@ class AnswerMixin:
         seconds: dict[str, float] = {}
         processor = self.get_processor()
         with _timed("preprocess", seconds, self.device):
-            given = from_text(question, list(images), list(videos), verbatim=False)
+            given = from_text(question, _several(images), _several(videos), verbatim=False)
             given.style, given.options = style, options
             batch = processor.encode([given], max_frames).to(self.device)
         with _timed("vision", seconds, self.device):
@@ -102,14 +103,14 @@ class AnswerMixin:
         )
 
     def generate_from_video(
-        self, video: VideoSource, question: str, *, topk: float | None = None, **options: Any
+        self, video: VideoSource, question: str, *, topk: float | None = None, **kwargs: Any
     ) -> str:
         """Text of :meth:`answer` for one video."""
-        return self.answer(question, videos=[video], topk=topk, **options).text
+        return self.answer(question, videos=[video], topk=topk, **kwargs).text
 
-    def generate_from_image(self, image: ImageSource, question: str, **options: Any) -> str:
+    def generate_from_image(self, image: ImageSource, question: str, **kwargs: Any) -> str:
         """Text of :meth:`answer` for one image."""
-        return self.answer(question, images=[image], **options).text
+        return self.answer(question, images=[image], **kwargs).text
 
     def get_processor(self: Any) -> Molmo2LiteProcessor:
         """The model's processor. ``ValueError`` for a model that was not loaded from a folder."""
@@ -118,6 +119,10 @@ class AnswerMixin:
                 raise ValueError("this model has no processor: set model.processor")
             self.processor = Molmo2LiteProcessor.from_pretrained(self.config.name_or_path)
         return self.processor
+
+
+def _several(inputs: Any) -> list[Any]:
+    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
 class _FirstToken(StoppingCriteria):

@@ -115,7 +115,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         topk: float | None = None,
-        **unused: Any,
+        return_dict: bool | None = True,
     ) -> Molmo2LiteOutput:
         """Logits of a batch; videos lose the tokens that the scorer gives up.
 
@@ -132,10 +132,13 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             labels: int64 [B, S], the tokens themselves, -100 = no loss.
             logits_to_keep: logits of so many last positions only; 0 = all.
             topk: share of a video's tokens to remove; None is the config's.
+            return_dict: what transformers' generation passes; there is no tuple form.
 
         Raises:
             ValueError: images together with a filled cache, or with ``prompt_embeds``.
         """
+        if return_dict is False:
+            raise ValueError("return_dict=False is not supported")
         n_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
         if images is not None and (n_cached or prompt_embeds is not None):
             raise ValueError("images belong to the first forward, before anything is in the cache")

@@ -89,6 +89,12 @@ def test_errors_of_a_forward():
         hf(batch["input_ids"], past_key_values=static)
     with pytest.raises(ValueError, match="images need token_pooling"):
         hf(batch["input_ids"], images=batch["images"])
+    with pytest.raises(TypeError, match="imges"):
+        hf(batch["input_ids"], imges=batch["images"])
+    with pytest.raises(ValueError, match="imges"):
+        hf.generate(batch["input_ids"], imges=batch["images"])
+    with pytest.raises(ValueError, match="return_dict=False"):
+        hf(batch["input_ids"], return_dict=False)
     with pytest.raises(ValueError, match="vocabulary"):
         hf.resize_token_embeddings(99)
 
