@@ -9,7 +9,7 @@
 CHECKPOINT is anything the other scripts accept, a Hugging Face folder of the other layout too. A
 pruning model is refused, because transformers' class is dense, unless one of these is given:
   --dense   the token scorer is dropped, and the model keeps every token
-  --lite    the pruning model in this package's form; `import olmo.hf_model.lite` before loading it
+  --lite    the pruning model in this package's form; `import olmo.hf_model` before loading it
 """
 
 from __future__ import annotations
