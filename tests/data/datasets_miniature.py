@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from olmo.data.registry import get_dataset
 
@@ -60,7 +59,6 @@ def write_file(path: Path, content: Any) -> None:
     """A file in the format of its suffix; a path without one is an Arrow folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        pytest.importorskip("pyarrow")
         import pyarrow.parquet as parquet
         from pyarrow import Table
 
@@ -77,7 +75,6 @@ def write_file(path: Path, content: Any) -> None:
 
 def write_arrow(folder: Path, content: list[Any] | dict[str, list[Any]]) -> None:
     """What ``save_to_disk`` writes for a data set, or (a mapping) for one with several splits."""
-    pytest.importorskip("pyarrow")
     from pyarrow import OSFile, Table, ipc
 
     folder.mkdir(parents=True, exist_ok=True)
