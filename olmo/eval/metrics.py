@@ -130,6 +130,10 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     return normalize_answer(prediction) in {normalize_answer(a) for a in answers}
 
 
+_DRAWS_AT_ONCE = 1 << 20
+"""Bounds the memory of the bootstrap."""
+
+
 def bootstrap_interval(
     scores: Sequence[float], level: float = 0.95, n: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -143,8 +147,13 @@ def bootstrap_interval(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     values = np.asarray(scores, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(n)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    size = len(values)
+    rows = max(_DRAWS_AT_ONCE // size, 1)
+    means = [
+        values[rng.integers(size, size=(min(rows, n - done), size))].mean(1)
+        for done in range(0, n, rows)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
