@@ -17,6 +17,8 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+LAUNCHER = os.getppid()
+"""As of this import, which comes before the first use of torchrun's store."""
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What a file system without locks answers."""
@@ -31,7 +33,6 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self.parent = os.getppid()
 
     def __enter__(self) -> StopSignal:
         self.before = {}
@@ -49,8 +50,8 @@ class StopSignal:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the launcher died. Another run may then be under way in the same folder."""
-        return os.getppid() != self.parent
+        """Whether torchrun died. Another run may then be under way in the same folder."""
+        return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != LAUNCHER
 
 
 @contextlib.contextmanager

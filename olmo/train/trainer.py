@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -152,8 +151,8 @@ class Trainer:
 
     def step(self, batches: Iterator[MicroBatch]) -> dict[str, float]:
         """One optimizer step; returns its metrics, equal on every rank."""
-        if self.signal.orphaned and "TORCHELASTIC_RUN_ID" in os.environ:
-            raise TrainingError("the launcher of this process is gone")
+        if self.signal.orphaned:
+            raise TrainingError("torchrun, which started this process, is gone")
         started = time.perf_counter()
         micro = [next(batches) for _ in range(self.micro_batches_per_step)]
         waited = time.perf_counter() - started
