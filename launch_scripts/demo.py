@@ -53,12 +53,19 @@ ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
 N_STAGES = 6
 
-LEARNING_RATES = {"llm": 3e-4, "connector": 3e-4, "vit": 3e-4, "temporal_token_scorer": 1e-3}
+LEARNING_RATES = {"llm": 1.5e-4, "connector": 1.5e-4, "vit": 1.5e-4, "temporal_token_scorer": 3e-4}
 """Per parameter group; high, because the model is tiny."""
-WARMUP, STEPS, BATCH = 20, 200, 16
-"""Steps of warm-up and in all, and clips per step."""
+WARMUP = {"llm": 20, "connector": 20, "vit": 20, "temporal_token_scorer": 100}
+"""Steps. The scorer's is long: its scores start at a half and have to come down to the small share
+of cells that change; at full speed they overshoot to 0, where a sigmoid no longer learns."""
+FINAL_RATE = 0.02
+"""Share of the learning rate at the end of the cosine."""
+STEPS, BATCH = 450, 16
+"""Steps in all, and clips per step."""
 PRUNE_AT = 1
 """The scorer reads the output of this block of the six."""
+POSITION_IDS = "original"
+"""Gaps stay where tokens were removed, so that the dense start answers well from the first step."""
 SAVE_INTERVAL = 50
 
 EVAL_BATCH, TIMED_BATCHES, REPEATS = 20, 3, 5
@@ -153,7 +160,9 @@ def training_command(options: Options) -> list[str]:
         *(f"{vit}.topk={options.topk}", f"{vit}.prune_at={PRUNE_AT}"),
         f"{vit}.prune_method=scorer",
         *(f"--optimizer.{name}_learning_rate={rate:g}" for name, rate in LEARNING_RATES.items()),
-        *(f"--scheduler.{name}_t_warmup={WARMUP}" for name in LEARNING_RATES),
+        *(f"--scheduler.{name}_t_warmup={steps}" for name, steps in WARMUP.items()),
+        f"--scheduler.alpha_f={FINAL_RATE}",
+        f"--model.pruned_position_ids={POSITION_IDS}",
     ]
 
 

@@ -97,7 +97,7 @@ def test_the_training_script_reads_the_command(options):
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
     for group, rate in demo.LEARNING_RATES.items():
         assert getattr(config.optimizer, f"{group}_learning_rate") == rate
-        assert getattr(config.scheduler, f"{group}_t_warmup") == demo.WARMUP
+        assert getattr(config.scheduler, f"{group}_t_warmup") == demo.WARMUP[group]
     assert config.global_train_batch_size == config.device_train_microbatch_size == demo.BATCH
 
 
