@@ -92,7 +92,8 @@ class Checkpointer:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
         """Start to write ``step{N}``; the model may change as soon as this returns.
 
-        ``state.lanes`` holds this rank's lanes. Raises ``SaveError`` if this cannot start, or if
+        ``state.lanes`` holds the newest state of this rank's lanes. Raises ``SaveError`` if this
+        cannot start, or if
         the write before it failed.
         """
         self.wait()
@@ -143,7 +144,7 @@ class Checkpointer:
         gathered = gather_object((state.lanes, _random_state()))
         if gathered is None:
             return {}
-        lanes = {j: lane for rank_lanes, _ in gathered for j, lane in rank_lanes.items()}
+        lanes = merge_lanes([rank_lanes for rank_lanes, _ in gathered])
         data = {**asdict(state), "lanes": lanes, "world_size": get_world_size()}
         files: dict[str, Any] = {f"train/rank{r}.pt": rng for r, (_, rng) in enumerate(gathered)}
         return files | {"train/state.json": json.dumps(data)}
@@ -185,6 +186,16 @@ class Checkpointer:
         for path in self.folder.iterdir():
             if re.fullmatch(r"step\d+-(tmp|old)", path.name):
                 shutil.rmtree(path)
+
+
+def merge_lanes(ranks: list[dict[int, LaneState]]) -> dict[int, LaneState]:
+    """The newest state of every lane. After a resume a rank also holds old states of the lanes
+    that others move on; ``next_id`` only grows."""
+    newest: dict[int, LaneState] = {}
+    for j, lane in (item for lanes in ranks for item in lanes.items()):
+        if j not in newest or lane["next_id"] > newest[j]["next_id"]:
+            newest[j] = lane
+    return newest
 
 
 def on_main(action: Callable[[], object]) -> None:

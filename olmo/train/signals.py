@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 
@@ -61,6 +62,7 @@ def blocked_signals() -> Iterator[None]:
     A launcher signals the whole process group. Without this it would end the loader's workers
     before the trainer has taken its last step. The parent gets what arrives once the block ends.
     """
+    resource_tracker.ensure_running()  # its start, otherwise inside, ends with unblocked signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -48,8 +48,8 @@ def test_resumed_curve_equals_the_uninterrupted_one(run_train: Run, tmp_path: Pa
 
 
 def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_path: Path) -> None:
-    """All processes get SIGUSR1, and torchrun was told to ignore it: what a batch system does when
-    the time is up. The ranks must agree on the step."""
+    """All processes are signalled, and torchrun was told to ignore SIGUSR1: what a batch system
+    does when the time is up. The ranks must agree on the step, with their loaders alive."""
     folder = tmp_path / "run"
     flags = (*STTS, "--max_duration=100000", "--save_interval=0", "--data.num_workers=1")
     command = launcher.command(folder, *flags, nproc=2)
@@ -58,7 +58,9 @@ def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_
         metrics = folder / "metrics.jsonl"
         wait_until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 1)
         ranks = workers(process.pid)
-        for pid in (process.pid, *(w for rank in ranks for w in workers(rank)), *ranks):
+        for pid in (w for rank in ranks for w in workers(rank)):
+            os.kill(pid, signal.SIGTERM)  # torchrun does this, to whole process groups
+        for pid in (process.pid, *ranks):
             os.kill(pid, signal.SIGUSR1)
         code = process.wait(timeout=300)
     text = (tmp_path / "log").read_text()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
+from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
 from olmo.train.errors import SaveError, TrainingError
 from olmo.train.signals import StopSignal, blocked_signals, folder_lock
 from olmo.train.trainer import Callback, Trainer
@@ -167,6 +167,16 @@ def test_learning_rates_follow_the_config_on_resume(
     load_checkpoint(tmp_path / "step1", again.model, again.optimizer)
     peaks = {g["group_name"]: g["peak_lr"] for g in again.optimizer.param_groups}
     assert peaks["vit"] == 0.25 and peaks["llm"] == 1e-5
+
+
+def test_newest_state_of_a_lane_wins() -> None:
+    """Rank 1 still holds what rank 0's lane was at the last resume, and the other way round."""
+    ranks = [
+        {0: {"next_id": 9, "buffered": [5]}, 1: {"next_id": 3, "buffered": []}},
+        {0: {"next_id": 2, "buffered": []}, 1: {"next_id": 8, "buffered": [4]}},
+    ]
+    expected = {0: {"next_id": 9, "buffered": [5]}, 1: {"next_id": 8, "buffered": [4]}}
+    assert merge_lanes(ranks) == merge_lanes(ranks[::-1]) == expected  # type: ignore[arg-type]
 
 
 # --- signals ----------------------------------------------------------------------------------
