@@ -1,6 +1,6 @@
 """Write a checkpoint as one ``model.safetensors`` with its ``config.yaml``.
 
-    python scripts/export_unsharded.py CHECKPOINT OUT [--dtype float16]
+    python scripts/export_unsharded.py CHECKPOINT OUT [--dtype float16] [--dense]
 
 CHECKPOINT is a step folder, a run folder (its newest step) or a Hugging Face folder; the last keeps
 its tokenizer where it is. The result is ``OUT/step{N}-unsharded``, which every script accepts as a
@@ -18,15 +18,23 @@ from pathlib import Path
 import torch
 
 from olmo.models.loading import load_model, select_checkpoint
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.models.weight_files import DTYPES
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
 
 
-def export(checkpoint: Path, out: Path, dtype: torch.dtype) -> Path:
-    """Read ``checkpoint`` and write ``OUT/step{N}-unsharded``; returns that folder."""
+def export(checkpoint: Path, out: Path, dtype: torch.dtype, dense: bool = False) -> Path:
+    """Read ``checkpoint`` and write ``OUT/step{N}-unsharded``; returns that folder.
+
+    ``dense`` leaves pruning out: the scorer, and the fields of its config.
+    """
     source = select_checkpoint(checkpoint)
     model, config = load_model(source)
+    if dense and isinstance(config, TemporalVideoOlmoConfig):
+        config = config.dense()
+        weights, model = model.state_dict(), config.build()
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
     step = re.match(r"step\d+", source.name)
     folder = out / f"{step[0] if step else 'step0'}-unsharded"
     save_unsharded(model, TrainConfig(model=config), folder, dtype)
@@ -37,10 +45,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="checkpoint, run or Hugging Face folder")
     parser.add_argument("out", type=Path, help="run folder to write step<N>-unsharded into")
+    parser.add_argument("--dense", action="store_true", help="leave pruning and its scorer out")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
     args = parser.parse_args()
     try:
-        print(export(args.checkpoint, args.out, DTYPES[args.dtype]))
+        print(export(args.checkpoint, args.out, DTYPES[args.dtype], args.dense))
     except (ValueError, FileNotFoundError) as e:
         logging.error("%s", e)
         return 2

@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from olmo.config import ConfigError
-from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output, TextRow
-from olmo.models.temporal_video_olmo.temporal_video_olmo import drop_tokens, kept_tokens
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output, TextRow
+from olmo.models.registry import model_config_from_dict
+from olmo.models.temporal_video_olmo.temporal_video_olmo import (
+    TemporalVideoOlmoConfig,
+    drop_tokens,
+    kept_tokens,
+)
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from tests.models.conftest import (
     CELLS,
@@ -278,3 +283,17 @@ def test_placeholders_must_match_features() -> None:
 def test_windows_of_preprocessor_and_scorer_must_agree() -> None:
     with pytest.raises(ConfigError, match="pools 2 x 3 patches"):
         build(PRUNING, {"mm_preprocessor": {"video": {"pooling_h": 2}}})
+
+
+def test_dense_config() -> None:
+    """Without the fields of pruning, and with the same weights, the answers of ``prune=False``."""
+    model = pruning(prune=False)
+    assert isinstance(model.config, TemporalVideoOlmoConfig)
+    config = model.config.dense()
+    assert type(config) is Molmo2Config
+    assert config.to_dict() == model_config_from_dict(config.to_dict()).to_dict()
+    dense = config.build()
+    weights = model.state_dict()
+    dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
+    batch = collate(*ROWS)
+    assert torch.equal(run(dense.eval(), batch).logits, run(model, batch).logits)

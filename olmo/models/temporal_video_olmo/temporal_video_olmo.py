@@ -5,20 +5,24 @@ Source: STTS, arXiv 2603.18004. Legend as in ``molmo2``; S' tokens after removal
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from olmo.config import Config
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, TextRow, check_video_pooling
 from olmo.models.registry import register_model
+from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import (
     TemporalVisionBackbone,
     TemporalVisionBackboneConfig,
 )
-from olmo.nn.vision_backbone import VisionOutput
+from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
+
+ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 @register_model
@@ -57,9 +61,30 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     def prune_from_frame(self) -> int:
         return self.vision_backbone.vit.prune_from_frame
 
+    def dense(self) -> Molmo2Config:
+        """The same model without pruning, and without the fields of pruning."""
+        vision, vit = self.vision_backbone, self.vision_backbone.vit
+        preprocessor = self.mm_preprocessor
+        return Molmo2Config(
+            **{f.name: getattr(self, f.name) for f in fields(Molmo2Config)}
+            | {"model_name": Molmo2Config.model_name}
+            | {"vision_backbone": _part(vision, VisionBackboneConfig, vit=_part(vit, VitConfig))}
+            | {
+                "mm_preprocessor": replace(
+                    preprocessor, video=replace(preprocessor.video, topk=None)
+                )
+            }
+        )
+
     def build(self, device: torch.device | str | None = None) -> TemporalVideoOlmo:
         """Model with uninitialised parameters; see ``reset_parameters``."""
         return TemporalVideoOlmo(self, device)
+
+
+def _part(config: Config, kind: type[ConfigType], **changed: object) -> ConfigType:
+    """The fields of ``config`` that its base class ``kind`` has."""
+    values = {f.name: getattr(config, f.name) for f in fields(kind)}
+    return kind(**values | changed)
 
 
 class TemporalVideoOlmo(Molmo2):
