@@ -53,14 +53,14 @@ ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
 N_STAGES = 6
 
-LEARNING_RATES = {"llm": 1.5e-4, "connector": 1.5e-4, "vit": 1.5e-4, "temporal_token_scorer": 3e-4}
+LEARNING_RATES = {"llm": 1e-4, "connector": 1e-4, "vit": 1e-4, "temporal_token_scorer": 3e-4}
 """Per parameter group; high, because the model is tiny."""
 WARMUP = {"llm": 20, "connector": 20, "vit": 20, "temporal_token_scorer": 100}
 """Steps. The scorer's is long: its scores start at a half and have to come down to the small share
 of cells that change; at full speed they overshoot to 0, where a sigmoid no longer learns."""
 FINAL_RATE = 0.02
 """Share of the learning rate at the end of the cosine."""
-STEPS, BATCH = 450, 16
+STEPS, BATCH = 300, 16
 """Steps in all, and clips per step."""
 PRUNE_AT = 1
 """The scorer reads the output of this block of the six."""

@@ -272,7 +272,7 @@ class VisionTransformer(nn.Module):
 def normalize_pixels(images: Tensor) -> Tensor:
     """uint8 pixels to [-1, 1] (``v / 255 * 2 - 1``); floats are taken as normalised."""
     if images.dtype == torch.uint8:
-        return images.float() / 255 * 2 - 1
+        return images.float().div_(255).mul_(2).sub_(1)
     return images
 
 
