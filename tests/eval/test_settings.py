@@ -37,7 +37,7 @@ def test_long_prompts_are_allowed_unless_the_user_says_otherwise():
 
 def test_folders(tmp_path):
     beside = CHECKPOINT.resolve() / "eval"
-    assert plan().folder == beside / "step2400-unsharded"
+    assert plan().folder == beside / "step800-unsharded"
     assert plan({"mm_preprocessor": {"max_frames": 4}}).folder.name.endswith("-max_frames=4")
     assert plan(eval_name="x", save_folder=str(tmp_path)).folder == tmp_path / "x"
 
