@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor
 
 from olmo.config import Config
 from olmo.models.molmo2.molmo2 import Molmo2
+from olmo.nn.image_vit import VitConfig
+from olmo.nn.llm import LlmConfig
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
 
@@ -29,8 +31,8 @@ class FsdpConfig(Config):
     """Sharding over the ranks of a run with more than one."""
 
     precision: FsdpPrecision = "mixed"
-    """``pure`` computes and reduces in bf16, ``mixed`` reduces in float32, ``float`` computes in
-    float32 as well."""
+    """Type of gathered parameters and of reduced gradients: ``pure`` bf16 for both, ``mixed`` bf16
+    and float32, ``float`` float32 for both. Products run in bf16 with ``precision=amp_bf16``."""
     replicas: int = 1
     """Copies of the model, each sharded over world size / ``replicas`` ranks: use the number of
     nodes to keep the traffic of the weights inside a node."""
@@ -42,12 +44,16 @@ def checkpoint_activations(model: Molmo2) -> None:
     if backbone.config.vit.activation_checkpointing:
         blocks = backbone.image_vit.transformer.resblocks
         for i, block in enumerate(blocks):
-            blocks[i] = _wrapped(block, backbone.config.vit.residual_dropout)
+            blocks[i] = _wrapped(block, _dropout(backbone.config.vit))
     if backbone.config.connector_activation_checkpointing:
         backbone.image_projector = _wrapped(backbone.image_projector, 0.0)  # type: ignore[assignment]
     if model.config.llm.activation_checkpoint:
         for i, block in enumerate(model.transformer.blocks):
-            model.transformer.blocks[i] = _wrapped(block, model.config.llm.residual_dropout)
+            model.transformer.blocks[i] = _wrapped(block, _dropout(model.config.llm))
+
+
+def _dropout(config: VitConfig | LlmConfig) -> float:
+    return max(config.residual_dropout, config.attention_dropout)
 
 
 def _wrapped(module: nn.Module, dropout: float) -> nn.Module:
@@ -88,12 +94,15 @@ def shard(
 ) -> None:
     """FSDP2 over ``mesh``; parameters stay float32 between steps.
 
-    ``pure`` computes and reduces in the autocast type, ``mixed`` reduces in float32, ``float``
-    does both in float32.
+    ``pure`` gathers parameters and reduces gradients in the autocast type, ``mixed`` reduces in
+    float32, ``float`` does both in float32.
     """
     compute = autocast if precision != "float" else None
     policy = MixedPrecisionPolicy(
-        param_dtype=compute, reduce_dtype=compute if precision == "pure" else torch.float32
+        param_dtype=compute,
+        reduce_dtype=compute if precision == "pure" else torch.float32,
+        # rotary tables, score bias and loss weights stay float32; autocast sees to the products
+        cast_forward_inputs=False,
     )
 
     def wrap(*modules: nn.Module) -> None:

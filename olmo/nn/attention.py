@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
@@ -166,6 +167,7 @@ def _varlen_attention(
     ends, longest = layout.cu_seqlens, max(layout.lengths)
     if key_bias is not None:
         q, k, v = _append_bias(q, k, v, key_bias[..., None] / scale)
+    q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
     if k.dim() == 3:
         out = kernel(q, k, v, ends, ends, longest, longest, scale)
     else:
@@ -180,8 +182,8 @@ def _varlen_attention(
 class VarlenKernel(Protocol):
     """Attention inside segments: q [Kq, H, D], k and v [Kk, H, D] -> [Kq, H, D].
 
-    ``ends_q`` and ``ends_k`` int32 [segments + 1] say where segments start and end, ``longest_*``
-    how long the longest may be.
+    D is a multiple of 8. ``ends_q`` and ``ends_k`` int32 [segments + 1] say where segments start
+    and end, ``longest_*`` how long the longest may be.
     """
 
     def __call__(
@@ -200,7 +202,7 @@ class VarlenKernel(Protocol):
 
 @cache
 def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
-    """flash-attn's kernel if installed, else torch's (2.10 or later); both from Ampere on.
+    """flash-attn's kernel if installed, else torch's if it takes a scale; both from Ampere on.
 
     None if there is neither: then ``segment_attention`` calls the usual kernel once per length.
     """
@@ -210,9 +212,10 @@ def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
         ("flash_attn", "flash_attn_varlen_func"),
         ("torch.nn.attention.varlen", "varlen_attn"),
     ):
-        with contextlib.suppress(ImportError):
-            function = getattr(importlib.import_module(module), name)
-            return lambda *args: function(*args[:-1], **{SCALE[name]: args[-1]})
+        with contextlib.suppress(ImportError, AttributeError):
+            function, scale = getattr(importlib.import_module(module), name), SCALE[name]
+            if scale in inspect.signature(function).parameters:
+                return lambda *args, f=function, scale=scale: f(*args[:-1], **{scale: args[-1]})
     return None
 
 

@@ -73,6 +73,12 @@ class TemporalVitConfig(VitConfig):
         super().__post_init__()
         if not 0 <= self.topk < 1:
             raise ValueError(f"topk is the share to remove, in [0, 1): got {self.topk}")
+        if not 0 < self.rescale_bias_min <= 1:
+            raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
+        if self.prune_from_frame < 0:
+            raise ValueError(f"prune_from_frame must not be negative: got {self.prune_from_frame}")
+        if self.prune and self.attention_dropout:
+            raise ValueError("attention_dropout is not supported in a pruning ViT: set it to 0")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")

@@ -88,13 +88,14 @@ def learned_scores(inputs: ScoreInputs) -> Tensor:
 
 @prune_method("random")
 def random_scores(inputs: ScoreInputs) -> Tensor:
-    """Uniform scores from a hash of (seed, frame pixels, cell).
+    """Uniform scores from a hash of (seed, frame pixels, frame of the video, cell).
 
     The draw of a video depends on nothing but the video and the seed: not on the rank, the
     device, the batch, or what was drawn before.
     """
     cells = torch.arange(inputs.grid.n_cells, device=inputs.x.device)
-    keys = _mix(_mix(frame_keys(inputs.images) + inputs.seed)[:, None] + cells)
+    keys = _mix(frame_keys(inputs.images) + inputs.seed) + _index_in_video(inputs.has_previous)
+    keys = _mix(_mix(keys)[:, None] + cells)
     return ((keys >> 11) & 0xFFFFFF).float() / float(1 << 24)
 
 
@@ -153,7 +154,7 @@ def _protect_new_frames(similarity_PM: Tensor, inputs: ScoreInputs) -> Tensor:
         new = similarity_PM[rows].mean(1) < thresholds[:, None]
         enough = (~new).sum(1) * inputs.grid.n_cells >= video.n_remove
         first_enough = enough.to(torch.int8).argmax()
-        scores[rows] += 2.0 * new[first_enough, :, None]
+        scores[rows] += 2.0 * new.index_select(0, first_enough[None])[0, :, None]
     return scores
 
 
@@ -172,6 +173,12 @@ def select_cells(scores_PM: Tensor, table: FrameTable) -> Tensor:
         later[order[: video.n_remove]] = False
         keep[rows] = later.view(-1, n_cells)
     return keep
+
+
+def _index_in_video(has_previous_P: Tensor) -> Tensor:
+    """int64 [P]: 0 for a video's first frame, then 1, 2, ..."""
+    place = torch.arange(len(has_previous_P), device=has_previous_P.device)
+    return place - place.masked_fill(has_previous_P, 0).cummax(0).values
 
 
 def frame_keys(images: Tensor) -> Tensor:

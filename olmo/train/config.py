@@ -131,7 +131,7 @@ class TrainConfig(Config):
             "llm": self.ft_llm,
             "vit": self.ft_vit,
             "connector": self.ft_connector,
-            "temporal_token_scorer": self.ft_temporal_token_scorer,
+            "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
         }
         return [group for group, on in trains.items() if not on]
 

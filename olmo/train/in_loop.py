@@ -12,7 +12,7 @@ from torch import Tensor
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import ExampleSource, LaneDataset
 from olmo.data.mixture import example_rng
-from olmo.data.video_loading import VideoReadError, load_video
+from olmo.data.video_loading import load_video
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.pruning_picture import cell_grid, pruning_picture
@@ -160,7 +160,7 @@ def first_clip(source: ExampleSource) -> tuple[VideoFrames, dict[str, Any]] | No
                 about.get("clip_end_time"),
                 transform=lambda frames: resize_frames(frames, preprocessor.image_size),
             )
-        except VideoReadError:
+            return video, preprocessor(example, video, rng, True, False)
+        except ValueError:
             continue  # the loader says so when it comes to this example
-        return video, preprocessor(example, video, rng, True, False)
     return None

@@ -224,6 +224,10 @@ def test_random_draws_depend_on_the_video_alone() -> None:
     assert one.keep.sum() == seeded.keep.sum() == 18 and one.keep[0, :9].all()
     assert model.image_vit.scorer is None
     assert one.scores is not None and len(one.scores.unique()) > 30
+    still = dict(a, images=a["images"][:, :1].expand(-1, 4, -1, -1))
+    with torch.no_grad():
+        rows = forward(model, still).keep[0].unflatten(0, (4, 9))[1:]
+    assert not (rows == rows[0]).all()  # equal frames draw each for itself
     floats = a["images"].float() / 255 * 2 - 1
     assert torch.equal(frame_keys(a["images"][0]), frame_keys(floats[0]))
 

@@ -9,6 +9,8 @@ import torch
 
 from olmo.config import merge, read_yaml
 from olmo.models.loading import merged_model_config
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+from olmo.train.config import TrainConfig
 from olmo.train.loss import token_loss
 from olmo.train.optim import (
     OptimizerConfig,
@@ -56,6 +58,13 @@ def test_groups_have_their_own_rates_and_can_be_frozen(model) -> None:
     freeze(model, ["llm", "connector", "temporal_token_scorer"])
     with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(model, config)
+
+
+@pytest.mark.parametrize(("prune", "frozen"), [(True, []), (False, ["temporal_token_scorer"])])
+def test_a_scorer_that_is_not_used_does_not_train(prune: bool, frozen: list[str]) -> None:
+    """Else a checkpoint would lack its optimizer state, which resuming asks for."""
+    model = TemporalVideoOlmoConfig.from_dict({"vision_backbone": {"vit": {"prune": prune}}})
+    assert TrainConfig(model=model).frozen == frozen
 
 
 def test_schedule_of_the_recipe() -> None:

@@ -241,7 +241,9 @@ class Molmo2(nn.Module):
         self, batch: dict[str, Any], max_new_tokens: int, stop_ids: list[int]
     ) -> GenerateOutput:
         """Greedy answers to a right-padded batch; see ``olmo.nn.generate.generate``."""
-        return generate(self, batch, max_new_tokens, stop_ids)
+        half = next(self.parameters()).dtype == torch.bfloat16 and self.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            return generate(self, batch, max_new_tokens, stop_ids)
 
     def embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
         """Token embeddings [B, S, D], each feature of ``vision`` added to its ``<im_patch>``."""
