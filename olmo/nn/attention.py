@@ -134,25 +134,25 @@ def segment_attention(
         kernel = varlen_kernel(torch.cuda.get_device_capability(q.device))
         if kernel is not None:
             return _varlen_attention(kernel, q, k, v, layout, key_bias)
-    whole_frames, out, start = k.dim() == 4, [], 0
-    for frames, length in layout.groups:
-        stop = start + len(frames) * length
-        here = _consecutive(frames) if whole_frames else slice(start, stop)
-        group = [q[start:stop].unflatten(0, (len(frames), length)), k[here], v[here]]
-        if not whole_frames:
-            group[1:] = [x.unflatten(0, (len(frames), length)) for x in group[1:]]
-        bias = None if key_bias is None else key_bias[here]
-        y = attention(*(x.transpose(1, 2) for x in group), key_bias=bias, float32=float32)
+    groups = layout.groups
+    sizes = [len(frames) * length for frames, length in groups]
+    if k.dim() == 4:
+        k, v = k[list(layout.frames)], v[list(layout.frames)]
+        key_sizes = [len(frames) for frames, _ in groups]
+    else:
+        key_sizes = sizes
+    if key_bias is not None:
+        key_bias = key_bias[list(layout.frames)]
+    biases = [None] * len(groups) if key_bias is None else key_bias.split(key_sizes)
+    # split, not slices: the gradient of a slice is as large as the whole
+    parts = zip(groups, q.split(sizes), k.split(key_sizes), v.split(key_sizes), biases, strict=True)
+    out = []
+    for (frames, _), q_part, k_part, v_part, bias in parts:
+        batch = (len(frames), -1, *q.shape[1:])
+        heads = (x.reshape(batch).transpose(1, 2) for x in (q_part, k_part, v_part))
+        y = attention(*heads, key_bias=bias, float32=float32)
         out.append(y.transpose(1, 2).flatten(0, 1))
-        start = stop
     return torch.cat(out) if out else torch.zeros_like(q)
-
-
-def _consecutive(frames: tuple[int, ...]) -> slice | list[int]:
-    """An index for ``frames``: a slice, which gives a view, if they follow one another."""
-    if frames == tuple(range(frames[0], frames[0] + len(frames))):
-        return slice(frames[0], frames[0] + len(frames))
-    return list(frames)
 
 
 def _varlen_attention(
@@ -171,9 +171,9 @@ def _varlen_attention(
     if k.dim() == 3:
         out = kernel(q, k, v, ends, ends, longest, longest, scale)
     else:
-        frames = torch.tensor(layout.frames, device=q.device)
         n_patches = k.shape[1]
         key_ends = torch.arange(len(ends), device=q.device, dtype=torch.int32) * n_patches
+        frames = list(layout.frames)
         k, v = k[frames].flatten(0, 1), v[frames].flatten(0, 1)
         out = kernel(q, k, v, ends, key_ends, longest, n_patches, scale)
     return out[..., :head_dim]
