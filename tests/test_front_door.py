@@ -66,7 +66,9 @@ def test_the_three_lines_of_the_manual(clip, dense):
     assert isinstance(text, str) and text
     assert model.get_processor() is processor
     image = Image.new("RGB", (90, 40), "red")
-    assert model.generate_from_image(image, "Which colour?", max_new_tokens=4)
+    answer = model.answer("Which colour?", images=[image], max_new_tokens=4)
+    assert answer.n_tokens_before > 0 and answer.n_tokens_after == answer.n_tokens_before
+    assert model.generate_from_image(image, "Which colour?", max_new_tokens=4) == answer.text
     batch = processor(text=QUESTION, videos=clip)
     assert model(**batch).logits.shape[:2] == batch["input_ids"].shape
 

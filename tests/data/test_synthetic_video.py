@@ -308,5 +308,5 @@ def test_missing_data_error_lists_files(tmp_path):
     )
     text = str(error)
     assert isinstance(error, FileNotFoundError)
-    assert "'tgif'" in text and str(tmp_path) in text and "videos/0.mp4" in text
+    assert text.startswith("tgif: 12 missing") and str(tmp_path) in text and "videos/0.mp4" in text
     assert "and 2 more" in text and text.endswith("Get it by hand.")
