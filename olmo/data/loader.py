@@ -114,15 +114,20 @@ class ExampleSource:
         return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
 
 
+class NoUsableExample(ValueError):
+    """So many examples in a row cannot be used that the run had better end."""
+
+
 @dataclass
 class Lane:
-    """One row per call of ``next_row``."""
+    """One row per call of ``next_row``, which gives up after ``max_skipped`` examples in a row."""
 
     source: ExampleSource
     collator: Collator
     step: int
     next_id: int
     packer: Packer | None = None
+    max_skipped: int = DataConfig.max_skipped
     skipped: list[str] = field(default_factory=list)
     """Examples left out since the last call of ``take_skipped``, with the reason."""
 
@@ -139,8 +144,14 @@ class Lane:
         return skipped
 
     def next_row(self) -> dict[str, Any]:
-        """The next row that can be read and fits."""
+        """The next row that can be read and fits; ``NoUsableExample`` if there seems to be none."""
+        before = len(self.skipped)
         while True:
+            if len(self.skipped) - before > self.max_skipped:
+                raise NoUsableExample(
+                    f"{len(self.skipped) - before} examples in a row could not be used, more than "
+                    f"data.max_skipped={self.max_skipped}; the last one: {self.skipped[-1]}"
+                )
             example_id = self.next_id
             self.next_id += self.step
             try:
@@ -201,6 +212,7 @@ class LaneDataset(IterableDataset[MicroBatch]):
     """Lane numbers of each micro-batch of a step."""
     n_lanes: int
     states: dict[int, LaneState]
+    max_skipped: int = DataConfig.max_skipped
 
     def __iter__(self) -> Iterator[MicroBatch]:
         info = get_worker_info()
@@ -226,7 +238,10 @@ class LaneDataset(IterableDataset[MicroBatch]):
         if self.packing is not None:
             assert self.collator.seq_len is not None
             packer = self.packing.build(self.collator.seq_len)
-        lane = Lane(self.source, self.collator, self.n_lanes, state["next_id"], packer)
+        lane = Lane(
+            *(self.source, self.collator, self.n_lanes, state["next_id"], packer),
+            max_skipped=self.max_skipped,
+        )
         lane.restore(state["buffered"])
         return lane
 
@@ -273,7 +288,10 @@ def build_train_loader(
             len(groups),
         )
     source = ExampleSource(mixture, preprocessor, config.seed, config.shuffle)
-    dataset = LaneDataset(source, collator, config.packing, groups, global_batch_size, states or {})
+    dataset = LaneDataset(
+        *(source, collator, config.packing, groups, global_batch_size, states or {}),
+        max_skipped=config.max_skipped,
+    )
     return DataLoader(
         dataset,
         batch_size=None,

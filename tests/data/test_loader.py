@@ -52,6 +52,15 @@ def loader(rank: int, world: int, states=None, workers: int = 0, packing: bool =
     )
 
 
+def test_nothing_but_broken_examples_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Texts, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        raise ValueError("broken example")
+
+    monkeypatch.setattr(Texts, "get", broken)
+    with pytest.raises(ValueError, match=r"101 examples in a row .* data.max_skipped=100"):
+        take(1, 0, 1)
+
+
 def take(n: int, *args, **kwargs) -> list[MicroBatch]:
     iterator = iter(loader(*args, **kwargs))
     return [next(iterator) for _ in range(n)]
