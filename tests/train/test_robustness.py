@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,7 @@ def test_signal_ends_the_run_with_a_checkpoint(
 def test_blocked_signals_arrive_afterwards() -> None:
     with StopSignal() as stop:
         with blocked_signals():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert stop.received is None
         assert stop.received == "SIGTERM"
 
