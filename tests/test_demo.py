@@ -21,8 +21,8 @@ from olmo.eval.comparison import (
     comparison_table,
     guessing_accuracy,
     markdown_table,
-    paired_difference,
 )
+from olmo.eval.significance import paired_difference
 from olmo.eval.timing import Prefill, compare_prefill
 from olmo.models.loading import merged_model_config
 from olmo.train.checkpoint import save_unsharded

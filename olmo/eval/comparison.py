@@ -13,7 +13,7 @@ import torch
 from olmo.data.registry import Dataset
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.examples import collate_examples
-from olmo.eval.metrics import bootstrap_interval, normalize_answer
+from olmo.eval.metrics import normalize_answer
 from olmo.eval.store import write_result
 from olmo.eval.tasks import Task
 from olmo.eval.timing import Prefill
@@ -115,38 +115,6 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     lines = [list(headers), ["---"] + ["---:"] * (len(headers) - 1)]
     lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of one result minus that of another in percentage points, over ``n`` questions,
-    with its 95% bootstrap interval."""
-
-    points: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.points:+.1f} points (95% interval {self.low:+.1f} to {self.high:+.1f}, "
-            f"paired over {self.n} questions)"
-        )
-
-
-def paired_difference(
-    rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]
-) -> Difference:
-    """Difference of two lists of scored rows (``index``, ``correct``).
-
-    Whole questions are resampled, so that their difficulty does not widen the interval. Raises
-    ``ValueError`` unless both lists answer the same questions.
-    """
-    ours, theirs = ({row["index"]: row["correct"] for row in part} for part in (rows, baseline))
-    if ours.keys() != theirs.keys() or not ours:
-        raise ValueError(f"cannot pair {len(ours)} answers with {len(theirs)} to other questions")
-    gaps = [100.0 * (ours[index] - theirs[index]) for index in sorted(ours)]
-    return Difference(sum(gaps) / len(gaps), *bootstrap_interval(gaps), len(gaps))
 
 
 def guessing_accuracy(
