@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from olmo.hf_model.lite_answer import AnswerMixin
 from olmo.hf_model.lite_config import Molmo2LiteConfig
@@ -39,21 +39,19 @@ SCORER = ".temporal_token_scorer."
 
 
 @dataclass
-class Molmo2LiteOutput(ModelOutput):
-    """What ``forward`` returns.
+class Molmo2LiteOutput(CausalLMOutputWithPast):
+    """What ``forward`` returns: transformers' output, and what pruning made of the input.
 
     Attributes:
         loss: mean next-token loss plus the auxiliary loss of the scorer; None without labels.
         logits: [B, S', V] over the tokens that stayed.
-        past_key_values: the cache, if one is used.
+        cache: the cache, if one is used; called ``past_key_values`` before transformers 5.24.
+        hidden_states, attentions: always None.
         attention_mask: bool [B, S'] tokens that are no padding.
         position_ids: [B, S'].
         kept_tokens: bool [B, S] tokens of the input that stayed; None if all did.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
     attention_mask: Tensor | None = None
     position_ids: Tensor | None = None
     kept_tokens: Tensor | None = None
@@ -109,13 +107,14 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         token_pooling: Tensor | None = None,
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         prompt_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         topk: float | None = None,
         return_dict: bool | None = True,
+        past_key_values: Cache | None = None,
     ) -> Molmo2LiteOutput:
         """Logits of a batch; videos lose the tokens that the scorer gives up.
 
@@ -126,39 +125,42 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
             token_pooling: int64 [B, P, slots], see ``Molmo2``.
             num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
-            past_key_values: keys and values of earlier tokens; filled with the new ones.
+            cache: keys and values of earlier tokens; filled with the new ones.
             prompt_embeds: [B, <= S, D] embeddings that replace those of the first tokens of an
                 empty cache; ``generate`` hands its pruned prompt over with them.
             labels: int64 [B, S], the tokens themselves, -100 = no loss.
             logits_to_keep: logits of so many last positions only; 0 = all.
             topk: share of a video's tokens to remove; None is the config's.
             return_dict: what transformers' generation passes; there is no tuple form.
+            past_key_values: ``cache``, as transformers before 5.24 names it.
 
         Raises:
             ValueError: images together with a filled cache, or with ``prompt_embeds``.
         """
         if return_dict is False:
             raise ValueError("return_dict=False is not supported")
-        n_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = past_key_values if cache is None else cache
+        n_cached = 0 if cache is None else cache.get_seq_length()
         if images is not None and (n_cached or prompt_embeds is not None):
             raise ValueError("images belong to the first forward, before anything is in the cache")
-        if past_key_values is None and use_cache:
-            past_key_values = DynamicCache(config=self.config.get_text_config())
-        cache = None if past_key_values is None else HfCache(past_key_values)
+        if cache is None and use_cache:
+            cache = DynamicCache(config=self.config.get_text_config())
+        kv = None if cache is None else HfCache(cache)
         if n_cached:
-            return self._continue(input_ids, attention_mask, position_ids, cache, logits_to_keep)
+            assert kv is not None
+            return self._continue(input_ids, attention_mask, position_ids, kv, logits_to_keep)
         visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
         with removed_share(self.model, topk):
             prompt = encode_prompt(self.model, input_ids, attention_mask, position_ids, visual)
         row, x = prompt.row, prompt.embeds
         if prompt_embeds is not None:
             x = torch.cat((prompt_embeds, x[:, prompt_embeds.shape[1] :]), 1)
-        hidden = self.model.transformer(x, row.position_ids, self.model.mask(row), cache)
+        hidden = self.model.transformer(x, row.position_ids, self.model.mask(row), kv)
         logits = self.model.transformer.logits(hidden[:, -logits_to_keep:])
         return Molmo2LiteOutput(
-            loss=None if labels is None else self._loss(logits, labels, prompt, input_ids.shape),
-            logits=logits,
-            past_key_values=past_key_values,
+            None if labels is None else self._loss(logits, labels, prompt, input_ids.shape),
+            logits,
+            cache,
             attention_mask=row.valid,
             position_ids=row.position_ids,
             kept_tokens=prompt.kept,
@@ -169,13 +171,12 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         input_ids: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        cache: HfCache | None,
+        kv: HfCache,
         logits_to_keep: int,
     ) -> Molmo2LiteOutput:
         """Text tokens behind a filled cache."""
-        assert cache is not None
         n_new = input_ids.shape[1]
-        total = cache.cache.get_seq_length() + n_new
+        total = kv.cache.get_seq_length() + n_new
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), total)
         valid = attention_mask.bool()
@@ -185,10 +186,11 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             position_ids = (valid.cumsum(1) - 1).clamp(min=0)[:, -n_new:]
         x = self.model.embed(input_ids, None)
         mask = continuation_mask(valid, n_new)
-        hidden = self.model.transformer(x, position_ids, mask, cache)
+        hidden = self.model.transformer(x, position_ids, mask, kv)
         return Molmo2LiteOutput(
-            logits=self.model.transformer.logits(hidden[:, -logits_to_keep:]),
-            past_key_values=cache.cache,
+            None,
+            self.model.transformer.logits(hidden[:, -logits_to_keep:]),
+            kv.cache,
             attention_mask=valid,
             position_ids=position_ids,
         )

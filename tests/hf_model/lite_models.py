@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from olmo.hf_model.lite import Molmo2LiteConfig, Molmo2LiteForConditionalGeneration
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
@@ -23,6 +25,8 @@ from tests.models.conftest import (
 STOP = 7
 UNTIED: dict[str, Any] = {"llm": {"weight_tying": False}}
 OLMO: dict[str, Any] = {"llm": OLMO3}
+CACHE_NAME = fields(CausalLMOutputWithPast)[2].name
+"""``cache``, or ``past_key_values`` before transformers 5.24."""
 
 
 def pair(
@@ -52,3 +56,10 @@ def left_padded(batch: Row, pad_id: int = 0) -> dict[str, Tensor]:
         moved[row, width - n :] = ids[row, :n]
         mask[row, width - n :] = 1
     return {**batch, "input_ids": moved, "attention_mask": mask}
+
+
+def cache_of(output: Any) -> Cache:
+    """The key-value cache that an output of transformers carries."""
+    cache = output[CACHE_NAME]
+    assert isinstance(cache, Cache)
+    return cache

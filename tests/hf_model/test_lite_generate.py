@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.hf_model.lite_models import OLMO, STOP, left_padded, mixed_batch, pair
+from tests.hf_model.lite_models import OLMO, STOP, cache_of, left_padded, mixed_batch, pair
 from tests.models.conftest import collate, video_row
 
 NEW = 6
@@ -75,7 +75,7 @@ def test_cache_mask_and_positions_fit_the_shortened_prompt():
         **left_padded(batch), max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True
     )
     lengths = native.generate(batch, 1, [STOP]).n_prompt_tokens
-    assert out.past_key_values.get_seq_length() == int(lengths.max()) + 3 - 1
+    assert cache_of(out).get_seq_length() == int(lengths.max()) + 3 - 1
     prompt = hf.encode_prompt(**left_padded(batch))
     assert torch.equal(prompt.lengths, lengths)
     for mask, positions, n in zip(

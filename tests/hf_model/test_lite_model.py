@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, StaticCache
 from olmo.hf_model.lite import Molmo2LiteForConditionalGeneration
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.weights import CheckpointError
-from tests.hf_model.lite_models import OLMO, UNTIED, left_padded, mixed_batch, pair
+from tests.hf_model.lite_models import OLMO, UNTIED, cache_of, left_padded, mixed_batch, pair
 from tests.models.conftest import collate, image_row, text_row, video_row
 
 
@@ -69,24 +69,24 @@ def test_a_forward_in_pieces_equals_one():
         expected = hf(**whole).logits[:, -6:]
         out = hf(**batch, use_cache=True)
         n_kept = out.logits.shape[1]
-        assert out.past_key_values.get_seq_length() == n_kept < batch["input_ids"].shape[1]
-        five = hf(more[:, :5], past_key_values=out.past_key_values).logits
-        one = hf(more[:, 5:], past_key_values=out.past_key_values, logits_to_keep=1).logits
-    assert out.past_key_values.get_seq_length() == n_kept + 6
+        assert cache_of(out).get_seq_length() == n_kept < batch["input_ids"].shape[1]
+        five = hf(more[:, :5], cache=cache_of(out)).logits
+        one = hf(more[:, 5:], cache=cache_of(out), logits_to_keep=1).logits
+    assert cache_of(out).get_seq_length() == n_kept + 6
     torch.testing.assert_close(torch.cat((five, one), 1), expected, atol=1e-5, rtol=0)  # 9.5e-7
 
 
 def test_errors_of_a_forward():
     _, hf = pair()
     batch = collate(video_row(2, 1))
-    cache = hf(**batch, use_cache=True).past_key_values
+    cache = cache_of(hf(**batch, use_cache=True))
     with pytest.raises(ValueError, match="images belong to the first forward"):
-        hf(**batch, past_key_values=cache)
+        hf(**batch, cache=cache)
     with pytest.raises(ValueError, match=r"attention_mask covers 3 tokens of \d+"):
-        hf(batch["input_ids"][:, :1], torch.ones(1, 3), past_key_values=cache)
+        hf(batch["input_ids"][:, :1], torch.ones(1, 3), cache=cache)
     with pytest.raises(ValueError, match="static caches are not supported"):
         static = StaticCache(config=hf.config.get_text_config(), max_cache_len=64)
-        hf(batch["input_ids"], past_key_values=static)
+        hf(batch["input_ids"], cache=static)
     with pytest.raises(ValueError, match="images need token_pooling"):
         hf(batch["input_ids"], images=batch["images"])
     with pytest.raises(TypeError, match="imges"):
@@ -237,8 +237,9 @@ def test_dtypes(dtype, tmp_path):
     assert again.eval().generate(**left_padded(batch), max_new_tokens=2).shape[1] > 2
 
 
-def test_cache_class_is_the_users_choice():
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_cache_class_is_the_users_choice(name):
     _, hf = pair()
     cache = DynamicCache()
-    hf(**collate(video_row(3, 1)), past_key_values=cache)
+    hf(**collate(video_row(3, 1)), **{name: cache})
     assert cache.get_seq_length() > 0
