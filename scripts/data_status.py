@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import av
 from olmo.data.datasets.declare import (
     DatasetFormatError,
     DatasetRow,
+    Record,
     dataset_rows,
     present,
     records_at,
@@ -75,13 +76,17 @@ def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
         return Status(row.name, split, UNREADABLE, str(e))
     there = present(disk, records)
     state = PRESENT if len(there) == len(records) else PARTIAL if there else MISSING
-    hours, sampled = None, False
-    if not isinstance(records, TableRecords):
-        kept = records_at(records, there)
-        videos = sorted({str(disk.home / r["video"]) for r in kept if "video" in r})
-        hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
+    videos = sorted({str(disk.home / v) for v in videos_of(records_at(records, there))})
+    hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
     found = ", ".join(places)
     return Status(row.name, split, state, found, len(there), len(records), hours, sampled)
+
+
+def videos_of(records: Sequence[Record]) -> Iterable[str]:
+    """Video files of the records; a table with images is not read for it."""
+    if isinstance(records, TableRecords):
+        return records.media or () if records.kind == "video" else ()
+    return (r["video"] for r in records if "video" in r)
 
 
 def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:

@@ -29,7 +29,11 @@ DATASET_MODULES = (
     "olmo.data.datasets.image_qa",
     "olmo.data.datasets.image_charts",
     "olmo.data.datasets.image_tables",
+    "olmo.data.datasets.image_benchmarks",
     "olmo.data.datasets.pointing",
+    "olmo.data.datasets.video_pointing",
+    "olmo.data.datasets.tracking",
+    "olmo.data.datasets.captions",
     "olmo.data.datasets.text",
 )
 """Modules that register data sets."""

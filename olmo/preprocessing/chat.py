@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from olmo.config import Config
-from olmo.preprocessing.points import POINT_PROMPTS, point_mode, points_answer
+from olmo.preprocessing.points import point_mode, point_prompt, points_answer
 
 Rng = np.random.Generator | np.random.RandomState
 
@@ -39,7 +39,11 @@ UNTAGGED_STYLES = frozenset(
         "video_point_count",
         "video_count",
         "video_count_point",
+        "video_point_track_per_frame",
+        "video_point_ground_start_end",
+        "video_single_point_track_per_frame",
         "a_okvqa_mc",
+        "multi_image_mc",
         "video_multiple_choice",
         "video_multiple_choice_count_without_pointing",
         "video_multiple_choice_multiple_correct",
@@ -183,13 +187,12 @@ def _question_and_answer(
     keys = ("answer_idx", "answers", "answer", "points", "options")
     metadata = {k: message[k] for k in keys if k in message}
     style, question = _style(message), message.get("question")
-    pointing = point_mode(style) if "points" in message else None
-    target = points_answer(message, style, sizes) if pointing else None
+    pointing = point_mode(style)
+    target = points_answer(message, style, sizes) if pointing and "points" in message else None
     if "prompt" in message:
         prompt = message["prompt"]
     elif pointing:
-        label = message.get("label", "")
-        prompt = question or POINT_PROMPTS[pointing].format(label=label)
+        prompt = question or point_prompt(message, pointing)
     elif question is None:
         prompt = CAPTION_PROMPTS.get(style, "")
     elif style == "video_short_answer":

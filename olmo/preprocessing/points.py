@@ -23,6 +23,9 @@ ANSWERS = {
     "count": "{n}",
 }
 """Answer of each mode; ``tag`` is the ``<points>`` element."""
+TRACKS = ("track", "ground", "single_track")
+"""Modes that are answered with a ``<tracks>`` element; ``ground`` says where objects appear first
+and last."""
 
 POINT_MODES = {
     "pointing": "point",
@@ -31,6 +34,9 @@ POINT_MODES = {
     "point_count": "point_count",
     "count": "count",
     "count_point": "count_point",
+    "point_track_per_frame": "track",
+    "point_ground_start_end": "ground",
+    "single_point_track_per_frame": "single_track",
 }
 """What the answer to a pointing style says; styles of videos and of lists of images have the
 prefix ``video_`` or ``multi_image_``."""
@@ -39,18 +45,21 @@ POINT_PROMPTS = {
     "point_count": "Count {label} and point to each.",
     "count": "How many {label} are there?",
     "count_point": "How many {label} are there? Point to each as well.",
+    "track": "Track {label}, with {fps} points per second.",
+    "ground": "Point to {label} at first and at last sight.",
+    "single_track": "Track the object at {point}, with {fps} points per second.",
 }
 """Prompts of pointing examples that bring no question."""
 
 
 def point_mode(style: str) -> str | None:
-    """What a style asks for, a key of ``ANSWERS``; None if it is no pointing style."""
+    """What a style asks for, of ``ANSWERS`` or ``TRACKS``; None if it is no pointing style."""
     return POINT_MODES.get(style.removeprefix("video_").removeprefix("multi_image_"))
 
 
 def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[int, int]]) -> str:
     """Points of an image (``[[x, y], ...]``), of each image of a list, or of a video at each of
-    ``timestamps``.
+    ``timestamps``. Tracks have ``{object: [x, y]}`` at each of them.
 
     They are counted in ``point_scale`` (one number, or width and height), else in pixels of the
     image; those of a video in per cent.
@@ -59,8 +68,10 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     assert mode is not None
     scale = message.get("point_scale")
     if style.startswith("video_"):
-        times = message["timestamps"]
-        return video_points(times, points, 100 if scale is None else scale, label, mode)
+        times, scale = message["timestamps"], 100 if scale is None else scale
+        if mode in TRACKS:
+            return tracks(_frames(times, points), scale, label, mode == "ground") or NO_TRACKS
+        return video_points(times, points, scale, label, mode)
     if scale is not None:
         scales = [scale] * max(len(points), 1)
     elif "width" in message and not sizes:
@@ -75,6 +86,29 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     if not scales:
         raise ValueError("points without point_scale, and the size of their image is not known")
     return image_points(points, scales[0], label.lower(), message.get("alt"), mode)
+
+
+def point_prompt(message: Mapping[str, Any], mode: str) -> str:
+    """Prompt of a pointing example that brings no question."""
+    values = {"label": message.get("label", ""), "fps": message.get("sampling_fps", 1)}
+    if mode == "single_track":
+        values["point"] = _first_point(message)
+    return POINT_PROMPTS[mode].format(**values)
+
+
+def _first_point(message: Mapping[str, Any]) -> str:
+    """Where and when the one object of a track is seen first."""
+    scale = message.get("point_scale")
+    points = [list(objects.values()) for objects in message["points"][:1]]
+    times = message["timestamps"][:1]
+    return video_points(times, points, 100 if scale is None else scale, message.get("label", ""))
+
+
+def _frames(times: Sequence[float], points: Sequence[Mapping[str, Point]]) -> list[dict[str, Any]]:
+    return [
+        {"time": t, "points": {key: {"point": p} for key, p in objects.items()}}
+        for t, objects in zip(times, points, strict=True)
+    ]
 
 
 def image_points(

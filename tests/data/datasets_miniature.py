@@ -55,6 +55,15 @@ class Miniature:
         return [data.get(i, rng or First()) for i in range(len(data))]
 
 
+def plain(value: Any) -> Any:
+    """Arrays as lists, so that examples can be compared."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_file(path: Path, content: Any) -> None:
     """A file in the format of its suffix; a path without one is an Arrow folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +72,8 @@ def write_file(path: Path, content: Any) -> None:
         from pyarrow import Table
 
         parquet.write_table(Table.from_pylist(content), path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
     elif path.suffix == "":
         write_arrow(path, content)
     elif isinstance(content, str):

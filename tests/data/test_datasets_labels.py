@@ -1,4 +1,4 @@
-"""Video data sets of actions and spans, on miniatures, and that each data set has a test."""
+"""Video data sets of actions and spans, on miniatures, examples written out by hand."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from olmo.data.datasets.declare import dataset_rows
-from tests.data import (
-    test_datasets_images,
-    test_datasets_reference,
-    test_datasets_subtitles,
-    test_datasets_tables,
-    test_datasets_video,
-)
 from tests.data.datasets_miniature import Miniature
 from tests.data.test_datasets_video import ACTIVITY, clip, of, sa
 
@@ -204,12 +196,3 @@ def test_example(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     home = case.write(tmp_path)
     expected = [{**e, "video": str(home / e["video"])} for e in case.expected]
     assert case.read() == expected
-
-
-def test_every_declared_data_set_is_tested() -> None:
-    tested = {c.name for c in CASES} | {c.name for c in test_datasets_video.CASES}
-    tested |= {c.name for c in test_datasets_subtitles.CASES}
-    tested |= {c.name for c in test_datasets_images.CASES}
-    tested |= {c.name for c in test_datasets_tables.CASES}
-    tested |= {name for name, _, _ in test_datasets_reference.CASES.values()}
-    assert tested == set(dataset_rows())

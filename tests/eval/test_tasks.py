@@ -2,6 +2,7 @@
 
 import pytest
 
+from olmo.data.datasets.declare import dataset_rows
 from olmo.data.registry import dataset_names
 from olmo.eval import point_scorers  # noqa: F401 (registers)
 from olmo.eval.scorers import SCORERS
@@ -39,9 +40,13 @@ def test_groups():
     assert len(names("video_pointing")) == 3 and len(names("tracking")) == 5
 
 
-def test_the_video_tasks_name_registered_data_sets():
-    known = dataset_names()
-    assert all(task.dataset in known for task in resolve_tasks("video,synthetic", None))
+def test_every_task_names_a_data_set_and_one_of_its_splits():
+    known, rows = dataset_names(), dataset_rows()
+    assert [task.name for task in TASKS if task.dataset not in known] == []
+    for task in TASKS:
+        if task.dataset in rows:
+            split = "validation" if task.split == "val" else task.split
+            assert split in rows[task.dataset].splits, task
 
 
 def test_another_split():

@@ -72,13 +72,22 @@ class ArrowRows(Sequence[Row]):
             rest -= table.num_rows
         raise IndexError(f"no row {idx!r} among {len(self)}")
 
+    @property
+    def where(self) -> str:
+        """The folder, for error messages."""
+        return str(self.files[0].parent) if self.files else ""
+
+    def need(self, *names: str) -> None:
+        """``ValueError`` unless every file has these columns."""
+        for file, table in zip(self.files, self.tables(), strict=True):
+            for name in names:
+                if name not in table.column_names:
+                    raise ValueError(f"{file} has no column {name!r}, only {table.column_names}")
+
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
-        tables = self.tables()
-        for file, table in zip(self.files, tables, strict=True):
-            if name not in table.column_names:
-                raise ValueError(f"{file} has no column {name!r}, only {table.column_names}")
-        return [v for t in tables for v in t.column(name).to_pylist()]
+        self.need(name)
+        return [v for t in self.tables() for v in t.column(name).to_pylist()]
 
     def has_value(self, name: str) -> list[bool]:
         """For every row whether its ``name`` is not null."""

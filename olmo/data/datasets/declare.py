@@ -31,7 +31,7 @@ import numpy as np
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.sources import Source
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.tables import LAYOUT_ERRORS, TableRecords, layout_error
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ VIDEO_HOME = "video_datasets"
 IMAGE_HOME = "torch_datasets"
 
 VIDEO_ACADEMIC, SHORT_VIDEO, LONG_VIDEO = "video_academic", "short_video", "long_video"
-SINGLE_IMAGE = "single_image"
+SINGLE_IMAGE, MULTI_IMAGE = "single_image", "multi_image"
+VIDEO_POINTING, TRACKING = "video_pointing", "tracking"
 IMAGE_ACADEMIC, IMAGE_POINTING, DEMO, NLP = "image_academic", "image_pointing", "demo", "nlp"
 """Groups of data sets: the names that download and status take."""
 
@@ -108,8 +109,8 @@ class DatasetRow:
             raise MissingDataError(
                 self.name, [e.filename or str(e)], self.folder(), self._hint()
             ) from e
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
-            reason = f"no field {e}" if isinstance(e, KeyError) else str(e)
+        except LAYOUT_ERRORS as e:
+            reason = layout_error(e)
             raise DatasetFormatError(f"data set {self.name!r}: {disk.at}: {reason}") from e
 
     def open(self, split: str) -> DeclaredDataset:

@@ -140,14 +140,17 @@ class Disk:
             self.place = (path, "row", i)
             yield row
 
-    def table(self, folder: str, split: str = "train") -> ArrowRows:
-        """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped."""
+    def table(self, folder: str, split: str = "train", *columns: str) -> ArrowRows:
+        """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped. ``columns`` are
+        those that it must have."""
         self.place = (folder,)
-        return ArrowRows.open(self.home / folder, split)
+        rows = ArrowRows.open(self.home / folder, split)
+        rows.need(*columns)
+        return rows
 
-    def table_rows(self, folder: str, split: str = "train") -> Iterator[Row]:
+    def table_rows(self, folder: str, split: str = "train", *columns: str) -> Iterator[Row]:
         """All rows of an Arrow folder, for small tables."""
-        rows = self.table(folder, split)
+        rows = self.table(folder, split, *columns)
         for i in range(len(rows)):
             self.place = (folder, "row", i)
             yield rows[i]

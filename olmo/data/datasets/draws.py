@@ -17,8 +17,12 @@ _DRAWS: dict[str, Draw] = {}
 
 WORDING, INSERT, SHUFFLE = "wording", "insert", "shuffle"
 ONE_ANSWER, NUMBERS, ONE_STYLE = "one_answer", "numbers", "one_style"
+CLIP, ONE_OBJECT = "clip", "one_object"
 
 NUMBER_OPTIONS = 4
+CLIP_S = 63.0
+"""Longest part of a video that a question on points is about."""
+STEP_S = 0.5
 
 
 def drawn(message: Message, rng: np.random.RandomState) -> Message:
@@ -80,6 +84,45 @@ def numbers(message: Message, rng: np.random.RandomState) -> Message:
 def one_style(message: Message, rng: np.random.RandomState) -> Message:
     """``style``: one of ``styles``."""
     return message | {"style": _one(message.pop("styles"), rng)}
+
+
+@_draw(CLIP)
+def clip(message: Message, rng: np.random.RandomState) -> Message:
+    """Of a video of more than ``CLIP_S`` seconds (``duration``) a clip around one of
+    ``timestamps``, if there are any; ``timestamps`` and ``points`` are those in it, from its start.
+    """
+    duration, times = message.pop("duration"), message["timestamps"]
+    if duration <= CLIP_S:
+        return message
+    last = int((duration - CLIP_S) / STEP_S)
+    low, high = 0, last
+    if times:
+        around = times[int(rng.randint(len(times)))]
+        low = min(max(int(np.ceil((around - CLIP_S) / STEP_S)), 0), last)
+        high = max(min(int(around / STEP_S), last), low)
+    start = (low + int(rng.randint(high - low + 1))) * STEP_S
+    end = start + CLIP_S
+    shown = [i for i, t in enumerate(times) if start <= t <= end]
+    times_of_clip = {"clip_start_time": start, "clip_end_time": end}
+    return message | {
+        "timestamps": [times[i] - start for i in shown],
+        "points": [message["points"][i] for i in shown],
+        "metadata": message.get("metadata", {}) | times_of_clip,
+    }
+
+
+@_draw(ONE_OBJECT)
+def one_object(message: Message, rng: np.random.RandomState) -> Message:
+    """``points`` (by object, at each of ``timestamps``) of one object only."""
+    objects = sorted({key for points in message["points"] for key in points})
+    if not objects:
+        return message
+    mine = _one(objects, rng)
+    shown = [i for i, points in enumerate(message["points"]) if mine in points]
+    return message | {
+        "points": [{mine: message["points"][i][mine]} for i in shown],
+        "timestamps": [message["timestamps"][i] for i in shown],
+    }
 
 
 def _one(choices: list[str], rng: np.random.RandomState) -> str:

@@ -236,6 +236,25 @@ def mlvu_mc(disk: Disk, split: str) -> Iterator[Record]:
 
 
 @dataset(
+    "mlvu_mc_test",
+    {"test": "test"},
+    files=("MLVU_Test/test_question.json",),
+    media=("MLVU_Test/video",),
+    sources=(HubFiles("MLVU/MLVU_Test", "MLVU_Test", gated=True, unpack=True),),
+    groups=(LONG_VIDEO,),
+)
+def mlvu_mc_test(disk: Disk, split: str) -> Iterator[Record]:
+    """Without answers."""
+    for row in disk.rows("MLVU_Test/test_question.json"):
+        yield {
+            "question": asked(row["question"], lettered(row["candidates"]), OPTION_LETTER),
+            "video": f"MLVU_Test/video/{row['video']}",
+            "metadata": {"question_id": row["question_id"], "task_type": row["question_type"]},
+            "style": STYLE,
+        }
+
+
+@dataset(
     "mlvu_gen",
     EITHER,
     files=tuple(f"MVLU/MLVU/json/{task}.json" for task in MLVU_OPEN),

@@ -4,6 +4,8 @@ is drawn."""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from olmo.data.datasets.declare import IMAGE_HOME, IMAGE_POINTING, SINGLE_IMAGE,
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import ONE_STYLE
 from olmo.data.datasets.image_tables import PIXMO_IMAGES, pixmo_sources
-from olmo.data.datasets.sources import HubFiles
+from olmo.data.datasets.masks import file_mask
+from olmo.data.datasets.sources import HubFiles, Manual
 from olmo.data.datasets.tables import TableRecords, address_name, picture
 
 Row = dict[str, Any]
@@ -158,3 +161,65 @@ def _countbench(rows: list[Row]) -> Record:
 )
 def countbench_qa(disk: Disk, split: str) -> TableRecords:
     return TableRecords.single(disk.table("CountBenchQA", split), _countbench)
+
+
+# --- pointing benchmarks: the points of the answer are looked for in masks ----------------------
+
+
+def _pointing_eval(rows: list[Row]) -> Record:
+    """Points in per cent, and a mask of each, become pixels of the masks."""
+    (row,) = rows
+    masks = [np.asarray(mask, dtype=bool) for mask in row["masks"]]
+    points = coordinates(row["points"])
+    if len(masks) != len(points) or not all(mask.ndim == 2 for mask in masks):
+        raise ValueError(f"{len(points)} points and {len(masks)} masks [height, width]")
+    pixels = [
+        [x / PERCENT * mask.shape[1], y / PERCENT * mask.shape[0]]
+        for (x, y), mask in zip(points, masks, strict=True)
+    ]
+    metadata = {"points": pixels, "masks": masks}
+    return {"label": row["label"], "style": STYLES[0], "metadata": metadata}
+
+
+@dataset(
+    "pointing_eval_v2",
+    {"test": "test"},
+    files=("pixmo-points-eval",),
+    media=(PIXMO_IMAGES,),
+    sources=pixmo_sources("allenai/pixmo-points-eval", ("test",)),
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def pointing_eval(disk: Disk, split: str) -> TableRecords:
+    rows = disk.table("pixmo-points-eval", split, "image_url", "label", "points", "masks")
+    media = [f"{PIXMO_IMAGES}/{address_name(a)}" for a in rows.column("image_url")]
+    return TableRecords.single(rows, _pointing_eval, media=media)
+
+
+def _point_bench(home: Path, rows: list[Row]) -> Record:
+    (row,) = rows
+    mask = file_mask(home / "PointBench/selected_masks" / row["category"] / row["mask_filename"])
+    metadata = {"example_id": row["image_filename"], "category": row["category"], "mask": mask}
+    return {"question": row["user_input"], "style": STYLES[0], "metadata": metadata}
+
+
+@dataset(
+    "point_bench",
+    {"test": "data"},
+    files=("PointBench/{split}.json",),
+    media=("PointBench/selected_images",),
+    sources=(
+        Manual(
+            "data.json, selected_images/<category>/ and selected_masks/<category>/ go to "
+            "PointBench",
+            "https://huggingface.co/datasets/PointArena/pointarena-data",
+        ),
+    ),
+    groups=(SINGLE_IMAGE,),
+    home=IMAGE_HOME,
+)
+def point_bench(disk: Disk, split: str) -> TableRecords:
+    names = ("image_filename", "mask_filename", "category", "user_input")
+    rows = [{k: row[k] for k in names} for row in disk.rows(f"PointBench/{split}.json")]
+    media = [f"PointBench/selected_images/{r['category']}/{r['image_filename']}" for r in rows]
+    return TableRecords.single(rows, partial(_point_bench, disk.home), media=media)

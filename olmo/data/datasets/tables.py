@@ -1,4 +1,4 @@
-"""Records made from an Arrow table when they are asked for: for tables with images or much text."""
+"""Records made when they are asked for: from rows with images, masks or much text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
 
 Row = dict[str, Any]
+LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+"""What a row in another layout raises when it is read."""
 Convert = Callable[[list[Row]], dict[str, Any]]
 """Rows of one example -> its record."""
 
@@ -20,20 +22,27 @@ Convert = Callable[[list[Row]], dict[str, Any]]
 @dataclass
 class TableRecords(Sequence[dict[str, Any]]):
     """Example ``i`` is made by ``convert`` of the rows ``groups[i]``. ``media`` has the path of
-    each example's image file, and is None where the table holds the images itself."""
+    each example's file, which becomes its key ``kind``, and is None where the rows hold the
+    images themselves."""
 
-    rows: ArrowRows
+    rows: Sequence[Row]
     convert: Convert
     groups: list[np.ndarray]
     media: list[str] | None = None
+    kind: str = "image"
 
     @classmethod
     def single(
-        cls, rows: ArrowRows, convert: Convert, indices: Sequence[int] | np.ndarray | None = None
+        cls,
+        rows: Sequence[Row],
+        convert: Convert,
+        indices: Sequence[int] | np.ndarray | None = None,
+        media: list[str] | None = None,
+        kind: str = "image",
     ) -> TableRecords:
-        """One row per example: all, or those of ``indices``."""
-        chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
-        return cls(rows, convert, list(chosen[:, None]))
+        """One row per example: all, or those of ``indices``; ``media`` goes with these."""
+        chosen = np.arange(len(rows)) if indices is None else np.asarray(indices, dtype=np.int64)
+        return cls(rows, convert, list(chosen[:, None]), media, kind)
 
     @classmethod
     def by_address(
@@ -59,8 +68,13 @@ class TableRecords(Sequence[dict[str, Any]]):
     def __getitem__(self, idx: Any) -> Any:
         if not 0 <= idx < len(self):
             raise IndexError(f"no example {idx!r} among {len(self)}")
-        record = self.convert([self.rows[int(i)] for i in self.groups[idx]])
-        return record if self.media is None else {"image": self.media[idx], **record}
+        try:
+            record = self.convert([self.rows[int(i)] for i in self.groups[idx]])
+        except LAYOUT_ERRORS as e:
+            where = getattr(self.rows, "where", "") or (self.media[idx] if self.media else "")
+            numbers = ", ".join(map(str, self.groups[idx]))
+            raise ValueError(f"{where}: row {numbers}: {layout_error(e)}") from e
+        return record if self.media is None else {self.kind: self.media[idx], **record}
 
     def present(self, disk: Disk) -> list[int]:
         """Indices of the examples whose image file is there."""
@@ -72,7 +86,12 @@ class TableRecords(Sequence[dict[str, Any]]):
         """Some of the examples."""
         media = None if self.media is None else [self.media[i] for i in indices]
         groups = [self.groups[i] for i in indices]
-        return TableRecords(self.rows, self.convert, groups, media)
+        return TableRecords(self.rows, self.convert, groups, media, self.kind)
+
+
+def layout_error(error: Exception) -> str:
+    """What is wrong with a row, in words."""
+    return f"no field {error}" if isinstance(error, KeyError) else str(error)
 
 
 def address_name(address: str) -> str:

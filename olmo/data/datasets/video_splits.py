@@ -71,6 +71,13 @@ def _nextqa_test(disk: Disk) -> Iterator[Record]:
 
 PERCEPTION_TRAIN = "all_train.json"
 PERCEPTION_VALIDATION = "mc_question_val/validation-00000-of-00001.parquet"
+PERCEPTION_TEST = "mc_question_test.json"
+"""Without answers."""
+PERCEPTION_SPLITS = {
+    "train": PERCEPTION_TRAIN,
+    "validation": PERCEPTION_VALIDATION,
+    "test": PERCEPTION_TEST,
+}
 
 
 def _perception_test(name: str, max_messages: int | None, groups: tuple[str, ...] = ()) -> None:
@@ -78,13 +85,13 @@ def _perception_test(name: str, max_messages: int | None, groups: tuple[str, ...
 
     @dataset(
         name,
-        {"train": PERCEPTION_TRAIN, "validation": PERCEPTION_VALIDATION},
+        PERCEPTION_SPLITS,
         files=("perception_test/{split}",),
-        media=("perception_test/train_videos", "perception_test/videos"),
+        media=tuple(f"perception_test/{v}" for v in ("train_videos", "videos", "test_videos")),
         sources=(
             Manual(
                 "all_train.json, train_videos/, mc_question_val/ (the parquet file of the "
-                "questions) and videos/ go to perception_test",
+                "questions), videos/, mc_question_test.json and test_videos/ go to perception_test",
                 "https://github.com/google-deepmind/perception_test",
             ),
         ),
@@ -93,6 +100,8 @@ def _perception_test(name: str, max_messages: int | None, groups: tuple[str, ...
     def read(disk: Disk, split: str) -> Iterator[Record]:
         if split == PERCEPTION_VALIDATION:
             return _perception_validation(disk)
+        if split == PERCEPTION_TEST:
+            return _perception_test_split(disk)
         pairs = (
             (
                 f"perception_test/train_videos/{name}.mp4",
@@ -102,6 +111,17 @@ def _perception_test(name: str, max_messages: int | None, groups: tuple[str, ...
             for q in row["mc_question"]
         )
         return (r | {"style": STYLE} for r in by_media(pairs, max_messages=max_messages))
+
+
+def _perception_test_split(disk: Disk) -> Iterator[Record]:
+    for name, row in disk.items(f"perception_test/{PERCEPTION_TEST}"):
+        for q in row["mc_question"]:
+            yield {
+                "question": asked(q["question"], lettered(q["options"]), OPTION_LETTER),
+                "video": f"perception_test/test_videos/{name}.mp4",
+                "metadata": {"example_id": f"{name}_{q['id']}", "video_id": name},
+                "style": STYLE,
+            }
 
 
 _perception_test("perception_test", None, (SHORT_VIDEO, VIDEO_ACADEMIC))

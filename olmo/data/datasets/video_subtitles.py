@@ -132,6 +132,7 @@ def _cinepile(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
 # --- synthetic questions on captioned web videos -----------------------------------------------
 
 WEB_VIDEOS = ("youtube-cc-exist", "youtube-cc-kw", "youtube-cc-temporal")
+WEB_MEDIA = tuple(f"youtube-cc/{folder}" for folder in WEB_VIDEOS)
 WEB_MANUAL = Manual(
     "the videos, named by their ids, go to youtube-cc/{" + ",".join(WEB_VIDEOS) + "}/<video_id>/",
     "https://huggingface.co/collections/allenai/molmo2-data",
@@ -143,7 +144,7 @@ def _synthetic(name: str, repo: str, table_split: str, with_subtitle: bool) -> N
         name,
         {"train": table_split},
         files=(repo,),
-        media=tuple(f"youtube-cc/{folder}" for folder in WEB_VIDEOS),
+        media=WEB_MEDIA,
         sources=(
             HubFiles(f"allenai/{repo}", repo, table=((table_split, f"*{table_split}*.parquet"),)),
             WEB_MANUAL,
@@ -153,7 +154,7 @@ def _synthetic(name: str, repo: str, table_split: str, with_subtitle: bool) -> N
     def read(disk: Disk, split: str) -> Iterator[Record]:
         found: dict[str, Record] = {}
         for row in disk.table_rows(repo, split):
-            video = _web_video(disk, row["video_id"])
+            video = web_video(disk, row["video_id"])
             record = found.setdefault(video, {"video": video, "message_list": []})
             record["message_list"].append(negatives_choice(row))
             if with_subtitle and row.get("subtitle"):
@@ -163,7 +164,7 @@ def _synthetic(name: str, repo: str, table_split: str, with_subtitle: bool) -> N
         yield from found.values()
 
 
-def _web_video(disk: Disk, video_id: str) -> str:
+def web_video(disk: Disk, video_id: str) -> str:
     """The video file in the folder of ``video_id``, in whichever place that folder is."""
     folders = ["/".join(["youtube-cc", place, video_id]) for place in WEB_VIDEOS]
     for folder in folders:

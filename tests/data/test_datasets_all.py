@@ -1,0 +1,97 @@
+"""What holds for every declared data set: it is tested, its examples become conversations, and
+nothing random happens while it is opened."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from olmo.data.datasets.declare import dataset_rows
+from olmo.preprocessing.chat import DataFormatterConfig
+from tests.data import (
+    test_datasets_benchmarks,
+    test_datasets_chat,
+    test_datasets_images,
+    test_datasets_labels,
+    test_datasets_pointing,
+    test_datasets_reference,
+    test_datasets_subtitles,
+    test_datasets_tables,
+    test_datasets_video,
+)
+from tests.data.datasets_miniature import Miniature, plain
+
+MODULES = (
+    test_datasets_benchmarks,
+    test_datasets_chat,
+    test_datasets_images,
+    test_datasets_labels,
+    test_datasets_pointing,
+    test_datasets_subtitles,
+    test_datasets_tables,
+    test_datasets_video,
+)
+CASES: list[Miniature] = [case for module in MODULES for case in module.CASES]
+FORMAT = DataFormatterConfig().build()
+USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
+REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_abs_triplets"}
+REFERENCES |= {"statements"}
+UNANSWERED = {"mlvu_mc_test:test", "perception_test:test"}
+"""Splits whose answers are not public."""
+
+
+def test_every_declared_data_set_is_tested() -> None:
+    """Each has a miniature of its layout with the example that it must give, or a recorded one."""
+    tested = {case.name for case in CASES if case.files and case.expected}
+    tested |= {name for name, _, _ in test_datasets_reference.CASES.values()}
+    assert tested == set(dataset_rows())
+    for module in (*MODULES, test_datasets_reference):
+        assert callable(module.test_example), f"{module.__name__} compares no example"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_miniature(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws come from the generator of the example alone, and the formatter knows the example."""
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    case.write(tmp_path)
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        states = random.getstate(), np.random.get_state()[1].tolist()
+        found.append(case.read(np.random.RandomState(0)))
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert plain(found[0]) == plain(found[1]), "the same whatever the global seeds are"
+    for example in found[0]:
+        for message in example.get("message_list", [example]):
+            check(message, case)
+
+
+def check(message: dict[str, Any], case: Miniature) -> None:
+    training = case.split == "train"
+    turns = FORMAT(
+        message, np.random.RandomState(0), training, for_inference=not training, sizes=[(640, 480)]
+    ).turns
+    assert len(turns) % 2 == (0 if training else 1)
+    for i, turn in enumerate(turns):
+        assert turn.startswith(USER) and turn.endswith(ASSISTANT) if i % 2 == 0 else turn
+    assert turns[0] != USER + "<|im_end|>\n" + ASSISTANT, "an empty prompt"
+    metadata = message.get("metadata", {})
+    if not training and str(case) not in UNANSWERED and metadata.get("task") != "captioning":
+        known = REFERENCES & (set(message) | set(metadata))
+        assert known, f"an evaluation needs the answer of {message}"
+
+
+def test_recorded_examples_are_formatted() -> None:
+    for name, entry in test_datasets_reference.GOLDEN.items():
+        for example in entry["examples"]:
+            for message in example.get("message_list", [example]):
+                training = name.endswith(" train")
+                turns = FORMAT(message, np.random.RandomState(0), training, not training).turns
+                assert len(turns) % 2 == (0 if training else 1)
+                question = message["question"].strip()
+                assert question.splitlines()[0] in turns[0]

@@ -1,0 +1,376 @@
+"""Pointing and tracking in videos on miniatures, and masks, examples written out by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from olmo.data.datasets.draws import CLIP_S, drawn
+from olmo.data.datasets.frame_clips import folder_clip, is_frame_clip, write_frame_clip
+from olmo.data.datasets.masks import file_mask, mask_point, rle_mask, run_lengths
+from olmo.data.datasets.tracking import START_END, TRACK, frames_per_second
+from olmo.data.registry import get_dataset
+from tests.data.datasets_miniature import Miniature, plain
+
+VIDEO = "youtube-cc/youtube-cc-kw/ab/ab.mp4"
+MASK = np.zeros((6, 5), dtype=bool)
+MASK[1:4, 1:3] = True
+MASK[5, 4] = True
+COUNTS = "7330:N"
+"""What pycocotools 2.0 writes for ``MASK``."""
+RUNS = [7, 3, 3, 3, 13, 1]
+POINT = [2.0, 2.0]
+"""The pixel of ``MASK`` nearest to its centre (13/7, 17/7)."""
+RLE = {"size": [6, 5], "counts": COUNTS}
+
+
+def palette(numbers: np.ndarray) -> bytes:
+    """A palette picture, as the annotations of the VOS sets are."""
+    image = Image.fromarray(numbers.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def points_row(n: int, duration: float = 20.0) -> dict[str, Any]:
+    points = [{"x": 10.0 + i, "y": 20.0} for i in range(n)]
+    row = {"video_id": "ab", "label": f"{n} cups", "duration": duration}
+    return row | {"timestamps": [0.5] * (n > 0), "points": [points] * (n > 0)}
+
+
+def pointed(n: int, video: str = VIDEO, **more: Any) -> dict[str, Any]:
+    points = [[[10.0 + i, 20.0] for i in range(n)]] * (n > 0)
+    example = {"video": video, "label": f"{n} cups", "points": points}
+    return example | {"timestamps": [0.5] * (n > 0), "style": "video_point"} | more
+
+
+ROWS = {"Molmo2-VideoPoint": {"train": [points_row(n) for n in (0, 5, 6, 25, 26, 60, 61)]}}
+
+# 13 frames at 6 per second: frames 0, 6 and 12 are looked at, the object is hidden at 6
+MEVIS = {
+    "MeViS/{split}/meta_expressions.json": {
+        "videos": {
+            "v1": {
+                "expressions": {"0": {"exp": "the dog", "obj_id": [0], "anno_id": [7]}},
+                "frames": [f"{i:05d}" for i in range(13)],
+            }
+        }
+    },
+    "MeViS/{split}/mask_dict.json": {"7": [RLE if i != 6 else None for i in range(13)]},
+}
+VOS = {
+    "meta_expressions/{split}/meta_expressions.json": {
+        "videos": {
+            "v1": {
+                "expressions": {"3": {"exp": "the dog", "obj_id": "2"}},
+                "frames": ["00000", "00005"],
+            }
+        }
+    },
+    "{split}/Annotations/v1/00000.png": palette(MASK * 2 + ~MASK * 1),
+}
+
+
+def files(table: dict[str, Any], split: str, folder: str = "") -> dict[str, Any]:
+    return {folder + path.format(split=split): content for path, content in table.items()}
+
+
+REASON = {
+    "ReasonVOS/meta_expressions.json": VOS["meta_expressions/{split}/meta_expressions.json"],
+    "ReasonVOS/Annotations/v1/00000.png": VOS["{split}/Annotations/v1/00000.png"],
+}
+
+
+def tracked(
+    video: str, example_id: str, frames: list[int], fps: float = 6, o: str = "7", **more: Any
+) -> dict[str, Any]:
+    metadata = {
+        "example_id": example_id,
+        "points": {f: {o: POINT} for f in frames},
+        "masks": {f: {o: MASK.tolist()} for f in frames},
+        "video_fps": fps,
+    }
+    example = {"video": video, "label": "the dog", "style": TRACK, "sampling_fps": 1}
+    return example | {"metadata": metadata | more}
+
+
+def taught(video: str, times: list[float], style: str = TRACK, o: str = "7") -> dict[str, Any]:
+    message = {
+        "label": "the dog",
+        "points": [{o: POINT} for _ in times],
+        "timestamps": times,
+        "point_scale": [5, 6],
+        "style": style,
+        "sampling_fps": 1,
+    }
+    return {"video": video, "message_list": [message]}
+
+
+KINDS = {
+    "track": TRACK,
+    "ground": START_END,
+    "single_point_track": "video_single_point_track_per_frame",
+}
+MEVIS_CLIP = "MeViS/{split}/JPEGImages/v1_6fps.mp4"
+MEVIS_EXAMPLE = tracked(MEVIS_CLIP.format(split="valid_u"), "v1_0", [0, 12])
+FRAME_OBJECTS = [{"frame": 0, "objects": [{"id": 7, **RLE}]}]
+MOLMO_TRACK = {
+    "id": "q1",
+    "video_id": "ab",
+    "label": "the dog",
+    "fps": 24.0,
+    "frames": FRAME_OBJECTS,
+}
+
+CASES = [
+    Miniature("vixmo_points_minmax_0_5", ROWS, [VIDEO], [pointed(0), pointed(5)]),
+    Miniature("vixmo_points_minmax_6_25", ROWS, [VIDEO], [pointed(6), pointed(25)]),
+    Miniature("vixmo_points_minmax_26_60", ROWS, [VIDEO], [pointed(26), pointed(60)]),
+    Miniature(
+        "academic_points_clip_63s_2fps",
+        {"academic_points/train.jsonl": [points_row(n) | {"video": "a.mp4"} for n in (1, 61)]},
+        ["academic_points/videos/a.mp4"],
+        [pointed(1, "academic_points/videos/a.mp4")],
+    ),
+    Miniature(
+        "vixmo_points_count_clip_63s",
+        {
+            "Molmo2-VideoCountEval": {
+                "val": [
+                    {"video_id": "ab", "label": "jumps", "count": 3, "subset": "action/event"}
+                    | {"clip_start": start, "clip_end": 70.0}
+                    for start in (7.0, None)
+                ]
+            }
+        },
+        [VIDEO],
+        [
+            {
+                "video": VIDEO,
+                "label": "jumps",
+                "style": "video_count",
+                "metadata": {"example_id": f"ab_{i}", "count": 3, "subset": "action/event"} | clip,
+            }
+            for i, clip in enumerate(({"clip_start_time": 7.0, "clip_end_time": 70.0}, {}))
+        ],
+        split="val",
+    ),
+    Miniature(
+        "vixmo_points_point_eval",
+        {
+            "Molmo2-VideoPointEval": {
+                "val": [
+                    {
+                        "id": "q1",
+                        "video_id": "ab",
+                        "label": "cup",
+                        "duration": 20.0,
+                        "points": [{"t": 0.5, "x": 1.0, "y": 2.0}],
+                        "masks": [[{"frame_id": 1, **RLE}, {"frame_id": 2, **RLE}]],
+                    }
+                ]
+            }
+        },
+        [VIDEO],
+        [
+            {
+                "video": VIDEO,
+                "label": "cup",
+                "style": "video_point",
+                "metadata": {
+                    "example_id": "q1",
+                    "gt_abs_triplets": [[0.5, 1.0, 2.0]],
+                    "gt_abs_masks": [{0.5: MASK.tolist(), 1.0: MASK.tolist()}],
+                    "duration": 20.0,
+                },
+            }
+        ],
+        split="val",
+    ),
+    *(
+        Miniature(name, files(MEVIS, "valid_u"), [MEVIS_EXAMPLE["video"]], [MEVIS_EXAMPLE], "test")
+        for name in ("mevis_track_eval_1fps", "mevis_point_track_per_frame_fps_6_sample_fps_1")
+    ),
+    *(
+        Miniature(
+            f"mevis_{kind}",
+            files(MEVIS, "train"),
+            [MEVIS_CLIP.format(split="train")],
+            [taught(MEVIS_CLIP.format(split="train"), [0.0, 2.0], style)],
+        )
+        for kind, style in KINDS.items()
+    ),
+    *(
+        Miniature(
+            f"{name}_track_eval_1fps",
+            files(VOS, "valid", folder),
+            [f"{folder}valid/JPEGImages/v1_{fps}fps.mp4"],
+            [tracked(f"{folder}valid/JPEGImages/v1_{fps}fps.mp4", "v1_3", [0], fps, "2")],
+            "test",
+        )
+        for name, folder, fps in (
+            ("ref_yt_vos", "Ref-YT-VOS/", 6),
+            ("ref_davis17", "Ref-DAVIS17/", 24),
+        )
+    ),
+    *(
+        Miniature(
+            f"{name}_{kind}",
+            files(VOS, "train", folder),
+            [f"{folder}train/JPEGImages/v1_{fps}fps.mp4"],
+            [taught(f"{folder}train/JPEGImages/v1_{fps}fps.mp4", [0.0], style, "2")],
+        )
+        for name, folder, fps in (
+            ("ref_yt_vos", "Ref-YT-VOS/", 6),
+            ("ref_davis17", "Ref-DAVIS17/", 24),
+        )
+        for kind, style in KINDS.items()
+    ),
+    Miniature(
+        "reasonvos_track_eval_1fps",
+        REASON,
+        ["ReasonVOS/JPEGImages/v1_6fps.mp4"],
+        [tracked("ReasonVOS/JPEGImages/v1_6fps.mp4", "v1_3", [0], 6, "2")],
+        "test",
+    ),
+    Miniature(
+        "molmo2_video_track_eval_1fps",
+        {"Molmo2-VideoTrackEval": {"test": [MOLMO_TRACK | {"category": "animal"}]}},
+        [VIDEO],
+        [tracked(VIDEO, "q1", [0], 24.0, category="animal")],
+        "test",
+    ),
+    Miniature(
+        "molmo2_video_track",
+        {
+            "Molmo2-VideoTrack": {
+                "train": [
+                    {
+                        "video_id": "ab",
+                        "label": "the dog",
+                        "duration": 5.0,
+                        "frames": [{"time": 1.0, "objects": [{"id": 4, "x": 10.0, "y": 20.0}]}],
+                    }
+                ]
+            }
+        },
+        [VIDEO],
+        [
+            {
+                "video": VIDEO,
+                "label": "the dog",
+                "points": [{"4": [10.0, 20.0]}],
+                "timestamps": [1.0],
+                "point_scale": 100,
+                "style": TRACK,
+                "sampling_fps": 1,
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_example(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    home = case.write(tmp_path)
+    expected = [{**e, "video": str(home / e["video"])} for e in case.expected]
+    assert [plain(e) for e in case.read()] == expected
+
+
+def test_run_lengths_of_the_coco_tools() -> None:
+    assert run_lengths(COUNTS) == RUNS == run_lengths(COUNTS.encode())
+    assert (rle_mask(RLE) == MASK).all() and (rle_mask(RLE | {"counts": RUNS}) == MASK).all()
+    with pytest.raises(ValueError, match="runs of 30 pixels for a mask of 6 x 6"):
+        rle_mask(RLE | {"size": [6, 6]})
+    with pytest.raises(ValueError, match="break off"):
+        run_lengths("o")
+    with pytest.raises(ValueError, match="the character ' '"):
+        run_lengths("7 3")
+
+
+def test_points_lie_in_their_masks(tmp_path: Path) -> None:
+    assert mask_point(np.zeros((3, 3), dtype=bool)) is None
+    ring = np.ones((5, 5), dtype=bool)
+    ring[1:4, 1:4] = False
+    x, y = mask_point(ring) or (1, 1)
+    assert ring[int(y), int(x)], "the centre itself is outside"
+    (tmp_path / "m.png").write_bytes(palette(MASK * 3))
+    assert (file_mask(tmp_path / "m.png", 3) == MASK).all()
+    assert not file_mask(tmp_path / "m.png", 2).any()
+    Image.new("RGB", (2, 1), (0, 9, 0)).save(tmp_path / "rgb.png")
+    assert file_mask(tmp_path / "rgb.png").tolist() == [[True, True]]
+
+
+def test_one_frame_per_second() -> None:
+    assert frames_per_second(13, 6) == [0, 6, 12]
+    assert frames_per_second(12, 6) == [0, 6]
+    assert frames_per_second(50, 24) == [0, 24, 48]
+    assert frames_per_second(1, 24) == [0] and frames_per_second(0, 6) == []
+
+
+def test_a_long_video_is_shown_in_clips() -> None:
+    times = [1.0, 40.0, 99.5, 100.0]
+    message = {"draw": ["clip"], "duration": 120.25, "timestamps": times}
+    message["points"] = [[[i, i]] for i in range(4)]
+    starts = set()
+    for seed in range(200):
+        found = drawn(message, np.random.RandomState(seed))
+        start, end = (found["metadata"][f"clip_{k}_time"] for k in ("start", "end"))
+        assert end - start == CLIP_S and start >= 0 and end <= 120.25 and (2 * start).is_integer()
+        shown = [i for i, t in enumerate(times) if start <= t <= end]
+        assert shown and found["points"] == [[[i, i]] for i in shown]
+        assert found["timestamps"] == [times[i] - start for i in shown]
+        starts.add(start)
+    assert len(starts) > 30 and min(starts) < 2 and max(starts) == 57.0
+    short = drawn(message | {"duration": 63.0}, np.random.RandomState(0))
+    assert short["timestamps"] == times and "metadata" not in short
+    none = drawn(message | {"timestamps": [], "points": []}, np.random.RandomState(0))
+    assert none["points"] == [] and none["metadata"]["clip_end_time"] <= 120.25
+
+
+def test_one_of_several_objects_is_tracked() -> None:
+    message = {
+        "draw": ["one_object"],
+        "timestamps": [0.0, 1.0, 2.0],
+        "points": [{"a": [1, 1]}, {"a": [2, 2], "b": [3, 3]}, {"b": [4, 4]}],
+    }
+    found = [drawn(message, np.random.RandomState(seed)) for seed in range(20)]
+    assert {str(f["points"]) for f in found} == {
+        str([{"a": [1, 1]}, {"a": [2, 2]}]),
+        str([{"b": [3, 3]}, {"b": [4, 4]}]),
+    }
+    assert {tuple(f["timestamps"]) for f in found} == {(0.0, 1.0), (1.0, 2.0)}
+
+
+def test_a_clip_of_a_folder_of_frames(tmp_path: Path) -> None:
+    clip = folder_clip(str(tmp_path / "v_1"), 24)
+    assert is_frame_clip(clip) and not is_frame_clip("v_24.mp4")
+    (tmp_path / "v_1").mkdir()
+    assert not write_frame_clip(Path(clip))
+    for n in (5, 10, 0):
+        Image.new("RGB", (31, 20), (20 * n, 0, 0)).save(tmp_path / f"v_1/{n:05d}.jpg")
+    assert write_frame_clip(Path(clip)) and not write_frame_clip(Path(clip))
+    with av.open(clip) as container:
+        stream = container.streams.video[0]
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    assert stream.average_rate == 24 and [f.shape for f in frames] == [(20, 32, 3)] * 3
+    assert [round(float(f[5, 5, 0]) / 20) for f in frames] == [0, 5, 10]
+    assert frames[2][:, 31, 0].min() > 150, "stretched, not padded"
+
+
+def test_masks_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    case = next(c for c in CASES if c.name == "ref_davis17_track")
+    home = case.write(tmp_path)
+    mask = home / "Ref-DAVIS17/train/Annotations/v1/00000.png"
+    mask.unlink()
+    with pytest.raises(OSError, match=r"Annotations/v1/00000.png"):
+        get_dataset(case.name, "train").get(0, np.random.RandomState(0))
