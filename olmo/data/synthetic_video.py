@@ -55,6 +55,8 @@ X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", 
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
 QUESTIONS_PER_CLIP = 3
 """Questions of a training example, besides the caption; drawn anew in every epoch."""
+FIXED = {"fixed_prompt": True}
+"""Training examples have the prompts of evaluation: a tiny model has no capacity for wordings."""
 MIN_CLIPS_FOR_POOL = 64
 """With fewer clips to render, starting processes takes longer than rendering."""
 
@@ -234,7 +236,7 @@ class SyntheticVideoQA:
         metadata = {"example_id": self._id(idx), "clip": idx, "level": self.level}
         return {
             "video": str(clip_path(self.folder, idx)),
-            "message_list": [*messages, describe(scene)],
+            "message_list": [m | FIXED for m in (*messages, describe(scene))],
             "metadata": metadata,
         }
 
@@ -283,7 +285,8 @@ class SyntheticTextQA:
         message = question.message(rng.random() < 0.75, rng)
         message["question"] = f"{tell(scene, rng)} {message['question']}"
         example_id = f"text-seed{self.seed}-{self.split}-{idx:05d}"
-        return {**message, "metadata": {"example_id": example_id, "category": question.category}}
+        metadata = {"example_id": example_id, "category": question.category}
+        return {**message, **FIXED, "metadata": metadata}
 
 
 TABLE = {

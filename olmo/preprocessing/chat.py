@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from olmo.config import Config
+from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
-
-Rng = np.random.Generator | np.random.RandomState
-
-OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from olmo.preprocessing.wordings import Rng, Wordings
 
 STYLE_RENAMES = {
     "eval_short_answer": "vqa2",
@@ -52,26 +48,32 @@ UNTAGGED_STYLES = frozenset(
 )
 """Styles without a tag in front of the prompt (``demo_or_style_v2``): chat and multiple choice."""
 
-SHORT_ANSWER_PROMPT = "{question}\nReply with a short answer."
-MULTIPLE_CHOICE_PROMPT = "{question}\nOnly return the correct answer option.\n{options}"
 EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
-CAPTION_PROMPTS = {
-    "long_caption": "Describe this image in detail.",
-    "short_caption": "Describe this image in one sentence.",
-    "video_long_caption": "Describe this video in detail.",
-    "video_short_caption": "Describe this video in one sentence.",
-    "video_transcript": "Write down what is said in this video.",
-    "video_motion_caption": "Describe the motion in this video.",
-    "video_object_caption": "Describe what the objects in this video do.",
-}
-"""Prompts of captioning examples that bring no question."""
+CAPTION_STYLES = frozenset(
+    {
+        "long_caption",
+        "short_caption",
+        "video_long_caption",
+        "video_short_caption",
+        "video_transcript",
+        "video_motion_caption",
+        "video_object_caption",
+        "video_frame_caption_timestamp",
+        "video_clip_caption_start_end",
+        "video_clip_short_caption_start_end",
+        "video_clip_transcript_start_end",
+    }
+)
+"""Styles whose prompt, where the example brings no question, is a wording of that name."""
+P_CLOCK_TIME = 0.5
+"""How often a caption's times are written ``00:01:02.5`` in training, and not in seconds."""
 
 Message = dict[str, Any]
 
 
 @dataclass
 class DataFormatterConfig(Config):
-    """How an example becomes text turns. There is one fixed wording per kind of question."""
+    """How an example becomes text turns."""
 
     legacy_keys: ClassVar[frozenset[str]] = frozenset(
         [
@@ -103,10 +105,17 @@ class DataFormatterConfig(Config):
         "demo_or_style_v2"
     )
     """What tag goes before the prompt: see :func:`style_prefix`."""
+    prompts: str | None = None
+    """A YAML file with wordings of one's own, for some or all of the lists in
+    ``olmo/assets/prompts.yaml``."""
+    training_prompts: Literal["drawn", "fixed"] = "drawn"
+    """Whether training draws wordings and forms of multiple choice for every example, or has
+    those of evaluation."""
 
     def build(self) -> DataFormatter:
-        """The formatter of these settings."""
-        return DataFormatter(self)
+        """The formatter of these settings. ``ConfigError`` for a file ``prompts`` that cannot be
+        used."""
+        return DataFormatter(self, Wordings.load(self.prompts))
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class DataFormatter:
     """Turns one message (a dict with ``question``, ``options``, ``answer``, ...) into text."""
 
     config: DataFormatterConfig
+    wordings: Wordings
 
     def __call__(
         self,
@@ -131,18 +141,22 @@ class DataFormatter:
         for_inference: bool = False,
         sizes: Sequence[tuple[int, int]] = (),
     ) -> Conversation:
-        """Format ``message``; it is not modified. ``rng`` breaks ties between answers in
-        training. ``for_inference`` leaves the last answer out. ``sizes`` are width and height of
-        what the example shows, for points given in pixels."""
+        """Format ``message``; it is not modified. In training ``rng`` breaks ties between answers
+        and draws the wording, unless the message has ``fixed_prompt``. ``for_inference`` leaves
+        the last answer out. ``sizes`` are width and height of what the example shows, for points
+        given in pixels."""
         rng = rng if is_training else None
+        fixed = self.config.training_prompts == "fixed" or message.get("fixed_prompt")
+        words = self.wordings.drawn_with(None if fixed else rng)
         metadata: dict[str, Any] = {}
         if "messages" in message:
             turns = list(message["messages"])
         elif "multi_turn_messages" in message:
             parts = message["multi_turn_messages"]
-            turns = [t for part in parts for t in _question_and_answer(part, rng, False, sizes)[0]]
+            pairs = [_question_and_answer(part, rng, words, False, sizes)[0] for part in parts]
+            turns = [t for pair in pairs for t in pair]
         else:
-            turns, metadata = _question_and_answer(message, rng, for_inference, sizes)
+            turns, metadata = _question_and_answer(message, rng, words, for_inference, sizes)
         if for_inference and len(turns) % 2 == 0:
             turns = turns[:-1]
         if not turns or not all(isinstance(t, str) for t in turns):
@@ -181,7 +195,11 @@ def _style(message: Message) -> str:
 
 
 def _question_and_answer(
-    message: Message, rng: Rng | None, for_inference: bool, sizes: Sequence[tuple[int, int]]
+    message: Message,
+    rng: Rng | None,
+    words: Wordings,
+    for_inference: bool,
+    sizes: Sequence[tuple[int, int]],
 ) -> tuple[list[str], dict[str, Any]]:
     """``[prompt]`` or ``[prompt, answer]``, and what evaluation needs to know about them."""
     keys = ("answer_idx", "answers", "answer", "points", "options")
@@ -192,15 +210,16 @@ def _question_and_answer(
     if "prompt" in message:
         prompt = message["prompt"]
     elif pointing:
-        prompt = question or point_prompt(message, pointing)
+        prompt = question or point_prompt(message, pointing, words)
     elif question is None:
-        prompt = CAPTION_PROMPTS.get(style, "")
+        prompt = _caption_prompt(message, style, words)
     elif style == "video_short_answer":
-        prompt = SHORT_ANSWER_PROMPT.format(question=question)
+        prompt = words.text("short_answer", question=question)
     elif "_exp" in style:
         prompt = EXPLANATION_PROMPT.format(question=question)
     elif "options" in message or "unlabelled_options" in message:
-        prompt, target, metadata["option_names"] = _multiple_choice(message, question)
+        choice = multiple_choice(message, words)
+        prompt, target, metadata["option_names"] = choice.prompt, choice.answer, choice.names
     else:
         prompt = question
     if for_inference:
@@ -212,24 +231,28 @@ def _question_and_answer(
     return [prompt, target], metadata
 
 
-def _multiple_choice(message: Message, question: str) -> tuple[str, str | None, str | list[str]]:
-    """Prompt, target and the names of the options (letters, or the options themselves)."""
-    names: str | list[str]
-    if "options" in message:
-        options = list(message["options"])
-        if len(options) > len(OPTION_LETTERS):
-            raise ValueError(f"{len(options)} options, but only {len(OPTION_LETTERS)} letters")
-        names = OPTION_LETTERS[: len(options)]
-        lines = [f"{name}. {option}" for name, option in zip(names, options, strict=True)]
-    else:
-        lines = names = list(message["unlabelled_options"])
-    index, target = message.get("answer_idx"), None
-    if index is not None:
-        if not 0 <= index < len(lines):
-            raise ValueError(f"answer_idx {index} is not one of the {len(lines)} options")
-        target = lines[index]
-    prompt = MULTIPLE_CHOICE_PROMPT.format(question=question, options="\n".join(lines))
-    return prompt, target, names
+def _caption_prompt(message: Message, style: str, words: Wordings) -> str:
+    """Prompt of a caption, with its moment or span and its object if the style has them."""
+    if style not in CAPTION_STYLES:
+        return ""
+    clock = words.rng is not None and words.rng.random() < P_CLOCK_TIME
+    times = {"time": "timestamp", "start": "start_time", "end": "end_time"}
+    values = {k: _moment(message[key], clock) for k, key in times.items() if key in message}
+    try:
+        return words.text(style, object=message.get("object", "the main object"), **values)
+    except KeyError as e:
+        raise ValueError(
+            f"style {style!r} needs {times[e.args[0]]!r}; got {sorted(message)}"
+        ) from e
+
+
+def _moment(seconds: float, clock: bool) -> str:
+    """``62.5 seconds`` or ``00:01:02.5``."""
+    tenths = round(seconds * 10)
+    if not clock:
+        return f"{tenths / 10} seconds"
+    minutes, rest = divmod(tenths, 600)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 10:02d}.{rest % 10}"
 
 
 def _answer(message: Message, rng: Rng | None) -> str | None:

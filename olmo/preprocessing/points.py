@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from olmo.preprocessing.wordings import Wordings
+
 Point = Sequence[float]
 """x and y."""
 Scale = float | tuple[float, float]
@@ -40,16 +42,6 @@ POINT_MODES = {
 }
 """What the answer to a pointing style says; styles of videos and of lists of images have the
 prefix ``video_`` or ``multi_image_``."""
-POINT_PROMPTS = {
-    "point": "Point to {label}.",
-    "point_count": "Count {label} and point to each.",
-    "count": "How many {label} are there?",
-    "count_point": "How many {label} are there? Point to each as well.",
-    "track": "Track {label}, with {fps} points per second.",
-    "ground": "Point to {label} at first and at last sight.",
-    "single_track": "Track the object at {point}, with {fps} points per second.",
-}
-"""Prompts of pointing examples that bring no question."""
 
 
 def point_mode(style: str) -> str | None:
@@ -88,12 +80,12 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     return image_points(points, scales[0], label.lower(), message.get("alt"), mode)
 
 
-def point_prompt(message: Mapping[str, Any], mode: str) -> str:
+def point_prompt(message: Mapping[str, Any], mode: str, wordings: Wordings) -> str:
     """Prompt of a pointing example that brings no question."""
     values = {"label": message.get("label", ""), "fps": message.get("sampling_fps", 1)}
     if mode == "single_track":
         values["point"] = _first_point(message)
-    return POINT_PROMPTS[mode].format(**values)
+    return wordings.text(mode, **values)
 
 
 def _first_point(message: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
+import hashlib
 import io
 import itertools
+import json
 from collections import Counter
 
 import av
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from olmo.data import synthetic_video
+from olmo.data.mixture import example_rng
 from olmo.data.registry import MissingDataError, dataset_names, get_dataset, register_dataset
 from olmo.data.synthetic_questions import (
     CATEGORIES,
@@ -26,6 +29,7 @@ from olmo.data.synthetic_questions import (
 )
 from olmo.data.synthetic_video import (
     QUESTIONS_PER_CLIP,
+    SyntheticTextQA,
     SyntheticVideoQA,
     clip_path,
     clip_seed,
@@ -34,6 +38,7 @@ from olmo.data.synthetic_video import (
     glyph_mask,
     load_annotations,
 )
+from olmo.preprocessing.chat import DataFormatterConfig
 
 
 def scenes(level: str, n: int = 150) -> list[Scene]:
@@ -310,3 +315,20 @@ def test_missing_data_error_lists_files(tmp_path):
     assert isinstance(error, FileNotFoundError)
     assert text.startswith("tgif: 12 missing") and str(tmp_path) in text and "videos/0.mp4" in text
     assert "and 2 more" in text and text.endswith("Get it by hand.")
+
+
+def test_prompts_stay_those_that_the_shipped_model_was_trained_on(root):
+    """Training draws no wording for these sets, and formatting takes no random number."""
+    formatter = DataFormatterConfig().build()
+    digest = hashlib.sha256()
+    text = SyntheticTextQA("train", 60_000)
+    for i in range(40):
+        rng = example_rng(50189, i, 0)
+        turns = formatter(text.get(i, rng), rng, is_training=True).turns
+        digest.update(json.dumps([turns, float(rng.random())]).encode())
+    recorded = "c57c73e17d0adf02ff14e2437fb7995dc5a616cad908251cf75946051647813a"
+    assert digest.hexdigest() == recorded
+    messages = SyntheticVideoQA("train", 3, root=root).get(0, np.random.RandomState(0))
+    for message in messages["message_list"]:
+        turns = formatter(message, np.random.RandomState(1), is_training=True).turns
+        assert turns == formatter(message).turns
