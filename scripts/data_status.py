@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,12 @@ import av
 from olmo.data.datasets.declare import (
     DatasetFormatError,
     DatasetRow,
-    Record,
     dataset_rows,
     present,
     records_at,
     select_rows,
+    videos_of,
 )
-from olmo.data.datasets.tables import TableRecords
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import MissingDataError, data_root
 
@@ -80,13 +79,6 @@ def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
     hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
     found = ", ".join(places)
     return Status(row.name, split, state, found, len(there), len(records), hours, sampled)
-
-
-def videos_of(records: Sequence[Record]) -> Iterable[str]:
-    """Video files of the records; a table with images is not read for it."""
-    if isinstance(records, TableRecords):
-        return records.media or () if records.kind == "video" else ()
-    return (r["video"] for r in records if "video" in r)
 
 
 def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:
@@ -150,7 +142,7 @@ def main(args: list[str] | None = None) -> int:
     counts = {s: sum(f.state == s for f in found) for s in (PRESENT, PARTIAL, MISSING, UNREADABLE)}
     print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if unknown:
-        print("not among the data sets on disk: " + ", ".join(unknown))
+        print("without a reader: " + ", ".join(unknown))
     return 0
 
 

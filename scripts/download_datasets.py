@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
-from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows
+from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
 from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
 from olmo.data.datasets.tables import address_name
@@ -124,7 +124,8 @@ def fetch_images(job: Job, source: LinkedImages) -> None:
     """Images by their addresses; some are gone for good, which is noted and no error."""
     table, folder = job.home / source.table, job.home / source.into
     splits = sorted(p.parent.name for p in table.glob("*/state.json"))
-    rows = [r for s in splits for r in ArrowRows.open(table, s).column(source.column)]
+    cells = [c for s in splits for c in ArrowRows.open(table, s).column(source.column)]
+    rows = [a for c in cells if c for a in (c if isinstance(c, list) else [c])]
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
     wanted = [a for a in dict.fromkeys(rows) if address_name(a) not in there]
@@ -159,7 +160,7 @@ def make_frame_clips(job: Job, source: FrameClips) -> None:
         if job.row.missing_files(split):
             continue
         _, records = job.row.records(split)
-        clips = {r["video"] for r in records if is_frame_clip(r["video"])}
+        clips = {video for video in videos_of(records) if is_frame_clip(video)}
         for clip in tqdm(sorted(clips), desc=f"{job.row.name} {split}", unit="clip"):
             made += write_frame_clip(job.home / clip)
             absent += not (job.home / clip).exists()

@@ -94,10 +94,11 @@ class WithSettings:
 
 @dataclass
 class MixtureGroup(Config):
-    """Data sets that share ``rate`` of the examples."""
+    """Data sets that share ``rate`` of the examples. ``name`` is for messages."""
 
     rate: float
     datasets: list[WeightedDataset]
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -111,11 +112,16 @@ class MixtureConfig(Config):
     groups: list[MixtureGroup]
 
     def __post_init__(self) -> None:
-        names = [d.name for g in self.groups for d in g.datasets]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"data set {name!r} is listed twice")
-        if not names:
+        listed: dict[str, str] = {}
+        for i, group in enumerate(self.groups, 1):
+            where = f"group {group.name!r}" if group.name else f"group {i}"
+            for name in (d.name for d in group.datasets):
+                if name in listed:
+                    raise ValueError(
+                        f"data set {name!r} is listed twice: in {listed[name]} and in {where}"
+                    )
+                listed[name] = where
+        if not listed:
             raise ValueError("a mixture needs at least one data set")
 
     @classmethod

@@ -33,7 +33,9 @@ DATASET_MODULES = (
     "olmo.data.datasets.pointing",
     "olmo.data.datasets.video_pointing",
     "olmo.data.datasets.tracking",
+    "olmo.data.datasets.boxes",
     "olmo.data.datasets.captions",
+    "olmo.data.datasets.multi_image",
     "olmo.data.datasets.text",
 )
 """Modules that register data sets."""

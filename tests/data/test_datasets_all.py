@@ -78,7 +78,8 @@ def check(message: dict[str, Any], case: Miniature) -> None:
     ).turns
     assert len(turns) % 2 == (0 if training else 1)
     for i, turn in enumerate(turns):
-        assert turn.startswith(USER) and turn.endswith(ASSISTANT) if i % 2 == 0 else turn
+        asked = turn.removeprefix("<|im_end|>\n").startswith(USER) and turn.endswith(ASSISTANT)
+        assert asked if i % 2 == 0 else turn
     assert turns[0] != USER + "<|im_end|>\n" + ASSISTANT, "an empty prompt"
     metadata = message.get("metadata", {})
     if not training and str(case) not in UNANSWERED and metadata.get("task") != "captioning":

@@ -1,18 +1,132 @@
-"""Captions, chat and test splits without answers, on miniatures, examples written out by hand."""
+"""Captions, chat, several images and test splits without answers, on miniatures, examples written
+out by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.data.datasets_miniature import Miniature
+from olmo.data.datasets.declare import DatasetFormatError
+from olmo.data.datasets.tables import address_name
+from olmo.data.registry import get_dataset
+from tests.data.datasets_miniature import IMAGES, Miniature
+from tests.data.test_datasets_benchmarks import seen
+from tests.data.test_datasets_tables import PAIRS, png
 
 VIDEO = "youtube-cc/youtube-cc-exist/ab/ab.mp4"
 LETTER = "Answer with the option's letter from the given choices directly."
 CHOICE = f"Which?\nA. cup\nB. book\n{LETTER}"
+LINKS = [f"https://example.org/{i}.jpg" for i in range(6)]
+LINKED = [f"pixmo_images/{address_name(link)}" for link in LINKS]
+QA = {"question": "Which?", "answer": "The second."}
+MANTIS = {
+    "nlvr2": "nlvr2",
+    "spot_the_diff": "spot-the-diff",
+    "birds_to_words": "birds-to-words",
+}
+
+
+def dialogue(*texts: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+
 
 CASES = [
+    Miniature(
+        "molmo2_human_qa",
+        {"Molmo2-AskModelAnything": {"train": [{"video_id": "ab", **QA}] * 2}},
+        [VIDEO],
+        [{"video": VIDEO, "message_list": [QA | {"style": "user_qa"}] * 2}],
+    ),
+    Miniature(
+        "pixmo_multi_image_qa_multi_only_max5",
+        {
+            "Molmo2-MultiImageQA": {
+                "train": [{"image_urls": LINKS[:n], "qa_pairs": [QA]} for n in (1, 2, 5, 6)]
+            }
+        },
+        LINKED,
+        [{"image": LINKED[:n], "message_list": [QA | {"style": "user_qa"}]} for n in (2, 5)],
+        home=IMAGES,
+    ),
+    Miniature(
+        "pixmo_multi_points",
+        {
+            "Molmo2-MultiImagePoint": {
+                "train": [
+                    {
+                        "image_urls": LINKS[:2],
+                        "label": "cups",
+                        "points": [[], [{"x": 1.5, "y": 20.0}]],
+                    }
+                ]
+            }
+        },
+        LINKED[:2],
+        [
+            {
+                "image": LINKED[:2],
+                "message_list": [
+                    {
+                        "label": "cups",
+                        "points": [[], [[1.5, 20.0]]],
+                        "point_scale": 100.0,
+                        "style": "multi_image_point",
+                    }
+                ],
+            }
+        ],
+        home=IMAGES,
+    ),
+    *(
+        Miniature(
+            f"cosyn_multidoc_{kind}_exp",
+            {
+                f"Molmo2-SynMultiImageQA/{kind}": {
+                    "train": [{"images": [png(5), png(6)], "qa_pairs": PAIRS}]
+                }
+            },
+            [],
+            [
+                {
+                    "image": [5, 6],
+                    "message_list": [
+                        {"question": "Q?", "answer": "7", "explanation": "3 + 4"}
+                        | {"style": f"cosyn_multidoc_{kind}_exp"}
+                    ],
+                }
+            ],
+            home=IMAGES,
+        )
+        for kind in ("chart", "chemical", "diagram", "doc", "music", "table")
+    ),
+    *(
+        Miniature(
+            f"mantis_instruct_{name}_multi_only",
+            {
+                f"Mantis-Instruct/{folder}/train-00000-of-00001.parquet": [
+                    {
+                        "id": "1",
+                        "images": [{"path": f"{i}.jpg"} for i in range(n)],
+                        "conversation": dialogue(" <image> and <image>? ", "Yes.", "Why?", "So."),
+                    }
+                    for n in (1, 2)
+                ]
+            },
+            [f"Mantis-Instruct/{folder}/{i}.jpg" for i in range(2)],
+            [
+                {
+                    "image": [f"Mantis-Instruct/{folder}/{i}.jpg" for i in range(2)],
+                    "messages": ["Image 1 and Image 2?", "Yes.", "Why?", "So."],
+                    "style": f"mantis_instruct_{name}",
+                }
+            ],
+            home=IMAGES,
+        )
+        for name, folder in MANTIS.items()
+    ),
     Miniature(
         "vixmo_caps_eval2",
         {"Molmo2-CapEval": {"test": [{"video_id": "ab", "statements": ["A dog runs."]}]}},
@@ -88,5 +202,37 @@ CASES = [
 def test_example(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     home = case.write(tmp_path)
-    expected = [{**e, "video": str(home / e["video"])} for e in case.expected]
-    assert case.read() == expected
+    found = [seen(e, home) if "image" in e else e for e in case.read()]
+    expected: list[Any] = [
+        {**e, "video": str(home / e["video"])} if "video" in e else e for e in case.expected
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "pixmo_multi_points",
+            {"points": [[]]},
+            "row 0: 2 image_urls, but points of 1 images",
+        ),
+        (
+            "mantis_instruct_nlvr2_multi_only",
+            {"conversation": dialogue("a", "b", "c")},
+            "row 0: conversation: user and assistant do not alternate",
+        ),
+    ],
+)
+def test_a_row_in_another_form_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, message: str
+) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    case = next(c for c in CASES if c.name == name)
+    ((path, content),) = case.files.items()
+    rows = content["train"] if isinstance(content, dict) else content
+    rows = [rows[0] | change]
+    changed = {"train": rows} if isinstance(content, dict) else rows
+    Miniature(name, {path: changed}, case.media, home=IMAGES).write(tmp_path)
+    with pytest.raises(DatasetFormatError, match=message):
+        get_dataset(name, "train")

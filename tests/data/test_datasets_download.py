@@ -273,6 +273,22 @@ def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [n for n, _ in handler.seen].count("a.png") == 1
 
 
+def test_linked_lists_of_images(server: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    address, handler = server
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    handler.files.update({"a.png": buffer.getvalue(), "b.png": buffer.getvalue()})
+    a, b = f"{address}/a.png", f"{address}/b.png"
+    rows = [{"image_urls": [a, b]}, {"image_urls": [b]}, {"image_urls": None}]
+    write_arrow(tmp_path / "home/table", {"train": rows})
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    source = LinkedImages("table", "images", column="image_urls")
+    job = download_datasets.Job(row(source), workers=2)
+    download_datasets.fetch_images(job, source)
+    assert {p.name for p in (tmp_path / "home/images").iterdir()} == set(map(address_name, (a, b)))
+    assert len(handler.seen) == 2 and job.notes == []
+
+
 def test_clips_are_made_from_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

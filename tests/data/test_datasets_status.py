@@ -69,7 +69,9 @@ def test_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
     shown = lines(capsys, "--mixture", "molmo2", "--root", str(tmp_path))
     assert any(line.startswith("tulu4 train missing") for line in shown)
-    assert shown[-1].startswith("not among the data sets on disk: ")
-    assert "pixmo_multi_points" in shown[-1]
+    own = tmp_path / "own.yaml"
+    own.write_text("groups: [{rate: 1, datasets: [{name: tulu4}, {name: no_such_set}]}]")
+    shown = lines(capsys, "--mixture", str(own), "--root", str(tmp_path))
+    assert shown[-1] == "without a reader: no_such_set"
     with pytest.raises(SystemExit):
         data_status.main(["nothing"])

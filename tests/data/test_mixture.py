@@ -182,9 +182,57 @@ def test_shipped_mixtures_load(monkeypatch, tmp_path) -> None:
     assert {d.name for d in academic.datasets} <= set(dataset_rows())
     factors = {d.name for d in academic.datasets if d.root_size_factor == 60000}
     assert factors == {"tgif", "tvqa_with_sub", "paxion", "moments_in_time_qa", "kinetics_qa"}
-    molmo2 = shipped["molmo2"].groups
-    assert [g.rate for g in molmo2] == [0.15, 0.2, 0.25, 0.15, 0.1, 0.0995, 0.0005]
-    assert molmo2[1].datasets == academic.datasets
+    assert shipped["molmo2"].groups[1].datasets == academic.datasets
+    for config in (shipped["molmo2"], shipped["all-v5-video-academic-only"]):
+        listed = {d.name for g in config.groups for d in g.datasets}
+        assert listed <= set(dataset_rows()), "every data set has a reader"
+        assert all("train" in dataset_rows()[name].splits for name in listed)
+
+
+def test_the_molmo2_mixture() -> None:
+    """Rates, factors and weights of the recipe, written out."""
+    groups = {g.name: g for g in MixtureConfig.load("molmo2").groups}
+    assert {name: g.rate for name, g in groups.items()} == {
+        "demo": 0.15,
+        "video_academic": 0.2,
+        "image_academic": 0.25,
+        "tracking": 0.15,
+        "video_pointing": 0.15,
+        "image_pointing": 0.1,
+        "nlp": 0.0995,
+    }
+    entries = {d.name: d for g in groups.values() for d in g.datasets}
+    factors = {name: d.root_size_factor for name, d in entries.items() if d.root_size_factor}
+    assert {n: f for n, f in factors.items() if f not in (1, 60000)} == {
+        "pixmo_cap": 100000,
+        "dv_qa": 10000,
+        "figure_qa": 10000,
+        "plot_qa": 20000,
+        "pixmo_multi_points": 200000,
+    }
+    flat = {n: entries[n].sampling_rate for n, f in factors.items() if f == 1}
+    assert flat == {
+        "vixmo_points_minmax_0_5": 0.4,
+        "vixmo_points_minmax_6_25": 0.3,
+        "vixmo_points_minmax_26_60": 0.1,
+        "academic_points_clip_63s_2fps": 0.2,
+    }
+    no_length = {"root_subsegments": False, "root_length": False}
+    light = {d.name for d in entries.values() if d.message_weight == {"weight": 0.2, **no_length}}
+    pointing = ("tracking", "video_pointing", "image_pointing")
+    assert light == {d.name for name in pointing for d in groups[name].datasets}
+    caption = entries["vixmo3_top_level_captions_min_3"]
+    assert caption.message_weight == {"weight": 0.1, **no_length} and caption.sampling_rate == 1.5
+    high = {d.name for d in entries.values() if d.p_high_res is not None}
+    assert {entries[name].p_high_res for name in high} == {0.3}
+    assert high == {d.name for d in groups["image_pointing"].datasets} - {"pixmo_multi_points"}
+    tracks = {d.name: d.sampling_rate for d in groups["tracking"].datasets}
+    shares = {"_single_point_track": 0.15, "_track": 0.4, "_ground": 0.2, "_sot": 0.2}
+    for name, rate in tracks.items():
+        share = next(share for end, share in shares.items() if name.endswith(end))
+        assert rate == pytest.approx(share / 1.11, abs=2e-3), name
+    names = [len(g.datasets) for g in groups.values()]
+    assert names == [6, 34, 32, 12, 4, 5, 1]
 
 
 def test_settings_of_a_mixture_reach_the_example() -> None:
@@ -198,7 +246,14 @@ def test_settings_of_a_mixture_reach_the_example() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ("[{rate: 1, datasets: [{name: x}, {name: x}]}]", "'x' is listed twice"),
+        (
+            "[{rate: 1, datasets: [{name: x}, {name: x}]}]",
+            "'x' is listed twice: in group 1 and in group 1",
+        ),
+        (
+            "[{rate: 1, name: qa, datasets: [{name: x}]}, {rate: 1, datasets: [{name: x}]}]",
+            "'x' is listed twice: in group 'qa' and in group 2",
+        ),
         ("[{rate: 0, datasets: [{name: x}]}]", "rate must be positive, got 0"),
         ("[{rate: 1, datasets: [{name: x, sampling_rate: -1}]}]", "sampling_rate must be positive"),
         ("[{rate: 1, datasets: [{name: x, message_weight: {wieght: 1}}]}]", "wieght"),

@@ -1,11 +1,12 @@
-"""Long captions of videos: training, and the benchmark whose answers a judge reads."""
+"""Chat about videos, long captions of them, and the benchmark whose captions a judge reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from olmo.data.datasets.declare import DEMO, LONG_VIDEO, Record, dataset
+from olmo.data.datasets.declare import DEMO, LONG_VIDEO, Record, by_media, dataset
 from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.image_tables import USER_QA
 from olmo.data.datasets.video_pointing import hub_table
 from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
 
@@ -42,3 +43,23 @@ def captions(disk: Disk, split: str) -> Iterator[Record]:
         if len(row["clip_captions"]) >= MIN_CAPTIONS:
             message = {"text": row["caption"], "style": STYLE}
             yield {"video": web_video(disk, row["video_id"]), "message_list": [message]}
+
+
+@dataset(
+    "molmo2_human_qa",
+    {"train": "train"},
+    files=("Molmo2-AskModelAnything",),
+    media=WEB_MEDIA,
+    sources=(hub_table("Molmo2-AskModelAnything", "train"), WEB_MANUAL),
+    groups=(DEMO,),
+)
+def human_qa(disk: Disk, split: str) -> Iterator[Record]:
+    """Questions of people, all of a video in one example."""
+    columns = ("video_id", "question", "answer")
+    return by_media(
+        (
+            web_video(disk, row["video_id"]),
+            {"question": row["question"], "answer": row["answer"], "style": USER_QA},
+        )
+        for row in disk.table_rows("Molmo2-AskModelAnything", split, *columns)
+    )

@@ -217,6 +217,13 @@ def media_of(record: Record) -> list[str]:
     return [p for m in media for p in (m if isinstance(m, list) else [m]) if isinstance(p, str)]
 
 
+def videos_of(records: Sequence[Record]) -> Iterable[str]:
+    """Paths of the videos of the records, which are not made for it where rows hold much."""
+    if isinstance(records, TableRecords):
+        return records.media or () if records.kind == "video" else ()
+    return (r["video"] for r in records if "video" in r)
+
+
 def dataset(
     name: str,
     splits: Mapping[str, str],

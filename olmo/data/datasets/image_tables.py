@@ -109,21 +109,25 @@ def science_qa(disk: Disk, split: str) -> TableRecords:
     return TableRecords.single(rows, _science_qa, with_image)
 
 
-def _cosyn(kind: str, explained: bool, rows: list[Row]) -> Record:
-    (row,) = rows
-    pairs = row["qa_pairs"]
-    style = f"cosyn_{kind}_exp" if explained else f"cosyn_{kind}"
+def explained(pairs: Row, style: str) -> list[Record]:
+    """Messages of a column of lists ``question``, ``answer`` and, where the style ends in
+    ``_exp``, ``explanation``."""
     messages = []
     for i, (question, answer) in enumerate(zip(pairs["question"], pairs["answer"], strict=True)):
         message = {"question": question, "answer": answer, "style": style}
-        explanation = pairs["explanation"][i] if explained else None
+        explanation = pairs["explanation"][i] if style.endswith("_exp") else None
         messages.append(message | ({"explanation": explanation} if explanation else {}))
-    return {"image": picture(row["image"]), "message_list": messages}
+    return messages
 
 
-def _declare_cosyn(kind: str, explained: bool) -> None:
+def _cosyn(style: str, rows: list[Row]) -> Record:
+    (row,) = rows
+    return {"image": picture(row["image"]), "message_list": explained(row["qa_pairs"], style)}
+
+
+def _declare_cosyn(kind: str, style: str) -> None:
     @dataset(
-        f"cosyn_{kind}_exp" if explained else f"cosyn_{kind}",
+        style,
         {"train": "train"},
         files=(f"CoSyn-400K/{kind}",),
         media=("CoSyn-400K",),
@@ -139,12 +143,12 @@ def _declare_cosyn(kind: str, explained: bool) -> None:
     )
     def read(disk: Disk, split: str) -> TableRecords:
         rows = disk.table(f"CoSyn-400K/{kind}", split)
-        return TableRecords.single(rows, partial(_cosyn, kind, explained))
+        return TableRecords.single(rows, partial(_cosyn, style))
 
 
 for _kind in ("chart", "chemical", "diagram", "math", "music", "table"):
-    _declare_cosyn(_kind, explained=True)
-_declare_cosyn("document", explained=False)
+    _declare_cosyn(_kind, f"cosyn_{_kind}_exp")
+_declare_cosyn("document", "cosyn_document")
 
 
 def _real_world(rows: list[Row]) -> Record:

@@ -36,8 +36,8 @@ class WebFile:
 
 @dataclass(frozen=True)
 class LinkedImages:
-    """Images whose addresses stand in column ``column`` of the Arrow folder ``table``; they go
-    to ``into``, each named by the SHA-256 of its address."""
+    """Images whose addresses (one, or a list) stand in column ``column`` of the Arrow folder
+    ``table``; they go to ``into``, each named by the SHA-256 of its address."""
 
     table: str
     into: str

@@ -82,6 +82,8 @@ def _trained(style: str, home: Path, rows: list[Row]) -> Record:
     points = _points(masks)
     sizes = [mask.shape for one in masks.values() for mask in one.values()]
     scale = [sizes[0][1], sizes[0][0]] if sizes else 100
+    if not points and style == SINGLE:
+        style = TRACK  # there is no point to start from
     message = {
         "label": row["label"],
         "points": [{o: list(p) for o, p in one.items()} for one in points.values()],
