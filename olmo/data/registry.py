@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -53,7 +54,17 @@ class Dataset(Protocol):
 
 DatasetBuilder = Callable[[str], Dataset]
 B = TypeVar("B", bound=DatasetBuilder)
-_BUILDERS: dict[str, DatasetBuilder] = {}
+
+SHORT_SPLITS = {"val": "validation"}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: DatasetBuilder
+    splits: tuple[str, ...]
+
+
+_ENTRIES: dict[str, _Entry] = {}
 
 
 class MissingDataError(FileNotFoundError):
@@ -83,13 +94,14 @@ def data_root() -> Path:
     return Path(os.environ.get("MOLMO_DATA_DIR") or Path.home() / ".cache" / "olmo_stts")
 
 
-def register_dataset(name: str) -> Callable[[B], B]:
-    """Decorator that registers a ``(split) -> Dataset`` function. A name is taken only once."""
+def register_dataset(name: str, splits: Sequence[str]) -> Callable[[B], B]:
+    """Decorator that registers a ``(split) -> Dataset`` function, called with one of ``splits``.
+    A name is taken only once."""
 
     def register(builder: B) -> B:
-        if name in _BUILDERS:
+        if name in _ENTRIES:
             raise ValueError(f"data set {name!r} is registered already")
-        _BUILDERS[name] = builder
+        _ENTRIES[name] = _Entry(builder, tuple(splits))
         return builder
 
     return register
@@ -99,15 +111,26 @@ def dataset_names() -> list[str]:
     """Names of all registered data sets, sorted."""
     for module in DATASET_MODULES:
         importlib.import_module(module)
-    return sorted(_BUILDERS)
+    return sorted(_ENTRIES)
 
 
-def get_dataset(name: str, split: str) -> Dataset:
-    """Build data set ``name``. An unknown name is a ``ValueError`` with the nearest known one;
-    absent files are a ``MissingDataError``."""
+def check_split(name: str, split: str) -> str:
+    """``split`` of data set ``name`` as it is registered (``val`` may stand for ``validation``).
+    ``ValueError`` for an unknown data set, with the nearest known one, or an unknown split."""
     known = dataset_names()
-    if name not in _BUILDERS:
+    if name not in _ENTRIES:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown data set {name!r}.{hint} Known: {', '.join(known)}")
-    return _BUILDERS[name](split)
+    splits = _ENTRIES[name].splits
+    split = split if split in splits else SHORT_SPLITS.get(split, split)
+    if split not in splits:
+        raise ValueError(f"data set {name!r} has no split {split!r}, only {', '.join(splits)}")
+    return split
+
+
+def get_dataset(name: str, split: str) -> Dataset:
+    """Build data set ``name``. Errors of ``check_split``; absent files are a
+    ``MissingDataError``."""
+    split = check_split(name, split)
+    return _ENTRIES[name].build(split)

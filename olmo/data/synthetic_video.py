@@ -300,14 +300,12 @@ TABLE = {
 
 
 def _register(name: str, level: str, n_clips: dict[str, int]) -> None:
-    @register_dataset(name)
+    @register_dataset(name, tuple(n_clips))
     def build(split: str) -> SyntheticVideoQA:
-        if split not in n_clips:
-            raise ValueError(f"{name}: split {split!r} is not one of {', '.join(n_clips)}")
         return SyntheticVideoQA(split, n_clips[split], level)
 
 
-@register_dataset(f"{NAME}_text")
+@register_dataset(f"{NAME}_text", SPLITS)
 def _build_text(split: str) -> SyntheticTextQA:
     return SyntheticTextQA(split, 60_000 if split == "train" else 600)
 

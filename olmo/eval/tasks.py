@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 
+from olmo.data.registry import check_split
 from olmo.eval.scorers import QUESTION_ANSWERING
 
 MC = "video_eval_multiple_choice"
@@ -204,7 +205,8 @@ def resolve_tasks(mode: str | None, tasks: str | None) -> list[Task]:
 
     Either list may hold group and task names alike; ``task:split`` asks for another split than
     the table's. Raises ``ValueError`` for an unknown name (the message has the nearest known ones
-    and the groups) and when both lists are empty.
+    and the groups), a split that the data set lacks (the message has those it has) or that is for
+    training, and when both lists are empty.
     """
     names = [n.strip() for listed in (mode, tasks) if listed for n in listed.split(",")]
     names = [n for n in names if n]
@@ -230,4 +232,9 @@ def _named(name: str) -> list[Task]:
     if base in groups():
         raise ValueError(f"{name!r}: {base} is a group; a split goes with a single task")
     (task,) = known[base]
-    return [task if split == task.split else replace(task, name=name, split=split)]
+    split = check_split(task.dataset, split)
+    if split == "train":
+        raise ValueError(f"{name!r}: a training split has no single questions to score")
+    if split == check_split(task.dataset, task.split):
+        return [task]
+    return [replace(task, name=f"{base}:{split}", split=split)]

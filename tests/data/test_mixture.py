@@ -42,7 +42,7 @@ class Numbers:
 
 
 for size in SIZES:
-    register_dataset(f"d_{size}")(lambda split, size=size: Numbers(size))
+    register_dataset(f"d_{size}", ("train",))(lambda split, size=size: Numbers(size))
 
 MIXTURE = Mixture({"a": Numbers(7), "b": Numbers(11)}, {"a": 3.0, "b": 1.0})
 

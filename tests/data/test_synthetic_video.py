@@ -296,7 +296,7 @@ def test_registered_sets(tmp_path, monkeypatch):
     data = get_dataset("synthetic_video_qa_two", "validation")
     assert data.n_clips == 100 and data.folder.is_relative_to(tmp_path)
     assert len(get_dataset("synthetic_video_qa", "train")) == 2000
-    with pytest.raises(ValueError, match="split 'dev'"):
+    with pytest.raises(ValueError, match="no split 'dev', only train, validation, test"):
         get_dataset("synthetic_video_qa", "dev")
 
 
@@ -304,7 +304,7 @@ def test_unknown_and_double_names():
     with pytest.raises(ValueError, match="Did you mean 'synthetic_video_qa'"):
         get_dataset("synthetic_vidoe_qa", "train")
     with pytest.raises(ValueError, match="registered already"):
-        register_dataset("synthetic_video_qa")(lambda split: None)
+        register_dataset("synthetic_video_qa", ("train",))(lambda split: None)
 
 
 def test_missing_data_error_lists_files(tmp_path):

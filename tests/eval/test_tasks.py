@@ -54,6 +54,7 @@ def test_another_split():
     assert (task.name, task.split, task.dataset) == ("motionbench:test", "test", "motionbench")
     assert task.folder == "motionbench-test"
     assert resolve_tasks(None, "tomato:test") == resolve_tasks(None, "tomato")
+    assert resolve_tasks(None, "motionbench:val") == resolve_tasks(None, "motionbench")
     with pytest.raises(ValueError, match="video is a group"):
         resolve_tasks("video:test", None)
 
@@ -78,3 +79,16 @@ def test_unknown_name():
 def test_no_task(empty):
     with pytest.raises(ValueError, match="no task given"):
         resolve_tasks(empty, None)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("synthetic_video_qa:dev", "no split 'dev', only train, validation, test"),
+        ("synthetic_video_qa:train", "'synthetic_video_qa:train': a training split"),
+        ("mvbench:test", "data set 'mvbench' has no split 'test', only validation"),
+    ],
+)
+def test_a_split_that_cannot_be_scored(named, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_tasks(None, f"tomato,{named}")

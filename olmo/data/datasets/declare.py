@@ -87,14 +87,9 @@ class DatasetRow:
         return [f for f in (f.format(split=word) for f in self.files) if not disk.matches(f)]
 
     def records(self, split: str) -> tuple[Disk, Sequence[Record]]:
-        """All records of a split, whether their media are there or not; outside training one per
-        question. Absent files are a ``MissingDataError``, other layouts a ``DatasetFormatError``.
-        """
-        split = "validation" if split == "val" else split
-        if split not in self.splits:
-            raise ValueError(
-                f"data set {self.name!r} has no split {split!r}, only {', '.join(self.splits)}"
-            )
+        """All records of one of ``splits``, whether their media are there or not; outside training
+        one per question. Absent files are a ``MissingDataError``, other layouts a
+        ``DatasetFormatError``."""
         missing = self.missing_files(split)
         if missing:
             raise MissingDataError(self.name, missing, self.folder(), self._hint())
@@ -238,7 +233,7 @@ def dataset(
 
     def add(read: Reader) -> Reader:
         row = DatasetRow(name, dict(splits), files, media, sources, groups, home, read)
-        register_dataset(name)(row.open)
+        register_dataset(name, tuple(row.splits))(row.open)
         _ROWS[name] = row
         return read
 
