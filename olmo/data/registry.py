@@ -78,7 +78,7 @@ class MissingDataError(FileNotFoundError):
         hint: str = "",
         limit: int = 10,
     ) -> None:
-        self.dataset, self.root = dataset, Path(root)
+        self.dataset, self.root, self.hint = dataset, Path(root), hint
         self.missing = [str(m) for m in missing]
         shown = "".join(f"\n  {m}" for m in self.missing[:limit])
         more = len(self.missing) - limit
@@ -87,6 +87,12 @@ class MissingDataError(FileNotFoundError):
             f"{dataset}: {len(self.missing)} missing under {self.root}:{shown}"
             + (f"\n{hint}" if hint else "")
         )
+
+    def brief(self) -> str:
+        """One line, for a list of several data sets."""
+        n, first = len(self.missing), self.missing[0] if self.missing else ""
+        what = first if n == 1 else f"{n} files, first {first}"
+        return f"missing under {self.root}: {what}" + (f"; {self.hint}" if self.hint else "")
 
 
 def data_root() -> Path:

@@ -17,7 +17,7 @@ import torch
 
 from olmo.data.loader import load_example
 from olmo.data.mixture import example_rng
-from olmo.data.registry import Dataset
+from olmo.data.registry import Dataset, MissingDataError
 from olmo.tokenizer import MolmoTokenizer
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def collate_examples(
 
 def describe_error(error: BaseException) -> str:
     """One line, with the type where the message alone says little."""
+    if isinstance(error, MissingDataError):
+        return error.brief()
     text = " ".join(str(error).split())
     return (
         text

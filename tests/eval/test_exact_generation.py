@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,18 +16,17 @@ from olmo.eval.evaluator import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.models.loading import load_model, select_checkpoint
+from tests.eval.scripts import DENSE, EVALUATE, command, environment, results, run
 
-ROOT = Path(__file__).parents[2]
-CHECKPOINT = ROOT / "checkpoints" / "tiny-dense"
 VIT = {"topk": 0.5, "prune_at": 1}
 OVERRIDES = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": VIT}}
 FLAGS = ["--model.model_name=temporal_video_olmo", "--model.vision_backbone.vit.topk=0.5"]
-FLAGS += ["--model.vision_backbone.vit.prune_at=1", "--mode=synthetic"]
+FLAGS += ["--model.vision_backbone.vit.prune_at=1", "--mode=synthetic", "--max_examples=31"]
 
 
 def test_the_batch_size_changes_no_byte(tmp_path):
     dataset = SyntheticVideoQA("test", 2, root=tmp_path)
-    model, config = load_model(select_checkpoint(CHECKPOINT), OVERRIDES)
+    model, config = load_model(select_checkpoint(DENSE), OVERRIDES)
     (task,) = resolve_tasks(None, SYNTHETIC)
     found, threads = set(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -48,62 +46,41 @@ def test_the_batch_size_changes_no_byte(tmp_path):
     assert result.metrics["n"] == len(dataset) > 5
 
 
-def command(folder: Path, processes: int, *flags: str) -> list[str]:
-    script = str(ROOT / "launch_scripts" / "eval_molmo2.py")
-    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    launch = launch if processes > 1 else []
-    arguments = [str(CHECKPOINT), *FLAGS, "--max_examples=31", f"--save_folder={folder}", *flags]
-    return [sys.executable, *launch, script, *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def files(folder: Path) -> tuple[str, str]:
-    """Predictions and metrics without what is measured."""
+def evaluate(folder: Path, processes: int, *flags: str) -> tuple[str, str]:
+    """Predictions and metrics of a finished run."""
+    run(EVALUATE, DENSE, *FLAGS, f"--save_folder={folder}", *flags, processes=processes)
     (task,) = folder.glob(f"*/{SYNTHETIC}")
-    rows = json.loads((task / "predictions.json").read_text())
-    metrics = json.loads((task / "metrics.json").read_text())
-    assert metrics.pop("timing") and all(row.pop("seconds") for row in rows)
-    return json.dumps(rows), json.dumps(metrics)
-
-
-def run(folder: Path, processes: int, *flags: str) -> tuple[str, str]:
-    done = subprocess.run(
-        command(folder, processes, *flags),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return files(folder)
+    return results(task)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """One process, one example at a time."""
-    return run(tmp_path_factory.mktemp("reference"), 1, "--device_batch_size=1")
+    return evaluate(tmp_path_factory.mktemp("reference"), 1, "--device_batch_size=1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "flags"),
-    [(1, ["--num_workers=2"]), (2, ["--device_batch_size=5"]), (2, ["--fsdp"])],
-    ids=["workers", "two processes", "two processes, sharded"],
+    [
+        *((1, [f"--device_batch_size={n}"]) for n in (2, 5)),
+        *((2, [f"--device_batch_size={n}"]) for n in (1, 2, 5)),
+        (1, ["--num_workers=2"]),
+        (2, ["--fsdp"]),
+    ],
+    ids=lambda value: value if isinstance(value, int) else value[0].strip("-"),
 )
-def test_processes_change_no_byte(reference, tmp_path, processes, flags):
-    assert run(tmp_path, processes, *flags) == reference
+def test_processes_and_batches_change_no_byte(reference, tmp_path, processes, flags):
+    assert evaluate(tmp_path, processes, *flags) == reference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_goes_on(reference, tmp_path, processes):
     """SIGKILL to the whole process group; the rest is done by another number of processes."""
+    flags = (*FLAGS, f"--save_folder={tmp_path}", "--device_batch_size=2")
     started = subprocess.Popen(
-        command(tmp_path, processes, "--device_batch_size=2"),
+        command(EVALUATE, DENSE, *flags, processes=processes),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -120,4 +97,4 @@ def test_a_killed_run_goes_on(reference, tmp_path, processes):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert 6 <= answered() < 31
-    assert run(tmp_path, 3 - processes, "--device_batch_size=5") == reference
+    assert evaluate(tmp_path, 3 - processes, "--device_batch_size=5") == reference
