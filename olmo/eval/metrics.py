@@ -33,9 +33,9 @@ def parse_choice(
     2. The text equals one option.
     3. Rule 1 after ``answer is``: ``The answer is (b).``
     4. The first name that is clearly an option: bracketed (``(b)``), after ``option``, or a
-       capital letter as a word. A capital ``A`` or ``I`` before a lower-case word is an article
-       or a pronoun, not an option; neither a name after ``not`` counts nor a letter that is part
-       of the text of an option (``the red A``).
+       capital letter as a word. A capital ``A`` or ``I`` before a lower-case word (but ``or`` and
+       ``and``) is an article or a pronoun, not an option; neither a name after ``not`` counts nor
+       a letter that is part of the text of an option (``the red A``).
     5. The text contains one option. An option that is part of another contained one does not
        count: ``dark red`` is not also ``red``.
 
@@ -70,7 +70,7 @@ def _choice_patterns(names: Sequence[str]) -> list[re.Pattern[str]]:
     word = r"(?<![\w./'’-])"
     capital = r"(?!)"  # names that are no letters are never read out of running text
     if letters := [n.upper() for n in names if n.isalpha()]:
-        article = r"(?![AI]\s+[a-z])"
+        article = r"(?![AI]\s+(?!(?:or|and)\b)[a-z])"
         capital = rf"{article}({_alternatives(letters)})(?![\w/'’-])"
     anywhere = (
         rf"(?<!\w){bracketed}",

@@ -53,6 +53,8 @@ CHOICES = [
     # several letters: the first that is clearly an option
     ("A B", 0),
     ("B or C", 1),
+    ("A or B", 0),
+    ("Either A and C, or B", 0),
     ("B. Option A is wrong", 1),
     ("A ball hits (C)", 2),
     # nothing to read

@@ -3,7 +3,6 @@
 import pytest
 
 from olmo.data.datasets.declare import dataset_rows
-from olmo.data.registry import dataset_names
 from olmo.eval import point_scorers  # noqa: F401 (registers)
 from olmo.eval.scorers import SCORERS
 from olmo.eval.tasks import TASKS, groups, resolve_tasks
