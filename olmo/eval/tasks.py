@@ -146,14 +146,19 @@ TASKS = (
     ),
     # video pointing, counting, tracking
     Task(
-        *("vixmo_points_count_clip_63s", "vixmo_points_count_clip_63s", "val", "video_count"),
+        *(
+            "vixmo_points_count_clip_63s",
+            "vixmo_points_count_clip_63s",
+            "validation",
+            "video_count",
+        ),
         *(2048, ("video_pointing",)),
         categories=("subset",),
         macro="count/",
         title="Video count",
     ),
     Task(
-        *("vixmo_points_point_eval", "vixmo_points_point_eval", "val", "video_points"),
+        *("vixmo_points_point_eval", "vixmo_points_point_eval", "validation", "video_points"),
         *(2048, ("video_pointing",)),
         batch_size=1,
         title="Video point",
@@ -235,6 +240,4 @@ def _named(name: str) -> list[Task]:
     split = check_split(task.dataset, split)
     if split == "train":
         raise ValueError(f"{name!r}: a training split has no single questions to score")
-    if split == check_split(task.dataset, task.split):
-        return [task]
-    return [replace(task, name=f"{base}:{split}", split=split)]
+    return [task if split == task.split else replace(task, name=f"{base}:{split}", split=split)]
