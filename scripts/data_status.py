@@ -6,7 +6,8 @@
 
 A data set is "present", "partial" (some videos or images are absent), "missing" (annotations or
 all media are absent; the first absent file is shown) or "unreadable" (another layout; the reason
-is shown). Hours of video come from a sample of the files and are marked "~" then.
+is shown). Embedded sets are rendered on first use. Hours of video come from a sample of the files
+and are marked "~" then.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from olmo.data.datasets.declare import (
     videos_of,
 )
 from olmo.data.mixture import MixtureConfig
-from olmo.data.registry import MissingDataError, data_root
+from olmo.data.registry import MissingDataError, data_root, dataset_names
+from olmo.data.synthetic_video import TABLE, rendered
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"
 
@@ -81,6 +83,15 @@ def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
     return Status(row.name, split, state, found, len(there), len(records), hours, sampled)
 
 
+def synthetic_status(name: str, split: str, n_probed: int) -> Status:
+    """State of a split of an embedded data set: how much of it is rendered, if it has clips."""
+    folder, n_there, n_all = rendered(name, split)
+    state = PRESENT if n_there == n_all else PARTIAL if n_there else MISSING
+    where = str(folder) if n_there == n_all else f"{folder} (rendered on first use)"
+    hours, sampled = hours_of([str(f) for f in sorted(folder.glob("*.mp4"))], n_probed)
+    return Status(name, split, state, where, n_there, n_all, hours, sampled)
+
+
 def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:
     """Total hours, and whether only ``n_probed`` of the files were opened for it."""
     step = max(len(videos) / max(n_probed, 1), 1.0)
@@ -101,8 +112,16 @@ def seconds_of(video: str) -> float | None:
         return None
 
 
-def statuses(rows: Iterable[DatasetRow], n_probed: int) -> Iterable[Status]:
+def statuses(
+    rows: Iterable[DatasetRow], synthetic: Iterable[str], n_probed: int
+) -> Iterable[Status]:
     """State of every split; splits that read the same files are shown once."""
+    for name in synthetic:
+        if name not in TABLE:
+            yield Status(name, "all", PRESENT, "made on the fly, without files")
+        yield from (
+            synthetic_status(name, split, n_probed) for split in TABLE.get(name, ("", {}))[1]
+        )
     for row in rows:
         seen: set[str] = set()
         for split, word in row.splits.items():
@@ -125,18 +144,20 @@ def main(args: list[str] | None = None) -> int:
     rows = dataset_rows()
     unknown: list[str] = []
     try:
-        names = list(options.names)
+        embedded = [name for name in dataset_names() if name not in rows]
+        names = list(options.names) or ([] if options.mixture else [*embedded, *rows])
         if options.mixture:
             mixture = MixtureConfig.load(options.mixture)
-            listed = [d.name for g in mixture.groups for d in g.datasets]
-            unknown = [name for name in listed if name not in rows]
-            names += [name for name in listed if name in rows]
-        chosen = select_rows(names) if names or options.mixture else list(rows.values())
+            listed = [d.name for g in mixture.groups for d in g.datasets if d.path is None]
+            unknown = [name for name in listed if name not in (*rows, *embedded)]
+            names += [name for name in listed if name not in unknown]
+        synthetic = [name for name in dict.fromkeys(names) if name in embedded]
+        chosen = select_rows(name for name in names if name not in embedded)
     except ValueError as e:
         parser.error(str(e))
     print(f"data folder: {data_root()}\n{HEADER}")
     found = []
-    for status in statuses(chosen, options.probe):
+    for status in statuses(chosen, synthetic, options.probe):
         found.append(status)
         print(status.line(), flush=True)
     counts = {s: sum(f.state == s for f in found) for s in (PRESENT, PARTIAL, MISSING, UNREADABLE)}

@@ -13,6 +13,7 @@ HF_ACCESS_TOKEN. Disk space is not checked; scripts/data_status.py shows what is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import io
 import os
@@ -45,6 +46,8 @@ from olmo.data.datasets.web import (
 from olmo.data.mixture import MixtureConfig
 
 MAX_IMAGE_BYTES = 64 << 20
+CHECKSUMS = "image_sha256"
+"""Column of PixMo tables with the SHA-256 of the image at the address."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -123,26 +126,35 @@ def convert_tables(source: HubFiles, parquet: Path, folder: Path) -> None:
 def fetch_images(job: Job, source: LinkedImages) -> None:
     """Images by their addresses; some are gone for good, which is noted and no error."""
     table, folder = job.home / source.table, job.home / source.into
-    splits = sorted(p.parent.name for p in table.glob("*/state.json"))
-    cells = [c for s in splits for c in ArrowRows.open(table, s).column(source.column)]
-    rows = [a for c in cells if c for a in (c if isinstance(c, list) else [c])]
+    sums: dict[str, str | None] = {}
+    for state in sorted(table.glob("*/state.json")):
+        rows = ArrowRows.open(table, state.parent.name)
+        cells = rows.column(source.column)
+        known = rows.column(CHECKSUMS) if rows.has_column(CHECKSUMS) else [None] * len(cells)
+        for cell, digest in zip(cells, known, strict=True):
+            addresses = cell if isinstance(cell, list) else [cell]
+            sums |= {a: digest if a is cell else None for a in addresses or () if a}
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
-    wanted = [a for a in dict.fromkeys(rows) if address_name(a) not in there]
+    wanted = [a for a in sums if address_name(a) not in there]
     with ThreadPoolExecutor(job.workers) as pool:
-        jobs = pool.map(lambda a: fetch_image(a, folder / address_name(a)), wanted)
+        jobs = pool.map(lambda a: fetch_image(a, folder / address_name(a), sums[a]), wanted)
         lost = [reason for reason in tqdm(jobs, total=len(wanted), unit="image") if reason]
     if lost:
-        job.notes.append(f"{len(lost)} of {len(set(rows))} images not fetched, first: {lost[0]}")
+        job.notes.append(f"{len(lost)} of {len(sums)} images not fetched, first: {lost[0]}")
 
 
-def fetch_image(address: str, target: Path) -> str:
-    """Why the image could not be fetched, or nothing."""
+def fetch_image(address: str, target: Path, sha256: str | None = None) -> str:
+    """Why the image could not be fetched, or nothing. An image whose checksum is known must have
+    it: what is at an address changes."""
     try:
         with open_url(address) as response:
             data = response.read(MAX_IMAGE_BYTES + 1)
         if len(data) > MAX_IMAGE_BYTES:
             raise ValueError(f"more than {MAX_IMAGE_BYTES} bytes")
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 not in (None, "", found):
+            raise ValueError(f"SHA-256 is {found}, expected {sha256}")
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
     except (OSError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as e:

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from olmo.data.datasets.declare import DeclaredDataset, PackedRecords
+from olmo.preprocessing.styles import KNOWN_STYLES
 
 STYLE_ANSWER = "user_qa"
 STYLE_VIDEO_CHOICE = "video_multiple_choice"
@@ -88,17 +90,13 @@ def _record(text: str, path: Path, number: int) -> Line:
         raise CustomDataError(f"not valid JSON: {e.msg} at column {e.colno}") from e
     if not isinstance(line, dict):
         raise CustomDataError(f"expected an object in braces, got {text.strip()[:40]!r}")
-    unknown = sorted(set(line) - set(CHECKS))
-    if unknown:
-        raise CustomDataError(f"unknown key {unknown[0]!r}; known: {', '.join(CHECKS)}")
-    for key, check in CHECKS.items():
-        if line.get(key) is not None:
-            check(key, line[key])
-    _check_together(line)
-    record: Line = {k: line[k] for k in ("video", "image") if line.get(k) is not None}
-    for media in _media(record):
-        if not (path.parent / media).is_file():
-            raise CustomDataError(f"no file {path.parent / media}")
+    line = {key: value for key, value in line.items() if value is not None}
+    mistakes = list(_mistakes(line, path.parent))
+    if len(mistakes) > 1:
+        mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes)]
+    if mistakes:
+        raise CustomDataError("; ".join(mistakes))
+    record: Line = {k: line[k] for k in ("video", "image") if k in line}
     record |= {"question": line["question"], "style": line.get("style") or _style(line)}
     record |= _answer(line)
     subtitle = line.get("subtitle")
@@ -107,26 +105,51 @@ def _record(text: str, path: Path, number: int) -> Line:
     if subtitle:
         record["subtitle"] = subtitle
     record["metadata"] = {"example_id": f"{path.name}:{number}"}
-    if line.get("start") is not None or line.get("end") is not None:
+    if "start" in line or "end" in line:
         clip = {"clip_start_time": line.get("start") or 0.0, "clip_end_time": line.get("end")}
         record["metadata"] |= clip
     return record
 
 
-def _check_together(line: Line) -> None:
-    """Rules on more than one key."""
-    given = {k for k in line if line[k] is not None}
-    if "question" not in given:
-        raise CustomDataError("no 'question'")
-    if len(given & {"video", "image"}) != 1:
-        raise CustomDataError("expected either 'video' or 'image'")
-    if "answer" not in given:
-        raise CustomDataError("no 'answer'")
-    for key in sorted(given & {"subtitle", "start", "end"}):
-        if "video" not in given:
-            raise CustomDataError(f"{key!r} needs a 'video'")
-    if {"start", "end"} <= given and not line["start"] < line["end"]:
-        raise CustomDataError(f"'start' {line['start']} is not before 'end' {line['end']}")
+def _mistakes(line: Line, folder: Path) -> Iterator[str]:
+    """All that is wrong with a line: unknown keys, single values, then values together."""
+    for key in line:
+        if key not in CHECKS:
+            yield f"unknown key {key!r}; {_nearest(key, CHECKS)}"
+    good: Line = {}
+    for key, check in CHECKS.items():
+        try:
+            if key in line:
+                check(key, line[key])
+                good[key] = line[key]
+        except CustomDataError as e:
+            yield str(e)
+    for key in ("question", "answer"):
+        if key not in line:
+            yield f"no {key!r}"
+    if len({"video", "image"} & set(line)) != 1:
+        yield "expected either 'video' or 'image'"
+    for key in ("subtitle", "start", "end"):
+        if key in line and "video" not in line:
+            yield f"{key!r} needs a 'video'"
+    if "video" not in line and str(good.get("style", "")).startswith("video_"):
+        yield f"style {good['style']!r} needs a 'video'"
+    if {"start", "end"} <= set(good) and not good["start"] < good["end"]:
+        yield f"'start' {good['start']} is not before 'end' {good['end']}"
+    for media in _media(good):
+        if not (folder / media).is_file():
+            yield f"no file {folder / media}"
+    if "answer" in line and ("options" in good or "options" not in line):
+        try:
+            _answer(line)
+        except CustomDataError as e:
+            yield str(e)
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _answer(line: Line) -> Line:
@@ -150,9 +173,9 @@ def _style(line: Line) -> str:
     return STYLE_VIDEO_CHOICE_SUBTITLE if line.get("subtitle") else STYLE_VIDEO_CHOICE
 
 
-def _media(record: Line) -> list[str]:
-    media = record.get("video") or record["image"]
-    return [media] if isinstance(media, str) else media
+def _media(line: Line) -> list[str]:
+    media = [line[k] for k in ("video", "image") if k in line]
+    return [p for m in media for p in (m if isinstance(m, list) else [m])]
 
 
 # --- checks of single keys ---------------------------------------------------------------------
@@ -198,6 +221,12 @@ def _subtitle(key: str, value: Any) -> None:
             raise CustomDataError(f"{where!r}: it starts after its end: {line!r}")
 
 
+def _known_style(key: str, value: Any) -> None:
+    _text(key, value)
+    if value not in KNOWN_STYLES:
+        raise CustomDataError(f"{key!r}: unknown style {value!r}; {_nearest(value, KNOWN_STYLES)}")
+
+
 def _any(key: str, value: Any) -> None:
     """Checked together with other keys."""
 
@@ -211,6 +240,6 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "subtitle": _subtitle,
     "start": _seconds,
     "end": _seconds,
-    "style": _text,
+    "style": _known_style,
 }
 """Known keys, each with the check of its value."""

@@ -164,6 +164,21 @@ def load_annotations(folder: Path, n_clips: int) -> list[Scene]:
     return [Scene.from_dict(json.loads(f.read_text())) for f in files]
 
 
+def cache_folder(level: str, split: str, seed: int = 0, root: str | Path | None = None) -> Path:
+    """Where the clips of a split are rendered to, under ``root`` or the data folder."""
+    base = data_root() if root is None else Path(root)
+    return base / NAME / VERSION / f"{level}-seed{seed}" / split
+
+
+def rendered(name: str, split: str) -> tuple[Path, int, int]:
+    """Folder of a split of a set of ``TABLE``, and how many of how many clips are in it."""
+    level, n_clips = TABLE[name]
+    folder = cache_folder(level, split)
+    done = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
+    n_done = sum(annotation_path(folder, i).name in done for i in range(n_clips[split]))
+    return folder, n_done, n_clips[split]
+
+
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all, also when several processes write the same file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -190,8 +205,7 @@ class SyntheticVideoQA:
             if value not in known:
                 raise ValueError(f"{NAME}: {value!r} is not one of {', '.join(known)}")
         self.split, self.n_clips, self.level, self.seed = split, n_clips, level, seed
-        base = data_root() if root is None else Path(root)
-        self.folder = base / NAME / VERSION / f"{level}-seed{seed}" / split
+        self.folder = cache_folder(level, split, seed, root)
         self.prepare()
         self.scenes = load_annotations(self.folder, n_clips)
         self._questions = [] if split == "train" else self._evaluation_examples()

@@ -10,61 +10,10 @@ from typing import Any, ClassVar, Literal
 from olmo.config import Config
 from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
+from olmo.preprocessing.styles import CAPTION_STYLES, UNTAGGED_STYLES, canonical_style
 from olmo.preprocessing.wordings import Rng, Wordings
 
-STYLE_RENAMES = {
-    "eval_short_answer": "vqa2",
-    "eval_multiple_choice": "a_okvqa_mc",
-    "video_eval_short_answer": "video_short_answer",
-    "video_eval_multiple_choice": "video_multiple_choice",
-    "video_eval_multiple_choice_w_subtitle": "video_multiple_choice_w_subtitle",
-    "video_short_answer_count_without_pointing": "video_short_answer",
-    "video_multiple_choice_count_without_pointing": "video_multiple_choice",
-}
-UNTAGGED_STYLES = frozenset(
-    {
-        "user_qa",
-        "long_caption",
-        "short_caption",
-        "video_long_caption",
-        "video_short_caption",
-        "pointing",
-        "point_count",
-        "cosyn_point",
-        "video_point",
-        "video_point_count",
-        "video_count",
-        "video_count_point",
-        "video_point_track_per_frame",
-        "video_point_ground_start_end",
-        "video_single_point_track_per_frame",
-        "a_okvqa_mc",
-        "multi_image_mc",
-        "video_multiple_choice",
-        "video_multiple_choice_count_without_pointing",
-        "video_multiple_choice_multiple_correct",
-        "video_multiple_choice_w_subtitle",
-    }
-)
-"""Styles without a tag in front of the prompt (``demo_or_style_v2``): chat and multiple choice."""
-
 EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
-CAPTION_STYLES = frozenset(
-    {
-        "long_caption",
-        "short_caption",
-        "video_long_caption",
-        "video_short_caption",
-        "video_transcript",
-        "video_motion_caption",
-        "video_object_caption",
-        "video_frame_caption_timestamp",
-        "video_clip_caption_start_end",
-        "video_clip_short_caption_start_end",
-        "video_clip_transcript_start_end",
-    }
-)
-"""Styles whose prompt, where the example brings no question, is a wording of that name."""
 P_CLOCK_TIME = 0.5
 """How often a caption's times are written ``00:01:02.5`` in training, and not in seconds."""
 
@@ -161,7 +110,9 @@ class DataFormatter:
             turns = turns[:-1]
         if not turns or not all(isinstance(t, str) for t in turns):
             raise ValueError(f"messages must be a non-empty list of strings, got {turns!r}")
-        prefix = style_prefix(_style(message), self.config.system_prompt)
+        prefix = style_prefix(
+            canonical_style(message.get("style") or ""), self.config.system_prompt
+        )
         turns[0] = " ".join(part for part in (prefix, turns[0]) if part)
         return Conversation(_chat_format(turns, self.config.message_format), metadata)
 
@@ -187,13 +138,6 @@ def _chat_format(turns: list[str], message_format: str) -> list[str]:
     ]
 
 
-def _style(message: Message) -> str:
-    style = message.get("style") or ""
-    if style.startswith("eval_multi_image_"):
-        return style.removeprefix("eval_")
-    return STYLE_RENAMES.get(style, style)
-
-
 def _question_and_answer(
     message: Message,
     rng: Rng | None,
@@ -204,7 +148,7 @@ def _question_and_answer(
     """``[prompt]`` or ``[prompt, answer]``, and what evaluation needs to know about them."""
     keys = ("answer_idx", "answers", "answer", "points", "options")
     metadata = {k: message[k] for k in keys if k in message}
-    style, question = _style(message), message.get("question")
+    style, question = canonical_style(message.get("style") or ""), message.get("question")
     pointing = point_mode(style)
     target = points_answer(message, style, sizes) if pointing and "points" in message else None
     if "prompt" in message:

@@ -91,7 +91,9 @@ def test_images_style_and_plain_subtitle(folder: Path) -> None:
     [
         ("{'video': 1}", "not valid JSON: .* at column 2"),
         ("[1]", r"expected an object in braces, got '\[1\]'"),
-        ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; known: video, image, question"),
+        ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
+        ({**VIDEO, "fps": 2}, "unknown key 'fps'; known: answer, end, image, options, question"),
+        ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
         ({"video": "clips/a.mp4", "question": "x"}, "no 'answer'"),
         ({"question": "x", "answer": "y"}, "expected either 'video' or 'image'"),
@@ -118,11 +120,62 @@ def test_images_style_and_plain_subtitle(folder: Path) -> None:
         ),
         ({"image": "b.jpg", "question": "x", "answer": "y", "start": 1}, "'start' needs a 'video'"),
         ({**VIDEO, "style": ""}, "'style': expected text"),
+        ({**VIDEO, "style": 4}, "'style': expected text, got 4"),
+        (
+            {**VIDEO, "style": "video_short_answr"},
+            "'style': unknown style 'video_short_answr'; did you mean 'video_short_answer'",
+        ),
+        ({**VIDEO, "style": "zzz"}, "'style': unknown style 'zzz'; known: a_okvqa_da, "),
+        (
+            {"image": "b.jpg", "question": "x", "answer": "y", "style": "video_short_answer"},
+            "style 'video_short_answer' needs a 'video'",
+        ),
+        ({**VIDEO, "video": None}, "expected either 'video' or 'image'"),
+        ({**VIDEO, "video": ["clips/a.mp4"]}, r"'video': expected text, got \['clips/a.mp4'\]"),
+        ({**VIDEO, "video": "clips"}, "no file .*clips"),
+        ({**VIDEO, "image": ["b.jpg", 3], "video": None}, "'image': expected text, got 3"),
+        ({**VIDEO, "question": ["x"]}, r"'question': expected text, got \['x'\]"),
+        ({**VIDEO, "answer": " "}, "'answer': expected text, got ' '"),
+        ({**VIDEO, "answer": ["a"]}, r"'answer': expected text, got \['a'\]"),
+        ({**CHOICE, "answer": -1}, "'answer' -1 is not one of the options"),
+        ({**CHOICE, "answer": 0.0}, "'answer' 0.0 is not one of the options"),
+        ({**CHOICE, "answer": {"a": 1}}, "'answer' {'a': 1} is not one of the options"),
+        ({**CHOICE, "options": "xy"}, "'options': expected 2 to 26 texts, got 'xy'"),
+        ({**CHOICE, "options": ["x", 1]}, r"'options': expected 2 to 26 texts, got \['x', 1\]"),
+        ({**CHOICE, "options": ["x", ""]}, "'options': expected 2 to 26 texts"),
+        ({**CHOICE, "options": [str(i) for i in range(27)]}, "'options': expected 2 to 26 texts"),
+        ({**VIDEO, "start": True}, "'start': expected seconds from 0 on, got True"),
+        ({**VIDEO, "start": 1, "end": 1e400}, "'end': expected seconds from 0 on, got inf"),
+        ({**VIDEO, "subtitle": ["x"]}, r"'subtitle\[0\]': expected the keys start, end, text"),
+        (
+            {**VIDEO, "subtitle": [{"start": "0", "end": 1, "text": "x"}]},
+            r"'subtitle\[0\].start': expected seconds",
+        ),
+        (
+            {**VIDEO, "subtitle": [{"start": 0, "end": 1, "text": 5}]},
+            r"'subtitle\[0\].text': expected text, got 5",
+        ),
+        ("null", "expected an object in braces, got 'null'"),
+        ('{"video": "clips/a.mp4"} x', "not valid JSON: Extra data at column"),
     ],
 )
 def test_a_mistake_names_its_line(folder: Path, line: Any, message: str) -> None:
     with pytest.raises(CustomDataError, match=f"my.jsonl: 1 lines .*\n  line 2: {message}"):
         read(folder, VIDEO, line)
+
+
+def test_all_mistakes_of_a_line_are_lettered(folder: Path) -> None:
+    line = {"vidoe": 1, "video": "z.mp4", "start": -1, "options": ["x"], "style": "user_q"}
+    with pytest.raises(CustomDataError) as caught:
+        read(folder, VIDEO, line)
+    assert str(caught.value).split("line 2: ")[1] == (
+        "(a) unknown key 'vidoe'; did you mean 'video'?; "
+        "(b) 'options': expected 2 to 26 texts, got ['x']; "
+        "(c) 'start': expected seconds from 0 on, got -1; "
+        "(d) 'style': unknown style 'user_q'; did you mean 'user_qa'?; "
+        "(e) no 'question'; (f) no 'answer'; "
+        f"(g) no file {folder / 'z.mp4'}"
+    )
 
 
 def test_all_mistakes_come_at_once(folder: Path) -> None:

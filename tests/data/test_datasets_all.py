@@ -12,6 +12,7 @@ import pytest
 
 from olmo.data.datasets.declare import dataset_rows
 from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.styles import KNOWN_STYLES
 from tests.data import (
     test_datasets_benchmarks,
     test_datasets_chat,
@@ -72,6 +73,7 @@ def test_miniature(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def check(message: dict[str, Any], case: Miniature) -> None:
+    assert message.get("style") in KNOWN_STYLES
     training = case.split == "train"
     turns = FORMAT(
         message, np.random.RandomState(0), training, for_inference=not training, sizes=[(640, 480)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
-import threading
+import time
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +19,12 @@ from PIL import Image
 
 from olmo.data.datasets import web
 from olmo.data.datasets.arrow import ArrowRows
-from olmo.data.datasets.declare import DatasetRow, dataset_rows
-from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
-from olmo.data.datasets.tables import address_name
+from olmo.data.datasets.declare import dataset_rows
+from olmo.data.datasets.sources import FrameClips, HubFiles, Manual, Source, WebFile
 from olmo.data.datasets.web import DownloadError, download
 from scripts import download_datasets
-from tests.data.datasets_miniature import write_arrow, write_file
-
-CONTENT = bytes(range(256)) * 40
-Requests = list[tuple[str, str | None]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """``/short...`` breaks off once, ``/whole...`` knows no ranges, other names serve ranges."""
-
-    files: dict[str, bytes]
-    seen: Requests
-
-    def do_GET(self) -> None:
-        name, wanted = self.path.lstrip("/"), self.headers.get("Range")
-        first_time = all(n != name for n, _ in self.seen)
-        self.seen.append((name, wanted))
-        data = self.files.get(name)
-        if data is None:
-            self.send_error(404)
-            return
-        start = 0
-        if wanted and not name.startswith("whole"):
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(data):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(data)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        broken = name.startswith("short") and first_time
-        self.wfile.write(data[start : start + 3000] if broken else data[start:])
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Handler]]]:
-    monkeypatch.setattr(web, "PAUSE_S", 0.0)
-    handler = type("TestHandler", (Handler,), {"files": {}, "seen": []})
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_address[1]}", handler
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
-
-
-def row(*sources: Source, name: str = "mine") -> DatasetRow:
-    return DatasetRow(name, {"train": "train"}, ("f",), (), sources, (), "home", lambda d, s: [])
+from tests.data.datasets_miniature import write_file
+from tests.data.file_server import CONTENT, row
 
 
 def fetch(root: Path, monkeypatch: pytest.MonkeyPatch, *sources: Source) -> list[str]:
@@ -129,6 +77,49 @@ def test_a_server_without_ranges_starts_over(server: Any, tmp_path: Path) -> Non
     (tmp_path / "x.part").write_bytes(b"old bytes")
     download(f"{address}/whole.bin", tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from olmo.data.datasets.web import download
+download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+"""
+
+
+def test_a_killed_download_goes_on(server: Any, tmp_path: Path) -> None:
+    """SIGKILL while bytes come; the next run asks for the rest alone."""
+    address, handler = server
+    content = bytes(range(256)) * 4096 * 3  # three blocks of 1 MiB
+    handler.files["slow.bin"] = content
+    digest = hashlib.sha256(content).hexdigest()
+    target, part = tmp_path / "x", tmp_path / "x.part"
+    command = [sys.executable, "-c", FETCH, f"{address}/slow.bin", str(target), digest]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size >= 1 << 20):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(30) == -signal.SIGKILL
+    have = part.stat().st_size
+    assert 0 < have < len(content) and not target.exists()
+    handler.hold.set()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=60)
+    assert target.read_bytes() == content and not part.exists()
+    assert handler.seen == [("slow.bin", None), ("slow.bin", f"bytes={have}-")]
+
+
+def test_a_file_that_always_breaks_off_is_given_up(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "ATTEMPTS", 2)
+    address, handler = server
+    handler.files["cut.bin"] = CONTENT
+    with pytest.raises(DownloadError, match=rf"cut.bin: 6000 of {len(CONTENT)} bytes came"):
+        download(f"{address}/cut.bin", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x.part").read_bytes() == CONTENT[:6000], "kept for the next run"
 
 
 def test_wrong_checksum_and_absent_file(server: Any, tmp_path: Path) -> None:
@@ -252,41 +243,6 @@ def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     wrong = HubFiles("owner/name", "other", table=(("train", "nothing-*.parquet"),))
     (failure,) = fetch(tmp_path, monkeypatch, wrong)
     assert "no file nothing-*.parquet among ['data/test-0.parquet'" in failure
-
-
-def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    address, handler = server
-    buffer = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(buffer, "PNG")
-    handler.files.update({"a.png": buffer.getvalue(), "page.html": b"<html>"})
-    links = [f"{address}/{name}" for name in ("a.png", "page.html", "gone.png", "a.png")]
-    (tmp_path / "local.png").write_bytes(buffer.getvalue())
-    links.append(f"file://{tmp_path}/local.png")
-    write_arrow(tmp_path / "home/table", {"train": [{"image_url": link} for link in links]})
-    source = LinkedImages("table", "images")
-    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
-    for _ in range(2):
-        job = download_datasets.Job(row(source), workers=2)
-        download_datasets.fetch_images(job, source)
-        assert len(job.notes) == 1 and job.notes[0].startswith("3 of 4 images not fetched")
-    assert [p.name for p in (tmp_path / "home/images").iterdir()] == [address_name(links[0])]
-    assert [n for n, _ in handler.seen].count("a.png") == 1
-
-
-def test_linked_lists_of_images(server: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    address, handler = server
-    buffer = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(buffer, "PNG")
-    handler.files.update({"a.png": buffer.getvalue(), "b.png": buffer.getvalue()})
-    a, b = f"{address}/a.png", f"{address}/b.png"
-    rows = [{"image_urls": [a, b]}, {"image_urls": [b]}, {"image_urls": None}]
-    write_arrow(tmp_path / "home/table", {"train": rows})
-    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
-    source = LinkedImages("table", "images", column="image_urls")
-    job = download_datasets.Job(row(source), workers=2)
-    download_datasets.fetch_images(job, source)
-    assert {p.name for p in (tmp_path / "home/images").iterdir()} == set(map(address_name, (a, b)))
-    assert len(handler.seen) == 2 and job.notes == []
 
 
 def test_clips_are_made_from_frames(

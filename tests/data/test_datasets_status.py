@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from olmo.data.datasets.frame_clips import encode
+from olmo.data.synthetic_video import make_clip
 from scripts import data_status
 from tests.data.datasets_miniature import IMAGES, Miniature, write_file
 
@@ -75,3 +76,21 @@ def test_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     assert shown[-1] == "without a reader: no_such_set"
     with pytest.raises(SystemExit):
         data_status.main(["nothing"])
+
+
+def test_of_an_embedded_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
+    folder = tmp_path / "synthetic_video_qa/v1/two-seed0/test"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        make_clip((folder, 0, "two", "test", i))
+    shown = lines(capsys, "--mixture", "debug", "--root", str(tmp_path))
+    name = "synthetic_video_qa_debug"
+    assert shown[2].startswith(f"{name} train missing") and "rendered on first use" in shown[2]
+    assert shown[4].startswith(f"{name} test partial 3/8")
+    for i in range(3, 8):
+        make_clip((folder, 0, "two", "test", i))
+    shown = lines(capsys, name, "--root", str(tmp_path))
+    assert shown[4] == f"{name} test present 8 0.0 {folder}"
+    shown = lines(capsys, "synthetic_video_qa_text", "--root", str(tmp_path))
+    assert shown[2] == "synthetic_video_qa_text all present made on the fly, without files"

@@ -11,9 +11,10 @@ import pytest
 
 from olmo.config import ConfigError
 from olmo.preprocessing import choices
-from olmo.preprocessing.chat import CAPTION_STYLES, DataFormatterConfig
+from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.choices import Choice, multiple_choice
 from olmo.preprocessing.points import ANSWERS, TRACKS
+from olmo.preprocessing.styles import CAPTION_STYLES
 from olmo.preprocessing.wordings import Wordings, keywords
 
 WORDINGS = Wordings.load()

@@ -84,6 +84,10 @@ class ArrowRows(Sequence[Row]):
                 if name not in table.column_names:
                     raise ValueError(f"{file} has no column {name!r}, only {table.column_names}")
 
+    def has_column(self, name: str) -> bool:
+        """Whether every file has this column."""
+        return all(name in table.column_names for table in self.tables())
+
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
         self.need(name)
