@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from olmo.data.datasets.declare import dataset_rows
+from olmo.data.datasets.draws import CLIP, ONE_OBJECT
+from olmo.data.registry import get_dataset
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.styles import KNOWN_STYLES
 from tests.data import (
@@ -70,6 +72,31 @@ def test_miniature(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for example in found[0]:
         for message in example.get("message_list", [example]):
             check(message, case)
+
+
+def announced(record: dict[str, Any]) -> bool:
+    return any("draw" in part for part in (record, *record.get("message_list", ())))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_announced_draws_are_drawn_anew(
+    case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other generators an example comes out otherwise, wherever its record announces it."""
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    case.write(tmp_path)
+    data = get_dataset(case.name, case.split)
+    records = data.records
+    for i in range(len(data)):
+        found = [str(plain(data.get(i, np.random.RandomState(seed)))) for seed in range(30)]
+        varies = announced(records[i]) and not no_choice(records[i])
+        assert (len(set(found)) > 1) == varies
+
+
+def no_choice(record: dict[str, Any]) -> bool:
+    """Draws of a short video's clip and of the only object have one outcome."""
+    draws = [d for part in (record, *record.get("message_list", ())) for d in part.get("draw", ())]
+    return set(draws) <= {CLIP, ONE_OBJECT}
 
 
 def check(message: dict[str, Any], case: Miniature) -> None:

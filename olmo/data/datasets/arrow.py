@@ -72,6 +72,12 @@ class ArrowRows(Sequence[Row]):
             rest -= table.num_rows
         raise IndexError(f"no row {idx!r} among {len(self)}")
 
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in order, converted some at a time."""
+        for table in self.tables():
+            for batch in table.to_batches(max_chunksize=ROWS_PER_BATCH):
+                yield from batch.to_pylist()
+
     @property
     def where(self) -> str:
         """The folder, for error messages."""

@@ -151,9 +151,9 @@ class Disk:
     def table_rows(self, folder: str, split: str = "train", *columns: str) -> Iterator[Row]:
         """All rows of an Arrow folder, for small tables."""
         rows = self.table(folder, split, *columns)
-        for i in range(len(rows)):
+        for i, row in enumerate(rows):
             self.place = (folder, "row", i)
-            yield rows[i]
+            yield row
 
 
 def pick(row: Row, *names: str) -> Any:

@@ -167,7 +167,7 @@ def _synthetic(name: str, repo: str, table_split: str, with_subtitle: bool) -> N
 def web_video(disk: Disk, video_id: str) -> str:
     """The video file in the folder of ``video_id``, in whichever place that folder is."""
     folders = ["/".join(["youtube-cc", place, video_id]) for place in WEB_VIDEOS]
-    for folder in folders:
+    for folder in filter(disk.exists, folders):  # a listing per place, not per absent video
         for name in disk.names(folder):
             if name.rpartition(".")[2].lower() in VIDEO_EXTENSIONS:
                 return f"{folder}/{name}"

@@ -1,0 +1,74 @@
+"""Every miniature with real media, decoded and preprocessed: the rows that a model gets."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from olmo.data.loader import load_example
+from olmo.data.registry import get_dataset
+from olmo.data.synthetic_video import encode_mp4
+from olmo.models.loading import load_model_config, select_checkpoint
+from olmo.preprocessing.multimodal import ExamplePreprocessor
+from olmo.types import MultimodalType
+from tests.data.datasets_miniature import Miniature
+from tests.data.test_datasets_all import CASES
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints/tiny-dense"
+VIDEO_SECONDS = 75
+"""Longer than all clips that the miniatures ask for."""
+
+
+@pytest.fixture(scope="module")
+def preprocessor() -> ExamplePreprocessor:
+    config = load_model_config(select_checkpoint(CHECKPOINT))
+    return config.build_preprocessor(config.build_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def media() -> dict[str, bytes]:
+    frames = np.zeros((4 * VIDEO_SECONDS, 16, 16, 3), dtype=np.uint8)
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(picture, "PNG")
+    return {"video": encode_mp4(frames), "image": picture.getvalue()}
+
+
+def fill(example: dict[str, Any], media: dict[str, bytes]) -> None:
+    """Real content for the files that an example names."""
+    for kind, content in media.items():
+        paths = example.get(kind, [])
+        for path in paths if isinstance(paths, list) else [paths]:
+            if isinstance(path, str):
+                Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows(
+    case: Miniature,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preprocessor: ExamplePreprocessor,
+    media: dict[str, bytes],
+) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    case.write(tmp_path)
+    data, training = get_dataset(case.name, case.split), case.split == "train"
+    for i in range(len(data)):
+        example = data.get(i, np.random.RandomState(i))
+        fill(example, media)
+        rng = np.random.RandomState(i)
+        row = load_example(data, i, rng, preprocessor, training, not training)
+        assert (row["loss_masks"].sum() > 0) == training
+        kinds = [int(k) for k in row["multimodal_type"]]
+        if "video" in example:
+            assert kinds == [MultimodalType.VIDEO]
+        elif "image" in example:
+            several = isinstance(example["image"], list)
+            assert kinds == [MultimodalType.MULTI_IMAGE if several else MultimodalType.IMAGE]
+        else:
+            assert kinds == []
