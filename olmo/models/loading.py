@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
-from olmo.models.temporal_video_olmo.temporal_video_olmo import sync_topk
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
 from olmo.models.weight_files import SHARDED, CheckpointError, has_weights, open_weights
 from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys
+from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_scorer import TemporalTokenScorer
 
@@ -105,7 +107,10 @@ def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molm
     from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 
     name = overrides.get("model_name", data.get("model_name"))
-    over = sync_topk(overrides) if name == "temporal_video_olmo" else dict(overrides)
+    prunes = name == TemporalVideoOlmoConfig.model_name
+    if not prunes:
+        _refuse_pruning(overrides, name)
+    over = sync_topk(overrides) if prunes else dict(overrides)
     out = dict(data)
     for part in (out, over):
         if isinstance(part.get("mm_preprocessor"), dict):
@@ -113,6 +118,22 @@ def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molm
                 dict(part["mm_preprocessor"])
             )
     return model_config_from_dict(merge(out, over))
+
+
+def _refuse_pruning(overrides: dict[str, Any], name: object) -> None:
+    """``ConfigError`` for settings of token pruning that would change nothing."""
+    vit = (overrides.get("vision_backbone") or {}).get("vit") or {}
+    preprocessor = overrides.get("mm_preprocessor") or {}
+    own = {f.name for f in fields(TemporalVitConfig)} - {f.name for f in fields(VitConfig)}
+    keys = [f"vision_backbone.vit.{key}" for key in vit if key in own]
+    if "topk" in preprocessor or "topk" in (preprocessor.get("video") or {}):
+        keys.append("mm_preprocessor.topk")
+    if keys:
+        raise ConfigError(
+            f"{', '.join(keys)}: no effect on a dense model, which model_name={name} is. Add "
+            f"model_name={TemporalVideoOlmoConfig.model_name} and, for a checkpoint without a "
+            "trained scorer, vision_backbone.vit.prune_method=easy (or evs, heuristic, random)"
+        )
 
 
 def load_model(

@@ -317,3 +317,19 @@ def test_config_file_without_model(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: no 'model' section"):
         load_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"vision_backbone": {"vit": {"topk": 0.3}}}, "vision_backbone.vit.topk"),
+        ({"vision_backbone": {"vit": {"prune_at": 1}}}, "vision_backbone.vit.prune_at"),
+        ({"mm_preprocessor": {"topk": 0.3}}, "mm_preprocessor.topk"),
+        ({"mm_preprocessor": {"video": {"topk": 0.3}}}, "mm_preprocessor.topk"),
+    ],
+)
+def test_pruning_settings_of_a_dense_model_are_refused(overrides, key):
+    data = merged_model_config(config_dict({}), {}).to_dict()
+    with pytest.raises(ConfigError, match=f"{key}: no effect.*=temporal_video_olmo"):
+        merged_model_config(data, overrides)
+    assert merged_model_config(data, {**overrides, "model_name": "temporal_video_olmo"})
