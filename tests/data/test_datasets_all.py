@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olmo.data.datasets.declare import dataset_rows
+from olmo.data.datasets.declare import dataset_rows, single_questions
 from olmo.data.datasets.draws import CLIP, ONE_OBJECT
 from olmo.data.registry import get_dataset
 from olmo.preprocessing.chat import DataFormatterConfig
@@ -26,7 +26,7 @@ from tests.data import (
     test_datasets_tables,
     test_datasets_video,
 )
-from tests.data.datasets_miniature import Miniature, plain
+from tests.data.datasets_miniature import VIDEOS, Miniature, plain
 
 MODULES = (
     test_datasets_benchmarks,
@@ -72,6 +72,44 @@ def test_miniature(case: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for example in found[0]:
         for message in example.get("message_list", [example]):
             check(message, case)
+
+
+OTHER_LAYOUT = {
+    *("coin_all_qa", "youcook2_all_qa", "activitynet_all_qa"),  # the rows name their split
+    "science_qa_img",  # one table has all splits
+    "moments_in_time_qa",  # the training miniature has an absent video, which evaluation keeps
+    *("perception_test_max5", "perception_test_flat"),  # evaluation is that of perception_test
+}
+OTHER_SPLITS = [
+    (case, split, word)
+    for case in CASES
+    if case.split == "train" and case.name not in OTHER_LAYOUT
+    for split, word in dataset_rows()[case.name].splits.items()
+    if word != dataset_rows()[case.name].splits["train"]
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "split", "word"), OTHER_SPLITS, ids=[f"{c.name}:{s}" for c, s, _ in OTHER_SPLITS]
+)
+def test_another_split_of_the_same_layout(
+    case: Miniature, split: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training miniature under the file names of another split: one question per example."""
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    row, kind = dataset_rows()[case.name], "video" if case.home == VIDEOS else "image"
+    train = row.splits["train"]
+    moved = {f.format(split=train): f.format(split=word) for f in row.files}
+    files = {moved.get(path, path): content for path, content in case.files.items()}
+    media = [*case.media, *(path.replace(train, word) for path in case.media)]
+    other = Miniature(case.name, files, media, split=split, home=case.home)
+    home = other.write(tmp_path)
+    found = [plain(example) for example in other.read()]
+    for example in found:
+        shown = str(Path(example[kind]).relative_to(home))
+        example[kind] = shown.replace(train, word)
+    expected = [dict(e) | {kind: e[kind].replace(train, word)} for e in case.expected]
+    assert found == list(single_questions(expected))
 
 
 def announced(record: dict[str, Any]) -> bool:

@@ -291,6 +291,7 @@ def test_an_absent_column_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_letters() -> None:
     assert [letter_index(a, 3) for a in ("A", "(B)", "C.", " b".upper())] == [0, 1, 2, 1]
-    for wrong in ("D", "", "AB", "a"):
+    assert [letter_index(a, 3) for a in ("?", "hidden", "", None)] == [None] * 4
+    for wrong in ("D", "AB", "a", "?!"):
         with pytest.raises(ValueError, match="is not a letter of 3 options"):
             letter_index(wrong, 3)

@@ -20,7 +20,7 @@ from tests.data.datasets_miniature import Miniature
 from tests.data.test_datasets_all import CASES
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints/tiny-dense"
-VIDEO_SECONDS = 75
+VIDEO_SECONDS = 16
 """Longer than all clips that the miniatures ask for."""
 
 

@@ -35,15 +35,23 @@ def numbered(texts: Sequence[str]) -> list[str]:
     return [re.sub("<image>", lambda _: f"Image {next(count)}", text) for text in texts]
 
 
-def letter_index(answer: str, n_options: int) -> int:
-    """Number of the option that ``B``, ``(B)`` or ``B.`` names."""
+HIDDEN = ("", "?", "hidden")
+"""Answers of test splits that are not public."""
+
+
+def letter_index(answer: str | None, n_options: int) -> int | None:
+    """Number of the option that ``B``, ``(B)`` or ``B.`` names; None for a hidden answer."""
+    if answer is None or answer in HIDDEN:
+        return None
     letter = answer.strip(" ().:")
     if len(letter) != 1 or letter not in LETTERS[:n_options]:
         raise ValueError(f"answer {answer!r} is not a letter of {n_options} options")
     return LETTERS.index(letter)
 
 
-def choice(question: str, options: Sequence[str], answer: str, style: str = MULTI_CHOICE) -> Record:
+def choice(
+    question: str, options: Sequence[str], answer: str | None, style: str = MULTI_CHOICE
+) -> Record:
     """A question with options and the letter of the right one."""
     texts = [str(option) for option in options]
     index = letter_index(answer, len(texts))
@@ -157,13 +165,9 @@ def muir_bench(row: Row) -> Record:
     MULTI_IMAGE,
 )
 def blink(row: Row) -> Record:
-    """BLINK; the answers of its test split are hidden."""
-    hidden = row["answer"] == "hidden"
-    record = choice(row["question"], row["choices"], "A" if hidden else row["answer"])
-    if hidden:
-        record["answer_idx"] = None
-    return record | {
+    return {
         "image": pictures(row, 4),
+        **choice(row["question"], row["choices"], row["answer"]),
         "metadata": {"example_id": row["idx"], "category": row["sub_task"]},
     }
 
