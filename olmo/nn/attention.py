@@ -120,20 +120,23 @@ def segment_attention(
     *,
     key_bias: Tensor | None = None,
     float32: bool = False,
+    project: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Attention of a flat row of segments: q and the result are ``[K, H, D]``.
+    """Attention of a flat row of segments, q ``[K, H, D]``; gives ``project(out [K, H * D])``.
 
     With k and v ``[K, H, D]`` each segment attends to itself; with ``[F, N, H, D]`` it attends to
     all patches of its frame, ``key_bias`` [F, N] added to the logits. Half precision on a GPU
     goes to a variable-length kernel in one call. Elsewhere segments of equal length that lie side
-    by side form a plain batch. Nothing is padded or masked in either. Not compiled: the segments
-    differ from batch to batch, and a compiled block would be compiled anew for each.
+    by side form a plain batch. Nothing is padded or masked in either. Batches are projected one
+    by one: joined first, both they and the joined row would be kept for the backward pass. Not
+    compiled: the segments differ from batch to batch, and a compiled block would be compiled anew
+    for each.
     """
     float32 = float32 and not torch.is_autocast_enabled(q.device.type)
     if q.is_cuda and not float32 and q.dtype in (torch.float16, torch.bfloat16):
         kernel = varlen_kernel(torch.cuda.get_device_capability(q.device))
         if kernel is not None:
-            return _varlen_attention(kernel, q, k, v, layout, key_bias)
+            return project(_varlen_attention(kernel, q, k, v, layout, key_bias).flatten(1))
     groups = layout.groups
     sizes = [len(frames) * length for frames, length in groups]
     if k.dim() == 4:
@@ -151,8 +154,8 @@ def segment_attention(
         batch = (len(frames), -1, *q.shape[1:])
         heads = (x.reshape(batch).transpose(1, 2) for x in (q_part, k_part, v_part))
         y = attention(*heads, key_bias=bias, float32=float32)
-        out.append(y.transpose(1, 2).flatten(0, 1))
-    return torch.cat(out) if out else torch.zeros_like(q)
+        out.append(project(y.transpose(1, 2).flatten(2)).flatten(0, 1))
+    return torch.cat(out) if out else project(q.flatten(1))
 
 
 def _varlen_attention(

@@ -150,10 +150,15 @@ class ViTAttention(nn.Module):
         whole frames ``x`` [F, N, E], to all patches of their frame under ``key_bias`` [F, N]."""
         x_q = x if x.dim() == 2 else layout.gather(x)
         q, k, v = (self._heads(y) for y in self._qkv(x_q, x))
-        out = segment_attention(
-            q, k, v, layout, key_bias=key_bias, float32=self.config.float32_attention
+        return segment_attention(
+            q,
+            k,
+            v,
+            layout,
+            key_bias=key_bias,
+            float32=self.config.float32_attention,
+            project=self.wo,
         )
-        return self.wo(out.flatten(1))
 
     def _qkv(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.wq(x_q), self.wk(x_kv), self.wv(x_kv)
@@ -205,16 +210,11 @@ class ViTBlock(nn.Module):
     ) -> Tensor:
         if layout is None:
             y = self.attention(self.attention_norm(x), key_bias=key_bias)
-        elif x.dim() == 2:
-            y = self.attention.forward_flat(self.attention_norm(x), layout)
         else:
-            y = recomputed(self._ask_whole_frames, x, layout, key_bias)
-            x = layout.gather(x)
+            y = self.attention.forward_flat(self.attention_norm(x), layout, key_bias)
+            x = x if x.dim() == 2 else layout.gather(x)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
-
-    def _ask_whole_frames(self, x: Tensor, layout: TokenLayout, key_bias: Tensor | None) -> Tensor:
-        return self.attention.forward_flat(self.attention_norm(x), layout, key_bias)
 
 
 class BlockStack(nn.Module):
@@ -254,14 +254,19 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             block.reset_parameters()
 
-    def embed(self, patches: Tensor) -> Tensor:
-        """Normalised pixels [F, N, patch_dim] -> [F, N, E] with positions added."""
-        x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
+    def embed(self, images: Tensor) -> Tensor:
+        """Pixels [F, N, patch_dim], uint8 or float in [-1, 1] -> [F, N, E] with positions added."""
+        x = recomputed(self._embed_patches, images)
         return x + self.positional_embedding.to(x.dtype)
 
-    def forward(self, patches: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        """Outputs [F, N, E] of the blocks ``layers`` (0-based), in that order."""
-        x, found = self.embed(patches), {}
+    def _embed_patches(self, images: Tensor) -> Tensor:
+        """Recomputed, so that the backward pass keeps bytes and no floats."""
+        return self.patch_embedding(normalize_pixels(images).to(self.patch_embedding.weight.dtype))
+
+    def forward(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Outputs [F, N, E] of the blocks ``layers`` (0-based), in that order, for the pixels
+        ``images`` [F, N, patch_dim], uint8 or float in [-1, 1]."""
+        x, found = self.embed(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in layers:

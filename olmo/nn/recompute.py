@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """``function(*args)``, keeping no activations of it. It must not draw random numbers."""
+def recomputed(function: Callable[..., Tensor], *args: Any, draws: bool = False) -> Tensor:
+    """``function(*args)``, keeping no activations of it; ``draws`` if it draws random numbers."""
     if not torch.is_grad_enabled():
         return function(*args)
-    out: Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    out: Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=draws)
     return out

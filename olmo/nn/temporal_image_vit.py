@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
+from olmo.nn.image_vit import VisionTransformer, VitConfig
+from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout
 from olmo.nn.token_pruning import PRUNE_METHODS, PruneMethod, ScoreInputs, select_cells
 from olmo.nn.token_scorer import (
@@ -172,7 +173,7 @@ class TemporalVisionTransformer(VisionTransformer):
         one frame, so that every rank of a sharded model does the same collectives.
         """
         config, grid = self.config, self.grid(images.device)
-        x, found = self.embed(normalize_pixels(images)), {}
+        x, found = self.embed(images), {}
         for i, block in enumerate(self.blocks[: config.prune_at + 1]):
             x = block(x)
             if i in layers:
@@ -183,7 +184,11 @@ class TemporalVisionTransformer(VisionTransformer):
             layout = self._layout(state.keep, grid)
             found = {i: layout.gather(y) for i, y in found.items()}
         for i, block in enumerate(self.blocks[config.prune_at + 1 :], config.prune_at + 1):
-            x = block(x, layout, state.bias if x.dim() == 3 else None)
+            if layout is not None and x.dim() == 3 and not config.activation_checkpointing:
+                # keys and values of all patches serve this block alone: not worth their memory
+                x = recomputed(block, x, layout, state.bias, draws=config.residual_dropout > 0)
+            else:
+                x = block(x, layout, state.bias if x.dim() == 3 else None)
             if i in layers:
                 found[i] = x
         features = torch.cat([found[i] for i in layers], -1).flatten(0, -2)
@@ -212,8 +217,9 @@ class TemporalVisionTransformer(VisionTransformer):
         has_previous = table.has_previous
         if not table.videos:
             rows, has_previous = rows.new_zeros(1), has_previous.new_zeros(1)
-        video_x = x[rows]
-        scores = self.method_scores(video_x, images[rows], has_previous, table, grid)
+        whole = len(rows) == n_frames
+        video_x, video_images = (x, images) if whole else (x[rows], images[rows])
+        scores = self.method_scores(video_x, video_images, has_previous, table, grid)
         if not table.videos:
             return _ScoreState(keep, None, None, None, scores.sum())
         keep[rows] = select_cells(scores, table)
@@ -229,9 +235,8 @@ class TemporalVisionTransformer(VisionTransformer):
             bias = video_bias.new_zeros(n_frames, n_patches).index_copy(0, rows, video_bias)
         aux_sum = None
         if self.training and config.method.learned:
-            cosine = neighbour_cosine(
-                video_x.detach() if config.detach_similarity else video_x, grid
-            )
+            target_x = video_x.detach() if config.detach_similarity else video_x
+            cosine = recomputed(neighbour_cosine, target_x, grid)
             aux_sum = similarity_loss_sum(scores, cosine, has_previous)
         return _ScoreState(keep, scores, bias, aux_sum, scores.sum())
 

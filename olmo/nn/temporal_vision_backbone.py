@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.llm import LlmConfig
 from olmo.nn.temporal_image_vit import (
     TemporalVisionTransformer,
@@ -106,7 +105,7 @@ class TemporalVisionBackbone(VisionBackbone):
         self, frames: Tensor, index: Tensor, table: FrameTable, grid: CellGrid, n_slots: int
     ) -> VisionOutput:
         """Dense ViT and connector; then the method compares the pooled tokens of the videos."""
-        x = self.image_vit(normalize_pixels(frames), self.layers)
+        x = self.image_vit(frames, self.layers)
         keep_cells = torch.ones(len(frames), grid.n_cells, dtype=torch.bool, device=frames.device)
         valid = (index >= 0).any(-1)
         features = self.connect(torch.cat(x, -1).flatten(0, 1), index[valid])

@@ -189,7 +189,7 @@ def frame_keys(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8:
         images = ((images.float() + 1) * 127.5).round()
     weights = torch.arange(1, images.shape[1] + 1, device=images.device)
-    return (images.to(torch.int64).sum(-1) * weights).sum(-1)
+    return (images.sum(-1, dtype=torch.int64) * weights).sum(-1)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config
 from olmo.nn.connector import ImageProjector, build_pooling, pool_windows
-from olmo.nn.image_vit import VisionTransformer, VitConfig, normalize_pixels
+from olmo.nn.image_vit import VisionTransformer, VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.token_layout import real_slots
 
@@ -141,7 +141,7 @@ class VisionBackbone(nn.Module):
         else:
             slots = real_slots(num_images, images.shape[1]).to(images.device)
         index = patch_rows(token_pooling, slots, images.shape[1], images.shape[2])
-        x = self.image_vit(normalize_pixels(images.flatten(0, 1)[slots]), self.layers)
+        x = self.image_vit(images.flatten(0, 1)[slots], self.layers)
         keep = (index >= 0).any(-1)
         features = self.connect(torch.cat(x, -1).flatten(0, 1), index[keep])
         return VisionOutput(features, keep)

@@ -32,6 +32,11 @@ def inputs(
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
+def heads(x: Tensor) -> Tensor:
+    """In place of a projection: the heads of [..., 2 * D] apart."""
+    return x.unflatten(-1, (2, -1))
+
+
 def log_scores(*shape: int) -> Tensor:
     """As the scorer gives them: between -2 and 0."""
     return -2 * torch.rand(*shape)
@@ -116,7 +121,7 @@ def test_segments_attend_to_themselves() -> None:
     frames = layout.source // 20
     first = [torch.randn(len(frames), 2, 8, requires_grad=True) for _ in "qkv"]
     second = [x.detach().clone().requires_grad_() for x in first]
-    got = segment_attention(first[0], first[1], first[2], layout)
+    got = segment_attention(first[0], first[1], first[2], layout, project=heads)
     want = torch.zeros_like(got)
     for frame in frames.unique():
         rows = frames == frame
@@ -142,7 +147,8 @@ def test_segments_attend_to_their_frames(packed: bool) -> None:
     q = torch.randn(len(layout.source), 2, 8, requires_grad=True)
     k, v = torch.randn(2, 6, 20, 2, 8).requires_grad_()
     bias = log_scores(6, 20).requires_grad_()
-    got = segment_attention(q, k, v, layout, key_bias=bias)[layout.slot[layout.slot >= 0]]
+    got = segment_attention(q, k, v, layout, key_bias=bias, project=heads)
+    got = got[layout.slot[layout.slot >= 0]]
     frame = (layout.slot >= 0).nonzero()[:, 0] // 20
     one_query = q[layout.slot[layout.slot >= 0]][:, :, None]
     keys, values = (x[frame].transpose(1, 2) for x in (k, v))
@@ -184,11 +190,12 @@ def test_arguments_of_the_variable_length_kernel(whole_frames: bool, head_dim: i
     k, v = torch.randn(2, *shape, 2, head_dim)
     bias = log_scores(6, 20) if whole_frames else None
     got = _varlen_attention(kernel_in_words, q, k, v, layout, bias)
-    torch.testing.assert_close(got, segment_attention(q, k, v, layout, key_bias=bias))
+    want = segment_attention(q, k, v, layout, key_bias=bias, project=heads)
+    torch.testing.assert_close(got, want)
 
 
 def test_no_segments() -> None:
     grid = CellGrid.build(2, 2, 2, torch.device("cpu"))
     layout = TokenLayout.ragged(torch.zeros(2, 1, dtype=torch.bool), grid)
     empty = torch.zeros(0, 2, 8)
-    assert segment_attention(empty, empty, empty, layout).shape == (0, 2, 8)
+    assert segment_attention(empty, empty, empty, layout, project=heads).shape == (0, 2, 8)

@@ -11,7 +11,7 @@ from torch import Tensor
 from olmo.eval.benchmark.inputs import Inputs
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masked_bias
-from olmo.nn.image_vit import ViTBlock, normalize_pixels
+from olmo.nn.image_vit import ViTBlock
 from olmo.nn.llm_mask import attention_mask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout, first_fit_decreasing
@@ -27,7 +27,7 @@ def masked_vit(model: TemporalVideoOlmo, sample: Inputs) -> Tensor:
     grid = vit.grid(images.device)
     table = backbone.frames(sample.num_images, sample.multimodal_type, sample.n_frames)
     table = table.to(images.device)
-    x, found = vit.embed(normalize_pixels(images)), []
+    x, found = vit.embed(images), []
     for block in vit.blocks[: vit.config.prune_at + 1]:
         x = block(x)
         found.append(x)

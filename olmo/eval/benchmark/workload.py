@@ -20,7 +20,6 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     TemporalVideoOlmoConfig,
 )
 from olmo.nn.flops import StageFlops, model_flops
-from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.token_pruning import PRUNE_METHODS
 
@@ -78,7 +77,7 @@ def run_vit(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome:
     backbone, images = model.vision_backbone, inputs.images
     frames, vit = images.flatten(0, 1), backbone.image_vit
     if not model.config.vision_backbone.vit.prune:
-        x = torch.cat(vit(normalize_pixels(frames), backbone.layers), -1).flatten(0, 1)
+        x = torch.cat(vit(frames, backbone.layers), -1).flatten(0, 1)
         keep = torch.ones(inputs.token_pooling.shape[:2], dtype=torch.bool, device=x.device)
         return Outcome(x, keep)
     table = backbone.frames(inputs.num_images, inputs.multimodal_type, images.shape[1])
