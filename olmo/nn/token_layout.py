@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -131,7 +132,10 @@ class CellGrid:
     window_order: Tensor
 
     @classmethod
+    @cache
+    @torch.inference_mode(False)
     def build(cls, hp: int, wp: int, pool: int, device: torch.device) -> CellGrid:
+        """Grid of ``hp x wp`` patches in windows of ``pool x pool``; the same object every time."""
         windows = torch.from_numpy(pooling_windows(hp, wp, pool, pool))
         cell, slot = torch.nonzero(windows >= 0, as_tuple=True)
         order = windows[cell, slot]

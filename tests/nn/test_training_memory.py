@@ -28,7 +28,7 @@ def kept_bytes(model: TemporalVisionBackbone, batch: dict[str, Tensor]) -> int:
 
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        if storage.data_ptr() not in own and not x.dtype == torch.int64:
+        if storage.data_ptr() not in own and x.dtype != torch.int64:
             held[storage.data_ptr()] = storage.nbytes()
         return x
 

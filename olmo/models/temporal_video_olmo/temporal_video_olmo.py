@@ -122,9 +122,8 @@ def kept_tokens(input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id
             f"<im_patch> tokens per row {is_patch.sum(1).tolist()}, "
             f"token_pooling rows per row {has_row.sum(1).tolist()}"
         )
-    stays = torch.ones_like(is_patch)
-    stays[is_patch] = keep[has_row]
-    return stays
+    valid_first = torch.argsort((~has_row).flatten().to(torch.int8), stable=True)
+    return torch.ones_like(is_patch).masked_scatter(is_patch, keep.flatten()[valid_first])
 
 
 def drop_tokens(row: TextRow, kept: Tensor, compact: bool) -> TextRow:
