@@ -153,12 +153,11 @@ def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
 
 def summary_row(metrics: Mapping[str, Any]) -> list[object]:
     """Cells under ``HEADERS``."""
-    interval = metrics["interval"]
     timing = metrics.get("timing") or {}
     return [
         metrics["task"],
         _number(metrics["accuracy"], 1, 100),
-        " - ".join(f"{100 * end:.1f}" for end in interval) if interval else None,
+        interval_text(metrics["interval"]),
         metrics["n"],
         metrics["unparsed"],
         metrics["skipped"],
@@ -166,6 +165,11 @@ def summary_row(metrics: Mapping[str, Any]) -> list[object]:
         _number(metrics["tokens_after"], 1),
         _number(timing.get("seconds_per_example", {}).get("total"), 3),
     ]
+
+
+def interval_text(interval: Sequence[float] | None) -> str | None:
+    """In per cent."""
+    return None if interval is None else " - ".join(f"{100 * end:.1f}" for end in interval)
 
 
 def _number(value: float | None, digits: int, factor: float = 1) -> str | None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from olmo.eval.failure_pictures import is_failure, picture_path
-from olmo.eval.report import HEADERS, Problem, summary_row
+from olmo.eval.report import HEADERS, Problem, interval_text, summary_row
 from olmo.eval.store import PREDICTIONS_FILE, write_text
 
 REPORT_FILE = "report.html"
 MAX_FAILURES = 100
 """Failures of a task that are listed; those with a picture come first."""
+CATEGORY = ("category", "accuracy %", "95% interval")
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
@@ -24,8 +25,10 @@ table { border-collapse: collapse; margin: .6rem 0 } th { text-align: left }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .problem { color: #a11 } .failure { border-top: 1px solid #ddd; padding: .6rem 0 }
-.failure img { max-width: 100% } pre { white-space: pre-wrap; margin: .2rem 0; font: inherit }
-.faint { color: #707682 } summary { cursor: pointer; font-weight: 600; margin-top: 1rem }
+.failure img { max-width: 100% } pre { white-space: pre-wrap; margin: 0; font: inherit }
+.faint { color: #707682 } summary { cursor: pointer; font-size: 1.2em; font-weight: 600 }
+.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start }
+details { margin-top: 1.6rem } a { color: inherit }
 """
 
 
@@ -34,15 +37,28 @@ def write_report(
 ) -> None:
     """Write the report beside the tasks' folders, from their files."""
     title = html.escape(f"Evaluation: {folder.name}")
-    settings = metrics[0]["model"] if metrics else {}
     parts = [
         f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p class='faint'>{_line(settings)}</p>",
-        _table(HEADERS, [summary_row(one) for one in metrics]),
+        f"<h1>{title}</h1><p class='faint'>{_set_up(metrics[0]) if metrics else ''}</p>",
+        _table(HEADERS, [summary_row(one) for one in metrics], link_first=True),
         _problems(problems),
         *(_task(folder / str(one["task"]).replace(":", "-"), one) for one in metrics),
     ]
     write_text(folder / REPORT_FILE, "\n".join(parts) + "\n")
+
+
+def _set_up(metrics: Mapping[str, Any]) -> str:
+    """What the tasks of a run have in common."""
+    timing = metrics.get("timing") or {}
+    lines = (
+        {"checkpoint": metrics.get("checkpoint"), **metrics["model"]},
+        {k: metrics.get(k) for k in ("generation", "seed", "max_examples")}
+        | {k: timing.get(k) for k in ("device", "world_size")},
+    )
+    return "<br>".join(
+        html.escape(", ".join(f"{k} {v}" for k, v in line.items() if v is not None))
+        for line in lines
+    )
 
 
 def _problems(problems: Sequence[Problem]) -> str:
@@ -58,18 +74,35 @@ def _task(folder: Path, metrics: Mapping[str, Any]) -> str:
     shown = sorted(failures, key=lambda row: not picture_path(folder, row).is_file())
     shown = shown[:MAX_FAILURES]
     categories = [
-        [name, _per_cent(one["accuracy"]), one["n"], one["unparsed"]]
+        [
+            name,
+            _per_cent(one["accuracy"]),
+            interval_text(one["interval"]),
+            one["n"],
+            one["unparsed"],
+        ]
         for name, one in metrics["categories"].items()
     ]
-    more = [[name, f"{value:.3f}"] for name, value in metrics.get("scores", {}).items()]
+    seconds = (metrics.get("timing") or {}).get("seconds_per_example") or {}
+    figures = [
+        (title, [[name, f"{value:.3f}"] for name, value in (values or {}).items()])
+        for title, values in (
+            ("score", metrics.get("scores")),
+            ("pruning, mean per example", metrics.get("stts")),
+            ("stage, median seconds per example", seconds),
+        )
+    ]
     skipped = [[s["index"], s["error"]] for s in metrics["skipped_examples"]]
     count = f"{len(failures)} of {len(rows)} answers are not right"
     if len(shown) < len(failures):
         count += f"; {len(shown)} of them are shown"
     parts = [
-        f"<details open><summary>{html.escape(str(metrics['title']))}</summary>",
-        _table(("category", "accuracy %", "n", "unparsed"), categories) if categories else "",
-        _table(("score", "mean"), more) if more else "",
+        f"<details open id='{html.escape(str(metrics['task']))}'>",
+        f"<summary>{html.escape(str(metrics['title']))}</summary>",
+        "<div class='tables'>",
+        _table((*CATEGORY, "n", "unparsed"), categories) if categories else "",
+        *(_table((title, ""), rows) for title, rows in figures if rows),
+        "</div>",
         _table(("left out", "why"), skipped) if skipped else "",
         f"<p>{count}.</p>",
         *(_failure(folder, row) for row in shown),
@@ -100,9 +133,18 @@ def _failure(folder: Path, row: Mapping[str, Any]) -> str:
     return f"<div class='failure'><b>{name}</b><table>{table}</table>{picture}</div>"
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], link_first: bool = False
+) -> str:
+    """``link_first``: the first cell of a row leads to the part of the page with its name."""
     head = "".join(f"<th>{html.escape(h)}" for h in headers)
-    body = "".join("<tr>" + "".join(map(_cell, row)) for row in rows)
+    body = ""
+    for row in rows:
+        first, *rest = map(_cell, row)
+        if link_first:
+            name = html.escape(str(row[0]))
+            first = f"<td><a href='#{name}'>{name}</a>"
+        body += "".join(["<tr>", first, *rest])
     return f"<table><tr>{head}{body}</table>"
 
 
@@ -110,10 +152,6 @@ def _cell(value: object) -> str:
     text = "-" if value is None else str(value)
     number = text.replace(".", "", 1).lstrip("-").isdigit()
     return f"<td{' class=number' if number else ''}>{html.escape(text)}"
-
-
-def _line(settings: Mapping[str, Any]) -> str:
-    return html.escape(", ".join(f"{k} {v}" for k, v in settings.items()))
 
 
 def _per_cent(value: float | None) -> str | None:

@@ -93,8 +93,8 @@ def _track(name: str) -> Task:
     return Task(dataset, dataset, "test", "tracking", 4096, ("tracking",), batch_size=1)
 
 
-LVB = ("duration_group", "question_category")
-MME = ("duration", "sub_category", "task_type")
+LVB = ("duration_group", "question_category", "level")
+MME = ("duration", "domain", "sub_category", "task_type")
 
 TASKS = (
     Task(SYNTHETIC, SYNTHETIC, "test", QUESTION_ANSWERING, 16, ("synthetic",), title="Synthetic"),

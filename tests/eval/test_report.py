@@ -108,6 +108,8 @@ def test_html(tmp_path):
         "title": "Colours",
         **summarize(RankResults(rows, [{"index": 9, "error": "cut <off>"}])),
         "model": {"topk": 0.5},
+        "checkpoint": "run/step7",
+        "timing": {"seconds_per_example": {"prefill": 0.25}, "device": "cpu"},
     }
     folder = tmp_path / "colours-test"
     write_result(folder, metrics, rows)
@@ -120,6 +122,9 @@ def test_html(tmp_path):
     assert "no &lt;files&gt;" in text and "cut &lt;off&gt;" in text and "&lt;b&gt;x" in text
     assert text.index("drawn") < text.index("e1") and "data:image/jpeg;base64," in text
     assert "e0" not in text
+    assert "href='#colours:test'" in text and "id='colours:test'" in text
+    for words in ("checkpoint run/step7", "device cpu", "prefill", "0.250", "95% interval"):
+        assert words in text
 
 
 def test_html_of_nothing(tmp_path):

@@ -54,7 +54,7 @@ CHOICE = [
     *(
         (
             *(name, "The best answer is:"),
-            ["duration/short", "sub_category/Law", "task_type/OCR Problems"],
+            ["duration/short", "domain/Knowledge", "sub_category/Law", "task_type/OCR Problems"],
             *(["C", "The best answer is: (C)", "Clearly it is so"], ["B or C"], ["", "c", "E"]),
         )
         for name in ("video_mme", "video_mme_w_subtitle")
@@ -62,7 +62,7 @@ CHOICE = [
     *(
         (
             *(name, LETTER_SUFFIX),
-            ["duration_group/15", "question_category/S2E"],
+            ["duration_group/15", "question_category/S2E", "level/L1-Perception"],
             *(["C", "Answer: C"], ["E", "B or C"], ["", "c", "none"]),
         )
         for name in ("long_video_bench_no_subtitle", "long_video_bench_w_subtitle")
