@@ -74,8 +74,8 @@ def _checked(path: Path, shipped: Lists) -> dict[str, tuple[str, ...]]:
     for name, templates in read_yaml(path).items():
         if shipped and name not in shipped:
             near = difflib.get_close_matches(str(name), shipped, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{path}: unknown list {name!r}.{hint} Known: {', '.join(shipped)}")
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(shipped)}"
+            raise ConfigError(f"{path}: unknown list {name!r}. {hint}")
         if not isinstance(templates, list) or not templates:
             raise ConfigError(f"{path}: {name}: expected a list of texts, got {templates!r}")
         for i, template in enumerate(templates):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from olmo.data.loader import load_example
+from olmo.data.loader import ExampleSource, load_example
+from olmo.data.mixture import MixtureConfig, example_rng
 from olmo.data.registry import get_dataset
 from olmo.data.synthetic_video import encode_mp4
 from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.types import MultimodalType
+from tests.data import test_datasets_reference
 from tests.data.datasets_miniature import Miniature
 from tests.data.test_datasets_all import CASES
 
@@ -72,3 +74,42 @@ def test_rows(
             assert kinds == [MultimodalType.MULTI_IMAGE if several else MultimodalType.IMAGE]
         else:
             assert kinds == []
+
+
+def write_recorded(root: Path) -> None:
+    """The layouts of recorded training examples, with empty media."""
+    for recorded, (name, split, layout) in test_datasets_reference.CASES.items():
+        if split == "train":
+            entry = test_datasets_reference.GOLDEN[recorded]
+            media = [e["video"].removeprefix("<VIDEO_DATA_HOME>/") for e in entry["examples"]]
+            Miniature(name, layout(entry["raw"]), media).write(root)
+
+
+def test_the_whole_mixture(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preprocessor: ExamplePreprocessor,
+    media: dict[str, bytes],
+) -> None:
+    """All data sets of ``molmo2`` at once, drawn as in training and packed."""
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    for case in CASES:
+        if case.split == "train":
+            case.write(tmp_path)
+    write_recorded(tmp_path)
+    config = MixtureConfig.load("molmo2")
+    mixture = config.open("train")
+    assert len(mixture.names) == 94
+    group_of = {d.name: group.name for group in config.groups for d in group.datasets}
+    source, drawn = ExampleSource(mixture, preprocessor, seed=1), set()
+    for i in range(80):
+        ref = source.stream[i]
+        drawn.add(group_of[ref.dataset])
+        rng = example_rng(source.seed, ref.index, ref.epoch)
+        example = mixture.datasets[ref.dataset].get(ref.index, rng)
+        fill(example, media)
+        pointing = group_of[ref.dataset] in ("tracking", "video_pointing", "image_pointing")
+        assert (example.get("weight", {}).get("weight") == 0.2) == pointing
+        loss = source.load(i)["loss_masks"]
+        assert loss.max() == pytest.approx(0.2) if pointing else loss.max() > 0
+    assert drawn == set(group_of.values())
