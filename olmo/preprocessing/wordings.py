@@ -35,6 +35,10 @@ class Wordings:
     def load(cls, path: str | Path | None = None) -> Wordings:
         """The shipped lists, those that the file ``path`` has replaced by its own. ``ConfigError``
         names the file, list and number of a wording that cannot be used."""
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(
+                f"data_formatter.prompts: no file {path}; null takes the shipped wordings"
+            )
         return cls(_load(None if path is None else str(path)))
 
     def drawn_with(self, rng: Rng | None) -> Wordings:

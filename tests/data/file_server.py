@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,8 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             self.send_error(404)
             return
-        start = 0
-        if wanted and not name.startswith("whole"):
+        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        start, changed = 0, self.headers.get("If-Range", tag) != tag
+        if wanted and not name.startswith("whole") and not changed:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(data):
                 self.send_response(416)
@@ -44,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("ETag", tag)
         self.end_headers()
         broken = name.startswith("cut") or (name.startswith("short") and first_time)
         self.wfile.write(data[start : start + 3000] if broken else data[start:-1])

@@ -71,6 +71,23 @@ def test_a_broken_connection_is_tried_again(server: Any, tmp_path: Path) -> None
     assert handler.seen == [("short.bin", None), ("short.bin", "bytes=3000-")]
 
 
+def test_a_file_that_has_changed_is_fetched_anew(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    address, handler = server
+    handler.files["cut.bin"] = CONTENT
+    target = tmp_path / "x"
+    with pytest.raises(DownloadError, match="3000 of"):
+        download(f"{address}/cut.bin", target)
+    assert len((tmp_path / "x.part").read_bytes()) == 3000
+    handler.files["cut.bin"] = CONTENT[::-1][:2500]  # a new version, shorter than what cuts off
+    download(f"{address}/cut.bin", target)
+    assert target.read_bytes() == CONTENT[::-1][:2500]
+    assert handler.seen[1] == ("cut.bin", "bytes=3000-")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"], "no traces are left"
+
+
 def test_a_server_without_ranges_starts_over(server: Any, tmp_path: Path) -> None:
     address, handler = server
     handler.files["whole.bin"] = CONTENT

@@ -29,11 +29,13 @@ class DownloadError(RuntimeError):
     """A source that could not be fetched; the message says which and why."""
 
 
-def open_url(url: str, start: int = 0) -> Any:
-    """Response of a request from byte ``start`` on."""
+def open_url(url: str, start: int = 0, version: str = "") -> Any:
+    """Response of a request from byte ``start`` on; of the whole file if it is no longer of that
+    ``version`` (its ETag or date)."""
     if not url.startswith(("https://", "http://")):
         raise ValueError(f"not a web address: {url}")
     headers = {"User-Agent": "olmo-stts"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers |= {"If-Range": version} if start and version else {}
     return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
 
 
@@ -54,6 +56,7 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                 raise DownloadError(f"{url}: {e}") from e
             log.warning("%s: %s; attempt %d of %d", url, e, attempt + 1, ATTEMPTS)
             time.sleep(PAUSE_S * attempt)
+    version_file(part).unlink(missing_ok=True)
     if sha256 is not None and (found := file_sha256(part)) != sha256:
         part.unlink()
         raise DownloadError(f"{url}: SHA-256 is {found}, expected {sha256}")
@@ -61,10 +64,12 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
 
 
 def fetch_part(url: str, part: Path) -> None:
-    """Append the rest of ``url`` to ``part``; start over where the server sends it whole."""
+    """Append the rest of ``url`` to ``part``; start over where the server sends it whole, which it
+    does if the file has changed since."""
     have = part.stat().st_size if part.exists() else 0
+    known = version_file(part)
     try:
-        response = open_url(url, have)
+        response = open_url(url, have, known.read_text() if known.exists() else "")
     except urllib.error.HTTPError as e:
         if e.code == 416 and e.headers.get("Content-Range") == f"bytes */{have}":
             return  # it was complete
@@ -76,6 +81,9 @@ def fetch_part(url: str, part: Path) -> None:
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
+        if not resumed:
+            part.unlink(missing_ok=True)  # first, so that old bytes never pass for the new version
+            known.write_text(_version(response.headers))
         with (
             open(part, "ab" if resumed else "wb") as file,
             tqdm(
@@ -91,6 +99,17 @@ def fetch_part(url: str, part: Path) -> None:
                 bar.update(len(block))
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+
+
+def version_file(part: Path) -> Path:
+    """Says of which version of a file ``part`` is a part."""
+    return part.with_name(part.name + ".version")
+
+
+def _version(headers: Any) -> str:
+    """A strong ETag, else the date; nothing where the server states neither."""
+    tag = headers.get("ETag") or ""
+    return "" if tag.startswith("W/") else tag or headers.get("Last-Modified") or ""
 
 
 def file_sha256(path: Path) -> str:
