@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 if TYPE_CHECKING:
     from olmo.nn.token_layout import TokenLayout
@@ -52,7 +53,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     *,
-    mask: Tensor | None = None,
+    mask: Tensor | BlockMask | None = None,
     key_bias: Tensor | None = None,
     dropout_p: float = 0.0,
     float32: bool = False,
@@ -63,7 +64,7 @@ def attention(
     Args:
         q: ``[B, H, Sq, D]``; k, v: ``[B, Hkv, Sk, D]``, ``H`` a multiple of ``Hkv``.
         mask: bool, broadcastable to ``[B, H, Sq, Sk]``, True = may attend. A row without any
-            True gives zeros.
+            True gives zeros. A ``BlockMask`` goes to flex attention: a GPU, or no gradients.
         key_bias: ``[B, Sk]``, added to the logits of every query for that key.
         float32: compute in float32 and cast back (undone by autocast, as in the reference).
 
@@ -82,6 +83,9 @@ def attention(
         else:
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
     gqa = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        flex: Callable[..., Tensor] = flex_kernel() if q.is_cuda else flex_attention
+        return flex(q, k, v, block_mask=mask, scale=scale, enable_gqa=gqa).to(dtype)
     if gqa and mask is not None and q.is_cuda:  # the kernels that take a mask share no heads
         repeat = q.shape[1] // k.shape[1]
         k, v, gqa = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), False
@@ -93,6 +97,12 @@ def attention(
     else:
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, scale=scale, enable_gqa=gqa)
     return out[..., :head_dim].to(dtype)
+
+
+@cache
+def flex_kernel() -> Callable[..., Tensor]:
+    """Flex attention, compiled: only then it skips the empty blocks and keeps no scores."""
+    return torch.compile(flex_attention)
 
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import Config
 from olmo.nn.attention import attention
@@ -38,7 +39,6 @@ class LlmConfig(Config):
             "init_fn",
             "init_cutoff_factor",
             "init_path",
-            "attention_type",
             "float32_attention",
             "rope_full_precision",
             "use_position_ids",
@@ -104,6 +104,9 @@ class LlmConfig(Config):
     norm_after: bool = False
     """Norm the output of a sublayer (OLMo3) instead of its input (Qwen3)."""
     layer_norm_eps: float = 1e-6
+    attention_type: Literal["sdpa", "flex"] = "sdpa"
+    """``flex``: on a GPU, block-sparse flex attention in place of a dense mask [S, S]; not run on
+    a GPU yet. The CPU has no backward pass for it and uses ``sdpa``, with the same numbers."""
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
@@ -123,7 +126,15 @@ class LlmConfig(Config):
     """Any value recomputes every block in the backward pass of training; None keeps all of it."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if data.get("attention_type") in ("direct", "flash"):  # which ended in sdpa, too
+            data["attention_type"] = "sdpa"
+        return data
+
     def __post_init__(self) -> None:
+        if self.attention_type == "flex" and self.attention_dropout:
+            raise ValueError("attention_type=flex has no attention_dropout: set it to 0")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads {self.kv_heads}")
         if self.rope_type == "yarn" and not (
@@ -259,10 +270,11 @@ class LlmBlock(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | BlockMask,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """x [B, S, D]; mask bool [B, 1, S, S_total]; keys of ``cache`` come before the new."""
+        """x [B, S, D]; mask bool [B, 1, S, S_total], or its blocks; keys of ``cache`` come before
+        the new."""
         if self.config.norm_after:
             x = x + self.dropout(self.attn_norm(self.attend(x, rope, mask, cache)))
             return x + self.dropout(self.ff_norm(self.feed_forward(x)))
@@ -270,7 +282,11 @@ class LlmBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x)))
 
     def attend(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, cache: KVCache | None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | BlockMask,
+        cache: KVCache | None,
     ) -> Tensor:
         q, k, v = self.att_proj(x).split(self.split, -1)
         if not self.per_head_norm:
@@ -311,7 +327,11 @@ class Transformer(nn.Module):
             nn.init.normal_(self.ff_out.weight, std=self.config.initializer_range)
 
     def forward(
-        self, x: Tensor, position_ids: Tensor, mask: Tensor, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | BlockMask,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Embedded tokens [B, S, D] -> states after the final norm [B, S, D]."""
         ropes = {}

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output
 from olmo.models.registry import model_config_from_dict
-from olmo.nn.llm_mask import attention_mask
+from olmo.nn.attention import attention
+from olmo.nn.llm_mask import TokenMask
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NAMES = ("molmo2_tiny", "molmo2_tiny_olmo3")
@@ -167,9 +168,10 @@ def test_attention_mask_of_a_packed_row(mode: str) -> None:
     """Against the rule written out for one query and one key at a time."""
     x, ids = inputs("packed"), config("molmo2_tiny")["special_token_ids"]
     tokens, segments = x["input_ids"][0].tolist(), x["subsegment_ids"][0].tolist()
-    mask = attention_mask(
+    rule = TokenMask.build(
         x["input_ids"], ids, None if mode == "causal" else mode, x["subsegment_ids"]
-    )[0, 0]
+    )
+    mask = rule.dense()[0, 0]
     visual = {ids[t] for t in ids if not t.startswith("<|")}
     starts = {ids["<frame_start>"], ids["<low_res_im_start>"]}
     image, count = [], 0
@@ -185,3 +187,6 @@ def test_attention_mask_of_a_packed_row(mode: str) -> None:
             both &= mode != "within_image" or image[k] <= image[q]
             allowed = tokens[k] >= 0 and segments[q] <= segments[k] and (k <= q or both)
             assert mask[q, k].item() == allowed, (q, k)
+    q, k, v = torch.randn(3, 1, 2, len(tokens), 16)
+    dense = attention(q, k, v, mask=rule.dense())
+    torch.testing.assert_close(attention(q, k, v, mask=rule.blocks()), dense)

@@ -12,7 +12,7 @@ from olmo.eval.benchmark.inputs import Inputs
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masked_bias
 from olmo.nn.image_vit import ViTBlock
-from olmo.nn.llm_mask import attention_mask
+from olmo.nn.llm_mask import TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout, first_fit_decreasing
 from olmo.nn.token_pruning import select_cells
@@ -88,7 +88,7 @@ def masked_llm(model: TemporalVideoOlmo, sample: Inputs, kept: Tensor, features:
     ids, mode = sample.input_ids, model.config.bi_directional_attn
     x = model.transformer.wte(ids)
     x[kept & (ids == model.special_ids["<im_patch>"])] += features.to(x.dtype)
-    mask = attention_mask(ids, model.special_ids, mode) & kept[:, None, None]
+    mask = TokenMask.build(ids, model.special_ids, mode).dense() & kept[:, None, None]
     mask |= torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
     positions = (kept.cumsum(1) - 1).clamp(min=0)
     if model.config.pruned_position_ids == "original":

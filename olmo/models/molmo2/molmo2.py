@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import Config, ConfigError
 from olmo.models.registry import register_model
 from olmo.nn.generate import GenerateOutput, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
-from olmo.nn.llm_mask import BidirectionalMode, attention_mask
+from olmo.nn.llm_mask import BidirectionalMode, TokenMask
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
@@ -259,15 +260,17 @@ class Molmo2(nn.Module):
             x = x.flatten(0, 1).index_add(0, flat, vision.features.to(x.dtype)).view_as(x)
         return self.embedding_dropout(x)
 
-    def mask(self, row: TextRow) -> Tensor:
-        """bool [B, 1, S, S]: see ``olmo.nn.llm_mask.attention_mask``."""
-        return attention_mask(
+    def mask(self, row: TextRow) -> Tensor | BlockMask:
+        """bool [B, 1, S, S], or its blocks: see ``olmo.nn.llm_mask.TokenMask``."""
+        mask = TokenMask.build(
             row.input_ids,
             self.special_ids,
             self.config.bi_directional_attn,
             row.subsegment_ids,
             row.valid,
         )
+        flex = self.config.llm.attention_type == "flex" and row.input_ids.is_cuda
+        return mask.blocks() if flex else mask.dense()
 
 
 def check_video_pooling(config: Molmo2Config, pool: int) -> None:
