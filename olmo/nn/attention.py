@@ -15,7 +15,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +84,9 @@ def attention(
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
     gqa = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
-        flex: Callable[..., Tensor] = flex_kernel() if q.is_cuda else flex_attention
-        return flex(q, k, v, block_mask=mask, scale=scale, enable_gqa=gqa).to(dtype)
+        return flex_kernel(q.is_cuda)(q, k, v, block_mask=mask, scale=scale, enable_gqa=gqa).to(
+            dtype
+        )
     if gqa and mask is not None and q.is_cuda:  # the kernels that take a mask share no heads
         repeat = q.shape[1] // k.shape[1]
         k, v, gqa = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), False
@@ -100,9 +101,11 @@ def attention(
 
 
 @cache
-def flex_kernel() -> Callable[..., Tensor]:
-    """Flex attention, compiled: only then it skips the empty blocks and keeps no scores."""
-    return torch.compile(flex_attention)
+def flex_kernel(compiled: bool) -> Callable[..., Tensor]:
+    """Flex attention; only when ``compiled`` it skips the empty blocks and keeps no scores."""
+    return cast(
+        Callable[..., Tensor], torch.compile(flex_attention) if compiled else flex_attention
+    )
 
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
