@@ -3,6 +3,7 @@ nothing random happens while it is opened."""
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,10 @@ def test_announced_draws_are_drawn_anew(
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     case.write(tmp_path)
     data = get_dataset(case.name, case.split)
-    records = data.records
+    records, copy = data.records, pickle.loads(pickle.dumps(data))
     for i in range(len(data)):
+        again = plain(copy.get(i, np.random.RandomState(3)))
+        assert again == plain(data.get(i, np.random.RandomState(3))), "in another process"
         found = [str(plain(data.get(i, np.random.RandomState(seed)))) for seed in range(30)]
         varies = announced(records[i]) and not no_choice(records[i])
         assert (len(set(found)) > 1) == varies

@@ -71,9 +71,8 @@ def _evaluated(home: Path, rows: list[Row]) -> Record:
         "video_fps": row["fps"],
     }
     metadata |= {"category": row["category"]} if row.get("category") else {}
-    return {"label": row["label"], "style": TRACK, "sampling_fps": SAMPLING_FPS} | {
-        "metadata": metadata
-    }
+    question = {"label": row["label"], "style": TRACK, "sampling_fps": SAMPLING_FPS}
+    return question | {"metadata": metadata}
 
 
 def _trained(style: str, home: Path, rows: list[Row]) -> Record:
