@@ -3,9 +3,10 @@
     python scripts/compare_runs.py runs/stts/eval
     python scripts/compare_runs.py dense=runs/a/eval/step100 "STTS 50%=runs/b/eval/step100"
 
-Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders, and
-may be given a label. The first run is the baseline: a star marks an accuracy that differs from
-its own (paired over the questions, p < 0.05), and a second table gives the differences.
+Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders,
+whose runs are sorted, dense first; each may be given a label. The first run is the baseline: a star
+marks an accuracy that differs from its own (paired over the questions, p < 0.05), and a second table
+gives the differences.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ class _Run:
         try:
             metrics = self._metrics(task)
         except TaskFailed as e:
-            log.error("%s failed: %s", task.name, e)
+            if is_main():  # every rank has the same error
+                log.error("%s failed: %s", task.name, e)
             self.problems.append(Problem(task.name, str(e)))
             return
         self.metrics.append(metrics)
@@ -110,7 +111,8 @@ class _Run:
         work = together(lambda: self._survey(task, dataset, store) if is_main() else None)
         work = broadcast_object(work)
         if work.metrics is not None:
-            log.info("%s is up to date", store.folder)
+            if is_main():
+                log.info("%s is up to date", store.folder)
             return work.metrics
         if len(work.rows) < len(work.fingerprints):
             model = self._load()

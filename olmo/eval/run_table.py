@@ -34,7 +34,8 @@ class Run:
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Runs of these folders. A folder of runs stands for all of them; ``LABEL=FOLDER`` names one.
+    """Runs of these folders. A folder of runs stands for all of them, dense ones first, then by
+    method and share; ``LABEL=FOLDER`` names one.
 
     Raises ``FileNotFoundError`` for a folder without results, ``ValueError`` for broken files.
     """
@@ -43,6 +44,7 @@ def load_runs(paths: Sequence[str | Path]) -> list[Run]:
         label, _, path = given.partition("=") if not Path(given).exists() else ("", "", given)
         folder = Path(path or given)
         found = [run for run in map(_load, [folder, *_subfolders(folder)]) if run.metrics]
+        found.sort(key=_rank)
         if not found:
             raise FileNotFoundError(f"{folder}: no {METRICS_FILE} of a task in it")
         if label and len(found) == 1:
@@ -79,12 +81,25 @@ def _name(runs: Sequence[Run]) -> None:
             run.label = f"{label} ({run.folder.name})"
 
 
+def _rank(run: Run) -> tuple[str, float, int]:
+    """Where a run stands in a table: dense first; the learned method before the others."""
+    model = _model(run)
+    method = str(model.get("prune_method")) if _share(model) else ""
+    order = {"": "0", "scorer": "1"}.get(method, f"2{method}")
+    return order, _share(model), int(model.get("max_frames") or 0)
+
+
 def _model(run: Run) -> dict[str, Any]:
     return next(iter(run.metrics.values())).get("model") or {}
 
 
+def _share(model: dict[str, Any]) -> float:
+    """Share of the tokens that is removed."""
+    return float(model.get("topk") or 0) if model.get("prune", True) else 0.0
+
+
 def _settings_label(model: dict[str, Any], with_frames: bool) -> str:
-    topk = model.get("topk") if model.get("prune", True) else None
+    topk = _share(model)
     label = f"{model.get('prune_method')} {100 * topk:g}%" if topk else "dense"
     return f"{label}, {model['max_frames']} frames" if with_frames else label
 
@@ -142,7 +157,8 @@ def difference_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]
             same = sum(a["prediction"] == b["prediction"] for a, b in pairs) / len(ours)
             p = p_value(paired_gaps(ours, theirs))
             interval = f"{gap.low:+.1f} to {gap.high:+.1f}"
-            cells += [f"{gap.points:+.1f}", interval, f"{p:.3f}", gap.n, f"{100 * same:.1f}"]
+            shown = f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+            cells += [f"{gap.points:+.1f}", interval, shown, gap.n, f"{100 * same:.1f}"]
             rows.append(cells)
     return headers, rows
 

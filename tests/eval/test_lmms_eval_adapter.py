@@ -168,8 +168,10 @@ def test_model_args_become_overrides(adapter):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs lmms-eval")
-def test_run_through_the_harness(tmp_path):
-    """``python -m lmms_eval`` finds the model by its entry point and gives the same answers."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_through_the_harness(tmp_path, processes):
+    """``python -m lmms_eval`` finds the model by its entry point and gives the same answers, also
+    with the questions divided among processes."""
     found = docs(5, tmp_path)
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in found))
     plugin = tmp_path / "path" / "plugin-0.dist-info"
@@ -195,7 +197,18 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
     )
     args = f"pretrained={CHECKPOINT},topk=0.5,device=cpu,model_name=temporal_video_olmo"
     args += ",vision_backbone.vit.prune_at=1"
-    command = [sys.executable, "-m", "lmms_eval", "--model", "molmo2_stts", "--model_args", args]
+    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    launch = launch if processes > 1 else []
+    command = [
+        sys.executable,
+        *launch,
+        "-m",
+        "lmms_eval",
+        "--model",
+        "molmo2_stts",
+        "--model_args",
+        args,
+    ]
     command += ["--tasks", "tiny_video", "--include_path", str(tasks), "--batch_size", "1"]
     command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
     path = os.pathsep.join([str(tmp_path / "path"), str(ROOT)])

@@ -76,6 +76,18 @@ def test_labels(runs):
     assert same == ["scorer 50% (b)", "scorer 50% (f)"]
 
 
+def test_a_folder_of_runs_is_sorted(tmp_path):
+    for name, topk, method in (
+        *(("a", 0.5, "random"), ("b", 0.8, "scorer"), ("c", 0.3, "scorer")),
+        *(("d", 0.0, "scorer"), ("e", 0.5, "evs")),
+    ):
+        write_run(tmp_path / name, [1, 0], topk, prune_method=method)
+    expected = ["dense", "scorer 30%", "scorer 80%", "evs 50%", "random 50%"]
+    assert [run.label for run in load_runs([tmp_path])] == expected
+    named = load_runs([tmp_path / "a", tmp_path / "d"])
+    assert [run.label for run in named] == ["random 50%", "dense"]  # in the order given
+
+
 def test_throughput_weighs_by_examples(tmp_path):
     write_run(tmp_path, [1] * 10, 0.5, ("mvbench",), speed=1.0)
     write_run(tmp_path, [1] * 10, 0.5, ("tomato",), speed=4.0)
