@@ -5,7 +5,7 @@
 
 Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders,
 whose runs are sorted, dense first; each may be given a label. The first run is the baseline: a star
-marks an accuracy that differs from its own (paired over the questions, p < 0.05), and a second table
+marks an accuracy that differs from its own (paired over the questions, p < 0.05); a second table
 gives the differences.
 """
 
