@@ -30,7 +30,7 @@ from olmo.data.datasets.declare import (
     select_rows,
     videos_of,
 )
-from olmo.data.mixture import MixtureConfig
+from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.synthetic_video import TABLE, rendered
 
@@ -56,13 +56,13 @@ class Status:
         hours = "" if self.hours is None else f"{'~' * self.sampled}{self.hours:,.1f}"
         examples = count if self.n_all else ""
         return (
-            f"{self.name:36s}{self.split:12s}{self.state:12s}{examples:>16s}{hours:>10s}"
+            f"{self.name:48s}{self.split:12s}{self.state:12s}{examples:>16s}{hours:>10s}"
             f"  {self.where}"
         )
 
 
 HEADER = (
-    f"{'data set':36s}{'split':12s}{'state':12s}{'examples':>16s}{'hours':>10s}  where it looks"
+    f"{'data set':48s}{'split':12s}{'state':12s}{'examples':>16s}{'hours':>10s}  where it looks"
 )
 
 
@@ -149,6 +149,7 @@ def main(args: list[str] | None = None) -> int:
         if options.mixture:
             mixture = MixtureConfig.load(options.mixture)
             listed = [d.name for g in mixture.groups for d in g.datasets if d.path is None]
+            listed = [name for name in listed if name != CUSTOM]
             unknown = [name for name in listed if name not in (*rows, *embedded)]
             names += [name for name in listed if name not in unknown]
         synthetic = [name for name in dict.fromkeys(names) if name in embedded]

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
 from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
-from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
+from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
 from olmo.data.datasets.tables import address_name
 from olmo.data.datasets.web import (
     MARKERS,
@@ -202,13 +202,18 @@ def fetch(rows: list[DatasetRow], workers: int) -> list[str]:
     """Fetch all sources of all rows; a failure does not stop the others. Returns the failures."""
     failures: list[str] = []
     notes: list[str] = []
+    failed: dict[tuple[str, Source], Exception] = {}
     for row in rows:
         print(f"{row.name} -> {row.folder()}")
         job = Job(row, workers)
         for source in row.sources:
+            key = (row.home, source)
             try:
+                if key in failed:  # several data sets share it
+                    raise failed[key]
                 FETCHERS[type(source)](job, source)
             except (DownloadError, OSError, ValueError) as e:
+                failed[key] = e
                 failures.append(f"{row.name}: {e}")
                 print(f"  failed: {e}")
         notes += [f"{row.name}: {note}" for note in job.notes]
@@ -222,7 +227,7 @@ def list_rows() -> None:
     """Every data set with its groups and sources."""
     for row in dataset_rows().values():
         origin = [getattr(s, "repo", "") or getattr(s, "url", "") for s in row.sources]
-        print(f"{row.name:36s}{','.join(row.groups):28s}{' '.join(o for o in origin if o)}")
+        print(f"{row.name:48s}{','.join(row.groups):28s}{' '.join(o for o in origin if o)}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -211,6 +211,16 @@ def test_a_failure_does_not_stop_the_others(
     assert "Failed:\n  mine: " in shown
 
 
+def test_a_failure_is_not_repeated_for_each_data_set(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, handler = server
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    source = WebFile(f"{address}/gone.json", "gone.json")
+    failures = download_datasets.fetch([row(source), row(source, name="other")], workers=1)
+    assert [f.split(":")[0] for f in failures] == ["mine", "other"] and len(handler.seen) == 1
+
+
 class Hub:
     """Stands in for ``snapshot_download``: copies matching files of a folder."""
 
