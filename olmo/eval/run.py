@@ -147,6 +147,8 @@ class _Run:
             "weights": str(self._dtype()),
             "device": self.device.type,
             "model": self.plan.model_config.to_dict(),
+            # the config only has the path of a file of wordings
+            "wordings": self.plan.model_config.data_formatter.build().wordings.fixed(),
         }
 
     def _dtype(self) -> torch.dtype:

@@ -45,6 +45,10 @@ class Wordings:
         """The same lists with another generator."""
         return Wordings(self.lists, rng)
 
+    def fixed(self) -> dict[str, str]:
+        """The wordings that evaluation takes."""
+        return {name: templates[0] for name, templates in self.lists.items()}
+
     def text(self, name: str, **values: object) -> str:
         """A wording of the list ``name`` with its keywords filled in."""
         return self.pick(self.lists[name]).format(**values)

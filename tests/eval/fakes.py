@@ -14,6 +14,7 @@ from olmo.config import Config
 from olmo.data.video_loading import VideoReadError
 from olmo.eval import evaluator, examples, run
 from olmo.eval.tasks import Task
+from olmo.preprocessing.chat import DataFormatterConfig
 
 TASK = Task("fake", "fake_set", "test", "question_answering", max_new_tokens=4)
 CPU = torch.device("cpu")
@@ -68,6 +69,7 @@ class FakeModelConfig(Config):
     model_name = "fake_model"
     vision_backbone = SimpleNamespace(vit=SimpleNamespace(topk=0.5, prune_at=3))
     mm_preprocessor = SimpleNamespace(video=SimpleNamespace(max_frames=8))
+    data_formatter = DataFormatterConfig()
 
     def build_tokenizer(self):
         return FakeTokenizer()

@@ -10,6 +10,7 @@ from olmo.eval import run
 from olmo.eval.run import run_evaluation
 from olmo.eval.settings import EvalConfig, EvalPlan, set_up_name
 from olmo.eval.store import TaskStore, example_fingerprint
+from olmo.preprocessing.chat import DataFormatterConfig
 from tests.eval.fakes import CPU, TASK, FakeDataset, FakeModel, FakeModelConfig, Ranks, install
 
 
@@ -96,6 +97,13 @@ def test_more_examples_go_on_from_the_finished_ones(plan):
     assert fewer["n"] == 3 and len(plan.loads) == 2  # no model is needed for that
 
 
+def reworded(folder):
+    """Formatter whose file of wordings begins with another prompt."""
+    file = folder / "prompts.yaml"
+    file.write_text("short_answer: ['Briefly: {question}']\n")
+    return DataFormatterConfig(prompts=str(file))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -104,6 +112,7 @@ def test_more_examples_go_on_from_the_finished_ones(plan):
         lambda plan: setattr(plan.config, "weights", "bf16"),
         lambda plan: setattr(plan.config, "generation", "batched"),
         lambda plan: setattr(plan.model_config, "to_dict", lambda: {"topk": 0.3}),
+        lambda plan: setattr(plan.model_config, "data_formatter", reworded(plan.folder)),
         lambda plan: plan.tasks.__setitem__(0, replace(TASK, split="validation")),
         lambda plan: plan.tasks.__setitem__(0, replace(TASK, prompt="demo")),
         lambda plan: (plan.checkpoint / "model.pt").write_text("other weights"),
