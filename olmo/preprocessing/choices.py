@@ -130,7 +130,8 @@ class _Form:
         marks = [self.bullet] * len(options)
         if self.marker is not None:
             marks = [self.marker % name for name in self.names]
-        lines = [(m + o).rstrip() for m, o in zip(marks, options, strict=True)]
+        pairs = zip(marks, options, strict=True)
+        lines = [m + o if o.strip() else m.rstrip() for m, o in pairs]
         values = {"question": question, "options": self.separator.join(lines)}
         answer = None
         if right is not None:
@@ -153,7 +154,8 @@ class _Form:
 
 def _unclear(options: list[str], right: int) -> bool:
     """Whether the text of the right option does not tell it from the others."""
-    return not options[right].strip() or options.count(options[right]) > 1
+    texts = [option.strip() for option in options]
+    return not texts[right] or texts.count(texts[right]) > 1
 
 
 def _separators(options: list[str], marker: str | None) -> list[str]:

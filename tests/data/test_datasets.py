@@ -244,8 +244,13 @@ def test_listing_is_read_once(tmp_path: Path) -> None:
 
 
 def test_documentation_lists_every_data_set() -> None:
+    """With its splits, its first annotation file and its first folder of media."""
     text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
-    assert [name for name in dataset_rows() if f"| {name} |" not in text] == []
+    for row in dataset_rows().values():
+        start = f"| {row.name} | {', '.join(row.splits)} | `{row.files[0]}`"
+        lines = [line for line in text.splitlines() if line.startswith(start)]
+        assert len(lines) == max(len(row.groups), 1), f"docs/datasets.md lacks {start}"
+        assert all(f"`{m}`" in line for line in lines for m in row.media[:1])
 
 
 def test_spellings_of_fields_and_of_nested_rows() -> None:

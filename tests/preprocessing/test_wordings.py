@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from olmo.config import ConfigError
 from olmo.preprocessing import choices
@@ -170,6 +172,21 @@ def test_every_name_marker_separator_and_bullet_is_drawn() -> None:
         assert kind in prompts
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=6, unique=True), st.data())
+def test_any_text_goes_through_unchanged(options: list[str], data: st.DataObject) -> None:
+    """Braces, percent signs and line breaks of questions and options are no templates."""
+    right = data.draw(st.integers(0, len(options) - 1))
+    question = "Is {question} or {kind} 5 %s?"
+    for seed in range(5):
+        choice = draw({"question": question, "options": options, "answer_idx": right}, seed)
+        assert question in choice.prompt
+        assert all(option in choice.prompt or not option.strip() for option in options)
+        assert (choice.answer or "") in choice.prompt
+        named = choice.names[right] in (choice.answer or "")
+        assert named or choice.answer == options[right]
+
+
 def test_separators_cannot_be_mistaken() -> None:
     message = {**BOOKS, "options": ["a cup;", "a book|||", "a pen"]}
     for seed in range(1500):
@@ -178,7 +195,7 @@ def test_separators_cannot_be_mistaken() -> None:
         assert choice.answer in ("B", "b", "2", "ii") or "a book|||" in (choice.answer or "")
 
 
-@pytest.mark.parametrize("options", [["a cup", " ", "a pen"], ["a cup", "same", "same"]])
+@pytest.mark.parametrize("options", [["a cup", " ", "a pen"], ["a cup", "same", "same "]])
 def test_an_unclear_option_is_named(options: list[str]) -> None:
     for seed in range(500):
         answer = draw({**BOOKS, "options": options}, seed).answer or ""
