@@ -11,7 +11,7 @@ from typing import Any
 from olmo.eval.answering import RankResults, Row
 from olmo.eval.metrics import aggregate
 from olmo.eval.store import write_result as write_result  # for those who only report
-from olmo.eval.tasks import Task
+from olmo.eval.tasks import Task, groups
 
 HEADERS = (
     "task",
@@ -147,8 +147,21 @@ def format_problems(problems: Sequence[Problem]) -> str:
 
 
 def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """One table line per task from the contents of its ``metrics.json``."""
-    return format_table(HEADERS, [summary_row(metrics) for metrics in results])
+    """One table line per task from the contents of its ``metrics.json``, then group averages."""
+    rows = [summary_row(metrics) for metrics in results]
+    return format_table(HEADERS, rows + average_rows(results))
+
+
+def average_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+    """Cells under ``HEADERS``: the mean accuracy of each group all of whose tasks were scored."""
+    scored = {m["task"]: m["accuracy"] for m in results if m["accuracy"] is not None}
+    rows: list[list[object]] = []
+    for group, tasks in groups().items():
+        if len(tasks) > 1 and all(task.name in scored for task in tasks):
+            mean = statistics.fmean(scored[task.name] for task in tasks)
+            name = f"mean of {group} ({len(tasks)} tasks)"
+            rows.append([name, _number(mean, 1, 100), *[None] * (len(HEADERS) - 2)])
+    return rows
 
 
 def summary_row(metrics: Mapping[str, Any]) -> list[object]:

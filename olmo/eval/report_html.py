@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.eval.failure_pictures import is_failure, picture_path
-from olmo.eval.report import HEADERS, Problem, interval_text, summary_row
+from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
 from olmo.eval.store import PREDICTIONS_FILE, write_text
 
 REPORT_FILE = "report.html"
@@ -41,6 +41,7 @@ def write_report(
         f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class='faint'>{_set_up(metrics[0]) if metrics else ''}</p>",
         _table(HEADERS, [summary_row(one) for one in metrics], link_first=True),
+        _table(HEADERS[:2], [row[:2] for row in average_rows(metrics)]),
         _problems(problems),
         *(_task(folder / str(one["task"]).replace(":", "-"), one) for one in metrics),
     ]
@@ -100,10 +101,10 @@ def _task(folder: Path, metrics: Mapping[str, Any]) -> str:
         f"<details open id='{html.escape(str(metrics['task']))}'>",
         f"<summary>{html.escape(str(metrics['title']))}</summary>",
         "<div class='tables'>",
-        _table((*CATEGORY, "n", "unparsed"), categories) if categories else "",
-        *(_table((title, ""), rows) for title, rows in figures if rows),
+        _table((*CATEGORY, "n", "unparsed"), categories),
+        *(_table((title, ""), rows) for title, rows in figures),
         "</div>",
-        _table(("left out", "why"), skipped) if skipped else "",
+        _table(("left out", "why"), skipped),
         f"<p>{count}.</p>",
         *(_failure(folder, row) for row in shown),
         "</details>",
@@ -136,7 +137,10 @@ def _failure(folder: Path, row: Mapping[str, Any]) -> str:
 def _table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], link_first: bool = False
 ) -> str:
-    """``link_first``: the first cell of a row leads to the part of the page with its name."""
+    """Nothing without rows. ``link_first``: the first cell of a row leads to the part of the page
+    with its name."""
+    if not rows:
+        return ""
     head = "".join(f"<th>{html.escape(h)}" for h in headers)
     body = ""
     for row in rows:

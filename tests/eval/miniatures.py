@@ -111,14 +111,17 @@ def miniature(dataset: str, split: str) -> Miniature:
 
 
 def opened(task: Task, root: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """The data set of ``task`` from files under ``root``, with a clip or an image for each
-    medium."""
+    """The data set of ``task`` from files under ``root``."""
     monkeypatch.setenv("MOLMO_DATA_DIR", str(root))
-    case = miniature(task.dataset, task.split)
+    write_files(miniature(task.dataset, task.split), root)
+    return get_dataset(task.dataset, task.split)
+
+
+def write_files(case: Miniature, root: Path) -> None:
+    """Annotations, and a clip or an image for each medium."""
     home = case.write(root)
     for path in case.media:
         (home / path).write_bytes(CLIP if path.endswith((".mp4", ".webm")) else PICTURE)
-    return get_dataset(task.dataset, task.split)
 
 
 class Scripted(nn.Module):

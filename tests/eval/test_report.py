@@ -7,6 +7,7 @@ from olmo.eval.answering import RankResults
 from olmo.eval.failure_pictures import picture_path
 from olmo.eval.report import (
     Problem,
+    average_rows,
     find_problems,
     format_problems,
     format_summary,
@@ -16,6 +17,7 @@ from olmo.eval.report import (
 )
 from olmo.eval.report_html import write_report
 from olmo.eval.store import write_result
+from olmo.eval.tasks import groups
 
 
 def test_format_table():
@@ -99,6 +101,17 @@ def test_problems():
     assert [p.reason for p in find_problems(done | {"n": 0, "empty": 0})] == ["no examples"]
     assert "generated nothing" in find_problems(done | {"empty": 3})[0].reason
     assert format_problems([problem]) == "  t: 1 of 4 examples left out, first 7: cut off"
+
+
+def test_means_of_whole_groups():
+    def metrics(task, accuracy):
+        return {"task": task, "accuracy": accuracy}
+
+    one, two, three = (task.name for task in groups()["multi_image"])
+    rows = average_rows([metrics(one, 0.2), metrics(two, 0.3), metrics(three, 0.55)])
+    assert [row[:2] for row in rows] == [["mean of multi_image (3 tasks)", "35.0"]]
+    assert average_rows([metrics(one, 0.2), metrics(two, 0.3)]) == []
+    assert average_rows([metrics(one, 0.2), metrics(two, 0.3), metrics(three, None)]) == []
 
 
 def test_html(tmp_path):

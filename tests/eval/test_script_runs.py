@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from olmo.eval.tasks import SYNTHETIC
+from olmo.eval.tasks import SYNTHETIC, TASKS
+from tests.eval.miniatures import miniature, write_files
 from tests.eval.scripts import COMPARE, DENSE, EVALUATE, TRAIN, results, run
 
 pytestmark = pytest.mark.slow
@@ -103,6 +104,27 @@ def test_what_fails_is_listed_and_costs_no_other_task(trained, data, tmp_path):
     assert 5 < len(left_out) < 25 and all(".mp4" in s["error"] for s in left_out)
     report = (folder / "x" / "report.html").read_text()
     assert "mvbench" in report and all(s["error"] in html.unescape(report) for s in left_out)
+
+
+def test_every_task_of_the_table_in_one_run(tmp_path):
+    """On miniatures of all data sets, where one clip range lies outside its video."""
+    data, folder = tmp_path / "data", tmp_path / "out"
+    tasks = [task for task in TASKS if task.dataset != SYNTHETIC]
+    for task in tasks:
+        write_files(miniature(task.dataset, task.split), data)
+    modes = "video,test_video,video_pointing,tracking,single_image,multi_image"
+    flags = (f"--mode={modes}", "--max_new_tokens=8", f"--save_folder={folder}", "--eval_name=x")
+    text = run(EVALUATE, DENSE, *flags, code=1, MOLMO_DATA_DIR=str(data))
+    (problem,) = json.loads((folder / "x" / "problems.json").read_text())
+    assert "clip 7.0 to 70.0 s is not inside its 5.000 s" in problem["reason"]
+    found = {f.parent.name: json.loads(f.read_text()) for f in folder.rglob("metrics.json")}
+    assert set(found) == {task.folder for task in tasks}
+    assert all(m["n"] > 0 for m in found.values())
+    for group, n in (("video", 14), ("short_video", 7), ("tracking", 5), ("multi_image", 3)):
+        assert f"mean of {group} ({n} tasks)" in text
+    again = run(EVALUATE, DENSE, *flags, code=1, MOLMO_DATA_DIR=str(data))
+    assert again.count("is up to date") == len(tasks) - 1  # what was left out is tried again
+    assert "VideoMME-Sub" in run(COMPARE, folder / "x")
 
 
 def test_a_checkpoint_that_generates_nothing(data, tmp_path):
