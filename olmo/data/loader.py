@@ -14,16 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from olmo.config import Config
-from olmo.data.frame_sampling import FrameSampling
-from olmo.data.mixture import Mixture, MixtureStream, example_rng
-from olmo.data.registry import Dataset
-from olmo.data.video_loading import VideoReadError, load_video
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error
+from olmo.data.mixture import Mixture
 from olmo.preprocessing.collator import Collator
-from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.preprocessing.packing import Packer, PackingConfig
 
@@ -65,55 +61,6 @@ class LaneState(TypedDict):
     buffered: list[int]
 
 
-def load_example(
-    dataset: Dataset,
-    idx: int,
-    rng: np.random.RandomState,
-    preprocessor: ExamplePreprocessor,
-    is_training: bool,
-    for_inference: bool,
-) -> dict[str, Any]:
-    """Read example ``idx``, decode its video and preprocess it.
-
-    Raises ``VideoReadError`` when the video cannot be used.
-    """
-    example = dataset.get(idx, rng)
-    video = None
-    if "video" in example:
-        sampling = FrameSampling.from_config(preprocessor.config.video)
-        clip = example.get("metadata", {})
-        video = load_video(
-            example["video"],
-            sampling,
-            rng,
-            is_training,
-            clip.get("clip_start_time"),
-            clip.get("clip_end_time"),
-            transform=lambda frames: resize_frames(frames, preprocessor.image_size),
-        )
-    return preprocessor(example, video, rng, is_training, for_inference)
-
-
-@dataclass
-class ExampleSource:
-    """Stream ids to preprocessed examples."""
-
-    mixture: Mixture
-    preprocessor: ExamplePreprocessor
-    seed: int
-    shuffle: bool = True
-    stream: MixtureStream = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.stream = MixtureStream(self.mixture, self.seed, self.shuffle)
-
-    def load(self, example_id: int) -> dict[str, Any]:
-        ref = self.stream[example_id]
-        rng = example_rng(self.seed, ref.index, ref.epoch)
-        dataset = self.mixture.datasets[ref.dataset]
-        return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
-
-
 class NoUsableExample(ValueError):
     """So many examples in a row cannot be used that the run had better end."""
 
@@ -132,8 +79,11 @@ class Lane:
     """Examples left out since the last call of ``take_skipped``, with the reason."""
 
     def restore(self, buffered: list[int]) -> None:
-        if self.packer is not None:
-            self.packer.restore([(i, self.source.load(i)) for i in buffered])
+        """Load again what waited in the packer; what cannot be read any more is skipped."""
+        if self.packer is None:
+            return
+        loaded = [(i, self._load(i)) for i in buffered]
+        self.packer.restore([(i, example) for i, example in loaded if example is not None])
 
     def state(self) -> LaneState:
         buffered = self.packer.buffered_ids if self.packer is not None else []
@@ -154,27 +104,29 @@ class Lane:
                 )
             example_id = self.next_id
             self.next_id += self.step
-            try:
-                example = self.source.load(example_id)
-                if self.packer is None:
-                    self.collator.check(example)
-                    return example
-                rejected = self.packer.n_rejected
-                pack = self.packer.add(example_id, example)
-            except VideoReadError as e:
-                self._skip(str(e))
+            example = self._load(example_id)
+            if example is None:
                 continue
-            except ValueError as e:
-                self._skip(f"example {example_id}: {e}")
-                continue
-            if self.packer.n_rejected > rejected:
-                self._skip(f"example {example_id}: longer than a row")
+            if self.packer is None:
+                return example
+            pack = self.packer.add(example_id, example)
             if pack is not None:
                 return pack.example
 
-    def _skip(self, reason: str) -> None:
-        log.warning("skipped %s", reason)
-        self.skipped.append(reason)
+    def _load(self, example_id: int) -> dict[str, Any] | None:
+        """The example; None, and an entry in ``skipped``, if it cannot be used."""
+        try:
+            example = self.source.load(example_id)
+            (self.packer or self.collator).check(example)
+            return example
+        except BAD_EXAMPLE as e:
+            self._skip(example_id, describe_error(e))
+            return None
+
+    def _skip(self, example_id: int, reason: str) -> None:
+        text = f"{self.source.describe(example_id)}: {reason}"
+        log.warning("skipped %s", text)
+        self.skipped.append(text)
 
 
 @dataclass

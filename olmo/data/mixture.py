@@ -1,15 +1,11 @@
-"""Mixtures of data sets: YAML in, an endless deterministic stream of example ids out.
-
-Every rank and worker sees the same stream. Data sets are drawn by rate; each is gone through in
-a fresh shuffle per epoch, and wholly before any of its examples repeats.
-"""
+"""Mixtures of data sets: YAML in, open data sets with their sampling rates out."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from olmo.preprocessing.chat_tokens import MessageWeight
 log = logging.getLogger(__name__)
 
 MIXTURES = Path(__file__).parents[2] / "configs" / "mixtures"
-CHUNK = 4096
 CUSTOM = "custom"
 """Name of the data set that ``--data.custom`` gives."""
 
@@ -208,70 +203,6 @@ class Mixture:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class ExampleRef:
-    """What id ``i`` of a stream stands for."""
-
-    dataset: str
-    index: int
-    epoch: int
-
-
-@dataclass
-class MixtureStream:
-    """The endless stream of a mixture; ``stream[i]`` for any ``i`` is cheap when ids rise."""
-
-    mixture: Mixture
-    seed: int
-    shuffle: bool = True
-    _chunk: int = -1
-    _refs: list[ExampleRef] = field(default_factory=list)
-    _counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    _choices: np.random.RandomState = field(default_factory=np.random.RandomState)
-    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-
-    def __getitem__(self, example_id: int) -> ExampleRef:
-        chunk = example_id // CHUNK
-        if chunk < self._chunk or self._chunk < 0:
-            self._rewind()
-        while self._chunk < chunk:
-            self._advance(build=self._chunk + 1 == chunk)
-        return self._refs[example_id % CHUNK]
-
-    def _rewind(self) -> None:
-        self._chunk = -1
-        self._counts = np.zeros(len(self.mixture.names), np.int64)
-        self._choices = np.random.RandomState(self.seed)
-
-    def _advance(self, build: bool) -> None:
-        names = self.mixture.names
-        rates = np.array([self.mixture.rates[n] for n in names], np.float32)
-        rates /= rates.sum()
-        drawn = self._choices.choice(len(names), size=CHUNK, p=rates)
-        if build:
-            counts = self._counts.copy()
-            self._refs = []
-            for d in drawn:
-                size = len(self.mixture.datasets[names[d]])
-                epoch, position = divmod(int(counts[d]), size)
-                index = int(self._order(int(d), epoch, size)[position])
-                self._refs.append(ExampleRef(names[d], index, epoch))
-                counts[d] += 1
-        self._counts += np.bincount(drawn, minlength=len(names))
-        self._chunk += 1
-
-    def _order(self, dataset: int, epoch: int, size: int) -> np.ndarray:
-        key = (dataset, epoch)
-        if key not in self._orders:
-            self._orders = {k: v for k, v in self._orders.items() if k[0] != dataset}
-            order = np.arange(size, dtype=np.int32)
-            if self.shuffle:
-                sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, 1))
-                np.random.RandomState(np.random.MT19937(sequence)).shuffle(order)
-            self._orders[key] = order
-        return self._orders[key]
-
-
 def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingDataError:
     """One error for all absent data sets, with the place where each was looked for."""
     entries = []
@@ -284,9 +215,3 @@ def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingData
         "with scripts/download_datasets.py, or train on the others with --data.skip_missing"
     )
     return MissingDataError("the mixture", entries, data_root(), hint, limit=len(entries))
-
-
-def example_rng(seed: int, index: int, epoch: int) -> np.random.RandomState:
-    """Generator of all random choices for one example in one epoch."""
-    sequence = np.random.SeedSequence([seed, index], spawn_key=(epoch,))
-    return np.random.RandomState(np.random.MT19937(sequence))

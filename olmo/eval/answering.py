@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from olmo.data.examples import describe_error
 from olmo.distributed import is_main
-from olmo.eval.examples import ExampleLoader, Pass, describe_error, example_id, labels
+from olmo.eval.examples import ExampleLoader, Pass, example_id, labels
 from olmo.eval.lockstep import Lockstep
 from olmo.eval.scorers import score_example
 from olmo.eval.tasks import Task

@@ -14,16 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from olmo.data.examples import BAD_EXAMPLE, describe_error
 from olmo.data.registry import Dataset, get_dataset
 from olmo.distributed import broadcast_object, gather_object, get_rank, get_world_size
 from olmo.eval.answering import Answerer, RankResults, Row, on_device
-from olmo.eval.examples import (
-    BAD_EXAMPLE,
-    LENGTH_WINDOW,
-    ExampleLoader,
-    describe_error,
-    raw_example,
-)
+from olmo.eval.examples import LENGTH_WINDOW, ExampleLoader, raw_example
 from olmo.eval.lockstep import Lockstep
 from olmo.eval.report import TaskResult, merge_ranks, summarize, timing
 from olmo.eval.settings import EvalSettings

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from olmo.data.loader import load_example
-from olmo.data.mixture import example_rng
-from olmo.data.registry import Dataset, MissingDataError
+from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
+from olmo.data.registry import Dataset
+from olmo.data.stream import example_rng
 from olmo.tokenizer import MolmoTokenizer
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ Generation = Literal["exact", "batched"]
 
 LENGTH_WINDOW = 8
 """``batched``: so many batches are loaded together and cut by length."""
-BAD_EXAMPLE = (ValueError, OSError, LookupError)
-"""What an example raises that cannot be read or formatted."""
 
 
 @dataclass
@@ -132,18 +130,6 @@ def collate_examples(
         for i in indices
     ]
     return {k: v for k, v in config.build_collator()(arrays).items() if k != "metadata"}
-
-
-def describe_error(error: BaseException) -> str:
-    """One line, with the type where the message alone says little."""
-    if isinstance(error, MissingDataError):
-        return error.brief()
-    text = " ".join(str(error).split())
-    return (
-        text
-        if isinstance(error, (ValueError, OSError)) and text
-        else f"{type(error).__name__}: {text}"
-    )
 
 
 def example_id(metadata: Mapping[str, Any], index: int) -> str:

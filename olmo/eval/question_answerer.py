@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from olmo.data.loader import load_example
+from olmo.data.examples import load_example
 from olmo.eval.answering import on_device
 from olmo.eval.loading import load_for_evaluation
 from olmo.eval.settings import evaluation_overrides

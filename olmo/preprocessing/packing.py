@@ -5,7 +5,6 @@ A pruned video counts at its length after pruning, for that is what the language
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,6 @@ import numpy as np
 
 from olmo.config import Config
 from olmo.types import PAD_ID, SUBSEGMENTS_PER_EXAMPLE
-
-log = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 TEXT_STEPS = 512
@@ -61,8 +58,6 @@ class Packer:
             raise ValueError(f"packing needs a positive seq_len, got {seq_len}")
         self.config = config
         self.seq_len = seq_len
-        self.n_rejected = 0
-        """Examples left out because they can never fit."""
         self._unit = max(1, seq_len // TEXT_STEPS)
         self._buffer: list[tuple[int, Example]] = []
 
@@ -80,18 +75,21 @@ class Packer:
             )
         self._buffer = list(examples)
 
+    def check(self, example: Example) -> None:
+        """``ValueError`` if ``example`` does not fit into any pack."""
+        length, n_images = packed_length(example), n_frames(example)
+        if length > self.seq_len:
+            raise ValueError(f"{length} tokens after pruning, but a row holds {self.seq_len}")
+        max_images = self.config.max_images
+        if max_images is not None and n_images > max_images:
+            raise ValueError(f"{n_images} frames, but packing.max_images is {max_images}")
+
     def add(self, example_id: int, example: Example) -> Pack | None:
-        """Take one example in; a pack comes out when the buffer was full, or when the example
-        fills a row by itself. One that can never fit is counted, logged and left out."""
+        """Take one example in that passes :meth:`check`; a pack comes out when the buffer was
+        full, or when the example fills a row by itself."""
+        self.check(example)
         length, n_images = packed_length(example), n_frames(example)
         max_images = self.config.max_images
-        if length > self.seq_len or (max_images is not None and n_images > max_images):
-            self.n_rejected += 1
-            log.warning(
-                "example %s left out: %d tokens (seq_len %d), %d frames (max_images %s); %d so far",
-                *(example_id, length, self.seq_len, n_images, max_images, self.n_rejected),
-            )
-            return None
         fills_images = self.config.shortcut_max_len_images and n_images == max_images
         if -(-length // self._unit) >= self.seq_len // self._unit or fills_images:
             return Pack([example_id], pack([example]))

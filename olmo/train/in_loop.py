@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.data.frame_sampling import FrameSampling
-from olmo.data.loader import ExampleSource, LaneDataset
-from olmo.data.mixture import example_rng
-from olmo.data.video_loading import load_video
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
+from olmo.data.loader import LaneDataset
+from olmo.data.stream import example_rng
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.pruning_picture import cell_grid, pruning_picture
@@ -20,7 +19,6 @@ from olmo.eval.report import write_result
 from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
 from olmo.nn.vision_backbone import VisionOutput
-from olmo.preprocessing.images import resize_frames
 from olmo.train.config import InLoopConfig
 from olmo.train.trainer import Callback, Trainer
 from olmo.types import VideoFrames
@@ -146,21 +144,11 @@ def first_clip(source: ExampleSource) -> tuple[VideoFrames, dict[str, Any]] | No
     for i in range(CLIP_SEARCH):
         ref = source.stream[i]
         rng = example_rng(source.seed, ref.index, ref.epoch)
-        example = source.mixture.datasets[ref.dataset].get(ref.index, rng)
-        if "video" not in example:
-            continue
-        about = example.get("metadata", {})
         try:
-            video = load_video(
-                example["video"],
-                FrameSampling.from_config(preprocessor.config.video),
-                rng,
-                False,
-                about.get("clip_start_time"),
-                about.get("clip_end_time"),
-                transform=lambda frames: resize_frames(frames, preprocessor.image_size),
-            )
-            return video, preprocessor(example, video, rng, True, False)
-        except ValueError:
+            example = source.mixture.datasets[ref.dataset].get(ref.index, rng)
+            if "video" in example:
+                video = decode_video(example, preprocessor, rng)
+                return video, preprocessor(example, video, rng, True, False)
+        except BAD_EXAMPLE:
             continue  # the loader says so when it comes to this example
     return None

@@ -12,16 +12,9 @@ import pytest
 
 from olmo.config import ConfigError
 from olmo.data.datasets.declare import dataset_rows
-from olmo.data.mixture import (
-    CHUNK,
-    MIXTURES,
-    Mixture,
-    MixtureConfig,
-    MixtureStream,
-    WeightedDataset,
-    example_rng,
-)
+from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig, WeightedDataset
 from olmo.data.registry import MissingDataError, register_dataset
+from olmo.data.stream import CHUNK, KEPT_CHUNKS, MixtureStream, example_rng
 from tests.data.datasets_miniature import Miniature
 
 GOLDEN = json.loads(
@@ -75,6 +68,25 @@ def test_any_id_can_be_asked_first() -> None:
     assert [MixtureStream(MIXTURE, seed=3)[i] for i in ids] == expected
     assert [whole[i] for i in reversed(ids)] == expected[::-1]
     assert [MixtureStream(MIXTURE, seed=4)[i] for i in range(50)] != [whole[i] for i in range(50)]
+
+
+def test_lanes_far_apart_do_not_walk_the_stream_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, built = MixtureStream(MIXTURE, seed=3), []
+    build = MixtureStream._build
+
+    def counting(self: MixtureStream, number: int) -> Any:
+        built.append(number)
+        return build(self, number)
+
+    monkeypatch.setattr(MixtureStream, "_build", counting)
+    behind, ahead = 0, 9 * CHUNK
+    for step in range(0, 3 * CHUNK, 500):
+        assert stream[behind + step] == stream[behind + step]
+        stream[ahead + step]
+    assert len(built) == len(set(built)) == 3 + 3  # every chunk once
+    for number in range(KEPT_CHUNKS + 4):
+        stream[number * CHUNK]
+    assert len(stream._chunks) == KEPT_CHUNKS
 
 
 def test_generators_differ_by_seed_index_and_epoch() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from olmo.data import synthetic_video
-from olmo.data.mixture import example_rng
 from olmo.data.registry import MissingDataError, dataset_names, get_dataset, register_dataset
+from olmo.data.stream import example_rng
 from olmo.data.synthetic_questions import (
     CATEGORIES,
     CLEAR_X,

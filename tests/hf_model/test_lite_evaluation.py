@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from olmo.data.loader import load_example
-from olmo.data.mixture import example_rng
+from olmo.data.examples import load_example
+from olmo.data.stream import example_rng
 from olmo.data.synthetic_video import SyntheticVideoQA
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.tasks import Task

@@ -97,7 +97,7 @@ def test_pruned_counts_add_up():
 
 def test_trace_reference():
     trace = REFERENCE["packer_trace_seq16384_img128_buffer8"]
-    packer, emitted = run(
+    _, emitted = run(
         trace["text_max"],
         trace["stream"],
         buffer_size=trace["buffer_size"],
@@ -115,7 +115,6 @@ def test_trace_reference():
         }
         for step, p, buffer in emitted
     ] == trace["emitted"]
-    assert packer.n_rejected == 0
 
 
 def test_small_knapsack_reference():
@@ -157,7 +156,6 @@ def test_a_pack_never_exceeds_its_row(seq_len):
         assert len(p.example.get("images", [])) <= 32
         seen += p.example_ids
     assert sorted(seen + packer.buffered_ids) == list(range(300))  # none lost, none twice
-    assert packer.n_rejected == 0
 
 
 def test_two_rows_that_only_fit_after_rounding_up_stay_apart():
@@ -174,18 +172,18 @@ def test_pruned_length_counts():
     assert len(out.example["input_tokens"]) == 230 and out.example["n_pruned"] == 130
 
 
-def test_what_can_never_fit_is_left_out(caplog):
+def test_what_can_never_fit_is_refused():
     packer = PackingConfig(buffer_size=2, max_images=8).build(100)
-    assert packer.add(7, example(101)) is None
-    assert packer.add(8, example(5, 9, rows=1)) is None
-    assert packer.n_rejected == 2 and packer.buffered_ids == []
-    assert "example 7" in caplog.text and "seq_len 100" in caplog.text
-    assert "9 frames" in caplog.text
+    with pytest.raises(ValueError, match="101 tokens after pruning, but a row holds 100"):
+        packer.add(7, example(101))
+    with pytest.raises(ValueError, match=r"9 frames, but packing\.max_images is 8"):
+        packer.check(example(5, 9, rows=1))
+    assert packer.buffered_ids == []
     assert packer.add(9, example(101, 1, n_pruned=1, rows=1)).example_ids == [9]
 
 
 def test_examples_that_fill_a_row_go_alone():
-    packer, emitted = run(100, [(50, 0), (100, 0), (3, 4)], max_images=4, buffer_size=4)
+    _, emitted = run(100, [(50, 0), (100, 0), (3, 4)], max_images=4, buffer_size=4)
     assert [p.example_ids for _, p, _ in emitted] == [[1]]
     packer, emitted = run(
         100, [(50, 0), (3, 4)], max_images=4, buffer_size=4, shortcut_max_len_images=True

@@ -1,0 +1,97 @@
+"""From a data set's dict to the arrays of one token row: read, decode, preprocess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from olmo.data.frame_sampling import FrameSampling
+from olmo.data.mixture import Mixture
+from olmo.data.registry import Dataset, MissingDataError
+from olmo.data.stream import MixtureStream, example_rng
+from olmo.data.video_loading import load_video
+from olmo.preprocessing.chat import Rng
+from olmo.preprocessing.images import resize_frames
+from olmo.preprocessing.multimodal import ExamplePreprocessor
+from olmo.types import VideoFrames
+
+BAD_EXAMPLE = (ValueError, OSError, LookupError)
+"""What an example raises that cannot be read or formatted."""
+
+
+def decode_video(
+    example: dict[str, Any],
+    preprocessor: ExamplePreprocessor,
+    rng: Rng | None = None,
+    is_training: bool = False,
+) -> VideoFrames:
+    """The frames of an example with a video, in the size that the model sees."""
+    clip = example.get("metadata", {})
+    return load_video(
+        example["video"],
+        FrameSampling.from_config(preprocessor.config.video),
+        rng,
+        is_training,
+        clip.get("clip_start_time"),
+        clip.get("clip_end_time"),
+        transform=lambda frames: resize_frames(frames, preprocessor.image_size),
+    )
+
+
+def load_example(
+    dataset: Dataset,
+    idx: int,
+    rng: np.random.RandomState,
+    preprocessor: ExamplePreprocessor,
+    is_training: bool,
+    for_inference: bool,
+) -> dict[str, Any]:
+    """Read example ``idx``, decode its video and preprocess it.
+
+    Raises one of ``BAD_EXAMPLE``: ``VideoReadError`` or ``ImageReadError``, which name the file,
+    when that cannot be used, else what the data set or the preprocessor says.
+    """
+    example = dataset.get(idx, rng)
+    video = None
+    if "video" in example:
+        video = decode_video(example, preprocessor, rng, is_training)
+    return preprocessor(example, video, rng, is_training, for_inference)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line, with the type where the message alone says little."""
+    if isinstance(error, MissingDataError):
+        return error.brief()
+    text = " ".join(str(error).split())
+    return (
+        text
+        if isinstance(error, (ValueError, OSError)) and text
+        else f"{type(error).__name__}: {text}"
+    )
+
+
+@dataclass
+class ExampleSource:
+    """Stream ids to preprocessed examples."""
+
+    mixture: Mixture
+    preprocessor: ExamplePreprocessor
+    seed: int
+    shuffle: bool = True
+    stream: MixtureStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = MixtureStream(self.mixture, self.seed, self.shuffle)
+
+    def load(self, example_id: int) -> dict[str, Any]:
+        ref = self.stream[example_id]
+        rng = example_rng(self.seed, ref.index, ref.epoch)
+        dataset = self.mixture.datasets[ref.dataset]
+        return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
+
+    def describe(self, example_id: int) -> str:
+        """What names an example in messages."""
+        ref = self.stream[example_id]
+        return f"{ref.dataset} {ref.index}"
