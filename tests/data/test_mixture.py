@@ -71,7 +71,8 @@ def test_any_id_can_be_asked_first() -> None:
 
 
 def test_lanes_far_apart_do_not_walk_the_stream_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream, built = MixtureStream(MIXTURE, seed=3), []
+    large = Mixture({"a": Numbers(3000), "b": Numbers(1000)}, {"a": 3.0, "b": 1.0})
+    stream, built = MixtureStream(large, seed=3), []
     build = MixtureStream._build
 
     def counting(self: MixtureStream, number: int) -> Any:
