@@ -117,13 +117,14 @@ def _option_places(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
     return _last_places(text.lower(), forms)
 
 
-def select_mc_option(text: str, names: Sequence[str], first_of_ties: bool = False) -> int | None:
+def select_mc_option(text: str, names: Sequence[str], guess: bool = False) -> int | None:
     """TOMATO and image multiple choice: index of the option name that ``text`` is closest to.
 
     In lower case, the first rule with one hit decides: equal; starts with the name; the name
-    starts with the text; the name contains the text; least edit distance. Several names at the
-    same least distance are no answer, or the first of them with ``first_of_ties``, as in the
-    original.
+    starts with the text; the name contains the text; least edit distance. An answer that (without
+    punctuation around it) differs from the nearest name by more than half, or is equally near to
+    several, is none; with ``guess`` it is the first of the nearest, as in the original, which
+    reads ``I don't know`` as D.
     """
     text, names = text.strip().lower(), [name.lower() for name in names]
     rules: tuple[Callable[[str], bool], ...] = (
@@ -138,7 +139,10 @@ def select_mc_option(text: str, names: Sequence[str], first_of_ties: bool = Fals
             return hits[0]
     distances = [edit_distance(text, name) for name in names]
     nearest = [i for i, d in enumerate(distances) if d == min(distances)]
-    return nearest[0] if len(nearest) == 1 or first_of_ties else None
+    best, core = nearest[0], text.strip(string.punctuation)
+    longer = max(len(core), len(names[best]))
+    near = len(nearest) == 1 and 2 * edit_distance(core, names[best]) <= longer
+    return best if near or guess else None
 
 
 def temp_compass(text: str, answer: str, task: str) -> tuple[str | None, bool]:

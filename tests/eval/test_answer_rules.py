@@ -19,7 +19,7 @@ def index(letter):
 
 @pytest.mark.parametrize("case", RECORDED["select_mc_option"], ids=lambda c: c["pred"])
 def test_recorded_select_mc_option(case):
-    found = rules.select_mc_option(case["pred"], case["option_names"], first_of_ties=True)
+    found = rules.select_mc_option(case["pred"], case["option_names"], guess=True)
     assert found == case["out"]
 
 
@@ -100,7 +100,16 @@ def test_stock_prefixes_hold_no_letter(prefix):
         ("zzz", "ABCD", None),
         ("", "ABCD", None),
         ("left", ["turn left", "turn right"], 0),
-        ("turn", ["turn left", "turn right"], 0),  # the shorter name is nearer
+        ("turn lef", ["turn left", "turn right"], 0),
+        ("turn", ["turn left", "turn right"], None),  # nearer to the shorter name, but not near
+        ("B)", "ABCD", 1),
+        ("(b)", "ABCD", 1),
+        ("**C**", "ABCD", 2),
+        ("b, c", "ABCD", 1),
+        ("A or B", "ABCD", 0),
+        ("I don't know", "ABCD", None),  # has a d
+        ("none of these", "ABCDE", None),  # has an e
+        ("Sorry, I cannot help with that.", "AB", None),
         ("turn rigt", ["turn left", "turn right"], 1),
     ],
 )
@@ -147,6 +156,12 @@ def test_temp_compass(text, answer, task, read, right):
 )
 def test_read_count(text, expected):
     assert rules.read_count(text) == expected
+
+
+def test_the_original_guesses_where_ours_reads_nothing():
+    for text, guessed in (("I don't know", 3), ("none of these", 4), ("zzz", 0), ("", 0)):
+        assert rules.select_mc_option(text, "ABCDE", guess=True) == guessed
+        assert rules.select_mc_option(text, "ABCDE") is None
 
 
 def test_edit_distance():

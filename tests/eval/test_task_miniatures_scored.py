@@ -87,11 +87,11 @@ SCORED = [
     ),
     (
         *("muir_bench", 0, "Which is like Image 1?"),
-        *({"A": 1, "a. Image 2": 1, "B": 0, "zzz": None}, ["Counting"]),
+        *({"A": 1, "a. Image 2": 1, "B": 0, REFUSAL: None}, ["Counting"]),
     ),
     (
         *("mmiu", 0, "Two pictures.\nWhich is first?"),
-        *({"B": 1, "B. the right one": 1, "A": 0, "zzz": None}, ["visual_ordering"]),
+        *({"B": 1, "B. the right one": 1, "A": 0, "I don't know": None}, ["visual_ordering"]),
     ),
     (
         *("blink", 0, "A. the second image\nB. the third image"),
