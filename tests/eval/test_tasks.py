@@ -1,5 +1,7 @@
 """The task table and the names of the command line."""
 
+from pathlib import Path
+
 import pytest
 
 from olmo.data.registry import check_split
@@ -87,3 +89,9 @@ def test_no_task(empty):
 def test_a_split_that_cannot_be_scored(named, message):
     with pytest.raises(ValueError, match=message):
         resolve_tasks(None, f"tomato,{named}")
+
+
+def test_the_documentation_names_every_task_and_group():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    known = [*groups(), *(task.name.removesuffix("_track_eval_1fps") for task in TASKS)]
+    assert [name for name in known if f"`{name}`" not in text] == []
