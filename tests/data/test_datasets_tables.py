@@ -53,18 +53,23 @@ def pointed(label: str, points: list[list[float]], style: str, **more: Any) -> d
     return {"label": label, "points": points, "style": style, **more}
 
 
+def chart(i: int) -> dict[str, Any]:
+    kind = {"category": "augmented" if i > 0 else "human"}
+    return {"image": i, **answers(f"Q{i}?", ["5"], "chart_qa"), "metadata": kind}
+
+
 CASES = [
     mini(
         "chart_qa_weighted",
         {"ChartQA": {"train": CHARTS, "val": CHARTS}},
         [],
-        *({"image": i, **answers(f"Q{i}?", ["5"], "chart_qa")} for i in (0, 0, 1, 2)),
+        *(chart(i) for i in (0, 0, 1, 2)),
     ),
     mini(
         "chart_qa",
         {"ChartQA": {"train": CHARTS, "val": CHARTS, "test": CHARTS}},
         [],
-        *({"image": i, **answers(f"Q{i}?", ["5"], "chart_qa")} for i in (0, 1, 2)),
+        *(chart(i) for i in (0, 1, 2)),
         split="validation",
     ),
     mini(

@@ -41,7 +41,7 @@ SINGLE_FRAME = {  # gold in frame 0 alone; a predicted frame without gold scores
 
 # task, number of the example, part of the prompt, score of each answer (None: unparsed), labels
 SCORED = [
-    ("chart_qa", 0, "Q0?", {"5.25": 1, "5.3": 0, NO: None}, []),
+    ("chart_qa", 0, "Q0?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
     ("coco_2014_vqa", 0, "What?", {"a": 1 / 3, "A.": 1 / 3, "c": 0, NO: None}, []),
     ("text_vqa", 0, "What?", {"x": 2 / 3, "y": 1 / 3, "z": 0, NO: None}, []),
     *(

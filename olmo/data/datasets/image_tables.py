@@ -30,7 +30,8 @@ def _chart_qa(rows: list[Row]) -> Record:
     (row,) = rows
     answers = row["label"] if isinstance(row["label"], list) else [row["label"]]
     message = {"question": row["query"], "answers": answers, "style": "chart_qa"}
-    return {"image": picture(row["image"]), **message}
+    kind = "augmented" if row["human_or_machine"] else "human"
+    return {"image": picture(row["image"]), **message, "metadata": {"category": kind}}
 
 
 CHART_SOURCE = HubFiles(
