@@ -240,4 +240,10 @@ def _named(name: str) -> list[Task]:
     split = check_split(task.dataset, split)
     if split == "train":
         raise ValueError(f"{name!r}: a training split has no single questions to score")
-    return [task if split == task.split else replace(task, name=f"{base}:{split}", split=split)]
+    other = replace(task, name=f"{base}:{split}", split=split)
+    return [next((t for t in TASKS if _asks(t) == _asks(other)), other)]
+
+
+def _asks(task: Task) -> tuple[str, str, str | None]:
+    """What decides its prompts: a split without public answers is a task of its own."""
+    return task.dataset, task.split, task.prompt

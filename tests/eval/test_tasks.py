@@ -47,9 +47,12 @@ def test_every_task_names_a_data_set_and_one_of_its_splits():
 
 
 def test_another_split():
-    (task,) = resolve_tasks(None, "motionbench:test")
-    assert (task.name, task.split, task.dataset) == ("motionbench:test", "test", "motionbench")
-    assert task.folder == "motionbench-test"
+    (task,) = resolve_tasks(None, "chart_qa:val")
+    assert (task.name, task.dataset) == ("chart_qa:validation", "chart_qa")
+    assert (task.split, task.folder) == ("validation", "chart_qa-validation")
+    # the answers of these are not public
+    assert resolve_tasks(None, "motionbench:test") == resolve_tasks(None, "motionbench_test")
+    assert resolve_tasks(None, "ego_schema:test")[0].metric == "predictions_only"
     assert resolve_tasks(None, "tomato:test") == resolve_tasks(None, "tomato")
     assert resolve_tasks(None, "motionbench:val") == resolve_tasks(None, "motionbench")
     with pytest.raises(ValueError, match="video is a group"):
