@@ -35,7 +35,7 @@ from PIL import Image
 
 from olmo.config import ConfigError, merge, parse_overrides
 from olmo.data.frame_sampling import FrameSampling
-from olmo.data.video_loading import load_video
+from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import setup_logging
 from olmo.eval.pruning_html import pruning_page
 from olmo.eval.pruning_picture import pruning_picture
@@ -235,7 +235,7 @@ def checkpoint_config(
 
 def read_frames(args: argparse.Namespace, config: VideoPreprocessorConfig) -> VideoFrames:
     sampling = FrameSampling.from_config(config)
-    return load_video(args.video, sampling, clip_start=args.clip_start, clip_end=args.clip_end)
+    return load_video(args.video, sampling, clip=Clip(args.clip_start, args.clip_end))
 
 
 # --- output ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from olmo.data.frame_sampling import FrameSampling
 from olmo.data.mixture import Mixture
 from olmo.data.registry import Dataset, MissingDataError
 from olmo.data.stream import MixtureStream, example_rng
-from olmo.data.video_loading import load_video
+from olmo.data.video_loading import Clip, load_video
 from olmo.preprocessing.chat import Rng
 from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multimodal import ExamplePreprocessor
@@ -28,15 +28,15 @@ def decode_video(
     is_training: bool = False,
 ) -> VideoFrames:
     """The frames of an example with a video, in the size that the model sees."""
-    clip = example.get("metadata", {})
+    config = preprocessor.config.video
     return load_video(
         example["video"],
-        FrameSampling.from_config(preprocessor.config.video),
+        FrameSampling.from_config(config),
         rng,
         is_training,
-        clip.get("clip_start_time"),
-        clip.get("clip_end_time"),
+        Clip.of(example.get("metadata", {})),
         transform=lambda frames: resize_frames(frames, preprocessor.image_size),
+        decoder=config.decoder,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import Dataset
-from olmo.data.video_loading import load_video
+from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
 from olmo.eval.answering import Row
 from olmo.eval.examples import collate_examples, raw_example
@@ -65,12 +65,10 @@ def _draw(
     keep, scores = kept_cells(model, batch)
     if not is_main():
         return
-    clip = example.get("metadata") or {}
     video = load_video(
         example["video"],
         FrameSampling.from_config(config.mm_preprocessor.video),
-        clip_start=clip.get("clip_start_time"),
-        clip_end=clip.get("clip_end_time"),
+        clip=Clip.of(example.get("metadata") or {}),
     )
     picture = pruning_picture(
         video.frames, keep, cell_grid(config), video.timestamps, scores=scores, columns=8, width=140

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -52,6 +53,8 @@ def load_image(source: ImageSource) -> np.ndarray:
     if not isinstance(source, (str, Path, bytes, Image.Image)):
         raise ImageReadError("(object)", f"{type(source).__name__} is no path, image or array")
     name = str(source) if isinstance(source, (str, Path)) else f"({type(source).__name__})"
+    if isinstance(source, (str, Path)) and os.path.exists(source) and not os.path.isfile(source):
+        raise ImageReadError(name, "it is no regular file")  # opening a pipe would block
     try:
         if isinstance(source, Image.Image):
             pixels = _upright_rgb(source)

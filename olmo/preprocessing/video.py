@@ -42,6 +42,8 @@ class VideoPreprocessorConfig(Config):
     time_mode: Literal["per-frame-compact", "per-frame", "numbered-frames", "none"] = (
         "per-frame-compact"
     )
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
+    """What reads video files; ``torchcodec`` has to be installed."""
     subtitle_mode: str = "frame_1"
     """``frame_N`` (entries within N seconds of a frame), ``all``, ``truncate_N`` (all, cut to N
     tokens) or ``ignore``."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from olmo.data import video_loading
 from olmo.data.frame_sampling import FrameSampling
-from olmo.data.video_loading import VideoReadError, load_video
+from olmo.data.video_file import VideoFile
+from olmo.data.video_loading import DECODERS, Clip, VideoReadError, load_video
 from olmo.preprocessing.images import resize_frames
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
@@ -61,7 +62,7 @@ def long_clip(tmp_path_factory):
 @pytest.mark.parametrize("case", REFERENCE, ids=lambda c: f"{c['sampler']} {c['clip']}")
 def test_reference_values(clip, case):
     start, end = case["clip"] or (None, None)
-    video = load_video(clip, SAMPLERS[case["sampler"]], clip_start=start, clip_end=end)
+    video = load_video(clip, SAMPLERS[case["sampler"]], clip=Clip(start, end))
     np.testing.assert_allclose(video.timestamps, case["timestamps"], atol=1e-4)
     assert list(video.frames.shape) == case["shape"]
     assert video.frames.dtype == np.uint8
@@ -70,25 +71,69 @@ def test_reference_values(clip, case):
 
 def test_jumping_equals_decoding_everything(long_clip, monkeypatch):
     sampling = FrameSampling(7)
-    jumped = load_video(long_clip, sampling, clip_start=11.3)
-    monkeypatch.setattr(video_loading, "SEEK_GAP_S", 1e9)
-    slow = load_video(long_clip, sampling, clip_start=11.3)
+    jumped = load_video(long_clip, sampling, clip=Clip(11.3))
+    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader, t: False)
+    slow = load_video(long_clip, sampling, clip=Clip(11.3))
     assert frame_numbers(jumped.frames) == frame_numbers(slow.frames)
     np.testing.assert_array_equal(jumped.frames, slow.frames)
 
 
 def test_jumps_do_not_decode_what_lies_between(long_clip, monkeypatch):
     decoded = []
-    original = video_loading._Reader._decode
+    original = VideoFile._decode
 
     def counting(reader):
         for span in original(reader):
             decoded.append(span.start)
             yield span
 
-    monkeypatch.setattr(video_loading._Reader, "_decode", counting)
+    monkeypatch.setattr(VideoFile, "_decode", counting)
     load_video(long_clip, FrameSampling(4))
     assert len(decoded) < 150
+
+
+@pytest.mark.parametrize("gop", [12, 60, 1000])
+def test_frames_left_out_change_nothing(tmp_path, monkeypatch, gop):
+    """Also where the wanted frame is the last one, and where it is one that could be left out."""
+    path = write_clip(tmp_path / "a.mp4", n_frames=240, gop=gop)
+    rng = np.random.default_rng(gop)
+    clips = [Clip(a, a + b) for a, b in rng.uniform((0, 0.1), (20, 9), (12, 2))]
+    clips += [Clip(), Clip(23.9), Clip(20.05)]
+    fast = [frame_numbers(load_video(path, FrameSampling(3), clip=c).frames) for c in clips]
+    wanted = []
+    for c in clips:
+        times = np.linspace(c.start or 0, min(c.end or 24.0, 24.0), 3)
+        wanted.append([min(int(t * 10 + 1e-9), 239) for t in times])
+    assert fast == wanted
+
+
+def test_an_early_end_shows_the_last_frame_although_it_could_be_left_out(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mkv", n_frames=32, audio_s=20.0)
+    monkeypatch.setattr(VideoFile, "_find_duration", lambda reader: (20.0, False))
+    assert frame_numbers(load_video(path, FrameSampling(2)).frames) == [0, 31]
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for i in range(11):
+        Image.new("RGB", (16, 9), (i * 20, 0, 0)).save(tmp_path / f"f{i}.png")
+    video = load_video(tmp_path, FrameSampling(3), clip=Clip(1.0, 5.0, frame_rate=2.0))
+    assert video.frames[:, 0, 0, 0].tolist() == [40, 120, 200]
+    assert video.duration == 4.0 and video.size == (16, 9)
+    with pytest.raises(VideoReadError, match=r"needs metadata\.frame_rate > 0, got None"):
+        load_video(tmp_path, FrameSampling(3))
+    Image.new("RGB", (17, 9)).save(tmp_path / "f11.png")
+    with pytest.raises(VideoReadError, match=r"f11\.png is \(9, 17\), the first \(9, 16\)"):
+        load_video(tmp_path, FrameSampling(3), clip=Clip(frame_rate=2.0))
+
+
+def test_torchcodec_gives_the_same_frames(clip, long_clip):
+    pytest.importorskip("torchcodec", reason="torchcodec is optional")
+    for path, part in [(clip, Clip()), (long_clip, Clip(11.3)), (clip, Clip(1.0, 1.05))]:
+        one, two = (load_video(path, FrameSampling(7), clip=part, decoder=d) for d in DECODERS)
+        np.testing.assert_array_equal(one.frames, two.frames)
+        assert (one.timestamps == two.timestamps).all() and one.size == two.size
+    with pytest.raises(ValueError, match="decoder 'x' is not one of pyav, torchcodec"):
+        load_video(clip, FrameSampling(4), decoder="x")
 
 
 def test_one_key_frame_disables_jumping(tmp_path):
@@ -98,17 +143,17 @@ def test_one_key_frame_disables_jumping(tmp_path):
 
 
 def test_stops_after_the_last_wanted_frame(long_clip, monkeypatch):
-    monkeypatch.setattr(video_loading, "SEEK_GAP_S", 1e9)
+    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader, t: False)
     last = []
-    original = video_loading._Reader._decode
+    original = VideoFile._decode
 
     def watching(reader):
         for span in original(reader):
             last.append(span.start)
             yield span
 
-    monkeypatch.setattr(video_loading._Reader, "_decode", watching)
-    load_video(long_clip, FrameSampling(4), clip_start=0.0, clip_end=2.0)
+    monkeypatch.setattr(VideoFile, "_decode", watching)
+    load_video(long_clip, FrameSampling(4), clip=Clip(0.0, 2.0))
     assert max(last) == pytest.approx(2.0)
 
 
@@ -119,7 +164,7 @@ def test_transform_runs_on_every_frame(clip):
 
 
 def test_duration_and_same_frame_twice(clip):
-    video = load_video(clip, FrameSampling(4), clip_start=1.0, clip_end=1.05)
+    video = load_video(clip, FrameSampling(4), clip=Clip(1.0, 1.05))
     assert video.duration == pytest.approx(0.05)
     assert frame_numbers(video.frames) == [10, 10, 10, 10]
 
@@ -127,13 +172,13 @@ def test_duration_and_same_frame_twice(clip):
 @pytest.mark.parametrize(("start", "end"), [(2.0, 2.0), (3.0, 1.0), (4.5, 9.0), (-1.0, 2.0)])
 def test_clip_outside_the_video(clip, start, end):
     with pytest.raises(VideoReadError, match=r"clip .* is not inside its 4\.500 s"):
-        load_video(clip, FrameSampling(4), clip_start=start, clip_end=end)
+        load_video(clip, FrameSampling(4), clip=Clip(start, end))
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(VideoReadError, match=r"gone\.mp4: no such file"):
         load_video(tmp_path / "gone.mp4", FrameSampling(4))
-    with pytest.raises(VideoReadError, match="no such file"):
+    with pytest.raises(VideoReadError, match="a folder without pictures"):
         load_video(tmp_path, FrameSampling(4))
 
 
@@ -147,8 +192,6 @@ def test_no_video_file(tmp_path, name, content):
 
 
 def test_picture_and_sound_are_no_video(tmp_path):
-    from PIL import Image
-
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     with pytest.raises(VideoReadError, match="no video stream"):
         load_video(tmp_path / "a.png", FrameSampling(4))
@@ -198,7 +241,7 @@ def test_truncated_fast_start_mp4(tmp_path):
     fast.write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(VideoReadError, match=r"fast\.mp4"):
         load_video(fast, FrameSampling(64, max_fps=(2.0,)))
-    early = load_video(fast, FrameSampling(4), clip_start=0.0, clip_end=3.0)
+    early = load_video(fast, FrameSampling(4), clip=Clip(0.0, 3.0))
     assert frame_numbers(early.frames) == [0, 10, 20, 30]
 
 
@@ -213,7 +256,7 @@ def test_sound_longer_than_the_pictures_is_fine(tmp_path, suffix):
 @pytest.mark.parametrize("audio_s", [20.0, 0.0])
 def test_only_the_length_of_the_whole_file_is_known(tmp_path, monkeypatch, audio_s):
     """Sound that reaches the end tells a short picture track from a cut file."""
-    monkeypatch.setattr(video_loading._Reader, "_find_duration", lambda reader: (20.0, False))
+    monkeypatch.setattr(VideoFile, "_find_duration", lambda reader: (20.0, False))
     path = write_clip(tmp_path / "a.mkv", n_frames=30, audio_s=audio_s)
     if audio_s:
         assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 29, 29]
