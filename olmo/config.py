@@ -13,6 +13,7 @@ import difflib
 import logging
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -119,6 +120,12 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             out[key] = value
     return out
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """What may have been meant by ``word``, for an error message."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _unknown_key(key: str, where: str, known: list[str], owner: str) -> str:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from olmo import load_model
+from olmo.preprocessing.styles import check_style
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -37,6 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Load, ask, print."""
+    check_style(args.style)
+    if not args.video.exists():
+        raise FileNotFoundError(f"{args.video}: no such file")
     pruning = {"prune_method": args.prune_method} if args.prune_method else {}
     model, _ = load_model(args.checkpoint, device=args.device, **pruning)
     is_image = args.video.suffix.lower() in IMAGE_FILES

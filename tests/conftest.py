@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def scored_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of the shipped tiny model with an untrained scorer, at a share of 0.5."""
+    from tests.scored import write_scored_checkpoint
+
+    return write_scored_checkpoint(tmp_path_factory.mktemp("scored"))
 
 
 @pytest.fixture(autouse=True)

@@ -39,10 +39,10 @@ def dense():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(scored_checkpoint, tmp_path_factory):
     """A pruned model as a Hugging Face folder."""
     path = tmp_path_factory.mktemp("lite")
-    model, processor = load_model(DENSE, topk=0.5, prune_at=1, prune_method="scorer")
+    model, processor = load_model(scored_checkpoint)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
@@ -90,9 +90,9 @@ def test_two_frames(clip, dense):
 
 
 @pytest.mark.parametrize("name", ["olmo.load_model", "auto", "pipeline"])
-def test_a_hugging_face_folder(folder, clip, name):
+def test_a_hugging_face_folder(scored_checkpoint, folder, clip, name):
     """All ways in give the same answer, with the same tokens removed."""
-    from_native, _ = load_model(DENSE, topk=0.5, prune_at=1, prune_method="scorer")
+    from_native, _ = load_model(scored_checkpoint)
     expected = ask(from_native, clip)
     assert expected.n_tokens_after == expected.n_tokens_before - 8 * 16 // 2
     words = f"{STYLE}: {QUESTION}\nReply with a short answer."
@@ -167,15 +167,38 @@ def test_predict_takes_an_image(predict, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nothing.mp4", "?", "--checkpoint", str(DENSE)], "nothing.mp4: no such file"),
-        (["x.mp4", "?", "--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
+        ([None, "?", "--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         ([None, "?", "--checkpoint", str(DENSE), "--topk", "2"], "in [0, 1): got 2.0"),
         ([None, "?", "--checkpoint", str(DENSE), "--prune_method", "x"], "prune_method 'x'"),
         ([None, "?", "--checkpoint", str(DENSE), "--max_frames", "0"], "at least 1"),
+        (
+            [None, "?", "--checkpoint", str(DENSE), "--style", "video_short_anser"],
+            "unknown style 'video_short_anser'; did you mean 'video_short_answer'?",
+        ),
+        (
+            [None, "?", "--checkpoint", str(DENSE), "--prune_method", "scorer", "--topk", ".5"],
+            "has no token scorer: 14 missing keys, first 'vision_backbone.",
+        ),
     ],
 )
 def test_predict_says_what_is_wrong(predict, clip, capsys, arguments, message):
     assert predict.main([a or str(clip) for a in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_unknown_style(dense, clip):
+    model, processor = dense
+    with pytest.raises(ValueError, match="unknown style 'pointin'; did you mean 'pointing'"):
+        model.answer("?", [clip], style="pointin")
+    chat = [{"role": "user", "content": "?"}]
+    with pytest.raises(ValueError, match="unknown style 'zzzz'; known: "):
+        processor.apply_chat_template(chat, style="zzzz")
+
+
+def test_no_scorer_to_prune_with():
+    """A dense checkpoint does not get random weights for one, in any form."""
+    with pytest.raises(CheckpointError, match="without training: easy, evs, heuristic, random"):
+        load_model(DENSE, prune_method="scorer")
 
 
 def damaged(folder, tmp_path, change):

@@ -10,16 +10,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from olmo.config import nearest
 from olmo.data.datasets.declare import DeclaredDataset, PackedRecords
 from olmo.preprocessing.styles import KNOWN_STYLES
 
@@ -115,7 +115,7 @@ def _mistakes(line: Line, folder: Path) -> Iterator[str]:
     """All that is wrong with a line: unknown keys, single values, then values together."""
     for key in line:
         if key not in CHECKS:
-            yield f"unknown key {key!r}; {_nearest(key, CHECKS)}"
+            yield f"unknown key {key!r}; {nearest(key, CHECKS)}"
     good: Line = {}
     for key, check in CHECKS.items():
         try:
@@ -144,12 +144,6 @@ def _mistakes(line: Line, folder: Path) -> Iterator[str]:
             _answer(line)
         except CustomDataError as e:
             yield str(e)
-
-
-def _nearest(word: str, known: Collection[str]) -> str:
-    """What may have been meant."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _answer(line: Line) -> Line:
@@ -224,7 +218,7 @@ def _subtitle(key: str, value: Any) -> None:
 def _known_style(key: str, value: Any) -> None:
     _text(key, value)
     if value not in KNOWN_STYLES:
-        raise CustomDataError(f"{key!r}: unknown style {value!r}; {_nearest(value, KNOWN_STYLES)}")
+        raise CustomDataError(f"{key!r}: unknown style {value!r}; {nearest(value, KNOWN_STYLES)}")
 
 
 def _any(key: str, value: Any) -> None:

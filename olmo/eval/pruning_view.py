@@ -26,7 +26,12 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
-from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, select_cells
+from olmo.nn.token_pruning import (
+    PRUNE_METHODS,
+    ScoreInputs,
+    select_cells,
+    training_free_methods,
+)
 from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
@@ -125,7 +130,7 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
     if vit.method.learned:
         raise ValueError(
             f"prune_method={vit.prune_method} needs the weights of a checkpoint; without one, "
-            f"choose a training-free method: {_training_free()}"
+            f"choose a training-free method: {', '.join(training_free_methods())}"
         )
     images = _patches(video, vit)
     n_frames = len(images)
@@ -148,25 +153,18 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
     return ScoredVideo(video, edges, _levels(inputs, vit.prune_method), vit, source)
 
 
-def _training_free() -> str:
-    return ", ".join(sorted(name for name, m in PRUNE_METHODS.items() if not m.learned))
-
-
 def load_for_scoring(
     config: TemporalVideoOlmoConfig, folder: Path, device: torch.device | str
 ) -> TemporalVideoOlmo:
     """The model of a checkpoint folder, its language model cut to one layer.
 
-    ``ValueError`` if ``config`` asks for the learned scorer and the checkpoint has none.
+    ``CheckpointError`` if ``config`` asks for the learned scorer and the checkpoint has none.
     """
     config = copy.deepcopy(config)
     config.llm.n_layers = 1  # no token reaches it
     config.llm.full_attention_layers = None
     model = config.build("meta").to_empty(device=device)
-    if load_weights(model, folder):
-        raise ValueError(
-            f"{folder} has no token scorer: choose a training-free prune_method: {_training_free()}"
-        )
+    load_weights(model, folder)
     return model.eval()
 
 

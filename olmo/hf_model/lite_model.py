@@ -30,12 +30,11 @@ from olmo.hf_model.lite_prompt import (
     encode_prompt,
     removed_share,
 )
+from olmo.models.loading import MAY_BE_MISSING, no_scorer
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.models.weights import CheckpointError
 
 IGNORED_LABEL = -100
-SCORER = ".temporal_token_scorer."
-"""Part of the names of what a dense checkpoint lacks; it is initialised instead."""
 
 
 @dataclass
@@ -82,9 +81,11 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
     def from_pretrained(
         cls, path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """As in transformers, but a folder that lacks more than the scorer is an error."""
+        """As in transformers, but a folder that lacks a tensor is an error."""
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        lost = sorted(k for k in info["missing_keys"] if SCORER not in k)
+        lost = sorted(info["missing_keys"])
+        if lost and all(k.removeprefix("model.").startswith(MAY_BE_MISSING) for k in lost):
+            raise no_scorer(path, lost)
         if lost:
             raise CheckpointError(f"{path}: {len(lost)} missing keys, first {lost[0]!r}")
         return (model, info) if output_loading_info else model

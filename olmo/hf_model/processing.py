@@ -30,6 +30,7 @@ from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.chat_tokens import VISUAL_PLACEHOLDER, ChatTokenizer
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
+from olmo.preprocessing.styles import check_style
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer, text_tokens
 from olmo.types import PAD_ID
@@ -216,6 +217,7 @@ class Molmo2LiteProcessor(ProcessorMixin):
         """Turns in the chat form of the checkpoint."""
         if prompt.verbatim:
             return prompt.turns
+        check_style(prompt.style)
         message: dict[str, Any] = {"messages": prompt.turns, "style": prompt.style}
         if len(prompt.turns) == 1:
             message = {"question": prompt.turns[0], "style": prompt.style}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,17 @@ from olmo.models.hf_layout.keys import rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
-from olmo.models.weight_files import SHARDED, CheckpointError, has_weights, open_weights
+from olmo.models.weight_files import (
+    SHARDED,
+    CheckpointError,
+    WeightSource,
+    has_weights,
+    open_weights,
+)
 from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.nn.token_pruning import training_free_methods
 from olmo.nn.token_scorer import TemporalTokenScorer
 
 __all__ = [
@@ -46,7 +54,7 @@ log = logging.getLogger(__name__)
 
 STEP_FOLDER = re.compile(r"step(\d+)(-unsharded)?")
 MAY_BE_MISSING = ("vision_backbone.image_vit.transformer.temporal_token_scorer.",)
-"""Prefixes of parameters that a dense checkpoint lacks; they are initialised instead."""
+"""Prefixes of parameters that a dense checkpoint lacks; training initialises them."""
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -144,7 +152,8 @@ def load_model(
 ) -> tuple[Molmo2, Molmo2Config]:
     """Build the model of a checkpoint and load its weights, in evaluation mode.
 
-    ``dtype`` None keeps float32 parameters.
+    ``dtype`` None keeps float32 parameters. ``CheckpointError`` if the model has a token scorer
+    and the checkpoint none.
     """
     folder = select_checkpoint(path)
     config = load_model_config(folder, overrides)
@@ -156,19 +165,20 @@ def load_model(
     return model.eval(), config
 
 
-def load_weights(model: Molmo2, folder: Path) -> list[str]:
+def load_weights(model: Molmo2, folder: Path, fresh_scorer: bool = False) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
 
-    Extra tensors in the checkpoint are ignored. Parameters under ``MAY_BE_MISSING`` that the
-    checkpoint lacks are initialised, said in the log and returned; any other missing or
-    misshapen one is a ``CheckpointError``, and ``model`` is left as it was.
+    Extra tensors in the checkpoint are ignored. A missing or misshapen one is a
+    ``CheckpointError``, and ``model`` is left as it was.
+
+    ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
+    the log, and the names of its parameters are returned.
     """
     source = open_weights(folder)
     rules, params = rules_of(source.shapes.keys()), model.state_dict()
-    optional = [k for k in params if k.startswith(MAY_BE_MISSING)]
-    absent = missing_keys(optional, source, rules)
-    if len(absent) < len(optional):
-        absent = []  # half a scorer is damage, not a dense checkpoint
+    absent = _missing_scorer(params, source)
+    if absent and not fresh_scorer:
+        raise no_scorer(folder, absent)
     stored = {k: v for k, v in params.items() if k not in absent}
     copy_weights(stored, source, rules)
     if absent:
@@ -177,6 +187,30 @@ def load_weights(model: Molmo2, folder: Path) -> list[str]:
         _initialise_scorer(params, vit)
         log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
+
+
+def check_scorer(config: Molmo2Config, folder: Path) -> None:
+    """``CheckpointError`` if the model of ``config`` has a token scorer and ``folder`` none. Only
+    names are read."""
+    if absent := _missing_scorer(config.build("meta").state_dict(), open_weights(folder)):
+        raise no_scorer(folder, absent)
+
+
+def _missing_scorer(params: dict[str, Tensor], source: WeightSource) -> list[str]:
+    """Names of the scorer's parameters if ``source`` has none of them: half a scorer is damage,
+    not a dense checkpoint."""
+    scorer = [k for k in params if k.startswith(MAY_BE_MISSING)]
+    absent = missing_keys(scorer, source, rules_of(source.shapes.keys()))
+    return absent if len(absent) == len(scorer) else []
+
+
+def no_scorer(folder: str | Path, missing: Sequence[str]) -> CheckpointError:
+    """The error for a pruning model whose checkpoint ``folder`` was trained without a scorer."""
+    return CheckpointError(
+        f"{folder} has no token scorer: {len(missing)} missing keys, first {missing[0]!r}. "
+        f"Choose a prune_method without training: {', '.join(training_free_methods())}; or train "
+        "with prune_method=scorer, which starts a new scorer"
+    )
 
 
 @torch.no_grad()

@@ -79,6 +79,11 @@ def prune_method(
     return add
 
 
+def training_free_methods() -> list[str]:
+    """Names of the methods that need no trained scorer."""
+    return sorted(name for name, method in PRUNE_METHODS.items() if not method.learned)
+
+
 @prune_method("scorer", learned=True)
 def learned_scores(inputs: ScoreInputs) -> Tensor:
     """The trained scorer. It is cheap but wide, so its activations are not kept."""

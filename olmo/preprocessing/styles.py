@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from olmo.config import nearest
+
 STYLE_RENAMES = {
     "eval_short_answer": "vqa2",
     "eval_multiple_choice": "a_okvqa_mc",
@@ -75,6 +77,12 @@ KNOWN_STYLES = (
     | TAGGED_STYLES
     | frozenset([*STYLE_RENAMES, "eval_multi_image_mc"])
 )
+
+
+def check_style(style: str) -> None:
+    """``ValueError`` for a style that no data set here has; "" is none."""
+    if style and style not in KNOWN_STYLES:
+        raise ValueError(f"unknown style {style!r}; {nearest(style, KNOWN_STYLES)}")
 
 
 def canonical_style(style: str) -> str:

@@ -67,7 +67,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         if not config.restore_dataloader:
             state.lanes = {}
     elif config.initial_model_checkpoint is not None:
-        load_weights(model, select_checkpoint(config.initial_model_checkpoint))
+        load_weights(model, select_checkpoint(config.initial_model_checkpoint), fresh_scorer=True)
     else:
         raise ValueError("training starts from a checkpoint: initial_model_checkpoint is not set")
     preprocessor = config.model.build_preprocessor(

@@ -10,7 +10,8 @@ from launch_scripts.eval_molmo2 import build_config, build_parser, main
 from olmo.config import ConfigError
 from olmo.eval.report import Problem
 from olmo.eval.run import EvalOutcome
-from olmo.eval.settings import EvalConfig
+from olmo.eval.settings import EvalConfig, plan_evaluation
+from tests.eval.scripts import DENSE
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,15 @@ def test_only_rank_0_speaks(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     assert main([str(tmp_path / "no_such_run"), "--mode=synthetic"]) == 2
     assert capfd.readouterr().err == ""
+
+
+def test_a_checkpoint_without_a_scorer(capsys):
+    """Nothing is evaluated with random weights; a method without training is the way out."""
+    flags = [str(DENSE), "--mode=synthetic", "--model.model_name=temporal_video_olmo"]
+    flags += ["--model.vision_backbone.vit.prune_at=1"]
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert "step800-unsharded has no token scorer: 14 missing keys, first 'vision_back" in error
+    assert "easy, evs, heuristic, random" in error and error.count("\n") == 1
+    easy = build_config([*flags, "--model.vision_backbone.vit.prune_method=easy"])
+    assert plan_evaluation(easy).model_config.vision_backbone.vit.prune_method == "easy"

@@ -15,18 +15,15 @@ from olmo.data.synthetic_video import SyntheticVideoQA
 from olmo.eval.evaluator import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
-from olmo.models.loading import load_model, select_checkpoint
-from tests.eval.scripts import DENSE, EVALUATE, command, environment, results, run
+from olmo.models.loading import load_model
+from tests.eval.scripts import EVALUATE, command, environment, results, run
 
-VIT = {"topk": 0.5, "prune_at": 1}
-OVERRIDES = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": VIT}}
-FLAGS = ["--model.model_name=temporal_video_olmo", "--model.vision_backbone.vit.topk=0.5"]
-FLAGS += ["--model.vision_backbone.vit.prune_at=1", "--mode=synthetic", "--max_examples=31"]
+FLAGS = ["--mode=synthetic", "--max_examples=31"]
 
 
-def test_the_batch_size_changes_no_byte(tmp_path):
+def test_the_batch_size_changes_no_byte(scored_checkpoint, tmp_path):
     dataset = SyntheticVideoQA("test", 2, root=tmp_path)
-    model, config = load_model(select_checkpoint(DENSE), OVERRIDES)
+    model, config = load_model(scored_checkpoint)
     (task,) = resolve_tasks(None, SYNTHETIC)
     found, threads = set(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,17 +43,18 @@ def test_the_batch_size_changes_no_byte(tmp_path):
     assert result.metrics["n"] == len(dataset) > 5
 
 
-def evaluate(folder: Path, processes: int, *flags: str) -> tuple[str, str]:
+def evaluate(checkpoint: Path, folder: Path, processes: int, *flags: str) -> tuple[str, str]:
     """Predictions and metrics of a finished run."""
-    run(EVALUATE, DENSE, *FLAGS, f"--save_folder={folder}", *flags, processes=processes)
+    run(EVALUATE, checkpoint, *FLAGS, f"--save_folder={folder}", *flags, processes=processes)
     (task,) = folder.glob(f"*/{SYNTHETIC}")
     return results(task)
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def reference(scored_checkpoint, tmp_path_factory):
     """One process, one example at a time."""
-    return evaluate(tmp_path_factory.mktemp("reference"), 1, "--device_batch_size=1")
+    folder = tmp_path_factory.mktemp("reference")
+    return evaluate(scored_checkpoint, folder, 1, "--device_batch_size=1")
 
 
 @pytest.mark.slow
@@ -70,17 +68,19 @@ def reference(tmp_path_factory):
     ],
     ids=lambda value: value if isinstance(value, int) else value[0].strip("-"),
 )
-def test_processes_and_batches_change_no_byte(reference, tmp_path, processes, flags):
-    assert evaluate(tmp_path, processes, *flags) == reference
+def test_processes_and_batches_change_no_byte(
+    scored_checkpoint, reference, tmp_path, processes, flags
+):
+    assert evaluate(scored_checkpoint, tmp_path, processes, *flags) == reference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_goes_on(reference, tmp_path, processes):
+def test_a_killed_run_goes_on(scored_checkpoint, reference, tmp_path, processes):
     """SIGKILL to the whole process group; the rest is done by another number of processes."""
     flags = (*FLAGS, f"--save_folder={tmp_path}", "--device_batch_size=2")
     started = subprocess.Popen(
-        command(EVALUATE, DENSE, *flags, processes=processes),
+        command(EVALUATE, scored_checkpoint, *flags, processes=processes),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -97,4 +97,5 @@ def test_a_killed_run_goes_on(reference, tmp_path, processes):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert 6 <= answered() < 31
-    assert evaluate(tmp_path, 3 - processes, "--device_batch_size=5") == reference
+    rest = evaluate(scored_checkpoint, tmp_path, 3 - processes, "--device_batch_size=5")
+    assert rest == reference

@@ -24,12 +24,10 @@ from olmo.data.synthetic_video import SyntheticVideoQA
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.examples import raw_example
 from olmo.eval.tasks import Task
-from olmo.models.loading import load_model, select_checkpoint
+from olmo.models.loading import load_model
 
 ROOT = Path(__file__).parents[2]
-CHECKPOINT = ROOT / "checkpoints" / "tiny-dense"
 INSTALLED = find_spec("lmms_eval") is not None
-PRUNED = {"model_name": "temporal_video_olmo", "vision_backbone.vit.prune_at": 1}
 
 
 @dataclass
@@ -111,12 +109,8 @@ class Questions:
         return {**self.found[idx], "style": "video_eval_multiple_choice", "answer": "none"}
 
 
-def expected(found: list[dict[str, Any]], topk: float) -> list[str]:
-    overrides = {
-        "model_name": "temporal_video_olmo",
-        "vision_backbone": {"vit": {"prune_at": 1, "topk": topk}},
-    }
-    model, config = load_model(select_checkpoint(CHECKPOINT), overrides)
+def expected(checkpoint: Path, found: list[dict[str, Any]], topk: float) -> list[str]:
+    model, config = load_model(checkpoint, {"vision_backbone": {"vit": {"topk": topk}}})
     task = Task("x", "x", "test", "short_answer", 16)
     torch.set_num_threads(1)
     result = evaluate_task(
@@ -135,12 +129,12 @@ def request(adapter, found, i, **options):
     return adapter.Instance(args)
 
 
-def test_answers_are_those_of_our_own_evaluation(adapter, tmp_path):
+def test_answers_are_those_of_our_own_evaluation(adapter, scored_checkpoint, tmp_path):
     found = docs(4, tmp_path)
-    model = adapter.Molmo2Stts(str(CHECKPOINT), device="cpu", topk=0.5, **PRUNED)
+    model = adapter.Molmo2Stts(str(scored_checkpoint), device="cpu", topk=0.3)
     model.task_dict = {"task": {"test": found}}
     answers = model.generate_until([request(adapter, found, i) for i in range(4)])
-    assert [a.text for a in answers] == expected(found, 0.5)
+    assert [a.text for a in answers] == expected(scored_checkpoint, found, 0.3)
     assert all(a.token_counts.input_tokens > 50 for a in answers)
     with pytest.raises(ValueError, match="greedily"):
         model.generate_until([request(adapter, found, 0, temperature=0.7)])
@@ -169,7 +163,7 @@ def test_model_args_become_overrides(adapter):
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs lmms-eval")
 @pytest.mark.parametrize("processes", [1, 2])
-def test_run_through_the_harness(tmp_path, processes):
+def test_run_through_the_harness(scored_checkpoint, tmp_path, processes):
     """``python -m lmms_eval`` finds the model by its entry point and gives the same answers, also
     with the questions divided among processes."""
     found = docs(5, tmp_path)
@@ -195,8 +189,7 @@ generation_kwargs: {{max_new_tokens: 16, until: ["\\n\\n"]}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
     )
-    args = f"pretrained={CHECKPOINT},topk=0.5,device=cpu,model_name=temporal_video_olmo"
-    args += ",vision_backbone.vit.prune_at=1"
+    args = f"pretrained={scored_checkpoint},topk=0.5,device=cpu"
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     launch = launch if processes > 1 else []
     command = [
@@ -219,4 +212,4 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
     assert done.returncode == 0 and files, done.stdout[-3000:] + done.stderr[-3000:]
     rows = sorted(map(json.loads, files[0].read_text().splitlines()), key=lambda r: r["doc_id"])
     answers = [row["filtered_resps"] for row in rows]
-    assert answers == expected(found, 0.5)
+    assert answers == expected(scored_checkpoint, found, 0.3)

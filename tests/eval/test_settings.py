@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, merge
 from olmo.eval.settings import EvalConfig, plan_evaluation
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
-PRUNING = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": {"prune_at": 1}}}
+PRUNING = {
+    "model_name": "temporal_video_olmo",
+    "vision_backbone": {"vit": {"prune_at": 1, "prune_method": "easy"}},
+}
 
 
 def plan(model=None, **settings):
@@ -17,9 +20,12 @@ def plan(model=None, **settings):
 
 
 def test_overrides_reach_the_model():
-    vit = {"topk": 0.3, "prune_at": 1}
-    over = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
-    made = plan({**over, "mm_preprocessor": {"max_frames": 128}})
+    made = plan(
+        {
+            **merge(PRUNING, {"vision_backbone": {"vit": {"topk": 0.3}}}),
+            "mm_preprocessor": {"max_frames": 128},
+        }
+    )
     assert made.model_config.mm_preprocessor.video.max_frames == 128
     assert made.model_config.removed_share == 0.3
     flat = plan({**PRUNING, "mm_preprocessor": {"topk": 0.7}})

@@ -1,7 +1,5 @@
 """Native evaluation and the Hugging Face form answer the synthetic test questions alike."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,7 +12,6 @@ from olmo.hf_model.lite_loading import load_model
 from olmo.models import loading
 from olmo.preprocessing.chat import DataFormatterConfig
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
 NEW = 16
 TASK = Task("synthetic", "synthetic_video_qa", "test", "question_answering", NEW)
 CPU = torch.device("cpu")
@@ -25,13 +22,6 @@ def dataset(tmp_path_factory):
     return SyntheticVideoQA("test", 2, root=tmp_path_factory.mktemp("data"))
 
 
-def overrides(**vit):
-    return {
-        "model_name": "temporal_video_olmo",
-        "vision_backbone": {"vit": {"topk": 0.5, "prune_at": 1, **vit}},
-    }
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -40,11 +30,11 @@ def overrides(**vit):
     ],
     ids=["scorer", "easy"],
 )
-def models(request, tmp_path_factory):
-    """The shipped checkpoint made a pruned one: native, and through a Hugging Face folder."""
-    changes = overrides(**request.param)
-    native, config = loading.load_model(CHECKPOINT, changes)
-    model, processor = load_model(CHECKPOINT, changes)
+def models(request, scored_checkpoint, tmp_path_factory):
+    """A pruned checkpoint, native and through a Hugging Face folder."""
+    changes = {"vision_backbone": {"vit": request.param}}
+    native, config = loading.load_model(scored_checkpoint, changes)
+    model, processor = load_model(scored_checkpoint, changes)
     folder = tmp_path_factory.mktemp("lite")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -22,6 +22,7 @@ from olmo.models.loading import (
     merged_model_config,
     select_checkpoint,
 )
+from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.registry import model_config_from_dict
 from tests.models.conftest import FIXTURES, PRUNING, build, config_dict
 
@@ -203,20 +204,49 @@ def test_wrong_shape(folder: Path) -> None:
         load_model(folder)
 
 
-def test_missing_scorer_is_initialised_alike(caplog: pytest.LogCaptureFixture) -> None:
+def with_scorer() -> Molmo2:
+    """The pruning model of ``SHARDED``, without weights."""
+    return load_model_config(SHARDED / "step10", TEMPORAL).build("meta").to_empty(device="cpu")
+
+
+def test_training_starts_a_missing_scorer_alike(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever was drawn before; everything else comes from the checkpoint."""
-    first, _ = load_model(SHARDED, TEMPORAL)
-    assert "no token scorer" in caplog.text
+    first, second = with_scorer(), with_scorer()
+    new = load_weights(first, SHARDED / "step10", fresh_scorer=True)
+    assert "no token scorer: initialised 14 tensors" in caplog.text
     torch.rand(5)
-    second, _ = load_model(SHARDED, TEMPORAL)
+    assert load_weights(second, SHARDED / "step10", fresh_scorer=True) == new
     a, b, want = first.state_dict(), second.state_dict(), weights()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert all(torch.equal(a[k], want[k]) for k in want)
-    scorer = [k for k in a if k.startswith(SCORER)]
-    assert len(scorer) == 14 and set(a) - set(want) == set(scorer)
+    assert len(new) == 14 and set(a) - set(want) == set(new)
     spread = a[f"{SCORER}mlp.w1.weight"].std().item()
     assert 0.95 < spread / (2 * 48) ** -0.5 < 1.05
     assert not a[f"{SCORER}mlp.w1.bias"].any()
+
+
+def test_nothing_else_starts_a_missing_scorer() -> None:
+    message = rf"step10 has no token scorer: 14 missing keys, first '{SCORER}.*easy, evs, .*train"
+    with pytest.raises(CheckpointError, match=message):
+        load_model(SHARDED, TEMPORAL)
+    model = with_scorer()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model, SHARDED / "step10")
+    after = model.state_dict()
+    assert all(torch.equal(before[k].view(torch.uint8), after[k].view(torch.uint8)) for k in before)
+    easy = {"vision_backbone": {"vit": {"prune_method": "easy"}}}
+    loaded, _ = load_model(SHARDED, {**TEMPORAL, **easy})
+    assert loaded.state_dict().keys() == weights().keys()
+
+
+def test_half_a_scorer_is_damage(tmp_path: Path) -> None:
+    model = build(PRUNING)
+    state = model.state_dict()
+    del state[f"{SCORER}mlp.w1.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"1 missing keys, first '{SCORER}mlp\.w1\.weight'"):
+        load_weights(model, tmp_path, fresh_scorer=True)
 
 
 def test_stored_scorer_is_read(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def make_trainer(config: TrainConfig, start: Path) -> Trainer:
     """A trainer without a loader: tests give it micro-batches themselves."""
     device = torch.device("cpu")
     model = build_model(config, device)
-    load_weights(model, start)
+    load_weights(model, start, fresh_scorer=True)
     optimizer = build_optimizer(model, config.optimizer)
     loader: DataLoader[MicroBatch] = DataLoader([], batch_size=None)  # type: ignore[arg-type]
     trainer = Trainer(config, model, optimizer, loader, device, TrainerState())
