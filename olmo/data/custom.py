@@ -108,6 +108,8 @@ def _record(text: str, path: Path, number: int) -> Line:
     if "start" in line or "end" in line:
         clip = {"clip_start_time": line.get("start") or 0.0, "clip_end_time": line.get("end")}
         record["metadata"] |= clip
+    if "frame_rate" in line:
+        record["metadata"]["frame_rate"] = line["frame_rate"]
     return record
 
 
@@ -129,21 +131,32 @@ def _mistakes(line: Line, folder: Path) -> Iterator[str]:
             yield f"no {key!r}"
     if len({"video", "image"} & set(line)) != 1:
         yield "expected either 'video' or 'image'"
-    for key in ("subtitle", "start", "end"):
+    for key in ("subtitle", "start", "end", "frame_rate"):
         if key in line and "video" not in line:
             yield f"{key!r} needs a 'video'"
     if "video" not in line and str(good.get("style", "")).startswith("video_"):
         yield f"style {good['style']!r} needs a 'video'"
     if {"start", "end"} <= set(good) and not good["start"] < good["end"]:
         yield f"'start' {good['start']} is not before 'end' {good['end']}"
-    for media in _media(good):
-        if not (folder / media).is_file():
-            yield f"no file {folder / media}"
+    yield from _missing_media(good, folder, "frame_rate" in line)
     if "answer" in line and ("options" in good or "options" not in line):
         try:
             _answer(line)
         except CustomDataError as e:
             yield str(e)
+
+
+def _missing_media(line: Line, folder: Path, has_rate: bool) -> Iterator[str]:
+    """Absent files; a video may be a folder of pictures, which needs its rate."""
+    for media in _media(line):
+        path = folder / media
+        if media == line.get("video") and path.is_dir():
+            if not has_rate:
+                yield f"{path} is a folder of pictures: give its 'frame_rate'"
+        elif not path.is_file():
+            yield f"no file {path}"
+        elif has_rate:
+            yield f"'frame_rate' is for a folder of pictures, {path} is a file"
 
 
 def _answer(line: Line) -> Line:
@@ -193,10 +206,19 @@ def _images(key: str, value: Any) -> None:
         _text(key, path)
 
 
-def _seconds(key: str, value: Any) -> None:
+def _is_number(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    return number and math.isfinite(value)
+
+
+def _seconds(key: str, value: Any) -> None:
+    if not _is_number(value) or value < 0:
         raise CustomDataError(f"{key!r}: expected seconds from 0 on, got {value!r}")
+
+
+def _rate(key: str, value: Any) -> None:
+    if not _is_number(value) or value <= 0:
+        raise CustomDataError(f"{key!r}: expected frames per second above 0, got {value!r}")
 
 
 def _subtitle(key: str, value: Any) -> None:
@@ -234,6 +256,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "subtitle": _subtitle,
     "start": _seconds,
     "end": _seconds,
+    "frame_rate": _rate,
     "style": _known_style,
 }
 """Known keys, each with the check of its value."""

@@ -86,13 +86,19 @@ def test_images_style_and_plain_subtitle(folder: Path) -> None:
     assert styled["metadata"]["clip_end_time"] is None
 
 
+def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
+    (example,) = read(folder, {**VIDEO, "video": "clips", "frame_rate": 2.5, "end": 3})
+    assert example["video"] == str(folder / "clips")
+    assert example["metadata"]["frame_rate"] == 2.5 and example["metadata"]["clip_end_time"] == 3
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{'video': 1}", "not valid JSON: .* at column 2"),
         ("[1]", r"expected an object in braces, got '\[1\]'"),
         ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
-        ({**VIDEO, "fps": 2}, "unknown key 'fps'; known: answer, end, image, options, question"),
+        ({**VIDEO, "fps": 2}, "unknown key 'fps'; known: answer, end, frame_rate, image, options"),
         ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
         ({"video": "clips/a.mp4", "question": "x"}, "no 'answer'"),
@@ -132,7 +138,11 @@ def test_images_style_and_plain_subtitle(folder: Path) -> None:
         ),
         ({**VIDEO, "video": None}, "expected either 'video' or 'image'"),
         ({**VIDEO, "video": ["clips/a.mp4"]}, r"'video': expected text, got \['clips/a.mp4'\]"),
-        ({**VIDEO, "video": "clips"}, "no file .*clips"),
+        ({**VIDEO, "video": "clips"}, ".*clips is a folder of pictures: give its 'frame_rate'"),
+        ({**VIDEO, "video": "clips", "frame_rate": 0}, "'frame_rate': expected frames per second"),
+        ({**VIDEO, "video": "clips", "frame_rate": "2"}, "'frame_rate': expected frames"),
+        ({**VIDEO, "frame_rate": 2}, "'frame_rate' is for a folder of pictures, .*a.mp4 is a file"),
+        ({**VIDEO, "image": "clips", "video": None}, "no file .*clips"),
         ({**VIDEO, "image": ["b.jpg", 3], "video": None}, "'image': expected text, got 3"),
         ({**VIDEO, "question": ["x"]}, r"'question': expected text, got \['x'\]"),
         ({**VIDEO, "answer": " "}, "'answer': expected text, got ' '"),

@@ -46,7 +46,10 @@ def fill(example: dict[str, Any], media: dict[str, bytes]) -> None:
     for kind, content in media.items():
         paths = example.get(kind, [])
         for path in paths if isinstance(paths, list) else [paths]:
-            if isinstance(path, str):
+            if isinstance(path, str) and Path(path).is_dir():
+                for picture in Path(path).glob("*.jpg"):
+                    picture.write_bytes(media["image"])
+            elif isinstance(path, str):
                 Path(path).write_bytes(content)
 
 

@@ -97,7 +97,9 @@ def tracked(
     return example | {"metadata": metadata | more}
 
 
-def taught(video: str, times: list[float], style: str = TRACK, o: str = "7") -> dict[str, Any]:
+def taught(
+    video: str, times: list[float], style: str = TRACK, fps: int = 6, o: str = "7"
+) -> dict[str, Any]:
     message = {
         "label": "the dog",
         "points": [{o: POINT} for _ in times],
@@ -106,7 +108,7 @@ def taught(video: str, times: list[float], style: str = TRACK, o: str = "7") -> 
         "style": style,
         "sampling_fps": 1,
     }
-    return {"video": video, "message_list": [message]}
+    return {"video": video, "message_list": [message], "metadata": {"frame_rate": fps}}
 
 
 KINDS = {
@@ -114,8 +116,9 @@ KINDS = {
     "ground": START_END,
     "single_point_track": "video_single_point_track_per_frame",
 }
-MEVIS_CLIP = "MeViS/{split}/JPEGImages/v1_6fps.mp4"
-MEVIS_EXAMPLE = tracked(MEVIS_CLIP.format(split="valid_u"), "v1_0", [0, 12])
+MEVIS_CLIP = "MeViS/{split}/JPEGImages/v1"
+MEVIS_PICTURE = MEVIS_CLIP.format(split="valid_u") + "/1.jpg"
+MEVIS_EXAMPLE = tracked(MEVIS_CLIP.format(split="valid_u"), "v1_0", [0, 12], frame_rate=6)
 FRAME_OBJECTS = [{"frame": 0, "objects": [{"id": 7, **RLE}]}]
 MOLMO_TRACK = {
     "id": "q1",
@@ -191,14 +194,20 @@ CASES = [
         split="val",
     ),
     *(
-        Miniature(name, files(MEVIS, "valid_u"), [MEVIS_EXAMPLE["video"]], [MEVIS_EXAMPLE], "test")
+        Miniature(
+            name,
+            files(MEVIS, "valid_u"),
+            [MEVIS_PICTURE],
+            [MEVIS_EXAMPLE],
+            "test",
+        )
         for name in ("mevis_track_eval_1fps", "mevis_point_track_per_frame_fps_6_sample_fps_1")
     ),
     *(
         Miniature(
             f"mevis_{kind}",
             files(MEVIS, "train"),
-            [MEVIS_CLIP.format(split="train")],
+            [MEVIS_CLIP.format(split="train") + "/1.jpg"],
             [taught(MEVIS_CLIP.format(split="train"), [0.0, 2.0], style)],
         )
         for kind, style in KINDS.items()
@@ -207,8 +216,8 @@ CASES = [
         Miniature(
             f"{name}_track_eval_1fps",
             files(VOS, "valid", folder),
-            [f"{folder}valid/JPEGImages/v1_{fps}fps.mp4"],
-            [tracked(f"{folder}valid/JPEGImages/v1_{fps}fps.mp4", "v1_3", [0], fps, "2")],
+            [f"{folder}valid/JPEGImages/v1/00000.jpg"],
+            [tracked(f"{folder}valid/JPEGImages/v1", "v1_3", [0], fps, "2", frame_rate=fps)],
             "test",
         )
         for name, folder, fps in (
@@ -220,8 +229,8 @@ CASES = [
         Miniature(
             f"{name}_{kind}",
             files(VOS, "train", folder),
-            [f"{folder}train/JPEGImages/v1_{fps}fps.mp4"],
-            [taught(f"{folder}train/JPEGImages/v1_{fps}fps.mp4", [0.0], style, "2")],
+            [f"{folder}train/JPEGImages/v1/00000.jpg"],
+            [taught(f"{folder}train/JPEGImages/v1", [0.0], style, fps, "2")],
         )
         for name, folder, fps in (
             ("ref_yt_vos", "Ref-YT-VOS/", 6),
@@ -232,8 +241,8 @@ CASES = [
     Miniature(
         "reasonvos_track_eval_1fps",
         REASON,
-        ["ReasonVOS/JPEGImages/v1_6fps.mp4"],
-        [tracked("ReasonVOS/JPEGImages/v1_6fps.mp4", "v1_3", [0], 6, "2")],
+        ["ReasonVOS/JPEGImages/v1/00000.jpg"],
+        [tracked("ReasonVOS/JPEGImages/v1", "v1_3", [0], 6, "2", frame_rate=6)],
         "test",
     ),
     Miniature(
@@ -277,8 +286,9 @@ JPEG = io.BytesIO()
 Image.new("RGB", (400, 200)).save(JPEG, "JPEG")
 
 
-def boxed(video: str, points: list[list[float]], times: list[float]) -> dict[str, Any]:
+def boxed(video: str, points: list[list[float]], times: list[float], fps: int) -> dict[str, Any]:
     example = {"video": video, "label": "a red cup", "point_scale": [400, 200]}
+    example |= {"metadata": {"frame_rate": fps}}
     example |= {"style": "video_single_point_track_per_frame", "sampling_fps": 1}
     return example | {"points": [{"1": p} for p in points], "timestamps": times}
 
@@ -294,8 +304,8 @@ CASES += [
             "LaSOT/cup/cup-2/nlp.txt": "a red cup\n",
             "LaSOT/cup/cup-2/img/00000001.jpg": JPEG.getvalue(),
         },
-        ["LaSOT/cup/cup-2/img_30fps.mp4"],
-        [boxed("LaSOT/cup/cup-2/img_30fps.mp4", [[302.0, 23.0]], [1.0])],
+        [],
+        [boxed("LaSOT/cup/cup-2/img", [[302.0, 23.0]], [1.0], 30)],
     ),
     Miniature(
         "got10k_sot",
@@ -306,12 +316,13 @@ CASES += [
             "GOT-10k/train/S1/meta_info.ini": "[METAINFO]\nobject_class: a red cup\n",
             "GOT-10k/train/S1/00000001.jpg": JPEG.getvalue(),
         },
-        ["GOT-10k/train/S1_10fps.mp4"],
+        [],
         [
             boxed(
-                "GOT-10k/train/S1_10fps.mp4",
+                "GOT-10k/train/S1",
                 [[2.0, 23.0], [102.0, 23.0], [202.0, 23.0]],
                 [0.0, 1.0, 2.0],
+                10,
             )
         ],
     ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from olmo.data.datasets.frame_clips import encode
 from olmo.data.synthetic_video import make_clip
@@ -27,7 +27,8 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
     monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
     videos = [f"IntentQA/videos/{i}.mp4" for i in range(3)]
     home = Miniature("intent_qa", {"IntentQA/train.csv": INTENT}, videos).write(tmp_path)
-    frame = np.zeros((16, 16, 3), np.uint8)
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (16, 16)).save(frame)
     for video in videos[:2]:
         encode([frame] * 9, home / video)  # 3 s; the third file is no video
     write_file(home / "star.txt", "")
@@ -56,7 +57,8 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
 
 
 def test_hours(tmp_path: Path) -> None:
-    frame = np.zeros((16, 16, 3), np.uint8)
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (16, 16)).save(frame)
     videos = []
     for i, n in enumerate((9, 18, 27, 36)):
         videos.append(str(tmp_path / f"{i}.mp4"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from olmo.data.datasets.draws import CLIP_S, drawn
-from olmo.data.datasets.frame_clips import folder_clip, is_frame_clip, write_frame_clip
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask, run_lengths
 from olmo.data.datasets.tracking import frames_per_second
 from tests.data.test_datasets_pointing import COUNTS, MASK, RLE, RUNS, palette
@@ -79,19 +77,3 @@ def test_one_of_several_objects_is_tracked() -> None:
         str([{"b": [3, 3]}, {"b": [4, 4]}]),
     }
     assert {tuple(f["timestamps"]) for f in found} == {(0.0, 1.0), (1.0, 2.0)}
-
-
-def test_a_clip_of_a_folder_of_frames(tmp_path: Path) -> None:
-    clip = folder_clip(str(tmp_path / "v_1"), 24)
-    assert is_frame_clip(clip) and not is_frame_clip("v_24.mp4")
-    (tmp_path / "v_1").mkdir()
-    assert not write_frame_clip(Path(clip))
-    for n in (5, 10, 0):
-        Image.new("RGB", (31, 20), (20 * n, 0, 0)).save(tmp_path / f"v_1/{n:05d}.jpg")
-    assert write_frame_clip(Path(clip)) and not write_frame_clip(Path(clip))
-    with av.open(clip) as container:
-        stream = container.streams.video[0]
-        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    assert stream.average_rate == 24 and [f.shape for f in frames] == [(20, 32, 3)] * 3
-    assert [round(float(f[5, 5, 0]) / 20) for f in frames] == [0, 5, 10]
-    assert frames[2][:, 31, 0].min() > 150, "stretched, not padded"

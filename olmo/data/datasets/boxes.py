@@ -1,5 +1,5 @@
 """Tracking one object from its boxes, as the sets for single-object trackers have them: a point is
-the centre of a box. Videos are clips made of the folders of frames."""
+the centre of a box. Videos are folders of pictures at a fixed rate."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from PIL import Image
 from olmo.data.datasets.declare import TRACKING, PackedRecords, dataset
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import CLIP
-from olmo.data.datasets.frame_clips import folder_clip
-from olmo.data.datasets.sources import FrameClips, Manual
+from olmo.data.datasets.sources import Manual
 from olmo.data.datasets.tables import TableRecords
 from olmo.data.datasets.tracking import (
     SAMPLING_FPS,
@@ -56,6 +55,7 @@ def _boxes(home: Path, rows: list[Row]) -> Record:
         "duration": len(boxes) / fps,
         "style": SINGLE if shown else TRACK,
         "sampling_fps": SAMPLING_FPS,
+        "metadata": {"frame_rate": fps},
         "draw": [CLIP],
     }
 
@@ -79,7 +79,7 @@ def _centre(box: list[float]) -> list[float]:
 def _records(disk: Disk, sequences: list[tuple[str, str]], fps: int) -> TableRecords:
     """``sequences``: folders, each with that of its frames."""
     rows = [{"folder": f, "frames": frames, "fps": fps} for f, frames in sequences]
-    media = [folder_clip(frames, fps) for _, frames in sequences]
+    media = [frames for _, frames in sequences]
     packed = PackedRecords.pack(rows)
     return TableRecords.single(packed, partial(_boxes, disk.home), media=media, kind="video")
 
@@ -94,7 +94,6 @@ def _records(disk: Disk, sequences: list[tuple[str, str]], fps: int) -> TableRec
             "training_set.txt and <class>/<class>-<n>/ go to LaSOT",
             "http://vision.cs.stonybrook.edu/~lasot/",
         ),
-        FrameClips("of all sequences of LaSOT"),
     ),
     groups=(TRACKING,),
 )
@@ -109,10 +108,7 @@ def lasot(disk: Disk, split: str) -> TableRecords:
     {"train": "train"},
     files=("GOT-10k/{split}/list.txt",),
     media=("GOT-10k",),
-    sources=(
-        Manual("train/ goes to GOT-10k", "http://got-10k.aitestunion.com"),
-        FrameClips("of all sequences of GOT-10k"),
-    ),
+    sources=(Manual("train/ goes to GOT-10k", "http://got-10k.aitestunion.com"),),
     groups=(TRACKING,),
 )
 def got10k(disk: Disk, split: str) -> TableRecords:

@@ -1,6 +1,6 @@
 """Tracking what an expression refers to, from masks in the layouts of MeViS and of the referring
 video sets. A track has a point per object and second: the pixel of its mask that is nearest to
-the mask's centre. Videos are clips made of the folders of frames."""
+the mask's centre. Videos are folders of pictures at a fixed rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import numpy as np
 from olmo.data.datasets.declare import TRACKING, PackedRecords, dataset
 from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.draws import CLIP, ONE_OBJECT
-from olmo.data.datasets.frame_clips import folder_clip
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
-from olmo.data.datasets.sources import FrameClips, Manual, Source
+from olmo.data.datasets.sources import Manual, Source
 from olmo.data.datasets.tables import TableRecords
 from olmo.data.datasets.video_pointing import hub_table
 from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
@@ -70,7 +69,7 @@ def _evaluated(home: Path, rows: list[Row]) -> Record:
         "masks": {frame: one for frame, one in masks.items() if one},
         "video_fps": row["fps"],
     }
-    metadata |= {"category": row["category"]} if row.get("category") else {}
+    metadata |= {k: row[k] for k in ("category", "frame_rate") if row.get(k)}
     question = {"label": row["label"], "style": TRACK, "sampling_fps": SAMPLING_FPS}
     return question | {"metadata": metadata}
 
@@ -91,7 +90,8 @@ def _trained(style: str, home: Path, rows: list[Row]) -> Record:
         "style": style,
         "sampling_fps": SAMPLING_FPS,
     }
-    return {"message_list": [message | ({"draw": [ONE_OBJECT]} if style == SINGLE else {})]}
+    message |= {"draw": [ONE_OBJECT]} if style == SINGLE else {}
+    return {"message_list": [message], "metadata": {"frame_rate": row["frame_rate"]}}
 
 
 # --- sets with an expression and masks of the objects it refers to ------------------------------
@@ -119,7 +119,8 @@ class Referring:
         for name, video in disk.items(self.expressions.format(split=split), "videos"):
             numbers = frames_per_second(len(video["frames"]), self.fps)
             for key, said in video["expressions"].items():
-                row = {"id": f"{name}_{key}", "label": said["exp"], "fps": self.fps}
+                row = {"id": f"{name}_{key}", "label": said["exp"]}
+                row |= {"fps": self.fps, "frame_rate": self.fps}
                 if runs is None:
                     row["objects"] = _listed(said["obj_id"])
                     row["frames"] = [
@@ -130,7 +131,7 @@ class Referring:
                     row["frames"] = [
                         [i, {o: masks[i] for o, masks in mine.items() if masks[i]}] for i in numbers
                     ]
-                yield folder_clip(f"{frames}/{name}", self.fps), row
+                yield f"{frames}/{name}", row
 
     def records(
         self, disk: Disk, split: str, convert: Callable[[Path, list[Row]], Record]
@@ -151,10 +152,7 @@ class Referring:
             dict([split]),
             files=(self.expressions, *masks),
             media=(self.frames.format(split=split[1]),),
-            sources=(
-                Manual(f"expressions, frames and masks go to {folder}", self.url),
-                FrameClips(f"of all videos of {folder}"),
-            ),
+            sources=(Manual(f"expressions, frames and masks go to {folder}", self.url),),
             groups=(TRACKING,),
         )
         def read(disk: Disk, split: str) -> TableRecords:
