@@ -1,12 +1,14 @@
 """Activation checkpointing, compilation and sharding, applied to a model from outside.
 
-To be called in this order: ``checkpoint_activations``, ``compile_blocks``, ``shard``.
+To be called in this order: ``checkpoint_activations``, ``compile_blocks``, ``shard``. Compilation
+replaces the ``forward`` of the block itself, so that neither the recomputation around it nor FSDP's
+hooks are traced: a graph break in a block (ragged attention has one) would undo all of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +26,8 @@ from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
+HOST_INPUTS = ("num_images", "multimodal_type")
+"""Inputs of the model that are read on the host, to plan; on a GPU each would cost a sync."""
 
 
 @dataclass
@@ -63,16 +67,23 @@ def _wrapped(module: nn.Module, dropout: float) -> nn.Module:
 
 
 def compile_blocks(model: Molmo2, compile_llm: bool = False) -> None:
-    """Compile in place what the config names: ViT blocks, connector, LLM blocks."""
-    config = model.vision_backbone.config
+    """Compile in place what the config names: ViT blocks, pooling and projector, LLM blocks."""
+    backbone, config = model.vision_backbone, model.vision_backbone.config
     if config.compile_vit == "blocks":
-        for block in model.vision_backbone.image_vit.transformer.resblocks:
-            block.compile(dynamic=True)
-    if config.compile_connector:
-        model.vision_backbone.image_projector.compile(dynamic=True)
+        _compile(*backbone.image_vit.transformer.resblocks)
+    if config.compile_connector is not None:
+        dynamic = True if config.compile_connector == "dynamic" else None
+        _compile(backbone.image_pooling_2d, backbone.image_projector, dynamic=dynamic)
     if compile_llm:
-        for block in model.transformer.blocks:
-            block.compile(dynamic=True)
+        _compile(*model.transformer.blocks)
+
+
+def _compile(*modules: nn.Module, dynamic: bool | None = None) -> None:
+    """None: the second shape that turns up makes a size dynamic. True would also make the sizes of
+    sharded weights dynamic."""
+    for module in modules:
+        inner = getattr(module, "_checkpoint_wrapped_module", module)
+        inner.forward = torch.compile(inner.forward, dynamic=dynamic)
 
 
 def build_mesh(device_type: str, replicas: int = 1) -> DeviceMesh:
@@ -119,6 +130,24 @@ def shard(
     if not model.config.llm.weight_tying:
         wrap(llm.ff_out)
     wrap(model)
+    _keep_on_host(model)
+
+
+def _keep_on_host(model: nn.Module) -> None:
+    """FSDP moves every input of the whole model to its device. One hook before FSDP's own takes
+    ``HOST_INPUTS`` aside, one after it puts them back."""
+    aside: dict[str, Any] = {}
+
+    def take(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        aside.clear()
+        aside.update({k: v for k, v in kwargs.items() if k in HOST_INPUTS})
+        return args, {k: v for k, v in kwargs.items() if k not in HOST_INPUTS}
+
+    def give(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, **aside}
+
+    model.register_forward_pre_hook(take, prepend=True, with_kwargs=True)
+    model.register_forward_pre_hook(give, with_kwargs=True)
 
 
 def last_micro_batch(model: nn.Module, last: bool) -> None:

@@ -82,7 +82,7 @@ def attention(
             mask = key_bias[:, None, None, :].to(q.dtype).expand(-1, 1, q.shape[2], -1)
         else:
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
-    gqa = q.shape[1] != k.shape[1]
+    gqa = bool(q.shape[1] != k.shape[1])  # a symbol where sizes are traced
     if isinstance(mask, BlockMask):
         return flex_kernel(q.is_cuda)(q, k, v, block_mask=mask, scale=scale, enable_gqa=gqa).to(
             dtype

@@ -7,7 +7,7 @@ rows) per row, S slots of a pooling window, L read ViT layers, E ViT width, D LL
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,11 @@ class VisionBackboneConfig(Config):
     pooling_attention_mask: bool = True
     image_feature_dropout: float = 0.0
     connector_activation_checkpointing: bool = True
-    compile_vit: str | None = None
-    """``blocks`` compiles every ViT block."""
-    compile_connector: str | None = None
-    """``dynamic`` compiles pooling and projector."""
+    compile_vit: Literal["blocks"] | None = None
+    """``blocks`` compiles every ViT block in training."""
+    compile_connector: Literal["dynamic", "default"] | None = None
+    """Compile pooling and projector in training: ``dynamic`` for any number of windows from the
+    start, ``default`` once a second number turns up."""
     normalize_on_gpu: bool = True
     """Images arrive as uint8 and are normalised here (floats are taken as normalised)."""
 

@@ -20,7 +20,8 @@ def first_bad_module(model: nn.Module, forward: Callable[[], object]) -> str | N
     Of nested modules the innermost is named. Every rank of a sharded model calls this.
     """
     bad = [f"parameter {_clean(n)}" for n, p in model.named_parameters() if not _finite(p)]
-    with _watch(model) as found, torch.no_grad():
+    eager = torch.compiler.set_stance("force_eager")  # compiled code has no modules to watch
+    with _watch(model) as found, torch.no_grad(), eager:
         forward()  # also with a bad parameter: the other ranks wait for this one
     return next(iter((*bad, *found)), None)
 

@@ -62,11 +62,15 @@ class EvaluationCallback(Callback):
         if not _due(trainer, self.interval):
             return
         config, device = trainer.config, trainer.device
-        model = whole_copy(trainer.model, torch.bfloat16 if device.type == "cuda" else None)
         bf16 = config.precision == "amp_bf16"
+        half = torch.bfloat16 if bf16 and device.type == "cuda" else None
+        model = whole_copy(trainer.model, half)
         try:
             for task in self.tasks:
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with (
+                    torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+                    torch.compiler.set_stance("force_eager"),  # a length per step is a shape each
+                ):
                     result = evaluate_task(model, config.model, task, self.settings, device)
                 metrics |= {f"eval/{task.name}/{k}": v for k, v in _numbers(result.metrics).items()}
                 if is_main():

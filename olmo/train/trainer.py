@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from olmo.data.loader import MicroBatch
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
-from olmo.models.parallel import last_micro_batch
+from olmo.models.parallel import HOST_INPUTS, last_micro_batch
 from olmo.train.checkpoint import Checkpointer, TrainerState
 from olmo.train.config import TrainConfig
 from olmo.train.diagnose import bad_gradients, first_bad_module
@@ -45,8 +45,6 @@ MODEL_INPUTS = (
     "num_images",
     "multimodal_type",
 )
-HOST_INPUTS = ("num_images", "multimodal_type")
-"""Read on the host to plan; moving them to the GPU would only make a sync necessary."""
 
 
 class Callback:

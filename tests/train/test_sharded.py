@@ -11,7 +11,9 @@ import torch.multiprocessing
 from torch import Tensor
 
 from olmo.models.loading import load_model
+from olmo.models.parallel import HOST_INPUTS
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
+from olmo.train.trainer import MODEL_INPUTS
 from tests.train.rows import (
     EXAMPLES,
     KINDS,
@@ -138,6 +140,31 @@ def test_both_losses_reach_the_scorer(two_ranks: list[dict[str, Any]]) -> None:
     """Each alone, on both ranks, although rank 1 has nothing but text."""
     for rank in two_ranks:
         assert rank["scorer"]["llm"] > 1e-6 and rank["scorer"]["aux"] > 1e-6
+
+
+def test_without_any_video_the_scorer_has_a_gradient_of_zero(
+    two_ranks: list[dict[str, Any]],
+) -> None:
+    """And no rank waits for another: text and an image on rank 0, text alone on rank 1."""
+    for rank in two_ranks:
+        assert rank["no video"]["scorer"] == 0.0 and rank["no video"]["others"] > 1e-6
+
+
+def test_a_nan_on_one_rank_is_met_by_both(two_ranks: list[dict[str, Any]]) -> None:
+    """The same decision and message everywhere, with the examples of both ranks."""
+    for rank in two_ranks:
+        found = rank["nan"]
+        assert found["skipped"] == 1 and found["same"]
+        for words in ("step 2", "transformer.blocks.1", *(f"example {i}" for i in range(5))):
+            assert words in found["said"]
+    assert two_ranks[0]["nan"]["said"] == two_ranks[1]["nan"]["said"]
+
+
+def test_counts_of_frames_stay_on_the_host(two_ranks: list[dict[str, Any]]) -> None:
+    """Everything else goes where FSDP puts it."""
+    moved = {name for name, same in two_ranks[0]["held on the host"].items() if not same}
+    assert set(two_ranks[0]["held on the host"]) == set(MODEL_INPUTS)
+    assert moved == set(MODEL_INPUTS) - set(HOST_INPUTS)
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

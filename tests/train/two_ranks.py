@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
 from olmo.train.checkpoint import load_checkpoint
-from tests.train.rows import TWO_RANKS, full, gradients, make_trainer, train_config
+from olmo.train.errors import TrainingError
+from olmo.train.trainer import MODEL_INPUTS
+from tests.train.rows import TWO_RANKS, full, gradients, make_trainer, micro_batch, train_config
 from tests.train.state import snapshot, take_step
 
 
@@ -21,6 +25,9 @@ def run(rank: int, folder: Path) -> None:
         results = {
             "gradients": _gradients(rank, folder),
             "scorer": _scorer(rank, folder),
+            "no video": _no_video(rank, folder),
+            "nan": _nan_on_rank_1(rank, folder),
+            "held on the host": _inputs_on_the_host(folder),
             "resharded": _checkpoints(rank, folder),
         }
         torch.save(results, folder / f"rank{rank}.pt")
@@ -57,6 +64,61 @@ def _scorer(rank: int, folder: Path) -> dict[str, float]:
             if "temporal_token_scorer" in n and p.grad.to_local().numel()
         ]
         found[name] = float(max(local))
+    return found
+
+
+def _no_video(rank: int, folder: Path) -> dict[str, float]:
+    """Largest gradient of the scorer and of all others where no rank has a video."""
+    trainer = make_trainer(train_config("stts", folder / "unused"), folder / "stts")
+    found = gradients(trainer, [[[1]], [[2]]] if rank == 0 else [[[1]], [[1]]])
+    parts: dict[str, list[float]] = {"scorer": [], "others": []}
+    for name, value in found.items():
+        part = "scorer" if "temporal_token_scorer" in name else "others"
+        parts[part].append(float(value.abs().max()))
+    return {part: max(values) for part, values in parts.items()}
+
+
+def _nan_on_rank_1(rank: int, folder: Path) -> dict[str, Any]:
+    """Only rank 1 meets a NaN: both leave the update out, then both end with the same words."""
+    options = {"on_nan": "skip", "max_skipped_in_a_row": 2, "loss_chunk": 3}
+    save_folder = folder / "nan"
+    save_folder.mkdir(exist_ok=True)
+    trainer = make_trainer(train_config("stts", save_folder, train=options), folder / "stts")
+    before = snapshot(trainer)
+    if rank == 1:
+        block = trainer.model.transformer.blocks[1]
+        block.register_forward_hook(lambda module, args, out: out * float("nan"))
+    layout = TWO_RANKS["accumulated"][rank]
+    skipped = take_step(trainer, layout)["optim/updates_skipped"]
+    after = snapshot(trainer)
+    same = all(torch.equal(before[name], value) for name, value in after.items())
+    try:
+        take_step(trainer, layout)
+    except TrainingError as e:
+        return {"skipped": skipped, "same": same, "said": str(e)}
+    raise AssertionError("the second NaN in a row did not end the run")
+
+
+def _inputs_on_the_host(folder: Path) -> dict[str, bool]:
+    """Whether inputs reach the model as they are when FSDP moves what it is given, as on a GPU."""
+    model = make_trainer(train_config("stts", folder / "unused"), folder / "stts").model
+    batch = micro_batch([[0], [3, 4]]).tensors
+    inputs = {name: batch[name] for name in MODEL_INPUTS}
+    with torch.no_grad():
+        model(**inputs)  # after this the streams of FSDP are those of the CPU
+    model._get_fsdp_state()._device = torch.device("cuda")  # type: ignore[operator]
+    found = {}
+
+    def note(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        found.update({name: value is batch[name] for name, value in kwargs.items()})
+
+    def move(args: Any, kwargs: dict[str, torch.Tensor], *_: object) -> tuple[Any, Any]:
+        return (args,), ({name: value.clone() for name, value in kwargs.items()},)
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    mover = mock.patch("torch.distributed.fsdp._fully_shard._fsdp_state._to_kwargs", move)
+    with torch.no_grad(), mover:
+        model(**inputs)
     return found
 
 
