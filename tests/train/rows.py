@@ -50,6 +50,14 @@ TWO_RANKS: dict[str, list[list[list[list[int]]]]] = {
 }
 """The same by rank. ``only text on rank 1`` holds example 1 twice: it has its own reference."""
 TWICE = [[[0], [1], [2], [3, 4]], [[1]]]
+FOUR_RANKS: list[list[list[list[int]]]] = [
+    [[[0]], [[1]]],
+    [[[1]], [[2]]],
+    [[[2, 0]], [[1]]],
+    [[[1]], [[3, 1, 4]]],
+]
+"""Two micro-batches each. Rank 1 has no video, rank 2 an image and a video in one row, rank 3
+several videos around a text."""
 
 
 def packed(numbers: list[int]) -> Row:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,8 +113,6 @@ def test_missing_checkpoint_and_missing_data(
 @pytest.fixture()
 def run_script(data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """Call the script's ``main`` in this process; returns exit code and log text."""
-    import sys
-
     import launch_scripts.train_image_video_sft as script
 
     monkeypatch.setenv("MOLMO_DATA_DIR", str(data_dir))
@@ -166,6 +167,79 @@ def test_dry_run_reports_without_data(run_script: object, start: Path, capsys) -
         "hours on",
     ):
         assert words in text
+
+
+MISSION = [
+    "--wandb.allow_resume=False",
+    "--global_batch_size",
+    "64",
+    "--device_batch_size=2",
+    "--max_duration=6250",
+    "--seq_len",
+    "9686",
+    "--packing",
+    "--model.mm_preprocessor.max_frames=64",
+    "--model.mm_preprocessor.max_subtitle_tokens=null",
+    "--model.mm_preprocessor.use_frame_special_tokens=True",
+    "--use_temporal_video_olmo",
+    "--model.mm_preprocessor.topk=0.5",
+    "--model.vision_backbone.vit.topk=0.5",
+    "--model.vision_backbone.vit.prune_at=3",
+    "--model.vision_backbone.vit.prune_method=scorer",
+    "--model.vision_backbone.vit.sdpa_backend=efficient",
+    "--model.vision_backbone.compile_vit=null",
+    "--model.vision_backbone.compile_connector=null",
+    "--data.num_workers=4",
+    "--save_folder=DIR",
+]
+"""The flags of the published recipe, as they are."""
+
+
+REPORT = (
+    "33,766,769",
+    "4,495,679,809",
+    "before pruning 5184, after 2592 (50%)",
+    "tokens of a step 619,904",
+    "FLOPs of a step 3.070e+16",
+    "predicted speed-up 1.95x",
+    "Memory of one of 8 GPUs, 2 rows at a time: about 42 GiB",
+    "sdpa_backend: efficient",
+    "compile_vit: null",
+)
+
+
+def test_dry_run_of_the_recipe_flag_for_flag(run_script: object, capsys) -> None:
+    """With a preset for the checkpoint and no data."""
+    code, _ = run_script("qwen3_4b", "all-v5-video-academic-only", *MISSION, "--dry_run")  # type: ignore[operator]
+    text = capsys.readouterr().out
+    assert code == 0
+    for words in REPORT:
+        assert words in text, words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param([], id="python"),
+        pytest.param(["-m", "torch.distributed.run", "--nproc-per-node=8"], id="torchrun"),
+    ],
+)
+def test_dry_run_takes_seconds(launcher: list[str], tmp_path: Path) -> None:
+    """As the recipe's command is written: one report, under 20 seconds of CPU time, no file."""
+    script = str(REPOSITORY / "launch_scripts" / "train_image_video_sft.py")
+    recipe = [script, "qwen3_4b", "all-v5-video-academic-only", *MISSION, "--dry_run"]
+    env = {**os.environ, "MOLMO_DATA_DIR": str(tmp_path / "none"), "PYTHONPATH": str(REPOSITORY)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *launcher, *recipe], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    assert all(words in done.stdout for words in REPORT)
+    assert done.stdout.count("Trainable parameters") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_of_a_preset(run_script: object, capsys, caplog) -> None:

@@ -1,4 +1,4 @@
-"""One process and two give the same gradients and read each other's checkpoints."""
+"""One process, two and four give the same gradients and read each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 from olmo.models.loading import load_model
 from olmo.models.parallel import HOST_INPUTS
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
+from olmo.train.optim import group_of
 from olmo.train.trainer import MODEL_INPUTS
 from tests.train.rows import (
     EXAMPLES,
+    FOUR_RANKS,
     KINDS,
     LAYOUTS,
     TWICE,
@@ -27,7 +29,7 @@ from tests.train.rows import (
     write_start,
 )
 from tests.train.state import snapshot, take_step
-from tests.train.two_ranks import run
+from tests.train.two_ranks import run, run_four
 
 TOLERANCE = 1e-5
 """Of the largest entry of a parameter's gradient; measured: 4.3e-6."""
@@ -134,6 +136,29 @@ def test_other_head_and_other_mesh(
     """A head of its own; a mesh of two replicas of one shard each."""
     for rank in two_ranks:
         assert_same(rank["gradients"][f"{kind}, accumulated, {replicas}"], expected[kind])
+
+
+@pytest.mark.slow
+def test_four_processes_in_two_replicas(folder: Path, tmp_path: Path) -> None:
+    """A real 2 x 2 mesh; a checkpoint that it wrote loads on one process, optimizer included."""
+    for kind in ("dense", "stts"):
+        write_start(kind, tmp_path / kind)
+    torch.multiprocessing.spawn(run_four, (tmp_path,), nprocs=4)
+    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(4)]
+    numbers = [i for rank in FOUR_RANKS for rows in rank for row in rows for i in row]
+    for kind in ("dense", "stts"):
+        expected = obvious_gradients(kind, folder, numbers)
+        groups: dict[str, list[Tensor]] = {}
+        for name, value in expected.items():
+            groups.setdefault(group_of(name), []).append(value.norm())
+        for rank in ranks:
+            assert_same(rank[kind], expected)
+            for group, norms in groups.items():
+                norm = torch.stack(norms).norm()
+                torch.testing.assert_close(rank[f"{kind} norms"][group], norm, rtol=1e-4, atol=0)
+    trainer = make_trainer(train_config("stts", tmp_path / "unused"), tmp_path / "stts")
+    load_checkpoint(tmp_path / "run" / "step1", trainer.model, trainer.optimizer)
+    assert_equal(snapshot(trainer), ranks[3]["state"])
 
 
 def test_both_losses_reach_the_scorer(two_ranks: list[dict[str, Any]]) -> None:

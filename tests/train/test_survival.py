@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import random
 import re
+import resource
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
 
 from olmo.config import read_yaml
 from olmo.data.loader import build_train_loader
@@ -42,6 +47,43 @@ def n_lines(file: Path) -> int:
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(load_model(checkpoint)[0].state_dict())
+
+
+def read_whole(checkpoint: Path) -> None:
+    """Every tensor of model and optimizer, the small files, and the model as users load it."""
+    reader = FileSystemReader(checkpoint / "model_and_optim")
+    shapes = reader.read_metadata().state_dict_metadata
+    tensors = {k: torch.empty(m.size) for k, m in shapes.items() if hasattr(m, "size")}
+    assert any(k.endswith(".exp_avg_sq") for k in tensors)
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    assert all(bool(t.isfinite().all()) for t in tensors.values())
+    state = json.loads((checkpoint / "train" / "state.json").read_text())
+    assert f"step{state['step']}" == checkpoint.name
+    weights(checkpoint)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Folders that bear the name of a checkpoint; each of them must be readable."""
+    found = [p for p in folder.glob("step*") if re.fullmatch(r"step\d+", p.name)]
+    for path in found:
+        read_whole(path)
+    return found
+
+
+def fill_the_disk(launcher: Launcher, command: list[str], folder: Path) -> None:
+    """No file of the two ranks may grow past 64 KiB from some moment on: the next checkpoint
+    fails, and both ranks end with a message instead of hanging."""
+    log = folder.with_suffix(".full")
+    with launcher.popen(command, log) as process:
+        before = n_lines(folder / "metrics.jsonl")
+        wait_until(lambda: n_lines(folder / "metrics.jsonl") > before)
+        for pid in workers(process.pid):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (65536, hard))
+        assert process.wait(timeout=300) != 0
+    text = log.read_text()
+    assert "could not be written" in text and os.strerror(errno.EFBIG) in text, text[-4000:]
+    assert "The newest whole one is" in text
 
 
 def kill_at_some_moment(
@@ -79,16 +121,19 @@ def alive(pid: int) -> bool:
 
 
 def test_killed_twelve_times(launcher: Launcher, run_train: Run, tmp_path: Path) -> None:
-    """The weights are those of a run that nobody touched, bit by bit."""
+    """And once out of space. The weights are those of a run that nobody touched, bit by bit."""
     flags = (*STTS, "--max_duration=60", "--save_interval=3", "--data.num_workers=1")
     run_train(tmp_path / "whole", *flags, nproc=2)
     folder, rng = tmp_path / "killed", random.Random(0)
     command = launcher.command(folder, *flags, nproc=2)
-    for _ in range(KILLS):
+    seen: set[str] = set()
+    for i in range(KILLS):
         kill_at_some_moment(launcher, command, folder, rng)
-        for path in folder.glob("step*"):
-            if re.fullmatch(r"step\d+", path.name):
-                weights(path)
+        seen |= {path.name for path in whole_checkpoints(folder)}
+        if i == KILLS // 2:
+            fill_the_disk(launcher, command, folder)
+            assert whole_checkpoints(folder)
+    assert len(seen) > 3  # the kills came while the run got on
     run_train(folder, *flags, nproc=2)
     assert [m["step"] for m in read_metrics(folder)] == list(range(1, 61))
     same_curves(tmp_path / "whole", folder)

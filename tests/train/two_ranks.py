@@ -1,4 +1,4 @@
-"""What two gloo processes do for ``test_sharded.py``; results go to files of one folder."""
+"""What two or four gloo processes do for ``test_sharded.py``; results go to files of a folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ import torch.distributed as dist
 
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.errors import TrainingError
+from olmo.train.optim import clip_gradients, named_groups
 from olmo.train.trainer import MODEL_INPUTS
-from tests.train.rows import TWO_RANKS, full, gradients, make_trainer, micro_batch, train_config
+from tests.train.rows import (
+    FOUR_RANKS,
+    TWO_RANKS,
+    full,
+    gradients,
+    make_trainer,
+    micro_batch,
+    train_config,
+)
 from tests.train.state import snapshot, take_step
 
 
@@ -48,6 +57,28 @@ def _gradients(rank: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
             layout = TWO_RANKS[name][rank]
             found[f"{kind}, {name}, {replicas}"] = gradients(trainer, layout)
     return found
+
+
+def run_four(rank: int, folder: Path) -> None:
+    """Two copies of the model on two ranks each: gradients, their norms, and one step."""
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=4)
+    try:
+        found = {}
+        for kind in ("dense", "stts"):
+            config = train_config(kind, folder / "run", fsdp={"replicas": 2})
+            trainer = make_trainer(config, folder / kind)
+            found[kind] = gradients(trainer, FOUR_RANKS[rank])
+            norms = clip_gradients(named_groups(trainer.model), None)
+            found[f"{kind} norms"] = {name: torch.tensor(norm) for name, norm in norms.items()}
+            take_step(trainer, FOUR_RANKS[rank])
+        trainer.save()
+        trainer.checkpoints.wait()
+        found["state"] = snapshot(trainer)
+        torch.save(found, folder / f"rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
 
 
 def _scorer(rank: int, folder: Path) -> dict[str, float]:
