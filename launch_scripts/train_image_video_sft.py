@@ -99,6 +99,8 @@ def print_plan(config: TrainConfig) -> None:
     """Print what would run, for as many GPUs as torchrun started processes."""
     from olmo.train.dry_run import N_GPUS, describe_run
 
+    if "WORLD_SIZE" in os.environ:
+        config.check_ranks(int(os.environ["WORLD_SIZE"]))
     print(describe_run(config, int(os.environ.get("WORLD_SIZE", N_GPUS))))
 
 

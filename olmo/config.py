@@ -157,7 +157,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return _convert(option, value, where)
             except ConfigError as e:
                 errors.append(str(e))
-        raise ConfigError(errors[-1])
+        raise ConfigError(errors[-1] + ("; null is allowed" if type(None) in args else ""))
     if origin is typing.Literal:
         if value in args:
             return value

@@ -198,6 +198,17 @@ class LaneDataset(IterableDataset[MicroBatch]):
         return lane
 
 
+def rows_per_rank(global_batch_size: int, device_batch_size: int, world_size: int) -> int:
+    """Rows of a step on each rank; ``ValueError`` if they cannot be shared out evenly."""
+    rows, remainder = divmod(global_batch_size, world_size)
+    if remainder or rows % device_batch_size:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} must be a multiple of {world_size} ranks x "
+            f"device_batch_size {device_batch_size}"
+        )
+    return rows
+
+
 def build_train_loader(
     config: DataConfig,
     mixture: Mixture,
@@ -214,12 +225,7 @@ def build_train_loader(
 
     ``states`` resumes the lanes of an earlier run; it may come from any number of ranks.
     """
-    rows, remainder = divmod(global_batch_size, world_size)
-    if remainder or rows % device_batch_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} must be a multiple of {world_size} ranks x "
-            f"device_batch_size {device_batch_size}"
-        )
+    rows = rows_per_rank(global_batch_size, device_batch_size, world_size)
     if config.packing is not None and collator.seq_len is None:
         raise ValueError("packing needs --seq_len")
     if states and len(states) != global_batch_size:

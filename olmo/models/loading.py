@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from olmo.config import ConfigError, merge, read_yaml
+from olmo.distributed import is_main
 from olmo.models.dcp_files import CheckpointReader
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import rules_of
@@ -185,7 +186,8 @@ def load_weights(model: Molmo2, folder: Path, fresh_scorer: bool = False) -> lis
         vit = model.config.vision_backbone.vit
         assert isinstance(vit, TemporalVitConfig)
         _initialise_scorer(params, vit)
-        log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
+        if is_main():
+            log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
 
 

@@ -86,17 +86,22 @@ def _compile(*modules: nn.Module, dynamic: bool | None = None) -> None:
         inner.forward = torch.compile(inner.forward, dynamic=dynamic)
 
 
+def n_shards(n_ranks: int, replicas: int) -> int:
+    """Ranks that share one copy of the model; ``ValueError`` if there is no such number."""
+    if replicas < 1 or n_ranks % replicas:
+        raise ValueError(f"fsdp.replicas={replicas} does not divide {n_ranks} ranks")
+    return n_ranks // replicas
+
+
 def build_mesh(device_type: str, replicas: int = 1) -> DeviceMesh:
     """Mesh over all ranks: ``shard``, or ``replicate`` x ``shard`` with ``replicas`` > 1.
 
     ``ValueError`` if the ranks cannot be divided so.
     """
     world = torch.distributed.get_world_size()
-    if replicas < 1 or world % replicas:
-        raise ValueError(f"fsdp.replicas={replicas} does not divide {world} ranks")
+    shape = (replicas, n_shards(world, replicas))
     if replicas == 1:
         return init_device_mesh(device_type, (world,), mesh_dim_names=("shard",))
-    shape = (replicas, world // replicas)
     return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
 
 

@@ -242,7 +242,7 @@ def load_checkpoint(
     if world_size == get_world_size():
         file = folder / "train" / f"rank{get_rank()}.pt"
         _set_random_state(torch.load(file, weights_only=True))
-    else:
+    elif is_main():
         log.warning("resuming %d ranks on %d: dropout differs", world_size, get_world_size())
     return TrainerState(**data, lanes=lanes)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from olmo.config import Config
-from olmo.data.loader import DataConfig
+from olmo.data.loader import DataConfig, rows_per_rank
 from olmo.models.molmo2.molmo2 import Molmo2Config
-from olmo.models.parallel import FsdpConfig
+from olmo.models.parallel import FsdpConfig, n_shards
 from olmo.models.registry import model_config_from_dict
 from olmo.train.optim import OptimizerConfig, SchedulerConfig
 
@@ -134,6 +134,11 @@ class TrainConfig(Config):
             "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
         }
         return [group for group, on in trains.items() if not on]
+
+    def check_ranks(self, n_ranks: int) -> None:
+        """``ValueError`` if rows or weights cannot be shared out among so many."""
+        n_shards(n_ranks, self.fsdp.replicas)
+        rows_per_rank(self.global_train_batch_size, self.device_train_microbatch_size, n_ranks)
 
     def __post_init__(self) -> None:
         for name in ("max_duration", "global_train_batch_size", "device_train_microbatch_size"):

@@ -25,6 +25,8 @@ from olmo.types import VideoFrames
 
 log = logging.getLogger(__name__)
 
+EVAL_SETTINGS = ("max_examples", "max_new_tokens", "seed")
+"""Numbers among a result's metrics that say how it was found."""
 CLIP_SEARCH = 256
 """Examples of the stream among which a clip for the pictures is looked for."""
 
@@ -72,7 +74,10 @@ class EvaluationCallback(Callback):
                     torch.compiler.set_stance("force_eager"),  # a length per step is a shape each
                 ):
                     result = evaluate_task(model, config.model, task, self.settings, device)
-                metrics |= {f"eval/{task.name}/{k}": v for k, v in _numbers(result.metrics).items()}
+                figures = _numbers(result.metrics)
+                metrics |= {f"eval/{task.name}/{k}": v for k, v in figures.items()}
+                text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
+                log.info("step %d, %s: %s", trainer.state.step, task.name, text)
                 if is_main():
                     folder = Path(config.save_folder) / "eval" / f"step{trainer.state.step}"
                     (folder / task.name).mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {
         k: float(v)
         for k, v in values.items()
-        if isinstance(v, (int, float)) and not isinstance(v, bool)
+        if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in EVAL_SETTINGS
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+from olmo.models.parallel import n_shards
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
@@ -49,7 +50,7 @@ class Memory:
 
 def estimate_memory(config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: int) -> Memory:
     """Memory of training ``model`` (on any device, also meta) with rows like ``row``."""
-    shards = n_gpus // config.fsdp.replicas
+    shards = n_shards(n_gpus, config.fsdp.replicas)
     n_all = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = FLOAT if config.precision == "fp32" else BFLOAT

@@ -20,7 +20,7 @@ from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback
 from olmo.train.checkpoint import TrainerState, latest_checkpoint, load_checkpoint
 from olmo.train.config import TrainConfig
-from olmo.train.optim import build_optimizer, freeze
+from olmo.train.optim import build_optimizer, freeze, named_groups
 from olmo.train.signals import folder_lock
 from olmo.train.trainer import Callback, Trainer
 
@@ -46,6 +46,7 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
 
 def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """Model, optimizer and loader, from the newest checkpoint of the run or from its start."""
+    config.check_ranks(get_world_size())
     if config.precision is None:
         config.precision = "amp_bf16" if device.type == "cuda" else "fp32"
     torch.manual_seed(config.seed + get_rank())  # ranks drop out different units
@@ -63,7 +64,8 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     if resume is not None:
         state = load_checkpoint(resume, model, optimizer)
         log.info("resumed from %s", resume)
-        _warn_of_changes(config, resume)
+        if is_main():
+            _warn_of_changes(config, resume)
         if not config.restore_dataloader:
             state.lanes = {}
     elif config.initial_model_checkpoint is not None:
@@ -89,7 +91,23 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         state.lanes,
         pin_memory=device.type == "cuda",
     )
+    _say_what_trains(config, model)
     return Trainer(config, model, optimizer, loader, device, state, build_callbacks(config))
+
+
+def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:
+    sizes = {
+        name: sum(p.numel() for p in params.values())
+        for name, params in named_groups(model).items()
+    }
+    log.info(
+        "%d steps of %d rows on %d processes, %s; parameters: %s",
+        config.max_duration,
+        config.global_train_batch_size,
+        get_world_size(),
+        config.precision,
+        ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+    )
 
 
 def build_model(config: TrainConfig, device: torch.device) -> Molmo2:

@@ -77,5 +77,5 @@ def test_compiled_blocks_give_the_same_gradients(
     ],
 )
 def test_wrong_values_name_the_right_ones(key: str, value: str, allowed: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key}: '{value}' is not one of {allowed}"):
+    with pytest.raises(ConfigError, match=rf"{key}: '{value}' is not one of {allowed}; null is"):
         TrainConfig.from_dict({"model": {"vision_backbone": {key: value}}})

@@ -97,6 +97,19 @@ def test_mistakes_end_in_one_clear_message(
     assert "Traceback" not in text
 
 
+def test_dry_run_checks_that_ranks_can_share(
+    run_script: object, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a real run would, for as many processes as torchrun started."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for flags, said in (
+        (("--global_batch_size", "64"), "must be a multiple of 3 ranks x device_batch_size 2"),
+        (("--global_batch_size", "6", "--fsdp.replicas=2"), "replicas=2 does not divide 3 ranks"),
+    ):
+        code, text = run_script(str(start), "debug", "--dry_run", *flags)  # type: ignore[operator]
+        assert code == 2 and said in text
+
+
 def test_missing_checkpoint_and_missing_data(
     run_script: object, start: Path, tmp_path: Path
 ) -> None:
