@@ -15,6 +15,8 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -60,7 +62,8 @@ def blocked_signals() -> Iterator[None]:
     """Processes started inside never see these signals; they end with their parent.
 
     A launcher signals the whole process group. Without this it would end the loader's workers
-    before the trainer has taken its last step. The parent gets what arrives once the block ends.
+    before the trainer has taken its last step. The parent gets what arrives once the block ends;
+    ``end_workers`` ends what was started.
     """
     resource_tracker.ensure_running()  # its start, otherwise inside, ends with unblocked signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -68,6 +71,18 @@ def blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers(batches: object) -> None:
+    """End the processes of a loader's iterator.
+
+    Python sends them SIGTERM at its own end and then waits for them; as it is blocked there, a
+    process that an error ends would wait forever.
+    """
+    if isinstance(batches, _MultiProcessingDataLoaderIter):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            worker.kill()
 
 
 @contextlib.contextmanager

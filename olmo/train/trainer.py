@@ -31,7 +31,7 @@ from olmo.train.errors import TrainingError
 from olmo.train.loss import ChunkedLoss, unpack
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
-from olmo.train.signals import StopSignal, blocked_signals
+from olmo.train.signals import StopSignal, blocked_signals, end_workers
 from olmo.train.throughput import FlopCounter, peak_flops
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class Trainer:
                     self.save()
                 self.checkpoints.wait()
             finally:
+                end_workers(batches)
                 self.checkpoints.close()
                 self._end_callbacks()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -218,6 +219,34 @@ def test_blocked_signals_arrive_afterwards() -> None:
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert stop.received is None
         assert stop.received == "SIGTERM"
+
+
+class Breaks(Callback):
+    """An error that nobody foresees, after one step."""
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        raise RuntimeError("a lost connection")
+
+
+def test_an_error_leaves_no_loader_processes(start: Path, tmp_path: Path) -> None:
+    """They do not get SIGTERM: Python, at its end, would wait for them and never exit."""
+    config = train_config(
+        "stts", tmp_path, global_train_batch_size=2, device_train_microbatch_size=2
+    )
+    trainer = make_trainer(config, start)
+    batches = [micro_batch([[0], [1]])] * 10
+    trainer.loader = DataLoader(  # type: ignore[arg-type]
+        batches, batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
+    trainer.callbacks = [Breaks()]
+    others = multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="a lost connection") as error:
+        trainer.fit()
+    assert error.tb is not None  # as in a process that ends: the traceback holds the iterator
+    left = [p for p in multiprocessing.active_children() if p not in others]
+    for process in left:
+        process.join(5)
+    assert not any(process.is_alive() for process in left)
 
 
 def test_one_run_per_folder(tmp_path: Path) -> None:
