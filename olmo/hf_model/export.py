@@ -73,7 +73,7 @@ def export_checkpoint(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     data = to_hf(config, options.layout)
-    dtypes = {options.dtype or weights.dtype(key) for key in params}
+    dtypes = {options.dtype or computed_in(weights.dtype(key)) for key in params}
     if len(dtypes) == 1:
         data["dtype"] = str(dtypes.pop()).removeprefix("torch.")
     (part / HF_CONFIG).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
@@ -100,6 +100,12 @@ def export_lite(checkpoint: str | Path, out: str | Path, dtype: torch.dtype | No
     model.save_pretrained(part)
     processor.save_pretrained(part)
     return _finish(part, out)
+
+
+def computed_in(stored: torch.dtype) -> torch.dtype:
+    """What transformers is told to load weights as that are stored in ``stored``. Features of the
+    projector leave the range of float16, so that type is for small files alone."""
+    return torch.float32 if stored is torch.float16 else stored
 
 
 def check_new(out: Path) -> None:

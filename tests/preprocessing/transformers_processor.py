@@ -8,6 +8,8 @@ itself makes for float tensors (checked once against torchvision 0.29: bit for b
 from __future__ import annotations
 
 import enum
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,12 +20,13 @@ import transformers.image_processing_backends as image_backend
 import transformers.video_processing_utils as video_backend
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
 from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
 from transformers.models.molmo2.processing_molmo2 import Molmo2Processor
 from transformers.models.molmo2.video_processing_molmo2 import Molmo2VideoProcessor
 from transformers.utils import is_torchvision_available
+from transformers.video_utils import load_video
 
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer
 
@@ -103,6 +106,31 @@ def transformers_processor(
         Molmo2VideoProcessor(**pixels | (video or {})),
         transformers_tokenizer(tokenizer),
         **{"use_single_crop_col_tokens": False} | options,
+    )
+
+
+class PyAvVideoProcessor(Molmo2VideoProcessor):
+    """Reads files with transformers' PyAV reader; its default, torchcodec, is not installed."""
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        if isinstance(video_url_or_urls, list):
+            found = [self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]
+            return list(zip(*found, strict=True))
+        return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
+
+
+def processor_of_folder(folder: Path) -> Molmo2Processor:
+    """What ``AutoProcessor.from_pretrained(folder)`` makes of the folder's files, which itself
+    refuses to work without torchvision."""
+    settings = json.loads((folder / "processor_config.json").read_text())
+    assert settings.pop("processor_class") == "Molmo2Processor"
+    options = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    return Processor(
+        Molmo2ImageProcessor.from_pretrained(folder),
+        PyAvVideoProcessor.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+        chat_template=(folder / "chat_template.jinja").read_text(),
+        **options,
     )
 
 
