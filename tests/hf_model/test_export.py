@@ -175,6 +175,16 @@ def test_dtype(tmp_path: Path) -> None:
     )
 
 
+def test_float16_is_for_files_alone(tmp_path: Path) -> None:
+    """Stored as it was, computed in float32, unless the user asks for float16."""
+    native = save_native(native_model().half(), tmp_path / "native")
+    folder = export_checkpoint(native, tmp_path / "hf")
+    assert {v.dtype for v in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    assert AutoModelForImageTextToText.from_pretrained(folder).dtype == torch.float32
+    asked = export_checkpoint(native, tmp_path / "asked", ExportOptions(dtype=torch.float16))
+    assert AutoModelForImageTextToText.from_pretrained(asked).dtype == torch.float16
+
+
 def test_pruning_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Refused, unless the dense model in it is asked for; then the scorer is left out."""
     model = native_model(PRUNING)

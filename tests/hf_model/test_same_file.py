@@ -132,8 +132,8 @@ def test_greedy_tokens(
     assert tokens == ours[: len(tokens)] and set(ours[len(tokens) :]) <= {-1, eos}
     with torch.no_grad():
         logits, want = model(**batch).logits, stock(**theirs).logits
-    print("MEAS", kind, (logits - want).abs().max(), want.abs().max(), tokens)
-    torch.testing.assert_close(logits, want, atol=1e-3, rtol=0)
+    # measured 1.1e-5, of logits up to 22
+    torch.testing.assert_close(logits, want, atol=1e-4, rtol=0)
 
     lite, lite_processor = load_lite(exported)
     given = lite_processor.apply_chat_template(
