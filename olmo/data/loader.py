@@ -189,7 +189,7 @@ class LaneDataset(IterableDataset[MicroBatch]):
         packer = None
         if self.packing is not None:
             assert self.collator.seq_len is not None
-            packer = self.packing.build(self.collator.seq_len)
+            packer = self.packing.build(self.collator.seq_len, self.n_lanes)
         lane = Lane(
             *(self.source, self.collator, self.n_lanes, state["next_id"], packer),
             max_skipped=self.max_skipped,

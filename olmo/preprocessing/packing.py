@@ -29,14 +29,17 @@ class PackingConfig(Config):
     max_images: int | None = None
     shortcut_max_len_images: bool = False
     """Emit an example that fills ``max_images`` alone and at once."""
+    max_wait: int = 512
+    """When so many examples were read after the oldest one that waits, it is in the next pack."""
 
     def __post_init__(self) -> None:
-        if self.buffer_size < 1:
-            raise ValueError(f"buffer_size must be at least 1, got {self.buffer_size}")
+        for name in ("buffer_size", "max_wait"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def build(self, seq_len: int) -> Packer:
-        """A packer for rows of ``seq_len`` tokens after pruning."""
-        return Packer(self, seq_len)
+    def build(self, seq_len: int, id_step: int = 1) -> Packer:
+        """A packer for rows of ``seq_len`` tokens after pruning; ids come ``id_step`` apart."""
+        return Packer(self, seq_len, id_step)
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,12 @@ class Packer:
     Exact resume: build a new packer and :meth:`restore` the examples of :attr:`buffered_ids`.
     """
 
-    def __init__(self, config: PackingConfig, seq_len: int) -> None:
+    def __init__(self, config: PackingConfig, seq_len: int, id_step: int = 1) -> None:
         if seq_len < 1:
             raise ValueError(f"packing needs a positive seq_len, got {seq_len}")
         self.config = config
         self.seq_len = seq_len
+        self.max_wait = config.max_wait * id_step
         self._unit = max(1, seq_len // TEXT_STEPS)
         self._buffer: list[tuple[int, Example]] = []
 
@@ -95,27 +99,30 @@ class Packer:
             return Pack([example_id], pack([example]))
         emitted = None
         if len(self._buffer) >= self.config.buffer_size:
-            chosen = self._choose()
+            # Told by the ids, so that a resumed packer does the same.
+            chosen = self._choose(example_id - self._buffer[0][0] > self.max_wait)
             taken = [self._buffer[i] for i in chosen]
             emitted = Pack([i for i, _ in taken], pack([e for _, e in taken]))
             self._buffer = [b for i, b in enumerate(self._buffer) if i not in set(chosen)]
         self._buffer.append((example_id, example))
         return emitted
 
-    def _choose(self) -> list[int]:
+    def _choose(self, with_oldest: bool) -> list[int]:
         """Buffer positions of the next pack, newest first."""
         config = self.config
         lengths = np.array([packed_length(e) for _, e in self._buffer])
         images = np.array([n_frames(e) for _, e in self._buffer])
         values = config.text_weight * lengths + config.image_weight * images
-        bounded = config.max_images is not None
-        chosen = knapsack(
-            -(-lengths // self._unit),
-            images if bounded else np.zeros_like(images),
-            values,
-            self.seq_len // self._unit,
-            config.max_images or 0,
-        )
+        units = -(-lengths // self._unit)
+        if config.max_images is None:
+            images = np.zeros_like(images)
+        most_units, most_images = self.seq_len // self._unit, config.max_images or 0
+        first = int(with_oldest)
+        if with_oldest:
+            most_units, most_images = most_units - int(units[0]), most_images - int(images[0])
+        chosen = knapsack(units[first:], images[first:], values[first:], most_units, most_images)
+        if with_oldest:
+            return [i + 1 for i in chosen] + [0]
         return chosen or [0]  # nothing of any value waits: the oldest goes
 
 

@@ -203,6 +203,20 @@ def test_worthless_examples_still_leave():
     assert [p.example_ids for p in out if p] == [[0], [1]]
 
 
+@pytest.mark.parametrize("id_step", [1, 4])
+def test_nothing_waits_for_ever(id_step):
+    """The first example never pays: it is as long as half a row, the others fill rows exactly."""
+    config = PackingConfig(buffer_size=4, max_wait=20)
+    packer, left = config.build(100, id_step), {}
+    for i in range(60):
+        out = packer.add(i * id_step, example(51 if i == 0 else 50))
+        for n in out.example_ids if out else []:
+            left[n // id_step] = i
+        assert out is None or len(out.example["input_tokens"]) <= 100
+    assert left[0] == 22
+    assert max(left[n] - n for n in left) <= 21 + 4
+
+
 def test_resume_continues_exactly():
     rng = np.random.default_rng(2)
     stream = [(int(n), int(m)) for n, m in rng.integers(1, 60, (120, 2))]
