@@ -16,6 +16,7 @@ from typing import Literal
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 SEEK_GAP_S = 6.0
@@ -55,13 +56,6 @@ class Span:
     start: float
     end: float
 
-    def pixels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 ``[h, w, 3]`` RGB, turned upright; ``size`` is the (h, w) before turning."""
-        h, w = size or (self.frame.height, self.frame.width)
-        pixels: np.ndarray = self.frame.to_ndarray(format="rgb24", width=w, height=h)
-        quarters = round(self.frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
-
 
 class VideoFile:
     """Forward reader of one video stream, in one thread. FFmpeg's errors come as they are."""
@@ -88,6 +82,7 @@ class VideoFile:
         self._left_out_to = -1.0
         """End of the last frame that the decoder may have left out."""
         self._size: tuple[int, int] | None = None
+        self._colours = VideoReformatter()
         self._wanted = 0.0
         self._spans = self._decode()
 
@@ -98,9 +93,14 @@ class VideoFile:
         self._container.close()
 
     def pixels(self, span: Span) -> np.ndarray:
-        """uint8 ``[h, w, 3]`` RGB; all frames get the size of the first one asked for."""
-        self._size = self._size or (span.frame.height, span.frame.width)
-        return span.pixels(self._size)
+        """uint8 ``[h, w, 3]`` RGB, turned upright; all frames get the size of the first one."""
+        frame = span.frame
+        self._size = self._size or (frame.width, frame.height)
+        # One thread: FFmpeg would start some for every frame, which takes longer than the work.
+        rgb = self._colours.reformat(frame, *self._size, format="rgb24", threads=1)
+        pixels: np.ndarray = rgb.to_ndarray()
+        quarters = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
 
     def frame_at(self, t: float) -> Span:
         """The frame shown at ``t``; later calls must not ask for an earlier time."""

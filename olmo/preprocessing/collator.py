@@ -85,32 +85,49 @@ class Collator:
         self._kept_length(example)
 
     def _visual(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        empty = np.zeros((0, self.n_patches, self.patch_dim), dtype=np.uint8)
-        images = [e.get("images", empty) for e in examples]
-        for e, x in zip(examples, images, strict=True):
-            if x.shape[1:] != (self.n_patches, self.patch_dim) or x.dtype != np.uint8:
-                raise ValueError(
-                    f"{_name(e)}: images are {x.dtype} {x.shape}, expected uint8 frames of "
-                    f"{self.n_patches} patches of {self.patch_dim} values"
-                )
-            if self.max_frames_bound is not None and len(x) > self.max_frames_bound:
-                raise ValueError(
-                    f"{_name(e)}: {len(x)} frames, at most {self.max_frames_bound} are allowed"
-                )
+        counts = [self._count_frames(e) for e in examples]
         pooling = [e.get("token_pooling", np.zeros((0, 1), dtype=np.int64)) for e in examples]
-        n_frames = max(max(map(len, images)), 1)
-        if self.pad == "to_max" and n_frames_of(examples) and self.max_frames_bound is not None:
+        n_frames = max(*counts, 1)
+        if self.pad == "to_max" and any(counts) and self.max_frames_bound is not None:
             n_frames = self.max_frames_bound
         rows = max(max(map(len, pooling)), 1)
         width = max(p.shape[1] for p in pooling)
         batch = {
-            "images": _stack(images, (n_frames, self.n_patches, self.patch_dim), np.uint8, 0),
+            "images": self._frames(examples, n_frames),
             "token_pooling": _stack(pooling, (rows, width), np.int64, PAD_ID),
         }
         for key in ("num_images", "multimodal_type"):
             values = [e.get(key, np.zeros(0, dtype=np.int64)) for e in examples]
             batch[key] = _stack(values, (max(max(map(len, values)), 1),), np.int64, PAD_ID)
         return batch
+
+    def _count_frames(self, example: Example) -> int:
+        """Frames of a row; ``ValueError`` if they have another form or are too many."""
+        parts = image_parts(example)
+        for x in parts:
+            if x.shape[1:] != (self.n_patches, self.patch_dim) or x.dtype != np.uint8:
+                raise ValueError(
+                    f"{_name(example)}: images are {x.dtype} {x.shape}, expected uint8 frames of "
+                    f"{self.n_patches} patches of {self.patch_dim} values"
+                )
+        n = sum(map(len, parts))
+        if self.max_frames_bound is not None and n > self.max_frames_bound:
+            raise ValueError(
+                f"{_name(example)}: {n} frames, at most {self.max_frames_bound} are allowed"
+            )
+        return n
+
+    def _frames(self, examples: list[Example], n_frames: int) -> torch.Tensor:
+        """uint8 ``[B, n_frames, N, D]``; every frame is copied once, only padding is zeroed."""
+        shape = (len(examples), n_frames, self.n_patches, self.patch_dim)
+        out: np.ndarray = np.empty(shape, dtype=np.uint8)
+        for row, example in zip(out, examples, strict=True):
+            at = 0
+            for part in image_parts(example):
+                row[at : at + len(part)] = part
+                at += len(part)
+            row[at:] = 0
+        return torch.from_numpy(out)
 
     def _kept_length(self, example: Example) -> int:
         """Tokens of the row that fit; raises if cutting the rest loses what must stay."""
@@ -129,9 +146,10 @@ class Collator:
         return limit
 
 
-def n_frames_of(examples: list[Example]) -> int:
-    """Frames of all examples together."""
-    return sum(len(e["images"]) for e in examples if "images" in e)
+def image_parts(example: Example) -> list[np.ndarray]:
+    """Frames of an example, or of the examples of a pack, in their order."""
+    parts: list[np.ndarray] = example.get("image_parts") or []
+    return parts or ([example["images"]] if "images" in example else [])
 
 
 def _stack(rows: list[np.ndarray], shape: tuple[int, ...], dtype: type, fill: int) -> torch.Tensor:

@@ -162,7 +162,8 @@ def pack(examples: list[Example]) -> Example:
 
     Patch ids of ``token_pooling`` are moved past the patches of earlier examples, subsegment ids
     by ``SUBSEGMENTS_PER_EXAMPLE`` each (so that examples cannot see each other); positions start
-    anew in every example.
+    anew in every example. ``image_parts`` lists the ``images`` of the examples, which the collator
+    copies into the batch: they are by far the largest part.
     """
     if not examples:
         raise ValueError("a pack needs at least one example")
@@ -177,7 +178,7 @@ def pack(examples: list[Example]) -> Example:
     )
     visual = [e for e in examples if n_frames(e)]
     if visual:
-        out["images"] = np.concatenate([e["images"] for e in visual])
+        out["image_parts"] = [e["images"] for e in visual]
         out["token_pooling"] = _join_pooling(visual)
     for k in ("num_images", "multimodal_type"):
         out[k] = np.concatenate([e[k] for e in examples])

@@ -55,6 +55,7 @@ def test_pack_reference():
     examples = three()
     before = copy.deepcopy(examples)
     out = pack(examples)
+    out["images"] = np.concatenate(out["image_parts"])
     for key in (
         "images",
         "input_tokens",
@@ -82,7 +83,7 @@ def test_pack_of_one_and_of_text():
     for key in ("input_tokens", "token_pooling", "subsegment_ids", "position_ids"):
         assert out[key].tolist() == expected[key]["values"]
     text = pack([example(2), example(3)])
-    assert "images" not in text and "token_pooling" not in text
+    assert "image_parts" not in text and "token_pooling" not in text
     assert text["num_images"].tolist() == [] and text["visual_end"] == 0
     assert text["subsegment_ids"].tolist() == [0, 0, 100000, 100000, 100000]
     with pytest.raises(ValueError, match="at least one"):
@@ -110,7 +111,7 @@ def test_trace_reference():
             "step": step,
             "packed_ids": p.example_ids,
             "n_tokens": len(p.example["input_tokens"]),
-            "n_images": len(p.example.get("images", [])),
+            "n_images": sum(map(len, p.example.get("image_parts", []))),
             "buffer_after": buffer,
         }
         for step, p, buffer in emitted
@@ -153,7 +154,7 @@ def test_a_pack_never_exceeds_its_row(seq_len):
     seen = []
     for _, p, _ in emitted:
         assert len(p.example["input_tokens"]) <= seq_len
-        assert len(p.example.get("images", [])) <= 32
+        assert sum(map(len, p.example.get("image_parts", []))) <= 32
         seen += p.example_ids
     assert sorted(seen + packer.buffered_ids) == list(range(300))  # none lost, none twice
 
