@@ -195,8 +195,9 @@ class VideoFile:
     def _jump_pays(self, t: float) -> bool:
         """Whether a key frame lies between the last frame and ``t``."""
         reached = self._last.end if self._last else 0.0
-        index, base = self._stream.index_entries, self._stream.time_base
-        if not len(index) or not base or index[len(index) - 1].timestamp * base < t - INDEX_GAP_S:
+        index = getattr(self._stream, "index_entries", None)  # PyAV 15 does not show it
+        base = self._stream.time_base
+        if not index or not base or index[len(index) - 1].timestamp * base < t - INDEX_GAP_S:
             return t - reached > SEEK_GAP_S
         before = index.search_timestamp(self._start + int(t / base))
         return before >= 0 and float((index[before].timestamp - self._start) * base) > reached
