@@ -37,8 +37,7 @@ from olmo.config import merge, parse_overrides, read_yaml
 from olmo.data import examples as examples_module
 from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.loader import DataConfig, LaneDataset, build_train_loader
-from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig
-from olmo.data.registry import get_dataset
+from olmo.data.mixture import MIXTURES, Mixture, open_named
 from olmo.data.stage_clock import StageClock
 from olmo.data.video_loading import load_video
 from olmo.models.registry import model_config_from_dict
@@ -89,12 +88,7 @@ def open_mixture(args: argparse.Namespace) -> Mixture:
     """The files, the mixture or the data set that the command line names."""
     if args.video:
         return Mixture({"files": Videos(args.video)}, {"files": 1.0})
-    known = (MIXTURES / f"{args.name}.yaml").is_file()
-    if known or args.name.endswith((".yaml", ".yml", ".jsonl")):
-        if args.name.endswith(".jsonl"):
-            return MixtureConfig.load("custom").open("train", custom=args.name)
-        return MixtureConfig.load(args.name).open("train", args.skip_missing)
-    return Mixture({args.name: get_dataset(args.name, "train")}, {args.name: 1.0})
+    return open_named(args.name, "train", args.skip_missing)
 
 
 def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -203,6 +203,15 @@ class Mixture:
         return "\n".join(lines)
 
 
+def open_named(name: str, split: str, skip_missing: bool = False) -> Mixture:
+    """What a user names: a mixture, the YAML file of one, a jsonl file of own data, a data set."""
+    if name.endswith(".jsonl"):
+        return Mixture({CUSTOM: CustomDataset.open(name)}, {CUSTOM: 1.0})
+    if name.endswith((".yaml", ".yml")) or (MIXTURES / f"{name}.yaml").is_file():
+        return MixtureConfig.load(name).open(split, skip_missing)
+    return Mixture({name: get_dataset(name, split)}, {name: 1.0})
+
+
 def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingDataError:
     """One error for all absent data sets, with the place where each was looked for."""
     entries = []

@@ -1,0 +1,94 @@
+"""Look at examples as the model sees them: one HTML page with everything in it.
+
+    python scripts/dataset_visualize.py synthetic_video_qa out.html
+    python scripts/dataset_visualize.py molmo2 out.html --skip_missing --n 20
+    python scripts/dataset_visualize.py my.jsonl out.html --topk 0.5
+    python scripts/dataset_visualize.py mvbench out.html --split val --evaluation
+
+NAME is a data set, a mixture (name or YAML file) or a jsonl file of own data. Per example: frames
+or crops, the row of tokens with its loss weights in colour, the targets, and the number of tokens
+before and after pruning (--topk). Examples that cannot be used are shown with the reason. Any key
+of the model can be set as --model.a.b=value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from olmo.config import ConfigError, merge, parse_overrides, read_yaml
+from olmo.data.example_page import error_card, example_card, page
+from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
+from olmo.data.mixture import MIXTURES, open_named
+from olmo.data.stream import MixtureStream, example_rng
+from olmo.models.registry import model_config_from_dict
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = out.add_argument
+    add("name", help="data set, mixture or jsonl file")
+    add("out", type=Path, help="HTML file to write")
+    add("--n", type=int, default=8, help="examples (8)")
+    add("--first", type=int, default=0, help="examples of the stream to pass over (0)")
+    add("--split", default="train")
+    add("--evaluation", action="store_true", help="prompts as in an evaluation, no answers")
+    add("--no_shuffle", action="store_true", help="examples in the order of the files")
+    add("--skip_missing", action="store_true", help="leave absent data sets out")
+    add("--config", default=str(MIXTURES.parent / "tiny.yaml"), help="config with the model")
+    add("--topk", type=float, help="share of a video's tokens that the model removes")
+    add("--seq_len", type=int, help="tokens of a row after pruning")
+    add("--width", type=int, default=120, help="pixels of a picture (120)")
+    add("--seed", type=int, default=50189)
+    return out
+
+
+def pruned(topk: float | None) -> dict[str, Any]:
+    """Keys of a model that removes the share ``topk`` of a video's tokens."""
+    if topk is None:
+        return {}
+    return {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": {"topk": topk}}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, rest = parser().parse_known_args(argv)
+    try:
+        mixture = open_named(args.name, args.split, args.skip_missing)
+        data = merge(read_yaml(Path(args.config))["model"], pruned(args.topk))
+        data = merge(data, parse_overrides(rest).get("model", {}))
+        model = model_config_from_dict(data)
+        tokenizer = model.build_tokenizer()
+        preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
+    except (ConfigError, ValueError, OSError, KeyError) as e:
+        print(f"error: {describe_error(e)}", file=sys.stderr)
+        return 1
+    stream = MixtureStream(mixture, args.seed, not args.no_shuffle)
+    cards = []
+    for i in tqdm(range(args.first, args.first + args.n), desc=args.name):
+        ref = stream[i]
+        name = f"{ref.dataset} {ref.index}"
+        rng, training = example_rng(args.seed, ref.index, ref.epoch), not args.evaluation
+        try:
+            arrays = load_example(
+                *(mixture.datasets[ref.dataset], ref.index, rng, preprocessor),
+                *(training, not training),
+            )
+        except BAD_EXAMPLE as e:
+            cards.append(error_card(name, describe_error(e)))
+            continue
+        grid, patch = preprocessor.visual.grid, preprocessor.patch_size
+        cards.append(example_card(name, arrays, tokenizer, grid, patch, args.width))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(page(f"{args.name}, {args.split}", cards), encoding="utf-8")
+    print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {len(cards)} examples)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

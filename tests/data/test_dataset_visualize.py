@@ -1,0 +1,103 @@
+"""``scripts/dataset_visualize.py``: the page shows what the model sees and is trained to say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from tests.data.broken_media import write_video
+from tests.train.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = REPOSITORY / "scripts" / "dataset_visualize.py"
+    spec = importlib.util.spec_from_file_location("dataset_visualize", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    write_video(tmp_path / "a.mp4", list(range(30)))
+    (tmp_path / "b.mp4").write_bytes(b"nothing")
+    Image.new("RGB", (50, 40)).save(tmp_path / "c.png")
+    lines = [
+        {"video": "a.mp4", "question": "Is <b> & co in it?", "answer": "Certainly <not>."},
+        {"video": "b.mp4", "question": "And here?", "answer": "No."},
+        {"image": "c.png", "question": "Which?", "options": ["cat", "dog"], "answer": "dog"},
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return file
+
+
+class Tags(HTMLParser):
+    """Checks that every element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page(script: ModuleType, own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "page.html"
+    args = [str(own), str(out), "--n", "3", "--no_shuffle", "--topk", "0.5"]
+    assert script.main(args) == 0
+    text = out.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open
+    assert len(re.findall("<article>", text)) == 3
+    assert not re.search(r"(src|href)=.(http|/|\.)", text)  # nothing from elsewhere
+    video, broken, image = text.split("<article>")[1:]
+    assert "left out: cannot read video" in broken and "b.mp4" in broken
+    frames = video.count("data:image/jpeg;base64,")
+    assert frames == 7  # 0, 0.5, ... 3 s
+    assert video.count("16 × &lt;im_patch&gt;") == frames
+    before, after = (
+        int(re.search(rf"tokens {when} pruning</dt><dd>(\d+)", video)[1])  # type: ignore[index]
+        for when in ("before", "after")
+    )
+    assert before - after == 16 * frames // 2
+    loss = re.findall(r"class='loss' style='[^']+' title='loss weight [\d.]+'>([^<]*)<", video)
+    assert len(loss) == 2 and all("Certainly &lt;not&gt;." in t for t in loss)  # row and targets
+    assert "Is &lt;b&gt; &amp; co in it?" in video and "<b>" not in video
+    assert "<dt>kind</dt><dd>image</dd>" in image
+
+
+def test_evaluation_trains_nothing(script: ModuleType, own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert script.main([str(own), str(out), "--n", "1", "--no_shuffle", "--evaluation"]) == 0
+    card = out.read_text().split("<article>")[1]
+    assert "class='loss'" not in card and "Certainly" not in card.split("The row:")[1]
+
+
+def test_mistakes_of_the_user(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "page.html")
+    for args, message in [
+        (["tgiff", out], "Did you mean 'tgif'?"),
+        ([str(tmp_path / "no.jsonl"), out], "no.jsonl: no such file"),
+        (["synthetic_video_qa", out, "--model.no_key=1"], "unknown key 'model.no_key'"),
+        (["synthetic_video_qa", out, "--topk", "2"], "topk"),
+    ]:
+        assert script.main(args) == 1
+        assert message in capsys.readouterr().err
