@@ -32,6 +32,9 @@ SKIPPING = ("h264", "hevc")
 """Codecs whose decoder can leave out frames that no other frame refers to."""
 SKIP_MARGIN_S = 1.0
 """Frames that end so long before the wanted moment may be left out."""
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
+"""For the conversion of colours: else FFmpeg starts threads for every frame, which takes longer
+than the work. PyAV 15 cannot be told."""
 NOT_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp")
 """FFmpeg formats that decode to frames but are text, a single picture (as is ``*_pipe``) or a
 list of other files."""
@@ -96,8 +99,7 @@ class VideoFile:
         """uint8 ``[h, w, 3]`` RGB, turned upright; all frames get the size of the first one."""
         frame = span.frame
         self._size = self._size or (frame.width, frame.height)
-        # One thread: FFmpeg would start some for every frame, which takes longer than the work.
-        rgb = self._colours.reformat(frame, *self._size, format="rgb24", threads=1)
+        rgb = self._colours.reformat(frame, *self._size, format="rgb24", **ONE_THREAD)
         pixels: np.ndarray = rgb.to_ndarray()
         quarters = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
