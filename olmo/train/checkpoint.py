@@ -129,7 +129,7 @@ class Checkpointer:
         whole = latest_checkpoint(self.folder)
         raise SaveError(
             f"{self.part}: the checkpoint could not be written: "
-            f"{_cause(error) if error else 'another rank failed'}. "
+            f"{_cause(error) if error else 'another rank failed'}{_free(self.folder)}. "
             + (f"The newest whole one is {whole}" if whole else "There is no earlier one")
         ) from error
 
@@ -275,6 +275,11 @@ def _cause(error: BaseException) -> str:
         rank, (cause, _) = next(iter(error.failures.items()))
         return f"rank {rank}: {cause or type(cause).__name__}"
     return str(error) or type(error).__name__
+
+
+def _free(folder: Path) -> str:
+    """Room left: torch words a full disk as an unexpected position in a file."""
+    return f" ({shutil.disk_usage(folder).free / 2**30:.1f} GiB free)" if folder.is_dir() else ""
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from olmo.config import merge
 from olmo.data.loader import MicroBatch
-from olmo.models.loading import load_weights
+from olmo.models.loading import load_model_config, load_weights, merged_model_config
 from olmo.models.registry import model_config_from_dict
 from olmo.train.checkpoint import TrainerState, save_unsharded
 from olmo.train.config import TrainConfig
@@ -20,6 +20,7 @@ from olmo.train.run import build_model
 from olmo.train.trainer import Trainer
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from tests.models.conftest import (
+    FIXTURES,
     OLMO3,
     PATCH,
     PRUNING,
@@ -142,6 +143,16 @@ def make_trainer(config: TrainConfig, start: Path) -> Trainer:
     trainer = Trainer(config, model, optimizer, loader, device, TrainerState())
     trainer.model.train()
     return trainer
+
+
+def upstream_trainer(folder: Path) -> Trainer:
+    """A run with pruning that starts from a dense checkpoint in the published layout."""
+    start = FIXTURES / "molmo2_tiny_dcp" / "step10"
+    vit = {"prune_at": 0}
+    over = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
+    config = train_config("dense", folder)
+    config.model = merged_model_config(load_model_config(start).to_dict(), over)
+    return make_trainer(config, start)
 
 
 def full(x: Tensor) -> Tensor:

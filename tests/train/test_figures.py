@@ -12,12 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from olmo.models.loading import load_model_config, merged_model_config
 from olmo.nn.attention import force_masked_bias
 from olmo.train.loss import ChunkedLoss, token_loss, unpack
 from olmo.train.metrics import KEPT_HISTOGRAM
-from tests.models.conftest import CELLS, FIXTURES
-from tests.train.rows import make_trainer, micro_batch, train_config, write_start
+from tests.models.conftest import CELLS
+from tests.train.rows import (
+    make_trainer,
+    micro_batch,
+    train_config,
+    upstream_trainer,
+    write_start,
+)
 from tests.train.state import take_step
 
 
@@ -120,12 +125,6 @@ def test_upstream_checkpoint_starts_a_run_with_pruning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only the scorer is new, and the log says so."""
-    start = FIXTURES / "molmo2_tiny_dcp" / "step10"
-    vit = {"prune_at": 0}
-    over = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
-    model = merged_model_config(load_model_config(start).to_dict(), over)
-    config = train_config("dense", tmp_path)
-    config.model = model
-    trainer = make_trainer(config, start)
+    trainer = upstream_trainer(tmp_path)
     n_new = sum(".temporal_token_scorer." in name for name in trainer.model.state_dict())
     assert n_new and f"no token scorer: initialised {n_new} tensors" in caplog.text

@@ -26,6 +26,7 @@ from tests.train.rows import (
     make_trainer,
     micro_batch,
     train_config,
+    upstream_trainer,
     write_start,
 )
 from tests.train.state import snapshot, take_step
@@ -206,6 +207,17 @@ def test_two_ranks_write_and_one_reads(folder: Path, two_ranks: list[dict[str, A
     state = load_checkpoint(newest, trainer.model, trainer.optimizer)
     assert state.step == 1
     assert_equal(snapshot(trainer), torch.load(folder / "by_two.pt", weights_only=True))
+
+
+def test_two_ranks_start_from_the_published_layout(
+    two_ranks: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """With the weights that one process gets, the new scorer's included."""
+    model = upstream_trainer(tmp_path).model
+    for rank in two_ranks:
+        assert set(rank["upstream"]) == set(model.state_dict())
+        for name, value in model.state_dict().items():
+            assert torch.equal(rank["upstream"][name], value), name
 
 
 def test_one_writes_and_two_ranks_read(folder: Path, two_ranks: list[dict[str, Any]]) -> None:

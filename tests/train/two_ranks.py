@@ -21,6 +21,7 @@ from tests.train.rows import (
     make_trainer,
     micro_batch,
     train_config,
+    upstream_trainer,
 )
 from tests.train.state import snapshot, take_step
 
@@ -38,6 +39,7 @@ def run(rank: int, folder: Path) -> None:
             "nan": _nan_on_rank_1(rank, folder),
             "held on the host": _inputs_on_the_host(folder),
             "resharded": _checkpoints(rank, folder),
+            "upstream": _upstream(folder),
         }
         torch.save(results, folder / f"rank{rank}.pt")
     finally:
@@ -151,6 +153,12 @@ def _inputs_on_the_host(folder: Path) -> dict[str, bool]:
     with torch.no_grad(), mover:
         model(**inputs)
     return found
+
+
+def _upstream(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a run from a published layout; the scorer is new."""
+    model = upstream_trainer(folder / "unused").model
+    return {name: full(value).detach().clone() for name, value in model.state_dict().items()}
 
 
 def _checkpoints(rank: int, folder: Path) -> dict[str, torch.Tensor]:
