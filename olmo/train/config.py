@@ -102,7 +102,7 @@ class TrainConfig(Config):
     device_train_microbatch_size: int = 2
     """Rows per forward pass on one rank."""
     max_grad_norm: float | None = 1.0
-    """Clip, per parameter group."""
+    """Clip of each parameter group; ``optimizer`` can set one of its own for a group."""
     precision: Literal["amp_bf16", "fp32"] | None = None
     """None: amp_bf16 on a GPU, fp32 on the CPU."""
     fsdp: FsdpConfig = field(default_factory=FsdpConfig)

@@ -7,6 +7,7 @@ Groups: ``llm``, ``connector`` (with the embeddings of the visual tokens), ``vit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,18 @@ class OptimizerConfig(Config):
     connector_weight_decay: float = 0.0
     vit_weight_decay: float = 0.0
     temporal_token_scorer_weight_decay: float = 0.0
+    llm_max_grad_norm: float | None = None
+    connector_max_grad_norm: float | None = None
+    vit_max_grad_norm: float | None = None
+    temporal_token_scorer_max_grad_norm: float | None = None
+    """Clip of one group; None: the run's ``max_grad_norm``."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-6
+
+    def max_norms(self, default: float | None) -> dict[str, float | None]:
+        """Clip by group; None is no clip."""
+        own = {group: getattr(self, f"{group}_max_grad_norm") for group in GROUPS}
+        return {group: default if norm is None else norm for group, norm in own.items()}
 
 
 @dataclass
@@ -125,9 +136,9 @@ def set_learning_rates(
 
 
 def clip_gradients(
-    groups: dict[str, dict[str, Tensor]], max_norm: float | None
+    groups: dict[str, dict[str, Tensor]], max_norms: Mapping[str, float | None]
 ) -> dict[str, float]:
-    """Scale each group's gradients to at most ``max_norm`` and return the norms before.
+    """Scale each group's gradients to at most its norm and return the norms before.
 
     Gradients whose norm is not finite stay as they are.
     """
@@ -141,6 +152,7 @@ def clip_gradients(
         if isinstance(norm, torch.distributed.tensor.DTensor):
             norm = norm.full_tensor()
         norms[group] = float(norm)
+        max_norm = max_norms.get(group)
         if max_norm is not None and math.isfinite(norms[group]):
             torch.nn.utils.clip_grads_with_norm_(params.values(), max_norm, norm)
     return norms

@@ -163,7 +163,8 @@ class Trainer:
         sums = self.accumulate(micro, agreed)
         metrics, self.histograms = sums.reduce(agreed.weight, agreed.aux_terms)
         self._count(micro, metrics)
-        norms = clip_gradients(named_groups(self.model), self.config.max_grad_norm)
+        max_norms = self.config.optimizer.max_norms(self.config.max_grad_norm)
+        norms = clip_gradients(named_groups(self.model), max_norms)
         rates = set_learning_rates(
             self.optimizer, self.state.step, self.config.max_duration, self.config.scheduler
         )

@@ -49,7 +49,7 @@ def test_compiled_blocks_give_the_same_gradients(
 ) -> None:
     """Also where they are recomputed in the backward pass, and for shapes that change.
 
-    Measured: equal to the bit.
+    Measured: 1.6e-6 of the largest entry at most.
     """
     write_start("stts", tmp_path)
     eager = make_trainer(train_config("stts", tmp_path / "a", model=settings(recompute)), tmp_path)

@@ -75,11 +75,13 @@ def test_schedule_of_the_recipe() -> None:
 
 
 def test_clipping_is_per_group() -> None:
-    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])
-    norms = clip_gradients({"a": {"a": a}, "b": {"b": b}}, 1.0)
-    assert norms == {"a": pytest.approx(5.0), "b": pytest.approx(0.5)}
+    a, b, c = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    a.grad, b.grad, c.grad = (torch.tensor(g) for g in ([3.0, 4.0], [0.3, 0.4], [3.0, 4.0]))
+    limits = OptimizerConfig(vit_max_grad_norm=0.25).max_norms(1.0)
+    norms = clip_gradients({"llm": {"a": a}, "connector": {"b": b}, "vit": {"c": c}}, limits)
+    assert norms == {"llm": pytest.approx(5), "connector": pytest.approx(0.5), "vit": norms["llm"]}
     assert a.grad.norm() == pytest.approx(1.0, rel=1e-4) and b.grad.norm() == pytest.approx(0.5)
+    assert c.grad.norm() == pytest.approx(0.25, rel=1e-4)
 
 
 def test_token_loss_by_hand() -> None:

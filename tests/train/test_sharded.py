@@ -141,7 +141,7 @@ def test_other_head_and_other_mesh(
 
 @pytest.mark.slow
 def test_four_processes_in_two_replicas(folder: Path, tmp_path: Path) -> None:
-    """A real 2 x 2 mesh; a checkpoint that it wrote loads on one process, optimizer included."""
+    """A real 2 x 2 mesh, once compiled. One process loads its checkpoint, optimizer included."""
     for kind in ("dense", "stts"):
         write_start(kind, tmp_path / kind)
     torch.multiprocessing.spawn(run_four, (tmp_path,), nprocs=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,17 +63,23 @@ def _gradients(rank: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def run_four(rank: int, folder: Path) -> None:
-    """Two copies of the model on two ranks each: gradients, their norms, and one step."""
+    """Two copies of the model on two ranks each: gradients, their norms, and one step. The model
+    with pruning is compiled."""
     torch.set_num_threads(1)
     store = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=4)
     try:
         found = {}
-        for kind in ("dense", "stts"):
-            config = train_config(kind, folder / "run", fsdp={"replicas": 2})
+        compiled = {"vision_backbone": {"compile_vit": "blocks", "compile_connector": "default"}}
+        torch.compile = partial(torch.compile, backend="aot_eager")
+        for kind, model in (("dense", {}), ("stts", compiled)):
+            mesh = {"replicas": 2}
+            config = train_config(
+                kind, folder / "run", fsdp=mesh, model=model, compile_llm=bool(model)
+            )
             trainer = make_trainer(config, folder / kind)
             found[kind] = gradients(trainer, FOUR_RANKS[rank])
-            norms = clip_gradients(named_groups(trainer.model), None)
+            norms = clip_gradients(named_groups(trainer.model), {})
             found[f"{kind} norms"] = {name: torch.tensor(norm) for name, norm in norms.items()}
             take_step(trainer, FOUR_RANKS[rank])
         trainer.save()
