@@ -93,7 +93,16 @@ def load_model_config(path: Path, overrides: dict[str, Any] | None = None) -> Mo
     Overrides may use the flat spellings of ``mm_preprocessor``; one of the two ``topk`` fields
     is enough.
     """
-    return merged_model_config(model_section(path), overrides or {})
+    section = model_section(path)
+    try:
+        return merged_model_config(section, overrides or {})
+    except ConfigError:
+        file = next(f for f in (path / "config.yaml", path / HF_CONFIG) if f.is_file())
+        try:
+            merged_model_config(section, {})
+        except ConfigError as e:
+            raise ConfigError(f"{file}: {e}") from e
+        raise  # the overrides are at fault
 
 
 def model_section(path: Path) -> dict[str, Any]:

@@ -165,6 +165,23 @@ class DcpSource:
         }
         self.shapes = {key: tuple(entry.size) for key, entry in found.items()}
         self.dtypes = {key: entry.properties.dtype for key, entry in found.items()}
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """``CheckpointError`` if a file that holds parts of the model is missing or cut."""
+        sizes: dict[str, int] = {}
+        for index, info in (self.reader.read_metadata().storage_data or {}).items():
+            if index.fqn.removeprefix("model.") in self.shapes:
+                end = info.offset + info.length
+                sizes[info.relative_path] = max(sizes.get(info.relative_path, 0), end)
+        for name, size in sorted(sizes.items()):
+            file = self.where / name
+            if not file.is_file():
+                raise CheckpointError(f"{file}: missing, but .metadata lists it")
+            if file.stat().st_size < size:
+                raise CheckpointError(
+                    f"{file}: cut off: {file.stat().st_size} bytes, .metadata lists {size}"
+                )
 
     def read(self, key: str) -> Tensor:
         out = torch.empty(self.shapes[key], dtype=self.dtypes[key])
