@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olmo.config import Config
+from olmo.config import Config, merge
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.loading import check_scorer, load_model_config, select_checkpoint
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MIN_SEQUENCE_LENGTH = 64_000
 """Longest prompt with its answer, unless the checkpoint or the command line allows more: long
 videos exceed what a model was trained with."""
+
+MIN_IMAGE_LIMITS = {"max_crops": 24, "max_images": 20}
+"""Crops of a single image and images of a list, likewise: benchmarks have finer images, and more
+of them, than training, and published figures are measured so."""
 
 
 @dataclass
@@ -93,11 +97,15 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 
 def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:
     """``given`` overrides of the model config, and what evaluation itself sets."""
-    overrides = dict(given)
-    longest = load_model_config(checkpoint, given or None).llm.max_sequence_length
-    llm = dict(overrides.get("llm") or {})
-    if longest < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:
-        overrides["llm"] = llm | {"max_sequence_length": MIN_SEQUENCE_LENGTH}
+    config, overrides = load_model_config(checkpoint, given or None), given
+    llm = given.get("llm") or {}
+    if config.llm.max_sequence_length < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:
+        overrides = merge(overrides, {"llm": {"max_sequence_length": MIN_SEQUENCE_LENGTH}})
+    image, preprocessor = config.mm_preprocessor.image, given.get("mm_preprocessor") or {}
+    named = {*preprocessor, *(preprocessor.get("image") or {})}
+    for name, least in MIN_IMAGE_LIMITS.items():
+        if image is not None and name not in named and (getattr(image, name) or 0) < least:
+            overrides = merge(overrides, {"mm_preprocessor": {"image": {name: least}}})
     return overrides
 
 

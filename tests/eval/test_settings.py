@@ -41,6 +41,17 @@ def test_long_prompts_are_allowed_unless_the_user_says_otherwise():
     assert short.overrides["llm"] == {"max_sequence_length": 100}
 
 
+def test_images_are_shown_as_in_published_evaluations_unless_the_user_says_otherwise():
+    image = plan().model_config.mm_preprocessor.image
+    assert (image.max_crops, image.max_images) == (24, 20)
+    own = plan({"mm_preprocessor": {"max_images": 3, "image": {"max_crops": 4}}})
+    image = own.model_config.mm_preprocessor.image
+    assert (image.max_crops, image.max_images) == (4, 3)
+    assert plan({"mm_preprocessor": {"image": None}}).model_config.mm_preprocessor.image is None
+    more = plan({"mm_preprocessor": {"image": {"max_images": 40}}})
+    assert more.model_config.mm_preprocessor.image.max_images == 40
+
+
 def test_folders(tmp_path):
     beside = CHECKPOINT.resolve() / "eval"
     assert plan().folder == beside / "step800-unsharded"
