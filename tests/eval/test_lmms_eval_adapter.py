@@ -189,7 +189,7 @@ generation_kwargs: {{max_new_tokens: 16, until: ["\\n\\n"]}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
     )
-    args = f"pretrained={scored_checkpoint},topk=0.5,device=cpu"
+    args = f"pretrained={scored_checkpoint},topk=0.3,device=cpu"
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     launch = launch if processes > 1 else []
     command = [

@@ -98,7 +98,7 @@ def test_what_fails_is_listed_and_costs_no_other_task(trained, data, tmp_path):
     scored = {f.parent.name: json.loads(f.read_text()) for f in folder.rglob("metrics.json")}
     left_out = scored[SYNTHETIC]["skipped_examples"]
     assert {name: (m["n"], m["skipped"]) for name, m in scored.items()} == {
-        f"{SYNTHETIC}-validation": (30, 0),
+        f"{SYNTHETIC}_validation": (30, 0),
         SYNTHETIC: (30 - len(left_out), len(left_out)),
     }
     assert 5 < len(left_out) < 25 and all(".mp4" in s["error"] for s in left_out)
