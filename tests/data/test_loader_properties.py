@@ -118,7 +118,7 @@ layouts = st.integers(1, 4).flatmap(
 
 def build(setting: Setting, layout: Layout, rank: int, states: dict[int, LaneState]) -> Any:
     size = setting.buffer_size
-    packing = None if size is None else PackingConfig(buffer_size=size, max_wait=9)
+    packing = None if size is None else PackingConfig(buffer_size=size, max_wait=3)
     return build_train_loader(
         DataConfig(seed=SEED, shuffle=setting.shuffle, packing=packing, num_workers=layout.workers),
         setting.mixture(),
