@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from olmo.config import read_yaml
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
+from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError, TrainingError
 from olmo.train.signals import StopSignal, blocked_signals, folder_lock
 from olmo.train.trainer import Callback, Trainer
@@ -145,6 +147,14 @@ def test_failed_write_is_noticed_in_the_next_step(
     assert trainer.checkpoints.pending.exception() is not None  # the write has ended
     with pytest.raises(SaveError, match="No space left on device"):
         take_step(trainer, ROWS)
+
+
+def test_the_resolved_config_lies_beside_the_weights(trainer: Trainer, tmp_path: Path) -> None:
+    take_step(trainer, ROWS)
+    trainer.save()
+    trainer.checkpoints.wait()
+    saved = TrainConfig.from_dict(read_yaml(tmp_path / "step1" / "config.yaml"))
+    assert saved == trainer.config and saved.model.removed_share == 0.5
 
 
 def test_retention_and_leftovers(start: Path, tmp_path: Path) -> None:
