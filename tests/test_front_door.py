@@ -171,6 +171,8 @@ def test_predict_takes_an_image(predict, tmp_path, capsys):
         ([None, "?", "--checkpoint", str(DENSE), "--topk", "2"], "in [0, 1): got 2.0"),
         ([None, "?", "--checkpoint", str(DENSE), "--prune_method", "x"], "prune_method 'x'"),
         ([None, "?", "--checkpoint", str(DENSE), "--max_frames", "0"], "at least 1"),
+        ([None, "?", "--checkpoint", str(DENSE), "--device", "gpu"], "device 'gpu' is none of"),
+        ([None, "?", "--checkpoint", str(DENSE), "--device", "cuda:99"], "'cuda:99': torch finds"),
         (
             [None, "?", "--checkpoint", str(DENSE), "--style", "video_short_anser"],
             "unknown style 'video_short_anser'; did you mean 'video_short_answer'?",

@@ -57,10 +57,11 @@ def load_model(
     prunes without a scorer, by ``prune_method="evs"`` unless another is named.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or one that does not fit its config.
+        FileNotFoundError, ValueError: no such checkpoint, one that does not fit its config, or no
+            such device.
     """
     folder = select_checkpoint(path)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     overrides = merge(overrides or {}, {"vision_backbone": {"vit": pruning}} if pruning else {})
     stored = load_model_config(folder)
@@ -77,6 +78,18 @@ def load_model(
     model.generation_config = generation_config(folder, processor)
     model.processor = processor
     return model.eval(), processor
+
+
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """``device``, by default the GPU if there is one. ``ValueError`` for one that is not there."""
+    has_gpu = torch.cuda.is_available()
+    try:
+        chosen = torch.device(device or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError as e:
+        raise ValueError(f"device {device!r} is none of torch's, such as cpu or cuda:1") from e
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
+    return chosen
 
 
 def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]:
