@@ -1,4 +1,4 @@
-"""Greedy generation with a KV cache for batches of right-padded prompts.
+"""Generation, greedy or sampled, with a KV cache for batches of right-padded prompts.
 
 New tokens are appended behind the padding in the cache, where padding is masked, so that rows of
 different lengths (also after pruning) need no re-alignment.
@@ -39,6 +39,29 @@ class GenerativeModel(Protocol):
     ) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Draw tokens: logits over ``temperature``, from the likeliest tokens that together have a
+    probability of at least ``top_p``. The draws of a row depend on the rows beside it."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    def draw(self, log_probs: Tensor, generator: torch.Generator) -> Tensor:
+        """One token per row of ``log_probs`` [B, V] -> int64 [B]."""
+        probs, token = (log_probs / self.temperature).softmax(-1).sort(-1, descending=True)
+        before = probs.cumsum(-1) - probs
+        place = torch.multinomial(probs * (before < self.top_p), 1, generator=generator)
+        return token.gather(-1, place).squeeze(-1)
+
+
 @dataclass
 class GenerateOutput:
     """Generated tokens.
@@ -58,7 +81,11 @@ class GenerateOutput:
 
 
 def generate(
-    model: GenerativeModel, batch: dict[str, Any], max_new_tokens: int, stop_ids: Sequence[int]
+    model: GenerativeModel,
+    batch: dict[str, Any],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    sampling: Sampling | None = None,
 ) -> GenerateOutput:
     """Answer every row of ``batch``.
 
@@ -66,6 +93,7 @@ def generate(
         batch: collated prompts; ``input_ids`` [B, S] must be padded on the right with -1.
         max_new_tokens: at least 1; prompt + new tokens must fit ``llm.max_sequence_length``.
         stop_ids: a row ends with any of them.
+        sampling: None is greedy.
 
     Raises:
         ValueError: left padding, or a prompt that is too long.
@@ -85,7 +113,7 @@ def generate(
             f"llm.max_sequence_length {limit}"
         )
     with _timed("decode", timings, lengths.device):
-        tokens, scores = _decode(model, out, cache, max_new_tokens, stop_ids)
+        tokens, scores = _decode(model, out, cache, max_new_tokens, stop_ids, sampling)
     return GenerateOutput(tokens, scores, lengths, timings)
 
 
@@ -95,7 +123,10 @@ def _decode(
     cache: KVCache,
     max_new_tokens: int,
     stop_ids: Sequence[int],
+    sampling: Sampling | None,
 ) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator(prefill.logits.device)
+    generator.manual_seed(0 if sampling is None else sampling.seed)
     stops = torch.tensor(list(stop_ids), device=prefill.logits.device)
     logits, key_mask = prefill.logits, prefill.valid
     rows = torch.arange(logits.shape[0], device=logits.device)
@@ -105,8 +136,9 @@ def _decode(
     tokens = []
     for step in range(max_new_tokens):
         log_probs = logits.float().log_softmax(-1)
-        best, token = log_probs.max(-1)
-        scores = scores + torch.where(done, 0.0, best)
+        token = sampling.draw(log_probs, generator) if sampling else log_probs.argmax(-1)
+        chosen = log_probs.gather(-1, token[:, None]).squeeze(-1)
+        scores = scores + torch.where(done, 0.0, chosen)
         token = torch.where(done, stops[0], token)
         tokens.append(token)
         done = done | torch.isin(token, stops)

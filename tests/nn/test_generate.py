@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2
+from olmo.nn.generate import Sampling
 from tests.models.conftest import (
     OLMO3,
     PRUNING,
@@ -72,6 +73,41 @@ def test_stop_ids() -> None:
     assert out.scores[0].item() == pytest.approx(score, abs=1e-4)
     both = model.generate(batch, 5, [stop, free[1][0]])
     assert both.token_ids.tolist() == [free[0][:2], [free[1][0], stop]]
+
+
+def test_sampling_repeats_with_its_seed_and_reduces_to_greedy() -> None:
+    model, batch = pruning(), collate(*ROWS)
+    greedy = model.generate(batch, 6, [VOCAB])
+    narrow = model.generate(batch, 6, [VOCAB], Sampling(top_p=1e-6))
+    cold = model.generate(batch, 6, [VOCAB], Sampling(temperature=1e-4))
+    assert greedy.token_ids.tolist() == narrow.token_ids.tolist() == cold.token_ids.tolist()
+    assert greedy.scores.tolist() == narrow.scores.tolist()
+    first, again, other = (
+        model.generate(batch, 6, [VOCAB], Sampling(temperature=2.0, seed=s)) for s in (1, 1, 2)
+    )
+    assert first.token_ids.tolist() == again.token_ids.tolist() != other.token_ids.tolist()
+    assert (first.scores <= 0).all() and first.scores.sum() < greedy.scores.sum()
+
+
+def test_shares_of_drawn_tokens() -> None:
+    """0.5, 0.3, 0.15 and 0.05: of a nucleus of 0.7 the first two are left, in their proportion."""
+    log_probs = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(40_000, 4)
+    generator = torch.Generator().manual_seed(0)
+
+    def shares(sampling: Sampling) -> list[float]:
+        drawn = sampling.draw(log_probs, generator)
+        return (torch.bincount(drawn, minlength=4) / len(drawn)).tolist()
+
+    assert shares(Sampling()) == pytest.approx([0.15, 0.5, 0.05, 0.3], abs=0.01)
+    assert shares(Sampling(top_p=0.7)) == pytest.approx([0, 0.625, 0, 0.375], abs=0.01)
+    hot = torch.tensor([0.15, 0.5, 0.05, 0.3]).sqrt()
+    assert shares(Sampling(temperature=2.0)) == pytest.approx((hot / hot.sum()).tolist(), abs=0.01)
+
+
+@pytest.mark.parametrize("values", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_settings(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Sampling(**values)
 
 
 def test_one_new_token() -> None:

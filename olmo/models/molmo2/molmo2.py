@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import Config, ConfigError
 from olmo.models.registry import register_model
-from olmo.nn.generate import GenerateOutput, generate
+from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, TokenMask
@@ -239,12 +239,17 @@ class Molmo2(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, batch: dict[str, Any], max_new_tokens: int, stop_ids: list[int]
+        self,
+        batch: dict[str, Any],
+        max_new_tokens: int,
+        stop_ids: list[int],
+        sampling: Sampling | None = None,
     ) -> GenerateOutput:
-        """Greedy answers to a right-padded batch; see ``olmo.nn.generate.generate``."""
+        """Answers to a right-padded batch, greedy without ``sampling``; see
+        ``olmo.nn.generate.generate``."""
         half = next(self.parameters()).dtype == torch.bfloat16 and self.device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            return generate(self, batch, max_new_tokens, stop_ids)
+            return generate(self, batch, max_new_tokens, stop_ids, sampling)
 
     def embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
         """Token embeddings [B, S, D], each feature of ``vision`` added to its ``<im_patch>``."""
