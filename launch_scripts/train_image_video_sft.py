@@ -24,9 +24,12 @@ takes the name of a preset (qwen3_4b, ...) in place of the checkpoint.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import logging
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,7 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
 
+    check_flags(overrides, vars(args), {f.name for f in dataclasses.fields(TrainConfig)})
     flags: dict[str, Any] = {
         "initial_model_checkpoint": str(args.checkpoint),
         "dry_run": args.dry_run,
@@ -83,15 +87,29 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
     return TrainConfig.from_dict(data)
 
 
+def check_flags(overrides: dict[str, Any], flags: Collection[str], keys: Collection[str]) -> None:
+    """``ValueError`` for a key of ``overrides`` that is a misspelt flag of this script; the config
+    names the nearest of its own keys for any other."""
+    for key in overrides:
+        near = difflib.get_close_matches(key, flags, n=1, cutoff=0.7)
+        if near and key not in keys:
+            raise ValueError(f"unknown flag --{key}. Did you mean --{near[0]}?")
+
+
 def start_model(checkpoint: str, dry_run: bool) -> dict[str, Any]:
     """Model section of a checkpoint; of a preset as well where no weights are needed."""
+    from olmo.config import nearest
     from olmo.model_configs import LLMS, preset_model_config
     from olmo.models.loading import load_model_config, select_checkpoint
 
-    if checkpoint in LLMS and not Path(checkpoint).exists():
-        if not dry_run:
+    if not Path(checkpoint).exists():
+        if checkpoint in LLMS and dry_run:
+            return preset_model_config(checkpoint)
+        if checkpoint in LLMS:
             raise ValueError(f"{checkpoint!r} is a preset without weights: use it with --dry_run")
-        return preset_model_config(checkpoint)
+        if dry_run:
+            hint = nearest(checkpoint, LLMS)
+            raise ValueError(f"{checkpoint}: no such checkpoint folder, and no preset; {hint}")
     return load_model_config(select_checkpoint(checkpoint)).to_dict()
 
 

@@ -149,8 +149,9 @@ def _refuse_pruning(overrides: dict[str, Any], name: object) -> None:
     if keys:
         raise ConfigError(
             f"{', '.join(keys)}: no effect on a dense model, which model_name={name} is. Add "
-            f"model_name={TemporalVideoOlmoConfig.model_name} and, for a checkpoint without a "
-            "trained scorer, vision_backbone.vit.prune_method=easy (or evs, heuristic, random)"
+            f"model_name={TemporalVideoOlmoConfig.model_name} (--use_temporal_video_olmo to train) "
+            "and, for a checkpoint without a trained scorer, "
+            "vision_backbone.vit.prune_method=easy (or evs, heuristic, random)"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,7 +194,9 @@ class DcpSource:
         state = {f"model.{k}": v for k, v in params.items()}
         alone = not torch.distributed.is_initialized()
         try:
-            dcp.load(state, storage_reader=self.reader, no_dist=alone)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as intended
+                dcp.load(state, storage_reader=self.reader, no_dist=alone)
         except CheckpointException as e:  # not an Exception: it would pass every handler
             cause = next(iter(e.failures.values()))[0]
             raise CheckpointError(f"{self.where}: not readable: {cause!r}") from e

@@ -80,6 +80,9 @@ def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_
             ("mm_preprocessor.topk=0.3", "vision_backbone.vit.topk=0.5"),
         ),
         (("--model.vision_backbone.vit.tokp=0.5",), ("tokp", "Did you mean 'topk'?")),
+        (("--packng",), ("--packng", "Did you mean --packing?")),
+        (("--device_batchsize=2",), ("Did you mean --device_batch_size?",)),
+        (("--use_temporal_video_omo",), ("Did you mean --use_temporal_video_olmo?",)),
         (("--max_duratoin=5",), ("max_duratoin", "Did you mean 'max_duration'?")),
         (("--packing",), ("--seq_len",)),
         (("--model.vision_backbone.vit.prune_at=5",), ("prune_at=5", "0 <= prune_at <= 4")),
@@ -121,6 +124,8 @@ def test_missing_checkpoint_and_missing_data(
     assert code == 2 and "tgif" in text and str(os.environ["MOLMO_DATA_DIR"]) in text
     code, text = run_script(str(start), "debgu", f"--save_folder={tmp_path}")  # type: ignore[operator]
     assert code == 2 and "Did you mean 'debug'?" in text
+    code, text = run_script("qwen4_4b", "debug", f"--save_folder={tmp_path}", "--dry_run")  # type: ignore[operator]
+    assert code == 2 and "no preset; did you mean 'qwen3_4b'?" in text
 
 
 @pytest.fixture()
