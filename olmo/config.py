@@ -20,11 +20,13 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from olmo.outside import OutsideError
+
 log = logging.getLogger(__name__)
 C = TypeVar("C", bound="Config")
 
 
-class ConfigError(ValueError):
+class ConfigError(OutsideError):
     """A config file or override that cannot be used; the message names the key."""
 
 

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 BASE = frozenset(
-    ["config", "types", "tokenizer", "distributed", "patch_grid", "token_budget", "model_configs"]
+    [
+        *("config", "types", "tokenizer", "distributed", "patch_grid", "token_budget"),
+        *("model_configs", "outside", "limits"),
+    ]
 )
 NN = BASE | {"nn"}
 PREPROCESSING = BASE | {"preprocessing"}

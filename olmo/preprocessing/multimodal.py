@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from olmo.config import Config, ConfigError
+from olmo.limits import Limits
 from olmo.preprocessing.chat import DataFormatterConfig, Rng
 from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
@@ -37,6 +38,8 @@ class Molmo2PreprocessorConfig(Config):
     loss_token_weighting: Literal["root_subsegments", "root_subsegments_root_tokens"] | None = (
         "root_subsegments_root_tokens"
     )
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    """The most that one media file may cost; what asks for more is skipped."""
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""The most work that one file from outside may cause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from olmo.config import Config
+from olmo.outside import OutsideError
+
+
+@dataclass
+class Limits(Config):
+    """The most that one media file may cost. What asks for more is skipped, and the message names
+    the limit.
+
+    The defaults let through everything that the published data sets hold.
+    """
+
+    max_pixels: int = 89_478_485
+    """Width x height of an image or of a video's frames; Pillow warns from here on."""
+    max_frames_decoded: int = 100_000
+    """Frames of one video that are decoded on the way to those that are shown."""
+    max_seconds: float = 120.0
+    """Time to read one video."""
+    max_subtitle_bytes: int = 4 << 20
+    """Subtitles of one example, as UTF-8."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+    def check_pixels(self, width: int, height: int, named: Callable[[str], OutsideError]) -> None:
+        if width * height > self.max_pixels:
+            found = f"{width} x {height} pixels"
+            raise named(f"{found} are more than limits.max_pixels={self.max_pixels}")
+
+    def clock(self, named: Callable[[str], OutsideError]) -> Callable[[int], None]:
+        """A function that is told the number of frames decoded so far, and raises past a limit."""
+        until = time.monotonic() + self.max_seconds
+
+        def check(n_frames: int) -> None:
+            if n_frames > self.max_frames_decoded:
+                found = f"limits.max_frames_decoded={self.max_frames_decoded}"
+                raise named(f"more frames to decode than {found}")
+            if time.monotonic() > until:
+                raise named(f"it takes longer than limits.max_seconds={self.max_seconds}")
+
+        return check
