@@ -55,6 +55,7 @@ def page_data(scored: ScoredVideo, image_width: int) -> dict[str, object]:
         "edges": {"rows": scored.edges.rows, "columns": scored.edges.columns},
         "topk": scored.vit.topk,
         "pruneFromFrame": scored.vit.prune_from_frame,
+        "spreadTies": scored.vit.method.spreads_ties,
         "timestamps": [float(t) for t in scored.video.timestamps],
         "levels": levels,
         "ends": None if scale is None else [scale.low, scale.high],

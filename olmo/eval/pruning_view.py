@@ -26,12 +26,7 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
-from olmo.nn.token_pruning import (
-    PRUNE_METHODS,
-    ScoreInputs,
-    select_cells,
-    training_free_methods,
-)
+from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, training_free_methods
 from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
@@ -93,7 +88,7 @@ class ScoredVideo:
         if n_remove == 0:
             return np.ones((self.n_frames, self.n_cells), dtype=bool)
         scores = torch.from_numpy(self._level(n_remove).scores)
-        return select_cells(scores, _one_video(self.n_frames, n_remove)).numpy()
+        return self.vit.method.select(scores, _one_video(self.n_frames, n_remove)).numpy()
 
     def protected(self, topk: float | None = None) -> np.ndarray:
         """Frames that the method keeps whole because they are new, bool ``[frames]``."""

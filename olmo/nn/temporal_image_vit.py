@@ -20,7 +20,7 @@ from torch import Tensor
 from olmo.nn.image_vit import VisionTransformer, VitConfig
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout
-from olmo.nn.token_pruning import PRUNE_METHODS, PruneMethod, ScoreInputs, select_cells
+from olmo.nn.token_pruning import PRUNE_METHODS, PruneMethod, ScoreInputs
 from olmo.nn.token_scorer import (
     TemporalTokenScorer,
     attention_bias,
@@ -222,11 +222,11 @@ class TemporalVisionTransformer(VisionTransformer):
         scores = self.method_scores(video_x, video_images, has_previous, table, grid)
         if not table.videos:
             return _ScoreState(keep, None, None, None, scores.sum())
-        keep[rows] = select_cells(scores, table)
+        keep[rows] = config.method.select(scores, table)
         bias = None
         if config.method.learned:
             video_bias = attention_bias(
-                scores.float(),
+                scores,
                 has_previous,
                 grid,
                 config.rescale_bias_min,
@@ -243,7 +243,8 @@ class TemporalVisionTransformer(VisionTransformer):
     def method_scores(
         self, x: Tensor, images: Tensor, has_previous: Tensor, table: FrameTable, grid: CellGrid
     ) -> Tensor:
-        """What the chosen method makes of the prunable frames: scores [P, M], high = keep."""
+        """What the chosen method makes of the prunable frames: scores [P, M] float32, high = keep.
+        They are ranked, and their log is taken: half precision would make many of them equal."""
         config = self.config
         inputs = ScoreInputs(
             x,
@@ -256,7 +257,7 @@ class TemporalVisionTransformer(VisionTransformer):
             self.scorer,
         )
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.method.learned):
-            return config.method.score(inputs)
+            return config.method.score(inputs).float()
 
     def _aux_loss(self, state: _ScoreState, table: FrameTable) -> tuple[Tensor | None, int]:
         if not self.training or self.scorer is None:

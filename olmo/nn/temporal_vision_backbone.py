@@ -17,7 +17,6 @@ from olmo.nn.temporal_image_vit import (
     pruning_stats,
 )
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
-from olmo.nn.token_pruning import select_cells
 from olmo.nn.vision_backbone import (
     VisionBackbone,
     VisionBackboneConfig,
@@ -123,7 +122,7 @@ class TemporalVisionBackbone(VisionBackbone):
                 table,
                 CellGrid.build(*grid.shape, 1, frames.device),
             )
-            keep_cells[table.prunable] = select_cells(scores, table)
+            keep_cells[table.prunable] = self.config.vit.method.select(scores, table)
         keep = _kept_rows(index, keep_cells, grid)
         return VisionOutput(
             features[keep[valid]],

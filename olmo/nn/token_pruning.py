@@ -63,6 +63,16 @@ class PruneMethod:
     learned: bool = False
     pooled: bool = False
 
+    @property
+    def spreads_ties(self) -> bool:
+        """Whether equal scores are chosen from all over the video. A still picture gives a
+        training-free method nothing but equal scores; published scorers take the earlier cell."""
+        return not self.learned
+
+    def select(self, scores_PM: Tensor, table: FrameTable) -> Tensor:
+        """``select_cells`` of this method's scores."""
+        return select_cells(scores_PM, table, self.spreads_ties)
+
 
 PRUNE_METHODS: dict[str, PruneMethod] = {}
 
@@ -163,21 +173,38 @@ def _protect_new_frames(similarity_PM: Tensor, inputs: ScoreInputs) -> Tensor:
     return scores
 
 
-def select_cells(scores_PM: Tensor, table: FrameTable) -> Tensor:
+def select_cells(scores_PM: Tensor, table: FrameTable, spread_ties: bool = False) -> Tensor:
     """Kept cells, bool [P, M]: every video loses its ``n_remove`` lowest scores.
 
-    The first frame of a video always stays whole. Of equal scores the earlier cell goes first,
-    on every device.
+    The first frame of a video always stays whole. Of equal scores the earlier cell goes first, or
+    with ``spread_ties`` one here and one there over the whole video; the same on every device.
     """
     n_frames, n_cells = scores_PM.shape
     keep = torch.ones(n_frames, n_cells, dtype=torch.bool, device=scores_PM.device)
     for video in table.videos:
         rows = slice(video.start + 1, video.start + video.n_frames)
-        order = torch.argsort(scores_PM[rows].detach().float().flatten(), stable=True)
+        order = removal_order(scores_PM[rows].detach(), spread_ties)
         later = keep[rows].flatten()
         later[order[: video.n_remove]] = False
         keep[rows] = later.view(-1, n_cells)
     return keep
+
+
+def removal_order(scores_PM: Tensor, spread_ties: bool) -> Tensor:
+    """Indices of the flattened ``scores_PM`` from the lowest on; equal ones by their place, or
+    spread.
+
+    Spread: by the fractional part of frame x golden ratio + cell x sqrt(2), in 32-bit integers.
+    Multiples of both lie evenly (Knuth, The Art of Computer Programming 3, 6.4), so any first few
+    are shared out among the frames, and in them among the places.
+    """
+    scores = scores_PM.float().flatten()
+    if not spread_ties:
+        return torch.argsort(scores, stable=True)
+    frame = torch.arange(scores_PM.shape[0], device=scores.device)[:, None] * 0x9E3779B1
+    cell = torch.arange(scores_PM.shape[1], device=scores.device) * 0x6A09E667
+    spread = torch.argsort(((frame + cell) & 0xFFFFFFFF).flatten(), stable=True)
+    return spread[torch.argsort(scores[spread], stable=True)]
 
 
 def _index_in_video(has_previous_P: Tensor) -> Tensor:

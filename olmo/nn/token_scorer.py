@@ -17,15 +17,24 @@ from olmo.nn.image_vit import ViTAttention, VitConfig, init_fan_in
 from olmo.nn.token_layout import CellGrid
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer whose sums and output are float32, whatever its weights, its input and
+    autocast are: bfloat16 has so few values that most scores of a video would be equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.float(), self.weight.float(), self.bias.float())
+
+
 class ScorerMLP(nn.Module):
-    """2E -> H -> H -> 1 with SiLU; H is the ViT's MLP width."""
+    """2E -> H -> H -> 1 with SiLU; H is the ViT's MLP width. The output is float32."""
 
     def __init__(self, config: VitConfig, device: torch.device | str | None = None):
         super().__init__()
         hidden = config.image_mlp_dim
         self.w1 = nn.Linear(2 * config.image_emb_dim, hidden, device=device)
         self.w2 = nn.Linear(hidden, hidden, device=device)
-        self.w3 = nn.Linear(hidden, 1, device=device)
+        self.w3 = Float32Linear(hidden, 1, device=device)
 
     def reset_parameters(self) -> None:
         for layer in (self.w1, self.w2, self.w3):
@@ -49,7 +58,7 @@ class TemporalTokenScorer(nn.Module):
         self.mlp.reset_parameters()
 
     def forward(self, x_PNE: Tensor, has_previous_P: Tensor, grid: CellGrid) -> Tensor:
-        """Scores [P, M] in (0, 1), high = keep, for frames in temporal order.
+        """Scores [P, M] float32 in (0, 1), high = keep, for frames in temporal order.
 
         ``has_previous_P`` is False for the first frame of each video, whose predecessor then
         counts as zeros.

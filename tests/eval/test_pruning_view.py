@@ -195,30 +195,35 @@ def test_the_rule_in_javascript():
             scores = rng.random((n_frames, n_cells), dtype=np.float32)
             if steps:
                 scores = np.floor(scores * steps).astype(np.float32) / np.float32(steps)
-            cases.append((scores, int(rng.integers(0, 3)), rng.random(3).tolist() + TOPKS))
+            topks = rng.random(3).tolist() + TOPKS
+            for spread in (False, True):
+                cases.append((scores, int(rng.integers(0, 3)), topks, spread))
     script = (
         RULE.read_text()
         + """
     const output = input.map((c) => c.topks.map((topk) => {
       const nRemove = removedTokens(c.frames, c.cells, topk, c.from);
-      const keep = keptCells(decodeScores(c.scores), c.frames, c.cells, nRemove);
+      const keep = keptCells(decodeScores(c.scores), c.frames, c.cells, nRemove, c.spread);
       return [nRemove, Array.from(keep).join("")];
     }))"""
     )
     sent = [
         {
             **{"frames": len(s), "cells": s.shape[1], "from": skip, "topks": topks},
+            "spread": spread,
             "scores": base64.b64encode(s.tobytes()).decode(),
         }
-        for s, skip, topks in cases
+        for s, skip, topks, spread in cases
     ]
-    for (scores, skip, topks), found in zip(cases, run_node(script, sent), strict=True):
+    for (scores, skip, topks, spread), found in zip(cases, run_node(script, sent), strict=True):
         for topk, (n_remove, keep) in zip(topks, found, strict=True):
             n_frames, n_cells = scores.shape
             assert n_remove == n_removed_tokens(n_frames, n_cells, topk, skip)
             rows = torch.arange(n_frames)
             table = FrameTable(rows, rows, rows > 0, (VideoSpan(0, n_frames, n_remove),))
-            expected = select_cells(torch.from_numpy(scores), table).flatten().int().tolist()
+            expected = (
+                select_cells(torch.from_numpy(scores), table, spread).flatten().int().tolist()
+            )
             assert keep == "".join(map(str, expected))
 
 

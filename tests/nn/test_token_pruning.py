@@ -77,6 +77,61 @@ def test_of_equal_scores_the_earlier_goes() -> None:
     assert removed == [*range(3), *range(4, 104), 107]
 
 
+def removed_per_frame(keep: Tensor) -> list[int]:
+    return (~keep[1:]).sum(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "cells", "topk"), [(64, 81, 0.5), (9, 16, 0.3), (30, 144, 0.8)]
+)
+def test_equal_scores_can_be_spread(n_frames: int, cells: int, topk: float) -> None:
+    """Over time, so that no frame of a still picture suffers for another; and over the frame."""
+    table = videos(n_frames, cells=cells, topk=topk)
+    keep = select_cells(torch.zeros(n_frames, cells), table, spread_ties=True)
+    counts = removed_per_frame(keep)
+    assert sum(counts) == table.videos[0].n_remove
+    assert max(counts) - min(counts) <= 3
+    places = (~keep[1:]).sum(0)
+    assert places.max() - places.min() <= 3
+
+
+def test_spread_ties_change_nothing_else() -> None:
+    """Scores that differ come first; only cells with the score at the cut are chosen from."""
+    scores = torch.randint(0, 5, (20, 30), generator=torch.Generator().manual_seed(0)).float()
+    table = videos(20, cells=30)
+    early, spread = (select_cells(scores, table, spread_ties=s) for s in (False, True))
+    cut = scores[1:].flatten().sort().values[table.videos[0].n_remove]
+    assert torch.equal(early[scores != cut], spread[scores != cut])
+    assert early.sum() == spread.sum() and not torch.equal(early, spread)
+
+
+@pytest.mark.parametrize("method", ["easy", "heuristic", "evs"])
+def test_a_still_picture_loses_the_same_at_every_time(method: str) -> None:
+    model = backbone(prune_method=method)
+    x = video(12, seed=0)
+    x["images"] = x["images"][:, :1].expand_as(x["images"]).clone()
+    keep = forward(model, x).keep.view(12, -1)
+    counts = removed_per_frame(keep)
+    assert max(counts) - min(counts) <= 3, counts
+
+
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_half_precision_scores_differ(how: str) -> None:
+    """Sigmoid, bias and ranking are float32: in bfloat16 most scores would be equal, and the cut
+    would go through the early ones of them."""
+    model = backbone((27, 27))
+    assert model.image_vit.scorer is not None
+    model.image_vit.scorer.reset_parameters()  # fresh: all scores lie close to 0.5
+    x = video(16, seed=0, grid=(27, 27))
+    if how == "weights":
+        model = model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        scores = forward(model, x).scores
+    assert scores is not None and scores.dtype == torch.float32
+    later = scores.flatten(0, -2)[1:].flatten()
+    assert len(later.unique()) > 0.9 * len(later)
+
+
 def test_attention_bias_by_hand() -> None:
     """Each row of a 2 x 2 grid of cells is rescaled by itself, or the whole frame."""
     grid = CellGrid.build(2, 2, 1, CPU)

@@ -10,18 +10,25 @@ function removedTokens(nFrames, cellsPerFrame, topk, pruneFromFrame) {
 
 /**
  * Kept cells (1) of all frames. The nRemove lowest of the float32 `scores` go, the first frame is
- * never touched, and of equal scores the earlier cell goes first.
+ * never touched; of equal scores the earlier cell goes first, or with `spreadTies` one here and one
+ * there over the whole video.
  */
-function keptCells(scores, nFrames, cellsPerFrame, nRemove) {
+function keptCells(scores, nFrames, cellsPerFrame, nRemove, spreadTies) {
   const keep = new Uint8Array(nFrames * cellsPerFrame).fill(1);
-  for (const cell of removalOrder(scores, cellsPerFrame).subarray(0, nRemove)) keep[cell] = 0;
+  const order = removalOrder(scores, cellsPerFrame, spreadTies);
+  for (const cell of order.subarray(0, nRemove)) keep[cell] = 0;
   return keep;
 }
 
 /** Cells behind the first frame, in the order in which they leave. */
-function removalOrder(scores, cellsPerFrame) {
+function removalOrder(scores, cellsPerFrame, spreadTies) {
   const order = new Uint32Array(scores.length - cellsPerFrame).map((_, i) => cellsPerFrame + i);
-  return order.sort((a, b) => scores[a] - scores[b] || a - b);
+  const place = (cell) => {
+    if (!spreadTies) return cell;
+    const frame = Math.floor(cell / cellsPerFrame) - 1;
+    return (Math.imul(frame, 0x9e3779b1) + Math.imul(cell % cellsPerFrame, 0x6a09e667)) >>> 0;
+  };
+  return order.sort((a, b) => scores[a] - scores[b] || place(a) - place(b) || a - b);
 }
 
 /** float32 values from base64, little endian. */
@@ -37,7 +44,7 @@ function selectAt(data, topk) {
   const level = nRemove ? data.levels.find((one) => one.maxRemove >= nRemove) : null;
   const scores = level ? level.scores : null;
   const keep = scores
-    ? keptCells(scores, frames, cells, nRemove)
+    ? keptCells(scores, frames, cells, nRemove, data.spreadTies)
     : new Uint8Array(frames * cells).fill(1);
   return { nRemove, keep, scores };
 }

@@ -4,7 +4,7 @@ const data = JSON.parse($("data").textContent);
 for (const level of data.levels) level.scores = decodeScores(level.scores);
 const base = data.levels.length ? data.levels.at(-1).scores : null;
 const span = base ? scoreRange(base.subarray(data.cells)) : null;
-const ranks = base ? rankOf(removalOrder(base, data.cells)) : null;
+const ranks = base ? rankOf(removalOrder(base, data.cells, data.spreadTies)) : null;
 const TILE_PIXELS = 480, LARGE_PIXELS = 1100;
 const columns = data.edges.columns.length - 1;
 const tiles = [];

@@ -15,7 +15,6 @@ from olmo.nn.image_vit import ViTBlock
 from olmo.nn.llm_mask import TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout, first_fit_decreasing
-from olmo.nn.token_pruning import select_cells
 from olmo.nn.token_scorer import attention_bias
 
 
@@ -47,12 +46,12 @@ def _score(
 ) -> tuple[Tensor, Tensor | None]:
     """Kept cells [F, M] and the bias of the next block [F, N]; all frames are of videos."""
     scores = vit.method_scores(x, images, table.has_previous, table, grid)
-    keep = select_cells(scores, table)
+    keep = vit.config.method.select(scores, table)
     if not vit.config.method.learned:
         return keep, None
     per_row = vit.config.bias_rescale == "row"
     low = vit.config.rescale_bias_min
-    return keep, attention_bias(scores.float(), table.has_previous, grid, low, per_row)
+    return keep, attention_bias(scores, table.has_previous, grid, low, per_row)
 
 
 def pruned_layout(vit: TemporalVisionTransformer, keep_FM: Tensor, grid: CellGrid) -> TokenLayout:
