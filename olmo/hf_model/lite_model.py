@@ -31,6 +31,7 @@ from olmo.hf_model.lite_prompt import (
     removed_share,
 )
 from olmo.models.loading import MAY_BE_MISSING, no_scorer
+from olmo.models.molmo2.molmo2 import TextRow
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.models.weights import CheckpointError
 
@@ -152,11 +153,16 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             return self._continue(input_ids, attention_mask, position_ids, kv, logits_to_keep)
         visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
         with removed_share(self.model, topk):
-            prompt = encode_prompt(self.model, input_ids, attention_mask, position_ids, visual)
+            prompt = encode_prompt(
+                *(self.model, input_ids, attention_mask, position_ids, visual),
+                has_embeds=prompt_embeds is not None,
+            )
         row, x = prompt.row, prompt.embeds
         if prompt_embeds is not None:
             x = torch.cat((prompt_embeds, x[:, prompt_embeds.shape[1] :]), 1)
         hidden = self.model.transformer(x, row.position_ids, self.model.mask(row), kv)
+        if kv is not None:
+            kv.note(None, row)
         logits = self.model.transformer.logits(hidden[:, -logits_to_keep:])
         return Molmo2LiteOutput(
             None if labels is None else self._loss(logits, labels, prompt, input_ids.shape),
@@ -176,18 +182,28 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         logits_to_keep: int,
     ) -> Molmo2LiteOutput:
         """Text tokens behind a filled cache."""
-        n_new = input_ids.shape[1]
-        total = kv.cache.get_seq_length() + n_new
-        if attention_mask is None:
-            attention_mask = input_ids.new_ones(len(input_ids), total)
-        valid = attention_mask.bool()
+        before, n_new = kv.row, input_ids.shape[1]
+        if before is None or len(before.valid) != len(input_ids):
+            raise ValueError("the cache was filled by something else, or with other rows")
+        if n_new > 1:
+            self.model.check_text(input_ids)
+        total = kv.length + n_new
+        valid = torch.cat((before.valid, torch.ones_like(input_ids, dtype=torch.bool)), 1)
+        if attention_mask is not None:
+            valid = attention_mask.bool()
         if valid.shape[1] != total:
-            raise ValueError(f"attention_mask covers {valid.shape[1]} tokens of {total}")
+            raise ValueError(
+                f"attention_mask covers {valid.shape[1]} tokens of {total}: after pruning the "
+                f"cache holds {kv.length}. Go on from the output's attention_mask, or leave it out"
+            )
         if position_ids is None:
-            position_ids = (valid.cumsum(1) - 1).clamp(min=0)[:, -n_new:]
+            last = before.position_ids.masked_fill(~before.valid, -1).amax(1, keepdim=True)
+            position_ids = last + valid[:, -n_new:].cumsum(1)
         x = self.model.embed(input_ids, None)
         mask = continuation_mask(valid, n_new)
         hidden = self.model.transformer(x, position_ids, mask, kv)
+        new = valid[:, -n_new:]
+        kv.note(before, TextRow(input_ids.masked_fill(~new, -1), position_ids, new))
         return Molmo2LiteOutput(
             None,
             self.model.transformer.logits(hidden[:, -logits_to_keep:]),
@@ -244,7 +260,11 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         ``ValueError`` if the prompt and ``max_new_tokens`` do not fit the model's positions.
         """
         check_length(self.model, prompt, kwargs.get("max_new_tokens") or 1)
-        return super().generate(
+        names = ("cache", "past_key_values")
+        given = next((kwargs[n] for n in names if kwargs.get(n) is not None), None)
+        if given is not None:
+            HfCache(given).prepare(prompt, self.model.config.llm.vocab_size)
+        out = super().generate(
             prompt.row.input_ids,
             generation_config,
             attention_mask=prompt.row.valid.long(),
@@ -252,6 +272,10 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             prompt_embeds=prompt.embeds,
             **kwargs,
         )
+        for cache in (given, *(getattr(out, n, None) for n in names)):
+            if isinstance(cache, Cache):
+                HfCache(cache).confirm(out if torch.is_tensor(out) else out.sequences)
+        return out
 
     @torch.no_grad()
     def generate(

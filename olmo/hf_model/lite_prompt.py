@@ -70,6 +70,7 @@ def encode_prompt(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     visual: VisualBatch,
+    has_embeds: bool = False,
 ) -> Prompt:
     """Run the vision backbone and drop the tokens it removed.
 
@@ -78,11 +79,15 @@ def encode_prompt(
         attention_mask: [B, S], 0 = padding; default: ids of -1 are padding.
         position_ids: [B, S]; default counts the valid tokens of a row.
         visual: ``images`` [B, T, N, patch_dim] and so on.
+        has_embeds: the visual tokens have their embeddings already, from an earlier call.
 
     Raises:
         ValueError: ``images`` without ``token_pooling``, or counts that do not fit the text.
     """
     valid = input_ids >= 0 if attention_mask is None else attention_mask.bool()
+    if valid.shape != input_ids.shape:
+        shapes = f"{tuple(valid.shape)}, input_ids {tuple(input_ids.shape)}"
+        raise ValueError(f"attention_mask is {shapes}: a prompt needs both of one shape")
     ids = input_ids.masked_fill(~valid, -1)
     if position_ids is None:
         position_ids = (valid.cumsum(1) - 1).clamp(min=0)
@@ -94,6 +99,8 @@ def encode_prompt(
             visual.images, None, visual.token_pooling, visual.num_images, visual.multimodal_type
         )
         row = model.drop_removed(row, vision, visual.token_pooling)
+    elif not has_embeds:
+        model.check_text(ids)
     return Prompt(row, model.embed(row.input_ids, vision), valid, row.kept_tokens, vision)
 
 
@@ -130,8 +137,14 @@ def removed_share(model: TemporalVideoOlmo, topk: float | None) -> Iterator[None
         vit.prune, vit.topk = before
 
 
+NOTE = "molmo2_row"
+"""Attribute of a transformers cache: the ``TextRow`` of what is in it."""
+ROW_FIELDS = ("input_ids", "position_ids", "valid")
+
+
 class HfCache(KVCache):
-    """Lets the language model write into a transformers ``Cache``.
+    """Lets the language model write into a transformers ``Cache``, and remembers on it which tokens
+    it holds: after pruning these are others than the caller's ids.
 
     ``ValueError`` for a static cache, whose keys have no fixed place in a shortened prompt.
     """
@@ -141,6 +154,60 @@ class HfCache(KVCache):
         if cache.is_compileable:
             raise ValueError("static caches are not supported: use a DynamicCache")
         self.cache = cache
+
+    @property
+    def length(self) -> int:
+        return int(self.cache.get_seq_length())
+
+    @property
+    def row(self) -> TextRow | None:
+        """Ids (-1: padding), positions and validity of the tokens in the cache, each [B, length];
+        None if something else filled it."""
+        row: TextRow | None = getattr(self.cache, NOTE, None)
+        n = self.length
+        if row is None or row.input_ids.shape[1] < n:
+            return None
+        return TextRow(row.input_ids[:, :n], row.position_ids[:, :n], row.valid[:, :n])
+
+    def note(self, before: TextRow | None, new: TextRow) -> None:
+        """The cache now holds the tokens ``new`` behind those of ``before``."""
+        if before is not None:
+            pairs = ((getattr(r, n) for r in (before, new)) for n in ROW_FIELDS)
+            new = TextRow(*(torch.cat(tuple(pair), 1) for pair in pairs))
+        setattr(self.cache, NOTE, new)
+
+    def confirm(self, sequences: Tensor) -> None:
+        """Forget what the cache holds if it is not the beginning of ``sequences`` [B, S]: a beam
+        search exchanges rows."""
+        row = self.row
+        if row is None:
+            return
+        same = row.input_ids.shape[0] == sequences.shape[0]
+        begin = sequences[:, : row.input_ids.shape[1]].masked_fill(~row.valid, -1) if same else None
+        if begin is None or not torch.equal(begin, row.input_ids):
+            delattr(self.cache, NOTE)
+
+    def prepare(self, prompt: Prompt, visual_from: int) -> None:
+        """Make sure that ``prompt`` (left-padded) goes on from what the cache holds.
+
+        A cache that holds all of the prompt gives its last token back, from which the answer
+        starts. ``ValueError`` if the cache holds other tokens, or if a visual token (an id of
+        ``visual_from`` or above) is new.
+        """
+        n, ids = self.length, prompt.row.input_ids.masked_fill(~prompt.row.valid, -1)
+        if not n:
+            return
+        row = self.row
+        if row is None or not torch.equal(row.input_ids, ids[:, :n]):
+            raise ValueError(
+                f"the cache holds {n} tokens, and this prompt ({ids.shape[1]} tokens after "
+                "pruning) does not begin with them. Give the whole conversation with its videos, "
+                "images and padding, and the topk of before; or an empty cache"
+            )
+        if bool((ids[:, n:] >= visual_from).any()):
+            raise ValueError("a video or image behind a filled cache: begin with an empty cache")
+        if ids.shape[1] == n:
+            self.cache.crop(-1)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.cache.update(k, v, layer)

@@ -274,11 +274,30 @@ class VisionTransformer(nn.Module):
         return [found[i] for i in layers]
 
 
+PIXEL_SLACK = 0.02
+"""How far rounding and resizing may carry a pixel out of [-1, 1]."""
+
+
 def normalize_pixels(images: Tensor) -> Tensor:
-    """uint8 pixels to [-1, 1] (``v / 255 * 2 - 1``); floats are taken as normalised."""
+    """Pixels to [-1, 1]: whole numbers by ``v / 255 * 2 - 1``, floats must lie there already.
+
+    ``ValueError`` for values of another range: the model would answer, but to noise. uint8 cannot
+    have them, so nothing is looked at there.
+    """
     if images.dtype == torch.uint8:
         return images.float().div_(255).mul_(2).sub_(1)
-    return images
+    is_float = images.is_floating_point()
+    if images.dtype == torch.bool or images.is_complex():
+        raise ValueError(f"pixels must be uint8, or float in [-1, 1], got {images.dtype}")
+    if images.numel():
+        low, high = (float(v) for v in images.aminmax())
+        least, most = (-1 - PIXEL_SLACK, 1 + PIXEL_SLACK) if is_float else (0, 255)
+        if not (least <= low and high <= most):  # not a number is outside as well
+            raise ValueError(
+                f"{images.dtype} pixels from {low:g} to {high:g}, expected "
+                + ("-1 to 1; give pixels from 0 to 255 as uint8" if is_float else "0 to 255")
+            )
+    return images if is_float else normalize_pixels(images.to(torch.uint8))
 
 
 def init_fan_in(layer: nn.Linear) -> None:

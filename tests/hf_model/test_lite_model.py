@@ -1,6 +1,7 @@
 """The pruned model in Hugging Face form against the native model: logits, loss, weights on disk."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -92,7 +93,10 @@ def test_errors_of_a_forward():
     with pytest.raises(TypeError, match="imges"):
         hf(batch["input_ids"], imges=batch["images"])
     with pytest.raises(ValueError, match="imges"):
-        hf.generate(batch["input_ids"], imges=batch["images"])
+        hf.generate(torch.tensor([[5, 6]]), imges=batch["images"])
+    for call in (hf, hf.model, partial(hf.generate, max_new_tokens=1)):
+        with pytest.raises(ValueError, match=r"18 <im_patch> tokens in the text, but no images"):
+            call(input_ids=batch["input_ids"])
     with pytest.raises(ValueError, match="return_dict=False"):
         hf(batch["input_ids"], return_dict=False)
     with pytest.raises(ValueError, match="vocabulary"):

@@ -7,6 +7,7 @@ tolerances; none was measured on a GPU yet.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,9 +78,6 @@ def test_forward_and_backward(name: str, device: str, dtype: torch.dtype) -> Non
     assert torch.equal(out.valid.cpu(), want.valid)
     if name in ("dense", "olmo3"):
         valid = want.valid
-        print(
-            "MEAS", name, device, dtype, error(out.logits[out.valid], want.logits[valid].detach())
-        )
         assert error(out.logits[out.valid], want.logits[valid].detach()) <= tolerance(device, dtype)
     loss = out.logits[out.valid].float().square().mean()
     loss.backward()
@@ -106,3 +104,42 @@ def test_generate(name: str, device: str, dtype: torch.dtype) -> None:
     slack = 1e-4 if dtype is torch.float32 else 0.05
     assert ((last.max(1).values - chosen) <= slack * spread).all()
     assert out.scores.isfinite().all()
+
+
+def pixels(change: Callable[[Tensor], Tensor]) -> Row:
+    given = batch()
+    assert given["images"].dtype == torch.uint8
+    return {**given, "images": change(given["images"])}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.long(),
+        lambda x: x.to(torch.int16),
+        lambda x: x.float() / 127.5 - 1,
+        lambda x: x.double() / 127.5 - 1,
+    ],
+)
+def test_pixels_of_any_type_are_the_same_picture(change: Callable[[Tensor], Tensor]) -> None:
+    model = build(PRUNING)
+    out, want = model(**pixels(change)), model(**batch())
+    torch.testing.assert_close(out.logits, want.logits, atol=1e-4, rtol=1e-4)  # measured 3e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: x.float(), r"float32 pixels from .* expected -1 to 1; .* as uint8"),
+        (lambda x: x.half(), r"float16 pixels from .* expected -1 to 1"),
+        (lambda x: (x.float() / 127.5 - 1) * float("nan"), "pixels from nan to nan"),
+        (lambda x: x.long() - 1, "int64 pixels from -1 to .* expected 0 to 255"),
+        (lambda x: x.long() * 257, "expected 0 to 255"),
+        (lambda x: x > 0, "torch.bool"),
+    ],
+)
+def test_pixels_of_another_range_are_refused(
+    change: Callable[[Tensor], Tensor], found: str
+) -> None:
+    with pytest.raises(ValueError, match=found):
+        build(PRUNING)(**pixels(change))

@@ -204,6 +204,8 @@ class Molmo2(nn.Module):
                 images, image_masks, token_pooling, num_images, multimodal_type
             )
             row = self.drop_removed(row, vision, token_pooling)
+        else:
+            self.check_text(input_ids)
         x = self.embed(row.input_ids, vision)
         mask = self.mask(row)
         hidden = self.transformer(x, row.position_ids, mask, cache)
@@ -264,6 +266,12 @@ class Molmo2(nn.Module):
                 )
             x = x.flatten(0, 1).index_add(0, flat, vision.features.to(x.dtype)).view_as(x)
         return self.embedding_dropout(x)
+
+    def check_text(self, input_ids: Tensor) -> None:
+        """``ValueError`` for visual tokens in the ids of text alone."""
+        n_patches = int((input_ids == self.special_ids["<im_patch>"]).sum())
+        if n_patches:
+            raise ValueError(f"{n_patches} <im_patch> tokens in the text, but no images")
 
     def mask(self, row: TextRow) -> Tensor | BlockMask:
         """bool [B, 1, S, S], or its blocks: see ``olmo.nn.llm_mask.TokenMask``."""
