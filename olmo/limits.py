@@ -20,10 +20,12 @@ class Limits(Config):
 
     max_pixels: int = 89_478_485
     """Width x height of an image or of a video's frames; Pillow warns from here on."""
+    max_image_bytes: int = 256 << 20
+    """Size of an image file."""
     max_frames_decoded: int = 100_000
     """Frames of one video that are decoded on the way to those that are shown."""
     max_seconds: float = 120.0
-    """Time to read one video."""
+    """Time to read one video or image."""
     max_subtitle_bytes: int = 4 << 20
     """Subtitles of one example, as UTF-8."""
 

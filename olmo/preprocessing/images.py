@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import io
-import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
+
+from olmo.limits import Limits
+from olmo.preprocessing.image_files import ImageReadError, open_image, upright_rgb
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 """Path, contents of an image file, PIL image, or uint8 ``[h, w, 3]`` RGB."""
 
 CHUNK = 1 << 24
 """Pixels of one colour resized at once; bounds the memory of the float copies."""
+DEFAULT_LIMITS = Limits()
 
 
-DECODER_ERRORS = (
-    *(OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""What Pillow raises for damaged files (found by damaging some)."""
-
-
-class ImageReadError(ValueError, OSError):
-    """An image that cannot be used. ``name`` and ``reason`` are kept as attributes."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"cannot read image {name}: {reason}")
-        self.name, self.reason = name, reason
-
-    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
-        return type(self), (self.name, self.reason)  # so that it crosses worker processes
-
-
-def load_image(source: ImageSource) -> np.ndarray:
+def load_image(source: ImageSource, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """Pixels uint8 ``[h, w, 3]`` RGB, turned upright as the EXIF data say.
 
-    The first picture of an animation; transparency is dropped. Raises ``ImageReadError`` for a
-    file that is missing, damaged, cut off or absurdly large, and for arrays of another form.
+    The first picture of an animation; transparency is dropped; more than 8 bits of grey are
+    scaled (:func:`~olmo.preprocessing.image_files.grey_levels`). Raises ``ImageReadError`` for a
+    file that is missing, damaged, cut off, of another format than ``FORMATS`` or beyond
+    ``limits``, and for arrays of another form.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
@@ -52,24 +36,11 @@ def load_image(source: ImageSource) -> np.ndarray:
         return source
     if not isinstance(source, (str, Path, bytes, Image.Image)):
         raise ImageReadError("(object)", f"{type(source).__name__} is no path, image or array")
-    name = str(source) if isinstance(source, (str, Path)) else f"({type(source).__name__})"
-    if isinstance(source, (str, Path)) and os.path.exists(source) and not os.path.isfile(source):
-        raise ImageReadError(name, "it is no regular file")  # opening a pipe would block
-    try:
-        if isinstance(source, Image.Image):
-            pixels = _upright_rgb(source)
-        else:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                pixels = _upright_rgb(image)
-    except DECODER_ERRORS as e:
-        raise ImageReadError(name, f"{type(e).__name__}: {e}") from e
-    if not pixels.size:
-        raise ImageReadError(name, f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    with open_image(source, limits) as image:
+        pixels = upright_rgb(image)
+        if not pixels.size:
+            raise ValueError(f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels")
     return pixels
-
-
-def _upright_rgb(image: Image.Image) -> np.ndarray:
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -108,6 +108,7 @@ class ExamplePreprocessor:
             self.patch_size,
             self.topk,
             self.prune_from_frame,
+            config.limits,
         )
         self._format = self.formatter.build()
         self._chat = ChatTokenizer(

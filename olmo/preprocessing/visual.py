@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from olmo.limits import Limits
 from olmo.patch_grid import pooled_grid
 from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
 from olmo.preprocessing.multicrop import (
@@ -73,6 +74,7 @@ class VisualPreprocessor:
     patch_size: int
     topk: float = 0.0
     prune_from_frame: int = 0
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         (h, w), p = self.image_size, self.patch_size
@@ -148,7 +150,7 @@ class VisualPreprocessor:
         blocks, patches, pooling, sizes = [], [], [], []
         n_patches = 0
         for i, source in enumerate(sources):
-            pixels = load_image(source)
+            pixels = load_image(source, self.limits)
             h, w = pixels.shape[:2]
             layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
             name = self.tokenizer.encode(f"Image {i + 1}") if len(sources) > 1 else []

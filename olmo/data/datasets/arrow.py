@@ -59,7 +59,11 @@ class ArrowRows(Sequence[Row]):
                 raise ValueError(f"{folder} has no split {split!r}, only {', '.join(known)}")
             folder = folder / split
         state = json.loads((folder / "state.json").read_text())
-        return cls([folder / f["filename"] for f in state["_data_files"]])
+        names = [f["filename"] for f in state["_data_files"]]
+        outside = [n for n in names if Path(n).name != n]
+        if outside:
+            raise ValueError(f"{folder}/state.json names {outside[0]!r}, a file elsewhere")
+        return cls([folder / n for n in names])
 
     def __len__(self) -> int:
         return sum(t.num_rows for t in self.tables())
@@ -68,7 +72,9 @@ class ArrowRows(Sequence[Row]):
         rest = int(idx)
         for table in self.tables():
             if 0 <= rest < table.num_rows:
-                return table.slice(rest, 1).to_pylist()[0]
+                row = table.slice(rest, 1)
+                row.validate(full=True)  # damaged offsets would point anywhere in memory
+                return row.to_pylist()[0]
             rest -= table.num_rows
         raise IndexError(f"no row {idx!r} among {len(self)}")
 
@@ -76,6 +82,7 @@ class ArrowRows(Sequence[Row]):
         """All rows in order, converted some at a time."""
         for table in self.tables():
             for batch in table.to_batches(max_chunksize=ROWS_PER_BATCH):
+                batch.validate(full=True)
                 yield from batch.to_pylist()
 
     @property
@@ -97,7 +104,10 @@ class ArrowRows(Sequence[Row]):
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
         self.need(name)
-        return [v for t in self.tables() for v in t.column(name).to_pylist()]
+        columns = [t.column(name) for t in self.tables()]
+        for column in columns:
+            column.validate(full=True)
+        return [v for column in columns for v in column.to_pylist()]
 
     def has_value(self, name: str) -> list[bool]:
         """For every row whether its ``name`` is not null."""

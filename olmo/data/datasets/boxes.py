@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from olmo.data.datasets.declare import TRACKING, PackedRecords, dataset
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, file_text
 from olmo.data.datasets.draws import CLIP
 from olmo.data.datasets.sources import Manual
 from olmo.data.datasets.tables import TableRecords
@@ -20,6 +18,8 @@ from olmo.data.datasets.tracking import (
     TRACK,
     frames_per_second,
 )
+from olmo.preprocessing.image_files import open_image
+from olmo.preprocessing.images import DEFAULT_LIMITS
 
 Row = dict[str, Any]
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ def _numbers(path: Path) -> list[float]:
     """Numbers of a text file, on one line or many, with commas or spaces; none if it is absent."""
     if not path.is_file():
         return []
-    return [float(n) for n in path.read_text().replace(",", " ").split()]
+    return [float(n) for n in file_text(path).replace(",", " ").split()]
 
 
 def _boxes(home: Path, rows: list[Row]) -> Record:
@@ -45,7 +45,7 @@ def _boxes(home: Path, rows: list[Row]) -> Record:
     shown = [
         i for i in frames_per_second(len(boxes), fps) if i not in hidden and min(boxes[i][2:]) > 0
     ]
-    with Image.open(home / row["frames"] / "00000001.jpg") as image:
+    with open_image(home / row["frames"] / "00000001.jpg", DEFAULT_LIMITS) as image:
         size = list(image.size)
     return {
         "label": _label(folder),
@@ -63,8 +63,8 @@ def _boxes(home: Path, rows: list[Row]) -> Record:
 def _label(folder: Path) -> str:
     """The description of a sequence of LaSOT, or the class of one of GOT-10k."""
     if (folder / "nlp.txt").is_file():
-        return (folder / "nlp.txt").read_text().strip()
-    for line in (folder / "meta_info.ini").read_text().splitlines():
+        return file_text(folder / "nlp.txt").strip()
+    for line in file_text(folder / "meta_info.ini").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "object_class":
             return value.strip()

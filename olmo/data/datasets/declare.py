@@ -31,7 +31,7 @@ import numpy as np
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.sources import Source
-from olmo.data.datasets.tables import LAYOUT_ERRORS, TableRecords, layout_error
+from olmo.data.datasets.tables import DatasetFormatError, TableRecords, reading
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,6 @@ IMAGE_ACADEMIC, IMAGE_POINTING, DEMO, NLP = "image_academic", "image_pointing", 
 
 Record = dict[str, Any]
 Reader = Callable[[Disk, str], Iterable[Record]]
-
-
-class DatasetFormatError(ValueError):
-    """Files of a data set are there but not in the layout that its reader expects."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +91,17 @@ class DatasetRow:
             raise MissingDataError(self.name, missing, self.folder(), self._hint())
         disk = Disk(self.folder())
         try:
-            found = self.read(disk, self.splits[split])
-            if not isinstance(found, Sequence):
-                found = found if split == "train" else single_questions(found)
-                found = PackedRecords.pack(found)
-            return disk, found
-        except FileNotFoundError as e:
-            raise MissingDataError(
-                self.name, [e.filename or str(e)], self.folder(), self._hint()
-            ) from e
-        except LAYOUT_ERRORS as e:
-            reason = layout_error(e)
-            raise DatasetFormatError(f"data set {self.name!r}: {disk.at}: {reason}") from e
+            with reading(lambda: f"data set {self.name!r}: {disk.at}"):
+                found = self.read(disk, self.splits[split])
+                if not isinstance(found, Sequence):
+                    found = found if split == "train" else single_questions(found)
+                    found = PackedRecords.pack(found)
+                return disk, found
+        except DatasetFormatError as e:
+            if isinstance(absent := e.__cause__, FileNotFoundError):
+                name = absent.filename or str(absent)
+                raise MissingDataError(self.name, [name], self.folder(), self._hint()) from e
+            raise
 
     def open(self, split: str) -> DeclaredDataset:
         """The data set, errors as in ``records``. Examples without their media are left out of a
@@ -170,7 +165,11 @@ class DeclaredDataset:
 
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
         """Example ``idx``: absolute paths, ``subtitle`` as ``{(start, end): text}`` or text."""
-        example: dict[str, Any] = drawn(self.records[idx], rng)
+        with reading(lambda: f"{self.name}:{self.split} example {idx}"):
+            return self._example(self.records[idx], rng)
+
+    def _example(self, record: Record, rng: np.random.RandomState) -> dict[str, Any]:
+        example: dict[str, Any] = drawn(record, rng)
         if "message_list" in example:
             example["message_list"] = [drawn(m, rng) for m in example["message_list"]]
         if "video" in example:

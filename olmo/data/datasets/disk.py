@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from olmo.data.datasets.arrow import ArrowRows, parquet_rows
 
 Row = dict[str, Any]
+MAX_FILE_BYTES = 16 << 30
+"""Size of a file that is read whole."""
+MAX_LINE_BYTES = 64 << 20
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
 
 
@@ -59,7 +63,11 @@ class Disk:
         if folder not in self._listings:
             try:
                 self._listings[folder] = frozenset(os.listdir(self.home / folder))
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                self._listings[folder] = frozenset()  # ValueError: no folder can have that name
+            except OSError as e:
+                if e.errno != errno.ENAMETOOLONG:
+                    raise
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
@@ -75,10 +83,7 @@ class Disk:
     def json(self, path: str) -> Any:
         """Content of a JSON file."""
         self.place = (path,)
-        try:
-            return json.loads((self.home / path).read_text(encoding="utf-8-sig"))
-        except json.JSONDecodeError as e:
-            raise ValueError(f"not valid JSON: {e}") from e
+        return _parsed(file_text(self.home / path))
 
     def rows(self, path: str, key: str = "data") -> Iterator[Row]:
         """Rows of a JSON file: a list, or a mapping that has the list under ``key``."""
@@ -103,18 +108,29 @@ class Disk:
     def jsonl(self, path: str) -> Iterator[Any]:
         """Values of a JSON-lines file; empty lines are passed over."""
         for line in self.lines(path):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as e:
-                raise ValueError(f"not valid JSON: {e}") from e
+            yield _parsed(line)
 
     def lines(self, path: str) -> Iterator[str]:
         """Stripped lines of a text file that are not empty."""
-        with open(self.home / path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                self.place = (path, "line", number)
-                if line.strip():
-                    yield line.strip()
+        for line in self._raw_lines(path):
+            if line.strip():
+                yield line.strip()
+
+    def _raw_lines(self, path: str) -> Iterator[str]:
+        """Lines with their ends, each named in ``place`` before it is looked at."""
+        number = 0
+        with open_regular(self.home / path) as file:
+            while True:
+                self.place = (path, "line", number + 1)
+                block = file.readline(MAX_LINE_BYTES + 1)
+                if len(block) > MAX_LINE_BYTES:
+                    raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
+                if not block:
+                    break
+                for line in block.splitlines(keepends=True):  # of old files, which end lines in CR
+                    number += 1
+                    self.place = (path, "line", number)
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
 
     def csv(self, path: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
         """Rows of a table with a header."""
@@ -127,12 +143,9 @@ class Disk:
 
     def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
         """Rows of a table without a header."""
-        with open(self.home / path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            for row in reader:
-                self.place = (path, "line", reader.line_num)
-                if row:
-                    yield row
+        for row in csv.reader(self._raw_lines(path), delimiter=delimiter):
+            if row:
+                yield row
 
     def parquet(self, path: str) -> Iterator[Row]:
         """Rows of a parquet file."""
@@ -154,6 +167,33 @@ class Disk:
         for i, row in enumerate(rows):
             self.place = (folder, "row", i)
             yield row
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, opened; a pipe or a device of that name would never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file")
+    return open(path, "rb")
+
+
+def file_text(path: Path) -> str:
+    """A whole text file, UTF-8. Where it is not, the ``ValueError`` has the line."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise ValueError(f"line {line} is not UTF-8: {e.reason}") from e
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:  # ValueError: also a number of thousands of digits
+        raise ValueError(f"not valid JSON: {e}") from e
 
 
 def pick(row: Row, *names: str) -> Any:

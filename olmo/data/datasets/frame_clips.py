@@ -10,7 +10,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+
+from olmo.preprocessing.images import load_image
 
 FRAMES_PER_SECOND = 3
 MULTIPLE = 16
@@ -51,8 +52,7 @@ def encode(files: Iterable[Path], target: Path) -> None:
         stream.pix_fmt = "yuv420p"
         canvas: np.ndarray | None = None
         for file in files:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = load_image(file)
             if canvas is None:
                 h, w = (-(-size // MULTIPLE) * MULTIPLE for size in pixels.shape[:2])
                 canvas = np.zeros((h, w, 3), np.uint8)

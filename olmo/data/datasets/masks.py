@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from olmo.preprocessing.image_files import WIDE, open_image
+from olmo.preprocessing.images import DEFAULT_LIMITS
 
 FIVE_BITS, MORE, SIGN = 0x1F, 0x20, 0x10
 
@@ -52,11 +54,12 @@ def rle_mask(rle: Mapping[str, Any]) -> np.ndarray:
 
 def file_mask(path: str | Path, value: int | None = None) -> np.ndarray:
     """Pixels of a picture file that are ``value`` (of a palette picture: the number of the
-    colour), or that are not black: bool ``[height, width]``."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image if value is not None or image.mode == "L" else image.convert("L"))
-    if pixels.ndim != 2:
-        raise ValueError(f"{path}: expected one number per pixel, got {pixels.shape}")
+    colour), or that are not black: bool ``[height, width]``. ``ImageReadError`` as for images."""
+    with open_image(path, DEFAULT_LIMITS) as image:
+        as_stored = value is not None or image.mode in ("L", *WIDE)
+        pixels = np.asarray(image if as_stored else image.convert("L"))
+        if pixels.ndim != 2:
+            raise ValueError(f"expected one number per pixel, got {pixels.shape}")
     return pixels > 0 if value is None else pixels == value
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,32 @@ import numpy as np
 
 from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
+from olmo.outside import OutsideError, foreign
 
 Row = dict[str, Any]
-LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
-"""What a row in another layout raises when it is read."""
 Convert = Callable[[list[Row]], dict[str, Any]]
 """Rows of one example -> its record."""
+
+
+class DatasetFormatError(OutsideError):
+    """Files of a data set are there but not in the layout that its reader expects."""
+
+
+@contextlib.contextmanager
+def reading(where: Callable[[], str]) -> Iterator[None]:
+    """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with
+    ``where()``, the file and the row."""
+
+    def named(reason: str) -> DatasetFormatError:
+        return DatasetFormatError(f"{where()}: {reason}")
+
+    with foreign(named):
+        try:
+            yield
+        except OutsideError:
+            raise
+        except (ValueError, LookupError) as e:  # of the readers; these say it without their type
+            raise named(f"no field {e}" if isinstance(e, KeyError) else str(e)) from e
 
 
 @dataclass
@@ -68,12 +89,13 @@ class TableRecords(Sequence[dict[str, Any]]):
     def __getitem__(self, idx: Any) -> Any:
         if not 0 <= idx < len(self):
             raise IndexError(f"no example {idx!r} among {len(self)}")
-        try:
+
+        def where() -> str:
+            file = getattr(self.rows, "where", "") or (self.media[idx] if self.media else "")
+            return f"{file}: row {', '.join(map(str, self.groups[idx]))}"
+
+        with reading(where):
             record = self.convert([self.rows[int(i)] for i in self.groups[idx]])
-        except LAYOUT_ERRORS as e:
-            where = getattr(self.rows, "where", "") or (self.media[idx] if self.media else "")
-            numbers = ", ".join(map(str, self.groups[idx]))
-            raise ValueError(f"{where}: row {numbers}: {layout_error(e)}") from e
         return record if self.media is None else {self.kind: self.media[idx], **record}
 
     def present(self, disk: Disk) -> list[int]:
@@ -87,11 +109,6 @@ class TableRecords(Sequence[dict[str, Any]]):
         media = None if self.media is None else [self.media[i] for i in indices]
         groups = [self.groups[i] for i in indices]
         return TableRecords(self.rows, self.convert, groups, media, self.kind)
-
-
-def layout_error(error: Exception) -> str:
-    """What is wrong with a row, in words."""
-    return f"no field {error}" if isinstance(error, KeyError) else str(error)
 
 
 def address_name(address: str) -> str:
