@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import http.client
-import io
 import os
 import shutil
 import sys
@@ -26,26 +24,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
+from olmo.data.datasets.addresses import DownloadError, without_secrets
+from olmo.data.datasets.archives import MARKERS, archive_of, marker, unpack
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
 from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
 from olmo.data.datasets.tables import address_name
-from olmo.data.datasets.web import (
-    MARKERS,
-    DownloadError,
-    archive_of,
-    download,
-    marker,
-    open_url,
-    unpack,
-)
+from olmo.data.datasets.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
 from olmo.data.mixture import MixtureConfig
+from olmo.outside import OutsideError, foreign
+from olmo.preprocessing.images import load_image
 
-MAX_IMAGE_BYTES = 64 << 20
 CHECKSUMS = "image_sha256"
 """Column of PixMo tables with the SHA-256 of the image at the address."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -57,6 +49,7 @@ class Job:
 
     row: DatasetRow
     workers: int = 8
+    limits: WebLimits = DEFAULT_LIMITS
     notes: list[str] = field(default_factory=list)
     """Steps for a person, and what was left out."""
 
@@ -74,15 +67,14 @@ def fetch_web(job: Job, source: WebFile) -> None:
     folder = job.home / source.into
     target = folder / name if source.unpack else folder
     if not (source.unpack and marker(target).exists()):
-        download(source.url, target, source.sha256)
+        download(source.url, target, source.sha256, job.limits)
     if source.unpack:
-        unpack(target, folder)
+        unpack(target, folder, job.limits.max_unpacked)
 
 
 def fetch_hub(job: Job, source: HubFiles) -> None:
     """Files of a hub repository; tables of it become Arrow folders."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     folder = job.home / source.into
     if source.table and (folder / "dataset_dict.json").exists():
@@ -90,7 +82,8 @@ def fetch_hub(job: Job, source: HubFiles) -> None:
     target = folder / ".parquet" if source.table else folder
     patterns = [glob for _, glob in source.table] or list(source.patterns)
     unpacked = [archive_of(m).relative_to(target).as_posix() for m in target.rglob(MARKERS)]
-    try:
+    gated = " (gated: accept its terms on the hub, set HF_ACCESS_TOKEN)" if source.gated else ""
+    with foreign(lambda r: DownloadError(f"{source.repo}{gated}: {without_secrets(r)}")):
         snapshot_download(
             source.repo,
             repo_type="dataset",
@@ -100,24 +93,21 @@ def fetch_hub(job: Job, source: HubFiles) -> None:
             token=os.environ.get("HF_ACCESS_TOKEN"),
             max_workers=job.workers,
         )
-    except (HfHubHTTPError, OSError, ValueError) as e:
-        gated = " (gated: accept its terms on the hub, set HF_ACCESS_TOKEN)" if source.gated else ""
-        raise DownloadError(f"{source.repo}{gated}: {e}") from e
     if source.table:
-        convert_tables(source, target, folder)
+        convert_tables(job, source, target, folder)
     for archive in sorted(target.rglob("*")) if source.unpack else ():
         if archive.name.endswith(ARCHIVES) and archive.is_file():
-            unpack(archive, archive.parent)
+            unpack(archive, archive.parent, job.limits.max_unpacked)
 
 
-def convert_tables(source: HubFiles, parquet: Path, folder: Path) -> None:
+def convert_tables(job: Job, source: HubFiles, parquet: Path, folder: Path) -> None:
     """Parquet files to one Arrow folder per split."""
     files = sorted(p.relative_to(parquet).as_posix() for p in parquet.rglob("*.parquet"))
     for split, glob in source.table:
         parts = [parquet / f for f in files if fnmatch(f, glob)]
         if not parts:
             raise DownloadError(f"{source.repo}: no file {glob} among {files or 'none'}")
-        rows = write_table(parts, folder / split)
+        rows = write_table(parts, folder / split, job.limits.max_unpacked)
         print(f"  {folder / split}: {rows} rows")
     write_splits(folder, [split for split, _ in source.table])
     shutil.rmtree(parquet)
@@ -138,27 +128,32 @@ def fetch_images(job: Job, source: LinkedImages) -> None:
     there = set(os.listdir(folder))
     wanted = [a for a in sums if address_name(a) not in there]
     with ThreadPoolExecutor(job.workers) as pool:
-        jobs = pool.map(lambda a: fetch_image(a, folder / address_name(a), sums[a]), wanted)
+        jobs = pool.map(
+            lambda a: fetch_image(a, folder / address_name(a), sums[a], job.limits.max_image),
+            wanted,
+        )
         lost = [reason for reason in tqdm(jobs, total=len(wanted), unit="image") if reason]
     if lost:
         job.notes.append(f"{len(lost)} of {len(sums)} images not fetched, first: {lost[0]}")
 
 
-def fetch_image(address: str, target: Path, sha256: str | None = None) -> str:
+def fetch_image(
+    address: str,
+    target: Path,
+    sha256: str | None = None,
+    max_bytes: int = DEFAULT_LIMITS.max_image,
+) -> str:
     """Why the image could not be fetched, or nothing. An image whose checksum is known must have
-    it: what is at an address changes."""
+    it: what is at an address changes. What is kept can be read."""
     try:
-        with open_url(address) as response:
-            data = response.read(MAX_IMAGE_BYTES + 1)
-        if len(data) > MAX_IMAGE_BYTES:
-            raise ValueError(f"more than {MAX_IMAGE_BYTES} bytes")
-        found = hashlib.sha256(data).hexdigest()
-        if sha256 not in (None, "", found):
-            raise ValueError(f"SHA-256 is {found}, expected {sha256}")
-        with Image.open(io.BytesIO(data)) as image:
-            image.verify()
-    except (OSError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as e:
-        return f"{address}: {e}"
+        with foreign(DownloadError):
+            data = fetch_bytes(address, max_bytes)
+            found = hashlib.sha256(data).hexdigest()
+            if sha256 not in (None, "", found):
+                raise DownloadError(f"SHA-256 is {found}, expected {sha256}")
+            load_image(data)
+    except OutsideError as e:
+        return without_secrets(f"{address}: {e}")
     part = target.with_suffix(".part")
     part.write_bytes(data)
     os.replace(part, target)
@@ -198,21 +193,22 @@ FETCHERS: dict[type, Callable[[Job, Any], None]] = {
 # --- command line ------------------------------------------------------------------------------
 
 
-def fetch(rows: list[DatasetRow], workers: int) -> list[str]:
+def fetch(rows: list[DatasetRow], workers: int, limits: WebLimits = DEFAULT_LIMITS) -> list[str]:
     """Fetch all sources of all rows; a failure does not stop the others. Returns the failures."""
     failures: list[str] = []
     notes: list[str] = []
-    failed: dict[tuple[str, Source], Exception] = {}
+    failed: dict[tuple[str, Source], OutsideError] = {}
     for row in rows:
         print(f"{row.name} -> {row.folder()}")
-        job = Job(row, workers)
+        job = Job(row, workers, limits)
         for source in row.sources:
             key = (row.home, source)
             try:
                 if key in failed:  # several data sets share it
                     raise failed[key]
-                FETCHERS[type(source)](job, source)
-            except (DownloadError, OSError, ValueError) as e:
+                with foreign(DownloadError):
+                    FETCHERS[type(source)](job, source)
+            except OutsideError as e:
                 failed[key] = e
                 failures.append(f"{row.name}: {e}")
                 print(f"  failed: {e}")
@@ -238,6 +234,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--mixture", help="fetch what this mixture names (those with a reader)")
     parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
     parser.add_argument("--workers", type=int, default=8, help="parallel requests (8)")
+    parser.add_argument("--max_download_gb", type=float, default=500, help="of one file (500)")
+    parser.add_argument("--max_unpacked_gb", type=float, default=1000, help="of one archive (1000)")
     parser.add_argument("--list", action="store_true", help="list data sets, and stop")
     options = parser.parse_args(args)
     if options.root:
@@ -257,7 +255,9 @@ def main(args: list[str] | None = None) -> int:
         parser.error(str(e))
     if not rows:
         parser.error("name a data set, a group or a --mixture (--list shows them)")
-    return 1 if fetch(rows, options.workers) else 0
+    gb = 1 << 30
+    limits = WebLimits(int(options.max_download_gb * gb), int(options.max_unpacked_gb * gb))
+    return 1 if fetch(rows, options.workers, limits) else 0
 
 
 if __name__ == "__main__":

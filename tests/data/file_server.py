@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from olmo.data.datasets import web
+from olmo.data.datasets.addresses import SWITCH
 from olmo.data.datasets.declare import DatasetRow
 from olmo.data.datasets.sources import Source
 
@@ -63,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Handler]]]:
     monkeypatch.setattr(web, "PAUSE_S", 0.0)
+    monkeypatch.setenv(SWITCH, "1")  # the server is on this machine
     handler = type("TestHandler", (Handler,), {"files": {}, "seen": [], "hold": threading.Event()})
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True)

@@ -10,9 +10,12 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from olmo.outside import OutsideError, foreign
 
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
@@ -36,9 +39,17 @@ def _pyarrow(path: Path) -> ModuleType:
     return importlib.import_module("pyarrow")
 
 
+def _named(path: Path, reason: str) -> OutsideError:
+    return OutsideError(f"{path}: {reason}")
+
+
+def _parquet(path: Path) -> Any:
+    return _pyarrow(path).parquet.ParquetFile(path)
+
+
 def parquet_rows(path: Path) -> Iterator[Row]:
     """Rows of a parquet file, some at a time."""
-    with _pyarrow(path).parquet.ParquetFile(path) as file:
+    with _parquet(path) as file:
         for batch in file.iter_batches(ROWS_PER_BATCH):
             yield from batch.to_pylist()
 
@@ -126,19 +137,23 @@ class ArrowRows(Sequence[Row]):
         return {"files": self.files, "_tables": []}
 
 
-def write_table(parquet_files: Sequence[Path], folder: Path) -> int:
+def write_table(parquet_files: Sequence[Path], folder: Path, max_bytes: int = 1000 << 30) -> int:
     """Join parquet files into one Arrow folder and return the number of rows. ``state.json`` is
-    written last, so that a folder without it is one that was not finished."""
+    written last, so that a folder without it is one that was not finished. An ``OutsideError``
+    names a file that is damaged, or with which the rows are larger than ``max_bytes``."""
     arrow = _pyarrow(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name, rows = "data-00000-of-00001.arrow", 0
     writer = None
     with open(folder / name, "wb") as sink:
         for path in parquet_files:
-            with arrow.parquet.ParquetFile(path) as file:
+            with foreign(partial(_named, path)), _parquet(path) as file:
                 schema = file.schema_arrow.remove_metadata()
                 writer = writer or arrow.ipc.new_stream(sink, schema)
                 for batch in file.iter_batches(ROWS_PER_BATCH):
+                    max_bytes -= batch.nbytes
+                    if max_bytes < 0:
+                        raise ValueError("its rows are larger than allowed")
                     writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
                     rows += batch.num_rows
         if writer is None:
