@@ -95,7 +95,7 @@ def upright_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert("RGBA")
     if orientation in TURNS:
         image = image.transpose(TURNS[orientation])
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def grey_levels(values: np.ndarray, bits: int | None, inverted: bool = False) -> np.ndarray:

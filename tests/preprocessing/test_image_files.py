@@ -269,15 +269,12 @@ except ValueError as e:
 """
 
 
-@pytest.mark.parametrize(
-    ("limit", "message"), [(10**8, "more than limits.max_pixels=100000000"), (2 * 10**8, "OSError")]
-)
-def test_remarks_of_the_decoders_are_not_shown(limit: int, message: str, tmp_path: Path) -> None:
+def test_remarks_of_the_decoders_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_of_size(13_000, 13_000))
-    for flag in ("error", "always"):
-        command = [sys.executable, "-W", flag, "-c", LOAD, str(tmp_path / "a.png"), str(limit)]
-        out = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert message in out.stdout and "Bomb" not in out.stdout + out.stderr
+    command = [sys.executable, "-W", "error", "-c", LOAD, str(tmp_path / "a.png"), str(10**8)]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "more than limits.max_pixels=100000000" in out.stdout, out.stderr
+    assert "Bomb" not in out.stdout + out.stderr
 
 
 def test_a_limit_can_be_raised() -> None:

@@ -120,13 +120,10 @@ class Disk:
         """Lines with their ends, each named in ``place`` before it is looked at."""
         number = 0
         with open_regular(self.home / path) as file:
-            while True:
-                self.place = (path, "line", number + 1)
-                block = file.readline(MAX_LINE_BYTES + 1)
+            while block := file.readline(MAX_LINE_BYTES + 1):
                 if len(block) > MAX_LINE_BYTES:
+                    self.place = (path, "line", number + 1)
                     raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
-                if not block:
-                    break
                 for line in block.splitlines(keepends=True):  # of old files, which end lines in CR
                     number += 1
                     self.place = (path, "line", number)
@@ -149,6 +146,7 @@ class Disk:
 
     def parquet(self, path: str) -> Iterator[Row]:
         """Rows of a parquet file."""
+        self.place = (path,)
         for i, row in enumerate(parquet_rows(self.home / path)):
             self.place = (path, "row", i)
             yield row

@@ -1,0 +1,222 @@
+"""Annotation files from outside: every failure is one named error with the file and the row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from olmo.data.datasets import disk as disk_module
+from olmo.data.datasets.arrow import ArrowRows, write_table
+from olmo.data.datasets.declare import DatasetRow, Record
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.tables import DatasetFormatError, TableRecords
+from olmo.data.registry import MissingDataError
+from olmo.outside import OutsideError
+from tests.data.datasets_miniature import write_arrow, write_file
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+GOOD = b'{"video": "v.mp4", "question": "q"}\n'
+
+
+def opened(
+    home: Path, read: Callable[[Disk, str], Iterable[Record]], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(home))
+    return DatasetRow("mine", {"train": "train"}, (), (), (), (), "", read).open("train")
+
+
+def of_jsonl(disk: Disk, split: str) -> Iterator[Record]:
+    for row in disk.jsonl("a.jsonl"):
+        yield {"question": row["question"], "start": float(row.get("start", 0))}
+
+
+def of_json(disk: Disk, split: str) -> Iterator[Record]:
+    for row in disk.rows("a.json"):
+        yield {"question": row["question"], "start": int(row.get("start", 0))}
+
+
+def of_csv(disk: Disk, split: str) -> Iterator[Record]:
+    for row in disk.csv("a.csv"):
+        yield {"question": row["question"], "start": int(row["start"])}
+
+
+BAD_LINES = {
+    "deep": (DEEP, "line 2: not valid JSON"),
+    "deep value": (b'{"question": ' + DEEP + b"}", "line 2: not valid JSON"),
+    "5000 digits": (b'{"question": "q", "start": 1' + b"0" * 5000 + b"}", "line 2: not valid"),
+    "400 digits": (b'{"question": "q", "start": 1' + b"0" * 400 + b"}", "line 2: OverflowError"),
+    "surrogate": (b'{"question": "a\\ud800"}', "line 2: .*surrogates not allowed"),
+    "latin-1": (b'{"question": "\xe9"}', "line 2: .*utf-8"),
+    "NUL bytes": (bytes(100), "line 2: not valid JSON"),
+    "utf-16": (GOOD.decode().encode("utf-16"), "line 2: .*utf-8"),
+    "no object": (b"[1, 2]", "line 2: "),
+    "null": (b"null", "line 2: "),
+    "cut": (GOOD[:-5], "line 2: not valid JSON"),
+    "other keys": (b"{}", "line 2: no field 'question'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_lines(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, message = BAD_LINES[name]
+    (tmp_path / "a.jsonl").write_bytes(GOOD + line + b"\n" + GOOD * 3000)
+    with pytest.raises(DatasetFormatError, match=rf"'mine': .*a\.jsonl: {message}"):
+        opened(tmp_path, of_jsonl, monkeypatch)
+
+
+BAD_FILES = {
+    "deep": (DEEP, "a.json: not valid JSON"),
+    "5000 digits": (b'[{"question": "q", "start": 1' + b"0" * 5000 + b"}]", "not valid JSON"),
+    "infinity": (b'[{"question": "q"}, {"question": "q", "start": 1e999}]', "row 1: Overflow"),
+    "NaN": (b'[{"question": "q"}, {"question": "q", "start": NaN}]', "row 1: .*NaN"),
+    "surrogate": (b'[{"question": "q"}, {"question": "\\udfff"}]', "row 1: .*surrogates"),
+    "latin-1": (b'[{"question": "q"},\n\n{"question": "\xe9"}]', "a.json: line 3 is not UTF-8"),
+    "utf-16": ("[]".encode("utf-16"), "line 1 is not UTF-8"),
+    "a mapping without rows": (b'{"rows": []}', "no field 'data'"),
+    "a number": (b"7", "expected a list of rows, got int"),
+    "empty": (b"", "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_whole_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, message = BAD_FILES[name]
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DatasetFormatError, match=message):
+        opened(tmp_path, of_json, monkeypatch)
+
+
+BAD_TABLES = {
+    "a cell without end": (b'q,1\n"' + b"x" * 200_000, r"line \d+: Error: field larger"),
+    "other cells": (b"q,1\nq\n", "line 3: 1 cells, but 2 columns"),
+    "no number": (b"q,1\nq,x\n", "line 3: invalid literal"),
+    "5000 digits": (b"q,1\nq," + b"1" * 5000 + b"\n", "line 3: Exceeds the limit"),
+    "latin-1": (b"q,1\n\xe9,1\n" + b"q,1\n" * 5000, "line 3: .*utf-8"),
+    "NUL": (b"q,1\nq,\x00\n", "line 3: "),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_tables(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, message = BAD_TABLES[name]
+    (tmp_path / "a.csv").write_bytes(b"question,start\n" + content)
+    with pytest.raises(DatasetFormatError, match=rf"a\.csv: {message}"):
+        opened(tmp_path, of_csv, monkeypatch)
+
+
+def test_lines_of_all_systems_are_read(tmp_path: Path) -> None:
+    for end in (b"\n", b"\r\n", b"\r"):
+        (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + end.join([b"a,1", b"", b'"x, y",2']))
+        disk = Disk(tmp_path)
+        assert list(disk.lines("a")) == ["a,1", '"x, y",2'] and disk.place == ("a", "line", 3)
+        assert list(disk.cells("a")) == [["a", "1"], ["x, y", "2"]]
+    (tmp_path / "a").write_bytes(b'"two\r\nlines",1\nb,2\n')
+    cells, places = Disk(tmp_path), []
+    for row in cells.cells("a"):
+        places.append((row[0], cells.place[2]))
+    assert places == [("two\r\nlines", 2), ("b", 3)]
+
+
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_module, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(disk_module, "MAX_FILE_BYTES", 1000)
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b" " * 1000 + GOOD)
+    with pytest.raises(DatasetFormatError, match="line 2: it is longer than 1000 bytes"):
+        opened(tmp_path, of_jsonl, monkeypatch)
+    (tmp_path / "a.json").write_bytes(b"[" + b" " * 1000 + b"]")
+    with pytest.raises(DatasetFormatError, match=r"a\.json is larger than 1000 bytes"):
+        opened(tmp_path, of_json, monkeypatch)
+
+
+def test_pipes_and_absent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDataError, match=r"a\.json"):
+        opened(tmp_path, of_json, monkeypatch)
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").mkdir()
+    for read in (of_json, of_jsonl):
+        with pytest.raises(DatasetFormatError, match="no regular file"):
+            opened(tmp_path, read, monkeypatch)
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    for name in ("a\0/b.mp4", "\ud800/b.mp4", "x" * 300 + "/b.mp4", "a/" * 5000 + "b.mp4"):
+        assert not disk.exists(name)
+
+
+def test_an_example_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [[[0, 10**400, "far"]], [[0, "x", "no number"]], [[0, 1]], 7, [[0, 1, "right"]]]
+    rows = [{"question": "q", "subtitle": t} for t in times]
+    data = opened(tmp_path, lambda disk, split: iter(rows), monkeypatch)
+    for i in (0, 1, 2):
+        with pytest.raises(DatasetFormatError, match=rf"mine:train example {i}: "):
+            data.get(i, np.random.RandomState(0))
+    assert data.get(4, np.random.RandomState(0))["subtitle"] == {(0.0, 1.0): "right"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, RecursionError, OSError])
+def test_a_row_that_cannot_be_made_is_named(error: type[Exception], tmp_path: Path) -> None:
+    def convert(rows: list[Any]) -> Any:
+        raise error("odd")
+
+    write_arrow(tmp_path / "t", {"train": [{"x": 1}]})
+    records = TableRecords.single(Disk(tmp_path).table("t"), convert)
+    with pytest.raises(DatasetFormatError, match=rf"t/train: row 0: {error.__name__}: odd"):
+        records[0]
+
+
+def test_damaged_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_parquet(disk: Disk, split: str) -> Iterator[Record]:
+        for row in disk.parquet("a.parquet"):
+            yield {"question": row["x"]}
+
+    write_file(tmp_path / "a.parquet", [{"x": f"text {i}"} for i in range(2000)])
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for broken in (b"", b"PAR1", whole[:-4], whole[100:], whole[:50] + bytes(300) + whole[350:]):
+        (tmp_path / "a.parquet").write_bytes(broken)
+        with pytest.raises(DatasetFormatError, match=r"a\.parquet"):
+            opened(tmp_path, of_parquet, monkeypatch)
+        with pytest.raises(OutsideError, match=r"a\.parquet: "):
+            write_table([tmp_path / "a.parquet"], tmp_path / "made")
+        assert not (tmp_path / "made/state.json").exists()
+    (tmp_path / "a.parquet").write_bytes(whole)
+    with pytest.raises(OutsideError, match=r"a\.parquet: .*larger than allowed"):
+        write_table([tmp_path / "a.parquet"], tmp_path / "made", max_bytes=1000)
+
+
+def test_damaged_arrow_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_table(disk: Disk, split: str) -> Iterator[Record]:
+        for row in disk.table_rows("t", "train", "x"):
+            yield {"question": row["x"]}
+
+    write_arrow(tmp_path / "t", {"train": [{"x": "a"}]})
+    state = tmp_path / "t/train/state.json"
+    whole = state.read_text()
+    for broken in ("", "[]", "{}", '{"_data_files": [{"filename": "../../../etc/passwd"}]}'):
+        state.write_text(broken)
+        with pytest.raises(DatasetFormatError, match=r"'mine': .*/t: "):
+            opened(tmp_path, of_table, monkeypatch)
+    state.write_text(whole)
+    (file,) = (tmp_path / "t/train").glob("*.arrow")
+    for broken_bytes in (b"", b"no arrow", file.read_bytes()[:100]):
+        file.write_bytes(broken_bytes)
+        with pytest.raises(DatasetFormatError, match=r"'mine': .*/t"):
+            opened(tmp_path, of_table, monkeypatch)
+
+
+def test_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
+    """Without a check, reading such a row ends the process."""
+    offsets = pa.array([0, 1 << 30, 6], pa.int32()).buffers()[1]
+    wrong = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcdef")])
+    rows = ArrowRows([tmp_path / "a"], [pa.table({"x": wrong})])
+    for read in (lambda: rows[0], lambda: list(rows), lambda: rows.column("x")):
+        with pytest.raises(pa.ArrowInvalid):
+            read()
