@@ -33,6 +33,7 @@ from olmo.data.datasets.declare import (
 from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.synthetic_video import TABLE, rendered
+from olmo.outside import OutsideError, foreign
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"
 
@@ -106,9 +107,9 @@ def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:
 def seconds_of(video: str) -> float | None:
     """Length that the header of a file states; None where there is none."""
     try:
-        with av.open(video, metadata_errors="ignore") as container:
+        with foreign(OutsideError), av.open(video, metadata_errors="ignore") as container:
             return container.duration / av.time_base if container.duration else None
-    except (av.FFmpegError, OSError):
+    except OutsideError:
         return None
 
 

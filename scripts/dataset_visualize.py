@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         grid, patch = preprocessor.visual.grid, preprocessor.patch_size
         cards.append(example_card(name, arrays, tokenizer, grid, patch, args.width))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page(f"{args.name}, {args.split}", cards), encoding="utf-8")
+    html = page(f"{args.name}, {args.split}", cards)
+    args.out.write_text(html, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {len(cards)} examples)")
     return 0
 

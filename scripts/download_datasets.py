@@ -7,7 +7,9 @@
 
 Run it again to resume: finished files are kept, partial ones are continued. Steps that need a
 person (a licence, a form, a crawler) are printed at the end. Gated sets of the hub need
-HF_ACCESS_TOKEN. Disk space is not checked; scripts/data_status.py shows what is there.
+HF_ACCESS_TOKEN. Addresses of tables and redirects into private networks are refused, unless
+MOLMO_ALLOW_PRIVATE_ADDRESSES=1. Disk space is not checked; scripts/data_status.py shows what is
+there.
 """
 
 from __future__ import annotations
@@ -123,7 +125,8 @@ def fetch_images(job: Job, source: LinkedImages) -> None:
         known = rows.column(CHECKSUMS) if rows.has_column(CHECKSUMS) else [None] * len(cells)
         for cell, digest in zip(cells, known, strict=True):
             addresses = cell if isinstance(cell, list) else [cell]
-            sums |= {a: digest if a is cell else None for a in addresses or () if a}
+            links = [a for a in addresses or () if isinstance(a, str) and a]
+            sums |= {a: digest if a is cell else None for a in links}
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
     wanted = [a for a in sums if address_name(a) not in there]
@@ -236,6 +239,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=8, help="parallel requests (8)")
     parser.add_argument("--max_download_gb", type=float, default=500, help="of one file (500)")
     parser.add_argument("--max_unpacked_gb", type=float, default=1000, help="of one archive (1000)")
+    parser.add_argument("--max_image_mb", type=float, default=64, help="of one linked image (64)")
     parser.add_argument("--list", action="store_true", help="list data sets, and stop")
     options = parser.parse_args(args)
     if options.root:
@@ -255,8 +259,11 @@ def main(args: list[str] | None = None) -> int:
         parser.error(str(e))
     if not rows:
         parser.error("name a data set, a group or a --mixture (--list shows them)")
-    gb = 1 << 30
-    limits = WebLimits(int(options.max_download_gb * gb), int(options.max_unpacked_gb * gb))
+    limits = WebLimits(
+        max_file=int(options.max_download_gb * (1 << 30)),
+        max_unpacked=int(options.max_unpacked_gb * (1 << 30)),
+        max_image=int(options.max_image_mb * (1 << 20)),
+    )
     return 1 if fetch(rows, options.workers, limits) else 0
 
 

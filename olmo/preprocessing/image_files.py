@@ -65,6 +65,7 @@ def open_image(source: str | Path | bytes | Image.Image, limits: Limits) -> Iter
     What is raised while the picture is in use, by whatever decoder, is an ``ImageReadError``.
     """
     name = str(source) if isinstance(source, (str, Path)) else f"({type(source).__name__})"
+    name = name.encode(errors="backslashreplace").decode()  # of a file name that is no text
     named = functools.partial(ImageReadError, name)
     with foreign(named), contextlib.ExitStack() as stack:
         if isinstance(source, Image.Image):

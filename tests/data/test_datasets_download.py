@@ -192,6 +192,24 @@ def test_archives_stay_in_their_folder(
     assert not outside and not (tmp_path.parent / "evil.txt").exists()
 
 
+def test_limits_of_the_command_line(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, handler = server
+    handler.files.update({"a.zip": archive("zip", ["0123456789"]), "b.json": bytes(5000)})
+    sources = WebFile(f"{address}/a.zip", "set", unpack=True), WebFile(f"{address}/b.json", "b")
+    monkeypatch.setattr(download_datasets, "select_rows", lambda names: [row(*sources)])
+    failures: list[str] = []
+    real = download_datasets.fetch
+    monkeypatch.setattr(download_datasets, "fetch", lambda *a: failures.extend(real(*a)))
+    gb = [f"{n / (1 << 30):.20f}" for n in (9, 4999)]
+    limits = ["--max_unpacked_gb", gb[0], "--max_download_gb", gb[1]]
+    download_datasets.main(["mine", "--root", str(tmp_path), *limits])
+    assert len(failures) == 2 and "more than 9 bytes" in failures[0]
+    assert "5000 bytes or more, 4999 are allowed" in failures[1]
+    assert sorted(p.name for p in (tmp_path / "home").rglob("*")) == ["a.zip", "set"]
+
+
 def test_a_failure_does_not_stop_the_others(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
