@@ -38,8 +38,9 @@ TURNS = {
 
 WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 """Modes with more than 8 bits of grey."""
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Tags of TIFF."""
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, UNSIGNED = 0, 1
+"""Tags of TIFF, and values of the last two."""
 CHUNK = 1 << 22
 """Pixels scaled at once; bounds the memory of the float copies."""
 
@@ -89,7 +90,7 @@ def upright_rgb(image: Image.Image) -> np.ndarray:
     image.load()
     orientation = _orientation(image)
     if image.mode in WIDE:
-        image = Image.fromarray(grey_levels(np.asarray(image), _depth(image), _inverted(image)))
+        image = Image.fromarray(_eight_bits(image))
     elif image.mode == "La":
         image = image.convert("LA")
     elif image.mode == "P" and "transparency" in image.info:
@@ -129,16 +130,18 @@ def _value_range(values: np.ndarray) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
-def _depth(image: Image.Image) -> int | None:
-    """Bits of unsigned grey that the file has; None where it has floats, 32 bits or a sign."""
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    """Levels of a picture in one of the modes ``WIDE``."""
+    values, bits = np.asarray(image), None
+    tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
-        return int(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0])
-    return 16 if image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000") else None
-
-
-def _inverted(image: Image.Image) -> bool:
-    """Whether a TIFF file says that 0 is white; Pillow turns only 8 bits of grey round."""
-    return getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        bits = int(tags.get(BITS_PER_SAMPLE, (16,))[0])
+    elif image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000"):
+        bits = 16
+    elif image.mode == "I" and tags and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED:
+        values = values.view(np.uint32)
+    # Pillow turns only 8 bits of grey round where a TIFF file says that 0 is white.
+    return grey_levels(values, bits, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
 
 
 def _orientation(image: Image.Image) -> int:

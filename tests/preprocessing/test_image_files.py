@@ -44,7 +44,15 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
     sample = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     bits = tags.get("bits", values.dtype.itemsize * 8)
     data = values.tobytes()
-    entries = {256: w, 257: h, 258: bits, 259: 1, 262: tags.get("photometric", 1), 273: 8, 277: 1}
+    entries = {
+        256: tags.get("width", w),
+        257: h,
+        258: bits,
+        259: 1,
+        262: tags.get("photometric", 1),
+        273: 8,
+        277: 1,
+    }
     entries |= {278: h, 279: len(data), 339: sample}
     head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(order + "I", 8 + len(data))
     directory = b"".join(
@@ -52,6 +60,15 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
         for tag, value in sorted(entries.items())
     )
     return head + data + struct.pack(order + "H", len(entries)) + directory + bytes(4)
+
+
+def tiff12() -> bytes:
+    """Two samples in three bytes."""
+    values = ramp(4095, "<u2").ravel().tolist()
+    packed = b"".join(
+        ((a << 12) | b).to_bytes(3, "big") for a, b in zip(values[::2], values[1::2], strict=True)
+    )
+    return tiff(np.frombuffer(packed, np.uint8).reshape(16, 24), bits=12, width=16)
 
 
 WIDE = {
@@ -62,12 +79,15 @@ WIDE = {
     "tiff16_signed": tiff(ramp(65535, "<u2").astype("<i4").__sub__(32768).astype("<i2")),
     "tiff32_of_16": encoded(Image.fromarray(ramp(65535, "<i4")), "TIFF"),
     "tiff32_of_8": encoded(Image.fromarray(ramp(255, "<i4")), "TIFF"),
+    "tiff32_unsigned": tiff(ramp(2**32 - 1, "<u4")),
     "tiff32_whole": encoded(Image.fromarray(ramp(2**31 - 1, "<i4")), "TIFF"),
     "tiff32_negative": encoded(Image.fromarray(ramp(2000, "<i4") - 1000), "TIFF"),
+    "float_white_is_zero": tiff((1 - RAMP).astype(">f4"), photometric=0),
     "float_to_1": encoded(Image.fromarray(ramp(1, "<f4")), "TIFF"),
     "float_to_255": encoded(Image.fromarray(ramp(255, "<f4")), "TIFF"),
     "float_huge": encoded(Image.fromarray(ramp(3e38, "<f4")), "TIFF"),
     "float_negative": encoded(Image.fromarray(ramp(2, "<f4") - 1), "TIFF"),
+    "tiff12": tiff12(),
     "pgm16": b"P5\n16 16\n65535\n" + ramp(65535, ">u2").tobytes(),
     "pgm12": b"P5\n16 16\n4095\n" + ramp(4095, ">u2").tobytes(),
     "pfm": b"Pf\n16 16\n-1.0\n" + ramp(1, "<f4")[::-1].tobytes(),
