@@ -87,6 +87,11 @@ def test_images_from_files_equal_arrays(tokenizer, tmp_path):
         np.testing.assert_array_equal(one[key], two[key])
     with pytest.raises(ImageReadError, match=r"b\.png"):
         preprocess({"image": tmp_path / "b.png", **QA})
+    config = Molmo2PreprocessorConfig.from_dict({"limits": {"max_pixels": 3599}})
+    preprocess = ExamplePreprocessor(config, DataFormatterConfig(), tokenizer, (54, 54), 6)
+    for image in (str(tmp_path / "a.png"), [str(tmp_path / "a.png")]):
+        with pytest.raises(ImageReadError, match=r"a\.png: 90 x 40 pixels .*max_pixels=3599"):
+            preprocess({"image": image, **QA})
 
 
 def test_a_list_of_images(tokenizer):
