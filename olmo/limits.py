@@ -26,6 +26,8 @@ class Limits(Config):
     """Frames of one video that are decoded on the way to those that are shown."""
     max_seconds: float = 120.0
     """Time to read one video or image."""
+    max_output_pixels: int = 1_500_000_000
+    """Pixels of all frames of one video that are kept together, in the size that is asked for."""
     max_subtitle_bytes: int = 4 << 20
     """Subtitles of one example, as UTF-8."""
 
@@ -38,6 +40,13 @@ class Limits(Config):
         if width * height > self.max_pixels:
             found = f"{width} x {height} pixels"
             raise named(f"{found} are more than limits.max_pixels={self.max_pixels}")
+
+    def check_output(
+        self, n: int, width: int, height: int, named: Callable[[str], OutsideError]
+    ) -> None:
+        if n * width * height > self.max_output_pixels:
+            found = f"{n} frames of {width} x {height} pixels"
+            raise named(f"{found} are more than limits.max_output_pixels={self.max_output_pixels}")
 
     def clock(self, named: Callable[[str], OutsideError]) -> Callable[[int], None]:
         """A function that is told the number of frames decoded so far, and raises past a limit."""

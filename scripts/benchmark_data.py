@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.loader import DataConfig, LaneDataset, build_train_loader
 from olmo.data.mixture import MIXTURES, Mixture, open_named
 from olmo.data.stage_clock import StageClock
+from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import load_video
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing import visual as visual_module
@@ -257,9 +259,9 @@ def measure_decoders(args: argparse.Namespace) -> dict[str, Any]:
     path = Path(args.video[0]) if args.video else args.out / "ten_minutes_360p.mp4"
     if not path.exists():
         write_long_video(path, 600)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        duration, fps = float(stream.duration * stream.time_base), float(stream.average_rate)
+    with closing(VideoFile(path)) as file:
+        duration = file.duration
+        fps = len(file.timeline.stamps) / duration
     times = sample_times(FrameSampling(64, max_fps=(2.0,)), duration)
     runs = contestants(path, times, fps)
     wall: dict[str, list[float]] = {name: [] for name in runs}

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import av
@@ -33,7 +34,8 @@ from olmo.data.datasets.declare import (
 from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.synthetic_video import TABLE, rendered
-from olmo.outside import OutsideError, foreign
+from olmo.data.video_container import VideoReadError, open_container
+from olmo.outside import foreign
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"
 
@@ -107,9 +109,9 @@ def hours_of(videos: list[str], n_probed: int) -> tuple[float | None, bool]:
 def seconds_of(video: str) -> float | None:
     """Length that the header of a file states; None where there is none."""
     try:
-        with foreign(OutsideError), av.open(video, metadata_errors="ignore") as container:
+        with foreign(partial(VideoReadError, video)), open_container(video) as container:
             return container.duration / av.time_base if container.duration else None
-    except OutsideError:
+    except VideoReadError:
         return None
 
 

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 from olmo import load_model
+from olmo.data.animation import is_video
 from olmo.preprocessing.styles import check_style
-
-IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +22,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("video", metavar="VIDEO", type=Path, help="video file, or an image")
+    add(
+        "video",
+        metavar="VIDEO",
+        type=Path,
+        help="video file, a moving picture or an image",
+    )
     add("question", metavar="QUESTION")
     add("--checkpoint", metavar="PATH", type=Path, required=True)
     add("--topk", type=float, help="share of visual tokens to remove (default: the checkpoint's)")
@@ -43,11 +47,11 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.video}: no such file")
     pruning = {"prune_method": args.prune_method} if args.prune_method else {}
     model, _ = load_model(args.checkpoint, device=args.device, **pruning)
-    is_image = args.video.suffix.lower() in IMAGE_FILES
+    moves = is_video(args.video)
     answer = model.answer(
         args.question,
-        videos=[] if is_image else [args.video],
-        images=[args.video] if is_image else [],
+        videos=[args.video] if moves else [],
+        images=[] if moves else [args.video],
         topk=args.topk,
         max_frames=args.max_frames,
         max_new_tokens=args.max_new_tokens,

@@ -46,6 +46,7 @@ from olmo.eval.pruning_view import (
     score_pixels,
     score_with_model,
 )
+from olmo.limits import Limits
 from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
@@ -210,10 +211,10 @@ def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
         vit = TemporalVitConfig.from_dict({**fixed, **chosen}, "settings")
         sampling = VideoPreprocessorConfig()
         sampling.max_frames = args.max_frames or sampling.max_frames
-        return score_pixels(read_frames(args, sampling), vit, args.pool)
+        return score_pixels(read_frames(args, sampling, Limits()), vit, args.pool)
     folder = select_checkpoint(args.checkpoint)
     config = checkpoint_config(folder, chosen, args.max_frames, overrides)
-    video = read_frames(args, config.mm_preprocessor.video)
+    video = read_frames(args, config.mm_preprocessor.video, config.mm_preprocessor.limits)
     place = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return score_with_model(load_for_scoring(config, folder, place), video, str(folder))
 
@@ -233,9 +234,11 @@ def checkpoint_config(
     return config
 
 
-def read_frames(args: argparse.Namespace, config: VideoPreprocessorConfig) -> VideoFrames:
-    sampling = FrameSampling.from_config(config)
-    return load_video(args.video, sampling, clip=Clip(args.clip_start, args.clip_end))
+def read_frames(
+    args: argparse.Namespace, config: VideoPreprocessorConfig, limits: Limits
+) -> VideoFrames:
+    sampling, clip = FrameSampling.from_config(config), Clip(args.clip_start, args.clip_end)
+    return load_video(args.video, sampling, clip=clip, limits=limits)
 
 
 # --- output ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from olmo.hf_model.processor_files import write_processor_files
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.loading import load_model as load_native
 from olmo.models.weights import CheckpointError
+from tests.data.video_media import moving_picture
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -161,6 +162,14 @@ def test_predict_takes_an_image(predict, tmp_path, capsys):
     arguments = [str(tmp_path / "p.png"), "Which colour?", "--checkpoint", str(DENSE)]
     assert predict.main([*arguments, "--max_new_tokens", "3"]) == 0
     assert "before pruning" in capsys.readouterr().out
+
+
+def test_predict_takes_a_moving_picture_for_a_video(predict, dense, tmp_path, capsys):
+    path = moving_picture(tmp_path / "p.gif", n=30)
+    arguments = [str(path), "What?", "--checkpoint", str(DENSE), "--device", "cpu"]
+    assert predict.main([*arguments, "--max_new_tokens", "1"]) == 0
+    as_video = dense[0].answer("What?", videos=[path], max_new_tokens=1)
+    assert f"tokens: {as_video.n_tokens_before} before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

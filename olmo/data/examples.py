@@ -37,6 +37,7 @@ def decode_video(
         Clip.of(example.get("metadata", {})),
         transform=lambda frames: resize_frames(frames, preprocessor.image_size),
         decoder=config.decoder,
+        limits=preprocessor.config.limits,
     )
 
 

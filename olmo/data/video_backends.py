@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 
-from olmo.data.video_file import VideoReadError
+from olmo.data.video_container import VideoReadError, display_matrix, file_url, upright
+from olmo.data.video_file import ONE_THREAD, VideoFile
+from olmo.limits import Limits
 from olmo.preprocessing.images import load_image
 
 if TYPE_CHECKING:
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 EDGE_S = 1e-6
-"""torchcodec refuses moments at the very end."""
+"""Times that differ by less are the same."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class FrameFolder:
     Raises ``VideoReadError`` without pictures or rate, and for pictures of several sizes.
     """
 
-    def __init__(self, path: str | Path, frame_rate: float | None) -> None:
+    def __init__(self, path: str | Path, frame_rate: float | None, limits: Limits) -> None:
         files = [f for f in Path(path).iterdir() if f.suffix.lower() in PICTURES]
         if not files:
             raise VideoReadError(path, "a folder without pictures")
@@ -44,15 +50,14 @@ class FrameFolder:
                 path, f"a folder of pictures needs metadata.frame_rate > 0, got {frame_rate}"
             )
         self.path, self.rate = path, float(frame_rate)
+        self._limits, self._n_read = limits, 0
+        self._check = limits.clock(partial(VideoReadError, path))
         self._files = sorted(files, key=_natural)
         self.duration = len(files) / self.rate
         self._last: Picture | None = None
         self._size: tuple[int, ...] | None = None
 
-    def __enter__(self) -> FrameFolder:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         pass
 
     def frame_at(self, t: float) -> Picture:
@@ -62,7 +67,9 @@ class FrameFolder:
         return self._last
 
     def pixels(self, span: Picture) -> np.ndarray:
-        pixels = load_image(self._files[span.number])
+        self._n_read += 1
+        self._check(self._n_read)
+        pixels = load_image(self._files[span.number], self._limits)
         self._size = self._size or pixels.shape[:2]
         if pixels.shape[:2] != self._size:
             raise VideoReadError(
@@ -79,62 +86,84 @@ def _natural(file: Path) -> list[int | str]:
 
 
 @dataclass(frozen=True)
-class TorchcodecSpan:
-    """A decoded frame, uint8 ``[h, w, 3]``, and the time it covers, in seconds."""
+class TorchcodecFrame:
+    """A decoded frame, uint8 ``[h, w, 3]``, and its number."""
 
     image: np.ndarray
-    start: float
-    end: float
+    number: int
 
 
 class TorchcodecFile:
-    """A video file through torchcodec, in one thread.
+    """A video file through torchcodec, in one thread. Which stream and which of its frames are
+    shown is worked out as for PyAV. What torchcodec raises comes as it is."""
 
-    ``ImportError`` where torchcodec does not load. What it raises comes as ``VideoReadError``.
-    """
+    def __init__(self, path: str | Path, limits: Limits) -> None:
+        from torchcodec.decoders import VideoDecoder
 
-    def __init__(self, path: str | Path) -> None:
-        try:
-            from torchcodec.decoders import VideoDecoder
-        except (ImportError, RuntimeError) as e:  # RuntimeError: no FFmpeg that it can load
-            raise ImportError(f"decoder=torchcodec, but torchcodec does not load: {e}") from e
-
+        with closing(VideoFile(path, limits)) as file:
+            self.timeline, index = file.timeline, file.stream_index
+            self._matrix = display_matrix(file.frame_at(0.0).frame)
         self.path = path
-        self._last: TorchcodecSpan | None = None
-        try:
-            self._decoder: VideoDecoder = VideoDecoder(
-                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate"
-            )
-        except (RuntimeError, ValueError) as e:
-            raise VideoReadError(path, _first_line(e)) from e
+        self._check = limits.clock(partial(VideoReadError, path))
+        self._n_decoded = 0
+        self._decoder: VideoDecoder = VideoDecoder(
+            file_url(path),
+            stream_index=index,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            seek_mode="exact",
+        )
         about = self._decoder.metadata
-        if not about.duration_seconds or about.end_stream_seconds is None:
-            raise VideoReadError(path, "it has no frames")
-        self._start = float(about.begin_stream_seconds or 0.0)
-        self.duration = float(about.end_stream_seconds) - self._start
+        self._end = float(about.end_stream_seconds)
+        self._turned = round((getattr(about, "rotation", None) or 0.0) / 90)
+        """Quarter turns that torchcodec makes by itself; it does not mirror."""
+        self._last: TorchcodecFrame | None = None
+        self._size: tuple[int, ...] | None = None
 
-    def __enter__(self) -> TorchcodecFile:
-        return self
+    @property
+    def duration(self) -> float:
+        return self.timeline.duration
 
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         pass
 
-    def frame_at(self, t: float) -> TorchcodecSpan:
-        if self._last is not None and self._last.start <= t < self._last.end:
-            return self._last
-        inside = min(max(t, 0.0), self.duration - EDGE_S) + self._start
-        try:
-            frame = self._decoder.get_frame_played_at(inside)
-        except (RuntimeError, IndexError, ValueError) as e:
-            raise VideoReadError(self.path, f"at {t:.3f} s: {_first_line(e)}") from e
-        start = float(frame.pts_seconds) - self._start
-        image = frame.data.numpy()
-        self._last = TorchcodecSpan(image, start, start + float(frame.duration_seconds))
+    def frame_at(self, t: float) -> TorchcodecFrame:
+        number = self.timeline.number_at(t)
+        if self._last is None or self._last.number != number:
+            self._n_decoded += self.timeline.distance(
+                number, self._last.number if self._last else -1
+            )
+            self._check(self._n_decoded)
+            self._last = TorchcodecFrame(self._decode(number), number)
         return self._last
 
-    def pixels(self, span: TorchcodecSpan) -> np.ndarray:
-        return span.image
+    def pixels(self, frame: TorchcodecFrame) -> np.ndarray:
+        pixels = upright(np.rot90(frame.image, -self._turned), self._matrix)
+        self._size = self._size or pixels.shape[:2]
+        if pixels.shape[:2] != self._size:  # as in PyAV's reader: all have the size of the first
+            whole = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            height, width = self._size
+            pixels = whole.reformat(width, height, **ONE_THREAD).to_ndarray()
+        return pixels
+
+    def _decode(self, number: int) -> np.ndarray:
+        if self.timeline.in_order:
+            image: np.ndarray = self._decoder.get_frame_at(number).data.numpy()
+            return image
+        begin = self.timeline.begins[number]
+        end = min(*self.timeline.begins[number + 1 : number + 2], self._end, np.inf)
+        # Just after it comes on: torchcodec may take a later moment for the next one.
+        frame = self._decoder.get_frame_played_at(min(begin + EDGE_S, (begin + end) / 2))
+        if abs(frame.pts_seconds - begin) > EDGE_S:
+            found = f"torchcodec gives the frame at {frame.pts_seconds:.3f} s"
+            raise VideoReadError(self.path, f"{found} for that at {begin:.3f} s: use pyav")
+        image = frame.data.numpy()
+        return image
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def check_torchcodec() -> None:
+    """``ImportError`` where torchcodec does not load."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, RuntimeError, OSError) as e:  # no FFmpeg that it can load
+        raise ImportError(f"decoder=torchcodec, but torchcodec does not load: {e}") from e

@@ -1,24 +1,29 @@
 """Frames of a video: a file, or a folder of pictures, opened by the decoder of one's choice.
 
-Frame for time ``t``: the first one that ends after ``t``; past the last frame, the last one.
-Times count from the start of the video stream, or from ``clip_start``.
+Frame for time ``t``: the last one that came on until ``t``; it stays until the next one comes on.
+Times count from the first frame, or from ``clip_start``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
 import numpy as np
 
+from olmo.data.animation import MovingWebp, is_moving_webp
 from olmo.data.frame_sampling import FrameSampling, sample_times
-from olmo.data.video_backends import FrameFolder, TorchcodecFile
-from olmo.data.video_file import VideoFile, VideoReadError
+from olmo.data.video_backends import FrameFolder, TorchcodecFile, check_torchcodec
+from olmo.data.video_container import VideoReadError
+from olmo.data.video_file import VideoFile
+from olmo.limits import Limits
+from olmo.outside import foreign
 from olmo.preprocessing.chat import Rng
 from olmo.types import VideoFrames
 
@@ -28,7 +33,10 @@ Transform = Callable[[np.ndarray], np.ndarray]
 class Reader(Protocol):
     """Frames of one video in the order of time; a context manager."""
 
-    duration: float
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last one."""
+        ...
 
     def frame_at(self, t: float) -> Any:
         """What is shown at ``t`` seconds; the same object as long as the frame is the same."""
@@ -38,12 +46,10 @@ class Reader(Protocol):
         """uint8 ``[h, w, 3]`` of what ``frame_at`` gave."""
         ...
 
-    def __enter__(self) -> Reader: ...
-
-    def __exit__(self, *exc: object) -> None: ...
+    def close(self) -> None: ...
 
 
-DECODERS: dict[str, Callable[[str | Path], Reader]] = {
+DECODERS: dict[str, Callable[[str | Path, Limits], Reader]] = {
     "pyav": VideoFile,
     "torchcodec": TorchcodecFile,
 }
@@ -76,39 +82,61 @@ def load_video(
     clip: Clip | None = None,
     transform: Transform | None = None,
     decoder: str = "pyav",
+    limits: Limits | None = None,
 ) -> VideoFrames:
     """Decode the frames that ``sampling`` asks for.
 
     ``transform`` maps uint8 ``[1, h, w, 3]`` to ``[1, h', w', 3]`` and is applied to every frame
-    as soon as it is decoded (a resize keeps memory low). Raises :class:`VideoReadError` for a
-    missing, unreadable, empty or truncated file and for a clip outside the video.
+    as soon as it is decoded (a resize keeps memory low). ``limits`` bound the work. Raises
+    :class:`VideoReadError`, and nothing else about the file, for one that is missing, unreadable,
+    empty, truncated or beyond the limits, and for a clip outside the video.
     """
-    clip = clip or Clip()
-    try:
-        with open_video(path, decoder, clip.frame_rate) as reader:
-            start, end = _bounds(path, reader.duration, clip)
-            times = sample_times(sampling, end - start, rng, is_training)
-            frames, size = _collect(reader, times + start, transform)
-    except av.FFmpegError as e:
-        raise VideoReadError(path, f"{type(e).__name__}: {e.strerror or e}") from e
+    clip, limits = clip or Clip(), limits or Limits()
+    with open_video(path, decoder, clip.frame_rate, limits) as reader:
+        start, end = _bounds(path, reader.duration, clip)
+        times = sample_times(sampling, end - start, rng, is_training)
+        frames, size = _collect(path, reader, times + start, transform, limits)
     return VideoFrames(frames=frames, timestamps=times, duration=end - start, size=size)
 
 
-def open_video(path: str | Path, decoder: str = "pyav", frame_rate: float | None = None) -> Reader:
+@contextlib.contextmanager
+def open_video(
+    path: str | Path,
+    decoder: str = "pyav",
+    frame_rate: float | None = None,
+    limits: Limits | None = None,
+) -> Iterator[Reader]:
     """The reader of a file or folder. Nothing is opened that could block, such as a pipe."""
     if decoder not in DECODERS:
         raise ValueError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
+    if decoder == "torchcodec":
+        check_torchcodec()
+    limits = limits or Limits()
+    named = partial(VideoReadError, path)
+    with foreign(named):
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
+            reader: Reader = FrameFolder(path, frame_rate, limits)
+        elif not stat.S_ISREG(mode):
+            raise VideoReadError(path, "neither a file nor a folder")
+        elif is_moving_webp(path):  # which FFmpeg cannot decode
+            reader = MovingWebp(path, limits)
+        else:
+            reader = DECODERS[decoder](path, limits)
     try:
-        mode = os.stat(path).st_mode
+        yield reader
+    finally:
+        with foreign(named):
+            reader.close()
+
+
+def _mode(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_mode
     except FileNotFoundError as e:
         raise VideoReadError(path, "no such file") from e
     except (OSError, ValueError) as e:  # ValueError: a path with a zero byte
         raise VideoReadError(path, getattr(e, "strerror", None) or str(e)) from e
-    if stat.S_ISDIR(mode):
-        return FrameFolder(path, frame_rate)
-    if not stat.S_ISREG(mode):
-        raise VideoReadError(path, "neither a file nor a folder")
-    return DECODERS[decoder](path)
 
 
 def _bounds(path: str | Path, duration: float, clip: Clip) -> tuple[float, float]:
@@ -121,20 +149,30 @@ def _bounds(path: str | Path, duration: float, clip: Clip) -> tuple[float, float
 
 
 def _collect(
-    reader: Reader, wanted: np.ndarray, transform: Transform | None
+    path: str | Path,
+    reader: Reader,
+    wanted: np.ndarray,
+    transform: Transform | None,
+    limits: Limits,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Frames uint8 ``[n, h, w, 3]`` for the ascending stream times ``wanted``; width and height
-    of the video."""
+    """Frames uint8 ``[n, h, w, 3]`` for the ascending times ``wanted``; width and height of the
+    video."""
+    named = partial(VideoReadError, path)
     out: list[np.ndarray] = []
     shown, size = None, (0, 0)
     for t in wanted:
-        span = reader.frame_at(float(t))
-        if span is shown:
+        with foreign(named):
+            at = reader.frame_at(float(t))
+            pixels = None if at is shown else reader.pixels(at)
+        if pixels is None:
             out.append(out[-1])
             continue
-        shown, pixels = span, reader.pixels(span)
-        size = size if out else (pixels.shape[1], pixels.shape[0])
-        out.append(pixels if transform is None else transform(pixels[None])[0])
+        frame = pixels if transform is None else transform(pixels[None])[0]
+        if not out:
+            size = (pixels.shape[1], pixels.shape[0])
+            limits.check_output(len(wanted), frame.shape[1], frame.shape[0], named)
+        shown = at
+        out.append(frame)
     return np.stack(out), size
 
 

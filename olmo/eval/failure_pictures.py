@@ -69,6 +69,8 @@ def _draw(
         example["video"],
         FrameSampling.from_config(config.mm_preprocessor.video),
         clip=Clip.of(example.get("metadata") or {}),
+        decoder=config.mm_preprocessor.video.decoder,
+        limits=config.mm_preprocessor.limits,
     )
     picture = pruning_picture(
         video.frames, keep, cell_grid(config), video.timestamps, scores=scores, columns=8, width=140

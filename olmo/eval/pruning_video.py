@@ -10,6 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from olmo.data.video_container import file_url
 from olmo.eval.pruning_draw import (
     PAPER,
     TEXT,
@@ -43,7 +44,7 @@ def write_pruning_video(
     ``fps`` pictures are shown per second; ``width`` is that of a frame, in pixels; ``by_rank``
     colours the heat map by the order of the scores, not by their values.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
+    with av.open(file_url(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         rate = Fraction(fps).limit_denominator(1000)
         stream = out.add_stream("libx264", rate=rate, options=X264)
         stream.pix_fmt = "yuv420p"

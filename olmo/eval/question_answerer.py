@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from olmo.data.animation import is_video
 from olmo.data.examples import load_example
 from olmo.eval.answering import on_device
 from olmo.eval.loading import load_for_evaluation
@@ -90,8 +91,8 @@ class QuestionAnswerer:
 
 
 def media_fields(media: Sequence[Any]) -> dict[str, Any]:
-    """The fields of an example with these media."""
-    videos = [m for m in media if isinstance(m, (str, Path)) and _is_video(m)]
+    """The fields of an example with these media; a moving picture counts as a video."""
+    videos = [m for m in media if isinstance(m, (str, Path)) and is_video(m)]
     if not media:
         return {}
     if len(videos) == len(media) == 1:
@@ -99,13 +100,6 @@ def media_fields(media: Sequence[Any]) -> dict[str, Any]:
     if videos:
         raise ValueError(f"{len(videos)} videos among {len(media)} media: one video, or images")
     return {"image": media[0] if len(media) == 1 else list(media)}
-
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-
-def _is_video(path: str | Path) -> bool:
-    return Path(path).suffix.lower() not in IMAGE_SUFFIXES
 
 
 @dataclass

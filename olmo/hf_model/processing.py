@@ -192,7 +192,9 @@ class Molmo2LiteProcessor(ProcessorMixin):
         if max_frames is not None:
             video = dataclasses.replace(video, max_frames=max_frames)
         (h, w), patch = self.preprocessing["image_size"], self.preprocessing["patch_size"]
-        return VisualPreprocessor(video, self.config.image, self.native_tokenizer, (h, w), patch)
+        config, tokenizer = self.config, self.native_tokenizer
+        size = (h, w)
+        return VisualPreprocessor(video, config.image, tokenizer, size, patch, limits=config.limits)
 
     def _row(self, prompt: PromptInput, visual: VisualPreprocessor) -> dict[str, Any]:
         """Arrays of one prompt, as the collator wants them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -11,12 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from olmo.data.animation import moves
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import load_video
 from olmo.preprocessing.chat_tokens import VISUAL_PLACEHOLDER
 from olmo.preprocessing.images import ImageSource, resize_frames
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.types import VideoFrames
+
+log = logging.getLogger(__name__)
 
 VideoSource = str | Path | VideoFrames | np.ndarray | list[Image.Image]
 """Path of a video file, decoded frames, or frames without times: uint8 ``[n, h, w, 3]`` or a list
@@ -143,12 +147,20 @@ def visual_inputs(visual: VisualPreprocessor, media: Sequence[Medium]) -> Iterat
     """
     for kind, group in groupby(media, key=lambda medium: medium.kind):
         sources = [medium.source for medium in group]
+        if kind == "image":
+            _say_what_is_left_out(sources)
         if kind == "video":
             yield from (visual.of_video(video_frames(visual, source)) for source in sources)
         elif len(sources) == 1:
             yield visual.of_image(sources[0])
         else:
             yield _images(visual, sources)
+
+
+def _say_what_is_left_out(sources: Sequence[ImageSource]) -> None:
+    for source in sources:
+        if isinstance(source, (str, Path)) and moves(source):
+            log.warning("%s moves: as an image it is its first frame, give it as a video", source)
 
 
 def _images(visual: VisualPreprocessor, sources: list[ImageSource]) -> VisualInput:
@@ -167,6 +179,7 @@ def video_frames(visual: VisualPreprocessor, source: VideoSource) -> VideoFrames
             source,
             FrameSampling.from_config(visual.video),
             transform=lambda frames: resize_frames(frames, visual.image_size),
+            limits=visual.limits,
         )
     frames = (
         np.stack([np.asarray(f.convert("RGB")) for f in source])

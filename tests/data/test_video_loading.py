@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from olmo.data import video_timeline
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import DECODERS, Clip, VideoReadError, load_video
@@ -107,10 +108,22 @@ def test_frames_left_out_change_nothing(tmp_path, monkeypatch, gop):
     assert fast == wanted
 
 
-def test_an_early_end_shows_the_last_frame_although_it_could_be_left_out(tmp_path, monkeypatch):
-    path = write_clip(tmp_path / "a.mkv", n_frames=32, audio_s=20.0)
-    monkeypatch.setattr(VideoFile, "_find_duration", lambda reader: (20.0, False))
-    assert frame_numbers(load_video(path, FrameSampling(2)).frames) == [0, 31]
+def test_a_frame_that_does_not_come_gives_way_to_the_one_before(tmp_path, monkeypatch):
+    """Also where that could be left out, or lies before the key frame that was jumped to."""
+    path = write_clip(tmp_path / "a.mkv", n_frames=32)
+    original = VideoFile._decode
+
+    def without(numbers):
+        def decode(reader):
+            return (s for s in original(reader) if round(s.start * 10) not in numbers)
+
+        return decode
+
+    monkeypatch.setattr(VideoFile, "_decode", without({31}))
+    assert frame_numbers(load_video(path, FrameSampling(2)).frames) == [0, 30]
+    monkeypatch.setattr(VideoFile, "_decode", without(range(12, 20)))
+    clip = Clip(1.55, 1.65)
+    assert frame_numbers(load_video(path, FrameSampling(2), clip=clip).frames) == [11, 11]
 
 
 def test_a_folder_of_pictures(tmp_path):
@@ -256,10 +269,10 @@ def test_sound_longer_than_the_pictures_is_fine(tmp_path, suffix):
 @pytest.mark.parametrize("audio_s", [20.0, 0.0])
 def test_only_the_length_of_the_whole_file_is_known(tmp_path, monkeypatch, audio_s):
     """Sound that reaches the end tells a short picture track from a cut file."""
-    monkeypatch.setattr(VideoFile, "_find_duration", lambda reader: (20.0, False))
+    monkeypatch.setattr(video_timeline, "_stated_end", lambda container, stream: (20.0, False))
     path = write_clip(tmp_path / "a.mkv", n_frames=30, audio_s=audio_s)
     if audio_s:
-        assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 29, 29]
+        assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 15, 29]
     else:
         with pytest.raises(VideoReadError, match="truncated"):
             load_video(path, FrameSampling(3))

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from olmo.data.video_container import file_url
 from olmo.preprocessing.images import load_image
 
 FRAMES_PER_SECOND = 3
@@ -47,7 +48,7 @@ def write_frame_clip(clip: Path) -> bool:
 
 def encode(files: Iterable[Path], target: Path) -> None:
     """An H.264 mp4 file of picture files, all padded to the size of the first one."""
-    with av.open(str(target), "w", format="mp4") as container:
+    with av.open(file_url(target), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         stream.pix_fmt = "yuv420p"
         canvas: np.ndarray | None = None
