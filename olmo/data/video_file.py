@@ -6,6 +6,7 @@ that no other frame refers to.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,8 @@ SEEKABLE = ("mov", "matroska")
 """FFmpeg formats (beginning of the name) whose index and time stamps a jump can rely on."""
 SKIPPING = ("h264", "hevc")
 """Codecs whose decoder can leave out frames that no other frame refers to."""
+SMALL_FILE = 8 << 20
+"""Bytes of packets that are kept in memory, to be read once."""
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
 """For the conversion of colours: else FFmpeg starts threads for every frame, which takes longer
 than the work. PyAV 15 cannot be told."""
@@ -58,9 +61,14 @@ class VideoFile:
         self._colours = VideoReformatter()
         self._wanted = 0
         """Time stamp of the frame that is looked for."""
+        self._packets: list[av.Packet] | None = []
+        """All packets of a small file, which is then read once; None for a large one."""
+        self._at = 0
+        """Where in ``_packets`` decoding begins."""
         self._open()
         try:
-            self.timeline = read_timeline(self._container, self._stream, path, self._check)
+            packets = self._kept(packets_of(self._container, self._stream))
+            self.timeline = read_timeline(packets, self._container, self._stream, path, self._check)
             self._wanted, in_order = int(self.timeline.stamps[0]), self.timeline.in_order
             form, codec = self._container.format.name, self._stream.codec_context.name
             self._may_seek = form.startswith(SEEKABLE) and not in_order
@@ -118,15 +126,41 @@ class VideoFile:
             self._container.close()
             raise
 
+    def _kept(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """``packets``, kept on the way as long as they are few."""
+        size = 0
+        for packet in packets:
+            size += packet.size
+            if size > SMALL_FILE:
+                self._packets = None
+            if self._packets is not None:
+                self._packets.append(packet)
+            yield packet
+
     def _rewind(self, reopen: bool = True) -> None:
         """To the first packet."""
         self._last = self._ahead = None
-        if reopen:
+        if self._packets is not None:
+            self._from(0)
+        elif reopen:
             self._container.close()
             self._open()
         else:
             self._container.seek(int(self.timeline.stamps[0]), stream=self._stream)
         self._frames = self._decode()
+
+    def _from(self, at: int) -> None:
+        """Decode packet ``at`` of a small file next."""
+        self._stream.codec_context.flush_buffers()
+        self._at = at
+
+    def _seek(self, key: int) -> None:
+        """To the key frame with this time stamp."""
+        if self._packets is None:
+            self._container.seek(key, stream=self._stream)
+        else:
+            found = (i for i, p in enumerate(self._packets) if p.pts == key and p.is_keyframe)
+            self._from(next(found))
 
     def _drop_what_lacks_its_key(self) -> None:
         """A file cut out of another one may begin with frames that nothing can be made of."""
@@ -153,7 +187,11 @@ class VideoFile:
         """Frames in the order of showing, from where the file stands."""
         context, line, number = self._stream.codec_context, self.timeline, 0
         skips: bool | None = None
-        for packet in packets_of(self._container, self._stream):
+        if self._packets is None:
+            packets = packets_of(self._container, self._stream)
+        else:
+            packets = itertools.islice(self._packets, self._at, None)
+        for packet in packets:
             early = self._may_skip and packet.pts is not None and packet.pts < self._wanted
             if early != skips:
                 skips = early
@@ -177,8 +215,7 @@ class VideoFile:
     def _jump(self) -> None:
         """Move to the key frame before the wanted one. A jump that fails is the last."""
         try:
-            key = self.timeline.key_before(self._wanted)
-            self._container.seek(key or 0, stream=self._stream)
+            self._seek(self.timeline.key_before(self._wanted) or 0)
             self._frames = self._decode()
             first = next(self._frames, None)
         except av.FFmpegError:

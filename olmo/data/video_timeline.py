@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -125,18 +125,19 @@ _Seen = tuple[int | None, int | None, int, bool]
 
 
 def read_timeline(
+    packets: Iterable[av.Packet],
     container: InputContainer,
     stream: VideoStream,
     path: str | Path,
     check: Callable[[int], None],
 ) -> Timeline:
-    """Read all packets of ``stream``; ``check`` is called now and then.
+    """Read all ``packets`` of ``stream``; ``check`` is called now and then.
 
     ``VideoReadError`` for a file without frames.
     """
     shown: list[_Seen] = []
     n_packets = 0
-    for packet in packets_of(container, stream):
+    for packet in packets:
         if n_packets % CHECK_EVERY == 0:
             check(0)
         if not packet.size:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from olmo.data import video_container, video_file, video_timeline
+from olmo.data import video_container, video_file
 from olmo.data.animation import is_video
 from olmo.data.examples import decode_video
 from olmo.data.frame_sampling import FrameSampling
@@ -99,12 +99,11 @@ def failing(error):
 def test_whatever_a_decoder_raises_names_the_file(clip, monkeypatch, where, error):
     owner, name = {
         "open": (video_container.av, "open"),
-        "demux": (video_timeline, "packets_of"),
+        "demux": (video_file, "packets_of"),
         "decode": (video_file.VideoFile, "_decode"),
         "convert": (video_file, "display_matrix"),
         "close": (video_file.VideoFile, "close"),
     }[where]
-    monkeypatch.setattr(video_file, "packets_of", video_timeline.packets_of)
     monkeypatch.setattr(owner, name, failing(error))
     with pytest.raises(VideoReadError, match=rf"a\.mp4: {type(error).__name__}: ") as caught:
         load_video(clip, FrameSampling(3))

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from olmo.data import video_file
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import Clip, VideoReadError, load_video, open_video
 from tests.data.video_media import (
@@ -228,3 +229,12 @@ def test_sound_of_another_length_changes_nothing(tmp_path, suffix, audio_s):
 
 def test_picture_helper():
     assert all(frame_number(picture(n)) == n for n in (0, 1, 255, 256, 40000))
+
+
+def test_small_and_large_files_are_read_alike(recipes, kinds, monkeypatch):
+    """Packets of a small file are kept in memory, those of a large one read again."""
+    for path in [*sorted(recipes.iterdir()), *kinds.values()]:
+        kept = load_video(path, SAMPLING).frames
+        with monkeypatch.context() as patch:
+            patch.setattr(video_file, "SMALL_FILE", 0)
+            assert np.array_equal(load_video(path, SAMPLING).frames, kept), path.name
