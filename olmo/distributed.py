@@ -7,10 +7,13 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def init_distributed(timeout_minutes: float = 10) -> torch.device:
@@ -81,6 +84,26 @@ def broadcast_object(obj: Any) -> Any:
     box = [obj]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What ``action`` gives on rank 0, on every rank. If it fails, every rank does: rank 0 with its
+    own error, the others with a ``ValueError`` where that is a mistake from outside, else with a
+    ``RuntimeError``."""
+    result, error = None, None
+    if is_main():
+        try:
+            result = action()
+        except Exception as e:
+            error = e
+    kind = ValueError if isinstance(error, (ValueError, OSError)) else RuntimeError
+    failed = None if error is None else (kind, str(error))
+    result, failed = broadcast_object((result, failed))
+    if error is not None:
+        raise error
+    if failed is not None:
+        raise failed[0](failed[1])
+    return cast(T, result)
 
 
 def setup_logging() -> None:

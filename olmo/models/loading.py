@@ -9,7 +9,6 @@ any folder of one of the first two forms
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.config import ConfigError, merge, read_yaml
+from olmo.config import ConfigError, merge
 from olmo.distributed import is_main
 from olmo.models.dcp_files import CheckpointReader
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
+from olmo.models.run_folder import is_checkpoint, native_section, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
 from olmo.models.weight_files import (
     SHARDED,
     CheckpointError,
     WeightSource,
-    has_weights,
     open_weights,
 )
 from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys
@@ -53,38 +52,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-STEP_FOLDER = re.compile(r"step(\d+)(-unsharded)?")
 MAY_BE_MISSING = ("vision_backbone.image_vit.transformer.temporal_token_scorer.",)
 """Prefixes of parameters that a dense checkpoint lacks; training initialises them."""
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` itself holds weights."""
-    return has_weights(path)
-
-
-def select_checkpoint(path: str | Path) -> Path:
-    """``path`` if it is a checkpoint, else its ``step{N}`` folder with the highest N.
-
-    A sharded folder wins over an unsharded one of the same step. ``FileNotFoundError`` if there
-    is none.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint folder")
-    if is_checkpoint(path):
-        return path
-    found = []
-    for child in path.iterdir() if path.is_dir() else ():
-        match = STEP_FOLDER.fullmatch(child.name)
-        if match and is_checkpoint(child):
-            found.append((int(match[1]), not match[2], child))
-    if not found:
-        raise FileNotFoundError(
-            f"{path}: neither a checkpoint (model_and_optim/, model.safetensors or model.pt) "
-            "nor a run folder with step<N> checkpoints"
-        )
-    return max(found)[2]
 
 
 def load_model_config(path: Path, overrides: dict[str, Any] | None = None) -> Molmo2Config:
@@ -107,12 +76,9 @@ def load_model_config(path: Path, overrides: dict[str, Any] | None = None) -> Mo
 
 def model_section(path: Path) -> dict[str, Any]:
     """The ``model`` part of a ``config.yaml``, or what a ``config.json`` says in its place."""
-    file = path / "config.yaml"
-    if file.is_file():
-        data = read_yaml(file)
-        if not isinstance(data.get("model"), dict):
-            raise ConfigError(f"{file}: no 'model' section")
-        return dict(data["model"])
+    native = native_section(path)
+    if native is not None:
+        return native
     if not (path / HF_CONFIG).is_file():
         raise ConfigError(f"{path}: neither a config.yaml nor a {HF_CONFIG}")
     section = read_hf_folder(path)

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from olmo.models.dcp_files import CheckpointReader
+from olmo.outside import OutsideError
 
 SHARDED = "model_and_optim"
 SAFETENSORS = "model.safetensors"
@@ -32,7 +33,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 Shape = tuple[int, ...]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OutsideError):
     """A checkpoint that cannot be read; the message names the file and the key."""
 
 

@@ -1,27 +1,24 @@
-"""Write and resume training checkpoints.
+"""Write training checkpoints, and read one back.
 
     RUN/step{N}/config.yaml           the resolved TrainConfig; the model is under ``model``
     RUN/step{N}/model_and_optim/      torch.distributed.checkpoint data
-    RUN/step{N}/train/state.json      step, counters, state of the loader's lanes
-    RUN/step{N}/train/rank{R}.pt      random state of each rank
+    RUN/step{N}/train/                ``olmo.train.state``
 
-A checkpoint is written in the background to ``step{N}-tmp`` and renamed when all of it is on disk,
-so a ``step{N}`` folder is always whole. One that must go is renamed to ``step{N}-old`` first.
+A checkpoint is written in the background to ``.step{N}-tmp`` and renamed when all of it is on
+disk, so a ``step{N}`` folder is always whole. One that must go is renamed first as well.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,35 +36,28 @@ from olmo.distributed import (
     get_world_size,
     is_main,
 )
-from olmo.models.loading import SHARDED, CheckpointError, CheckpointReader, is_checkpoint
+from olmo.models.loading import SHARDED, CheckpointError, CheckpointReader
+from olmo.models.run_folder import CONFIG_FILE
+from olmo.outside import describe
 from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError
+from olmo.train.intact import check_tensors
+from olmo.train.state import (
+    STATE_FILE,
+    StoredState,
+    TrainerState,
+    random_file,
+    random_state,
+    read_random_state,
+    read_state,
+    set_random_state,
+)
+from olmo.train.steps import latest_checkpoint, retain, set_aside
+
+__all__ = ["Checkpointer", "TrainerState", "latest_checkpoint", "load_checkpoint"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainerState:
-    """Counters of a run, over all ranks."""
-
-    step: int = 0
-    examples_seen: int = 0
-    tokens_seen: int = 0
-    examples_skipped: int = 0
-    updates_skipped: int = 0
-    wandb_id: str | None = None
-    lanes: dict[int, LaneState] = field(default_factory=dict)
-
-
-def latest_checkpoint(save_folder: str | Path) -> Path | None:
-    """The complete ``step{N}`` folder with the highest N."""
-    found = []
-    folder = Path(save_folder)
-    for child in folder.iterdir() if folder.is_dir() else ():
-        match = re.fullmatch(r"step(\d+)", child.name)
-        if match and is_checkpoint(child) and (child / "train" / "state.json").is_file():
-            found.append((int(match[1]), child))
-    return max(found)[1] if found else None
+T = TypeVar("T")
 
 
 class Checkpointer:
@@ -87,19 +77,18 @@ class Checkpointer:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         self.part = self.folder
-        on_main(self._clean)
+        on_main(lambda: self.folder.mkdir(parents=True, exist_ok=True))
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
         """Start to write ``step{N}``; the model may change as soon as this returns.
 
         ``state.lanes`` holds the newest state of this rank's lanes. Raises ``SaveError`` if this
-        cannot start, or if
-        the write before it failed.
+        cannot start, or if the write before it failed.
         """
         self.wait()
         final = self.folder / f"step{state.step}"
-        self.part = final.with_name(final.name + "-tmp")
-        on_main(lambda: (self.part / "train").mkdir(parents=True))
+        self.part = final.with_name(f".{final.name}-tmp")
+        on_main(self._make_part)
         files = self._small_files(state)
         model_state, optim_state = get_state_dict(model, optimizer)
         written = dcp.async_save(
@@ -110,6 +99,10 @@ class Checkpointer:
         assert isinstance(written, Future)
         self.pending = self.thread.submit(self._finish, written, files, final)
         return final
+
+    def _make_part(self) -> None:
+        shutil.rmtree(self.part, ignore_errors=True)  # of an earlier process
+        (self.part / STATE_FILE).parent.mkdir(parents=True)
 
     @property
     def failed(self) -> bool:
@@ -139,53 +132,39 @@ class Checkpointer:
             log.error("%s: the checkpoint could not be written: %s", self.part, _cause(error))
         self.thread.shutdown()
 
-    def _small_files(self, state: TrainerState) -> dict[str, Any]:
-        """Name to content of what rank 0 writes beside the tensors; empty on the others."""
-        gathered = gather_object((state.lanes, _random_state()))
+    def _small_files(self, state: TrainerState) -> dict[Path, Any]:
+        """What rank 0 writes beside the tensors, text or for ``torch.save``; empty elsewhere."""
+        gathered = gather_object((state.lanes, random_state()))
         if gathered is None:
             return {}
         lanes = merge_lanes([rank_lanes for rank_lanes, _ in gathered])
-        data = {**asdict(state), "lanes": lanes, "world_size": get_world_size()}
-        files: dict[str, Any] = {f"train/rank{r}.pt": rng for r, (_, rng) in enumerate(gathered)}
-        return files | {"train/state.json": json.dumps(data)}
+        stored = StoredState(replace(state, lanes=lanes), get_world_size())
+        files: dict[Path, Any] = {
+            random_file(self.part, r): rng for r, (_, rng) in enumerate(gathered)
+        }
+        return files | {self.part / STATE_FILE: stored.text()}
 
-    def _finish(self, written: Future[Any], files: dict[str, Any], final: Path) -> None:
+    def _finish(self, written: Future[Any], files: dict[Path, Any], final: Path) -> None:
         """In the writer's thread. Rank 0's write ends after that of all ranks."""
         written.result()
         if not is_main():
             return
-        for name, content in files.items():
-            with (self.part / name).open("wb") as file:
+        for path, content in files.items():
+            with path.open("wb") as file:
                 file.write(content.encode()) if isinstance(content, str) else torch.save(
                     content, file
                 )
-                file.flush()
-                os.fsync(file.fileno())
-        self.config.save(self.part / "config.yaml")
-        if final.exists():
-            _remove(final)
+        self.config.save(self.part / CONFIG_FILE)
+        folders = (self.part / SHARDED, (self.part / STATE_FILE).parent, self.part)
+        for path in (*files, self.part / CONFIG_FILE, *folders):
+            _fsync(path)
+        if final.exists() or final.is_symlink():
+            log.warning("%s: what was there is now %s", final, set_aside(final))
         self.part.rename(final)
-        _fsync_folder(self.folder)
+        _fsync(self.folder)
         log.info("saved %s", final)
-        self._retain(self.config.save_num_checkpoints_to_keep)
-
-    def _retain(self, keep: int) -> None:
-        if keep < 0:
-            return
-        steps = sorted(
-            (int(m[1]), p)
-            for p in self.folder.iterdir()
-            if (m := re.fullmatch(r"step(\d+)", p.name))
-        )
-        for _, path in steps[: max(len(steps) - max(keep, 1), 0)]:
-            _remove(path)
-
-    def _clean(self) -> None:
-        """Remove what a killed run left behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():
-            if re.fullmatch(r"step\d+-(tmp|old)", path.name):
-                shutil.rmtree(path)
+        step = int(final.name.removeprefix("step"))
+        retain(self.folder, step, self.config.save_num_checkpoints_to_keep)
 
 
 def merge_lanes(ranks: list[dict[int, LaneState]]) -> dict[int, LaneState]:
@@ -210,13 +189,35 @@ def on_main(action: Callable[[], object]) -> None:
         raise SaveError(error)
 
 
+def everywhere(action: Callable[[], T]) -> T:
+    """``action``'s result on this rank. If it fails on any, as what is read there is wrong, all
+    raise one ``CheckpointError``."""
+    result, error = None, None
+    try:
+        result = action()
+    except (ValueError, OSError) as e:
+        error = str(e) or describe(e)
+    errors = gather_object(error)
+    error = broadcast_object(next((e for e in errors or () if e is not None), None))
+    if error is not None:
+        raise CheckpointError(error)
+    return result  # type: ignore[return-value]
+
+
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainerState:
     """Restore model, optimizer and random state in place; any number of ranks.
 
-    Learning rates, decay and betas stay those of ``optimizer``, which the config sets.
+    Learning rates, decay and betas stay those of ``optimizer``, which the config sets. Everything
+    is read and checked first: a ``CheckpointError``, the same on every rank, leaves model and
+    optimizer as they were.
     """
+    stored = everywhere(lambda: read_state(folder))
+    same_ranks = stored.world_size == get_world_size()
+    file = random_file(folder, get_rank())
+    random = everywhere(lambda: read_random_state(file) if same_ranks else None)
+    everywhere(lambda: check_tensors(folder / SHARDED, get_rank(), get_world_size()))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": model_state, "optim": optim_state}
@@ -227,7 +228,7 @@ def load_checkpoint(
             no_dist=get_world_size() == 1,
         )
     except CheckpointException as e:  # not an Exception: it would pass every handler
-        raise CheckpointError(f"{folder / SHARDED}: cannot resume: {_cause(e)}") from e
+        raise CheckpointError(f"{folder / SHARDED}: {_cause(e)}") from e
     set_state_dict(
         model,
         optimizer,
@@ -236,15 +237,12 @@ def load_checkpoint(
     )
     for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(values)
-    data = json.loads((folder / "train" / "state.json").read_text())
-    world_size = data.pop("world_size")
-    lanes = {int(j): lane for j, lane in data.pop("lanes").items()}
-    if world_size == get_world_size():
-        file = folder / "train" / f"rank{get_rank()}.pt"
-        _set_random_state(torch.load(file, weights_only=True))
+    if random is not None:
+        set_random_state(random)
     elif is_main():
-        log.warning("resuming %d ranks on %d: dropout differs", world_size, get_world_size())
-    return TrainerState(**data, lanes=lanes)
+        before, now = stored.world_size, get_world_size()
+        log.warning("resuming %d ranks on %d: dropout differs", before, now)
+    return stored.state
 
 
 def save_unsharded(
@@ -261,20 +259,12 @@ def save_unsharded(
     config.save(folder / "config.yaml")
 
 
-def _remove(path: Path) -> None:
-    """Take a checkpoint away: a kill on the way leaves no half of it under its own name."""
-    old = path.with_name(path.name + "-old")
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    shutil.rmtree(old)
-
-
 def _cause(error: BaseException) -> str:
     """The first failure inside DCP's exception, which lists one per rank."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = next(iter(error.failures.items()))
-        return f"rank {rank}: {cause or type(cause).__name__}"
-    return str(error) or type(error).__name__
+        return f"rank {rank}: {describe(cause)}"
+    return describe(error)
 
 
 def _free(folder: Path) -> str:
@@ -282,22 +272,9 @@ def _free(folder: Path) -> str:
     return f" ({shutil.disk_usage(folder).free / 2**30:.1f} GiB free)" if folder.is_dir() else ""
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _random_state() -> dict[str, Any]:
-    state = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

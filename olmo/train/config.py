@@ -86,14 +86,20 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    save_folder: str = "runs/train"
+    save_folder: str = ""
+    """Of one run, and of no other; training needs it."""
     save_interval: int = 1000
     """Steps between checkpoints; 0 saves at the end only."""
     save_num_checkpoints_to_keep: int = 2
-    """-1 keeps all."""
+    """At least one stays; -1 keeps all."""
     initial_model_checkpoint: str | None = None
     allow_resume: bool = True
     """Continue from the newest checkpoint in ``save_folder``; False: there must be none."""
+    allow_fallback: bool = True
+    """Where the newest checkpoint is damaged, continue from an older one."""
+    allow_changes: bool = False
+    """Continue although start checkpoint, data, seed or model are not those of the run in
+    ``save_folder``."""
     restore_dataloader: bool = True
     max_duration: int = 10000
     """Optimizer steps."""

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import torch
 
-from olmo.config import read_yaml
 from olmo.data.loader import build_train_loader
 from olmo.data.mixture import MixtureConfig
-from olmo.distributed import barrier, get_rank, get_world_size, is_main
+from olmo.distributed import from_main, get_rank, get_world_size, is_main
 from olmo.models.loading import load_weights, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import build_mesh, checkpoint_activations, compile_blocks, shard
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback
-from olmo.train.checkpoint import TrainerState, latest_checkpoint, load_checkpoint
 from olmo.train.config import TrainConfig
+from olmo.train.identity import identity_of
 from olmo.train.optim import build_optimizer, freeze, named_groups
+from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
+from olmo.train.state import TrainerState
 from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
@@ -32,15 +33,21 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
 
     Returns early, with a checkpoint, after SIGTERM or SIGINT.
     """
+    if not config.save_folder:
+        raise ValueError("--save_folder=DIR is missing: the folder of this run, and of no other")
+    folder = Path(config.save_folder)
     with contextlib.ExitStack() as stack:
-        if is_main():
-            stack.enter_context(folder_lock(Path(config.save_folder)))
-        barrier()
+        from_main(lambda: stack.enter_context(folder_lock(folder)))
         trainer = build_trainer(config, device)
-        if trainer.state.step >= config.max_duration:
-            log.info("the run is finished: step %d", trainer.state.step)
-        else:
+        if trainer.state.step < config.max_duration:
             trainer.fit()
+        elif is_main():
+            log.warning(
+                "the run in %s is finished: step %d, --max_duration=%d; nothing was trained. To "
+                "train longer, give a larger --max_duration; for another run, another "
+                "--save_folder",
+                *(folder, trainer.state.step, config.max_duration),
+            )
         return trainer
 
 
@@ -50,28 +57,19 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     if config.precision is None:
         config.precision = "amp_bf16" if device.type == "cuda" else "fp32"
     torch.manual_seed(config.seed + get_rank())  # ranks drop out different units
-    resume = latest_checkpoint(config.save_folder)
-    if resume is not None and not config.allow_resume:
-        raise ValueError(
-            f"{resume} exists and allow_resume is False: take another save_folder, or remove it"
-        )
     mixture = MixtureConfig.load(config.data.mixture).open(
         config.data.split, config.data.skip_missing, config.data.custom
     )
     model = build_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)
-    state = TrainerState()
-    if resume is not None:
-        state = load_checkpoint(resume, model, optimizer)
-        log.info("resumed from %s", resume)
-        if is_main():
-            _warn_of_changes(config, resume)
-        if not config.restore_dataloader:
-            state.lanes = {}
-    elif config.initial_model_checkpoint is not None:
-        load_weights(model, select_checkpoint(config.initial_model_checkpoint), fresh_scorer=True)
-    else:
-        raise ValueError("training starts from a checkpoint: initial_model_checkpoint is not set")
+    identity = from_main(lambda: identity_of(config, mixture))
+    state = resume(config, identity, model, optimizer)
+    if state is None:
+        state = TrainerState()
+        _load_start(config, model)
+    elif not config.restore_dataloader:
+        state.lanes = {}
+    state.identity = identity
     preprocessor = config.model.build_preprocessor(
         config.model.build_tokenizer(), config.data.sequence_length
     )
@@ -93,6 +91,13 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     )
     _say_what_trains(config, model)
     return Trainer(config, model, optimizer, loader, device, state, build_callbacks(config))
+
+
+def _load_start(config: TrainConfig, model: Molmo2) -> None:
+    start = config.initial_model_checkpoint
+    if start is None:
+        raise ValueError("training starts from a checkpoint: initial_model_checkpoint is not set")
+    load_weights(model, from_main(lambda: select_checkpoint(start)), fresh_scorer=True)
 
 
 def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:
@@ -148,11 +153,3 @@ def build_callbacks(config: TrainConfig) -> list[Callback]:
     if wandb is not None and (wandb.project or os.environ.get("WANDB_PROJECT")):
         callbacks.append(WandbCallback())
     return callbacks
-
-
-def _warn_of_changes(config: TrainConfig, resume: Path) -> None:
-    """Say which parts of the config differ from those that ``resume`` was trained with."""
-    before, now = read_yaml(resume / "config.yaml"), config.to_dict()
-    for part in ("model", "data", "optimizer", "scheduler", "global_train_batch_size"):
-        if before.get(part) != now[part]:
-            log.warning("%s: %r has changed since this checkpoint", resume, part)

@@ -93,7 +93,7 @@ def folder_lock(folder: Path, patience: float = 60.0) -> Iterator[None]:
     seconds. Raises ``BlockingIOError`` naming the folder if it is still in use then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
+    deadline, waits = time.monotonic() + patience, False
     with (folder / LOCK_FILE).open("w") as file:
         while True:
             try:
@@ -109,5 +109,8 @@ def folder_lock(folder: Path, patience: float = 60.0) -> Iterator[None]:
                     raise
                 if time.monotonic() > deadline:
                     raise BlockingIOError(f"{folder}: another process trains in this folder") from e
+                if not waits:
+                    log.warning("%s is in use: waiting up to %.0f s for it", folder, patience)
+                waits = True
             time.sleep(0.2)
         yield

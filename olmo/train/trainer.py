@@ -24,7 +24,7 @@ from olmo.data.loader import MicroBatch
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import HOST_INPUTS, last_micro_batch
-from olmo.train.checkpoint import Checkpointer, TrainerState
+from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
 from olmo.train.diagnose import bad_gradients, first_bad_module
 from olmo.train.errors import TrainingError
@@ -32,6 +32,7 @@ from olmo.train.loss import ChunkedLoss, unpack
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
 from olmo.train.signals import StopSignal, blocked_signals, end_workers
+from olmo.train.state import TrainerState
 from olmo.train.throughput import FlopCounter, peak_flops
 
 log = logging.getLogger(__name__)

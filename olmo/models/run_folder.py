@@ -1,0 +1,85 @@
+"""Which folder is a whole checkpoint, and which one of a run counts.
+
+One rule for all that keeps, resumes, loads or evaluates: a checkpoint is whole if its config can be
+read and all files of its weights are there, none of them cut short. What is not whole is passed
+over, and nothing here or in training deletes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from olmo.config import ConfigError, read_yaml
+from olmo.models.hf_layout.folder import HF_CONFIG
+from olmo.models.weight_files import CheckpointError, has_weights, open_weights
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+STEP_FOLDER = re.compile(r"step([0-9]{1,18})(-unsharded)?")
+
+
+def flaw(folder: Path) -> str | None:
+    """Why ``folder`` is not a whole checkpoint, in any form; None if it is. No tensor is read."""
+    try:
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: not a folder")
+        if native_section(folder) is None and not (folder / HF_CONFIG).is_file():
+            raise ConfigError(f"{folder}: neither a {CONFIG_FILE} nor a {HF_CONFIG}")
+        open_weights(folder)
+    except (ValueError, OSError) as e:
+        return str(e)
+    return None
+
+
+def native_section(folder: Path) -> dict[str, Any] | None:
+    """The ``model`` part of the native config; None without one, ``ConfigError`` if damaged."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return None
+    section = read_yaml(file).get("model")
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: no 'model' section")
+    return dict(section)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` itself is a whole checkpoint."""
+    return flaw(path) is None
+
+
+def select_checkpoint(path: str | Path) -> Path:
+    """``path`` if it holds weights itself, else its newest whole ``step{N}`` folder.
+
+    A sharded folder wins over an unsharded one of the same step. Newer folders that are not whole
+    are named in a warning. If none is whole, the newest with weights is returned: to read it says
+    what is wrong with it. ``FileNotFoundError`` if no folder has weights.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint folder")
+    if has_weights(path):
+        return path
+    found = []
+    for child in path.iterdir() if path.is_dir() else ():
+        match = STEP_FOLDER.fullmatch(child.name)
+        if match and child.is_dir():
+            found.append((int(match[1]), not match[2], child))
+    passed: list[tuple[Path, str]] = []
+    for _, _, folder in sorted(found, reverse=True):
+        reason = flaw(folder)
+        if reason is None:
+            for other, why in passed:
+                log.warning("%s is passed over for %s: %s", other, folder, why)
+            return folder
+        passed.append((folder, reason))
+    damaged = next((folder for folder, _ in passed if has_weights(folder)), None)
+    if damaged is None:
+        raise FileNotFoundError(
+            f"{path}: neither a checkpoint (model_and_optim/, model.safetensors or model.pt) "
+            "nor a run folder with step<N> checkpoints"
+        )
+    return damaged

@@ -1,0 +1,129 @@
+"""Go on where a run stopped: which checkpoint, whether it is this run's, and what if it is damaged.
+
+Rank 0 decides and tells the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from olmo.distributed import from_main, is_main
+from olmo.models.loading import CheckpointError
+from olmo.train.checkpoint import load_checkpoint
+from olmo.train.config import TrainConfig
+from olmo.train.identity import compare
+from olmo.train.state import TrainerState, read_config, read_state
+from olmo.train.steps import newest_whole, set_aside, tidy, whole_under_other_names
+
+log = logging.getLogger(__name__)
+
+Passed = dict[Path, str]
+"""Step folders that cannot be used, with the reason."""
+
+
+def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path | None:
+    """The checkpoint to go on from, of a step less than ``below``; None to begin anew. Adds to
+    ``passed``.
+
+    ``CheckpointError`` if something is there but nothing of it whole, or if ``allow_fallback``
+    does not let an older checkpoint stand in; ``ValueError`` if ``allow_resume`` wants none.
+    """
+    folder = Path(config.save_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if below is None:
+        tidy(folder)
+    found = newest_whole(folder, below)
+    passed |= found.flaws
+    if not config.allow_resume and (found.whole or passed):
+        raise ValueError(
+            f"{found.whole or next(iter(passed))} exists and allow_resume is False: take another "
+            "save_folder, or remove it"
+        )
+    if found.whole is None and not passed:
+        for other in whole_under_other_names(folder):
+            passed[other] = f"whole, but only {other.name.partition('-')[0]} would be its name"
+    listed = "".join(f"\n  {path}: {why}" for path, why in passed.items())
+    if found.whole is None and passed:
+        raise CheckpointError(
+            f"{folder}: no whole checkpoint to resume from:{listed}\nMend or remove what is named, "
+            "or take another --save_folder"
+        )
+    if passed and not config.allow_fallback:
+        raise CheckpointError(
+            f"{folder}: the newest checkpoint is damaged:{listed}\nWithout --allow_fallback=False "
+            f"the run goes on from {found.whole}"
+        )
+    return found.whole
+
+
+def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:
+    """``ValueError`` if ``folder`` is of another run than ``config`` with ``identity``, or of one
+    that is finished and would not learn what has changed. Other changes are warned of."""
+    state = read_state(folder).state
+    found = compare(read_config(folder), state.identity, config, identity)
+    everything = [*found.identity, *found.data, *found.settings]
+    listed = "".join(f"\n  {line}" for line in everything)
+    if found.identity and not config.allow_changes:
+        listed = "".join(f"\n  {line}" for line in found.identity)
+        raise ValueError(
+            f"{folder} is of another run:{listed}\nTake another --save_folder for a new run, or "
+            "go on with this one under the new values by --allow_changes"
+        )
+    if everything and state.step >= config.max_duration:
+        raise ValueError(
+            f"{folder}: the run is finished, so nothing would be trained with what has changed:"
+            f"{listed}\nTake another --save_folder, or a larger --max_duration"
+        )
+    if everything:
+        log.warning("%s: changed since this checkpoint:%s", folder, listed)
+
+
+def resume(
+    config: TrainConfig,
+    identity: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> TrainerState | None:
+    """Load the newest checkpoint that can be read into model and optimizer; None if there is none.
+
+    One whose tensors prove damaged is moved aside once an older one stands in for it. Raises what
+    ``find_resume`` and ``check_same_run`` do.
+    """
+    passed: Passed = {}
+    proved: list[Path] = []
+    below = None
+    while True:
+        folder = from_main(partial(find_resume, config, below, passed))
+        if folder is None:
+            return None
+        from_main(partial(check_same_run, folder, config, identity))
+        try:
+            state = load_checkpoint(folder, model, optimizer)
+            break
+        except CheckpointError as e:
+            passed[folder], below = str(e), int(folder.name.removeprefix("step"))
+            proved.append(folder)
+    if is_main():
+        _say_fallback(folder, passed, proved)
+        log.info("resumed from %s", folder)
+    return state
+
+
+def _say_fallback(folder: Path, passed: Passed, proved: list[Path]) -> None:
+    for path, why in passed.items():
+        moved = ""
+        if path in proved:
+            try:
+                moved = f"; it is now {set_aside(path)}"
+            except OSError as e:
+                moved = f"; it could not be moved aside: {e}"
+        log.warning(
+            "RESUMING FROM AN OLDER CHECKPOINT: %s in place of %s, which is damaged: %s%s",
+            *(folder, path, why, moved),
+        )
