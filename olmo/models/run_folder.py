@@ -15,6 +15,7 @@ from typing import Any
 from olmo.config import ConfigError, read_yaml
 from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.weight_files import CheckpointError, has_weights, open_weights
+from olmo.outside import OutsideError, foreign
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,13 @@ STEP_FOLDER = re.compile(r"step([0-9]{1,18})(-unsharded)?")
 def flaw(folder: Path) -> str | None:
     """Why ``folder`` is not a whole checkpoint, in any form; None if it is. No tensor is read."""
     try:
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: not a folder")
-        if native_section(folder) is None and not (folder / HF_CONFIG).is_file():
-            raise ConfigError(f"{folder}: neither a {CONFIG_FILE} nor a {HF_CONFIG}")
-        open_weights(folder)
-    except (ValueError, OSError) as e:
+        with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
+            if not folder.is_dir():
+                raise CheckpointError(f"{folder}: not a folder")
+            if native_section(folder) is None and not (folder / HF_CONFIG).is_file():
+                raise ConfigError(f"{folder}: neither a {CONFIG_FILE} nor a {HF_CONFIG}")
+            open_weights(folder)
+    except OutsideError as e:
         return str(e)
     return None
 

@@ -170,12 +170,11 @@ class DcpSource:
         self._check_files()
 
     def _check_files(self) -> None:
-        """``CheckpointError`` if a file that holds parts of the model is missing or cut."""
+        """``CheckpointError`` if a file is missing or cut, also one of the optimizer alone."""
         sizes: dict[str, int] = {}
-        for index, info in (self.reader.read_metadata().storage_data or {}).items():
-            if index.fqn.removeprefix("model.") in self.shapes:
-                end = info.offset + info.length
-                sizes[info.relative_path] = max(sizes.get(info.relative_path, 0), end)
+        for info in (self.reader.read_metadata().storage_data or {}).values():
+            end = info.offset + info.length
+            sizes[info.relative_path] = max(sizes.get(info.relative_path, 0), end)
         for name, size in sorted(sizes.items()):
             file = self.where / name
             if not file.is_file():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -79,7 +80,16 @@ def _read(file: IO[bytes]) -> object:
     if bad is not None:
         raise ValueError(f"wrong checksum of {bad}")
     file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return load_plain(file)
+
+
+def load_plain(file: IO[bytes] | Path) -> object:
+    """What ``torch.save`` wrote. ``ValueError`` where that is neither tensors nor plain values, in
+    place of torch's advice to run whatever a file holds."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise ValueError("it holds neither tensors nor plain values") from e
 
 
 def _check(value: object, index: MetadataIndex, metadata: Metadata) -> None:

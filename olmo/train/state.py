@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.config import read_yaml
+from olmo.config import ConfigError, read_yaml
 from olmo.data.loader import LaneState
 from olmo.models.loading import CheckpointError
 from olmo.models.run_folder import CONFIG_FILE
 from olmo.outside import foreign
 from olmo.train.config import TrainConfig
+from olmo.train.intact import load_plain
 
 STATE_FILE = Path("train", "state.json")
 
@@ -88,8 +89,11 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
 def read_config(folder: Path) -> TrainConfig:
     """The config in a step folder; ``CheckpointError`` if it is none."""
     file = folder / CONFIG_FILE
-    with foreign(lambda reason: CheckpointError(f"{file}: {reason}")):
-        return TrainConfig.from_dict(read_yaml(file))
+    data = read_yaml(file)
+    try:
+        return TrainConfig.from_dict(data)
+    except ConfigError as e:
+        raise CheckpointError(f"{file}: {e}") from e
 
 
 def _is_count(value: object) -> bool:
@@ -128,7 +132,7 @@ def random_state() -> dict[str, Tensor]:
 def read_random_state(file: Path) -> dict[str, Tensor]:
     """What ``random_state`` gave; ``CheckpointError`` if the file holds anything else."""
     with foreign(lambda reason: CheckpointError(f"{file}: not readable: {reason}")):
-        state = torch.load(file, weights_only=True)
+        state = load_plain(file)
     if not isinstance(state, dict) or "torch" not in state or set(state) - {"torch", "cuda"}:
         raise CheckpointError(f"{file}: not the random state of a rank")
     for name, expected in random_state().items():

@@ -20,6 +20,7 @@ from pathlib import Path
 from olmo.models import run_folder
 from olmo.models.loading import SHARDED, CheckpointError
 from olmo.models.run_folder import CONFIG_FILE
+from olmo.outside import OutsideError, foreign
 from olmo.train.state import random_file, read_config, read_state
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,13 @@ def flaw(folder: Path, name: str | None = None) -> str | None:
     if reason is not None:
         return reason
     try:
-        read_config(folder)
-        stored = read_state(folder, name)
-        for rank in range(stored.world_size):
-            if not random_file(folder, rank).is_file():
-                raise CheckpointError(f"{random_file(folder, rank)}: missing")
-    except (ValueError, OSError) as e:
+        with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
+            read_config(folder)
+            stored = read_state(folder, name)
+            for rank in range(stored.world_size):
+                if not random_file(folder, rank).is_file():
+                    raise CheckpointError(f"{random_file(folder, rank)}: missing")
+    except OutsideError as e:
         return str(e)
     return None
 

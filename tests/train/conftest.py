@@ -164,6 +164,22 @@ def run_train(launcher: Launcher) -> Run:
     return run
 
 
+@pytest.fixture()
+def run_script(data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """Call the script's ``main`` in this process; returns exit code and log text."""
+    import launch_scripts.train_image_video_sft as script
+
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(data_dir))
+    monkeypatch.setattr("olmo.distributed.setup_logging", lambda: None)
+
+    def run(*argv: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *argv])
+        caplog.clear()
+        return script.main(), caplog.text
+
+    return run
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     """Poll; fail the test when it takes too long."""
     deadline = time.time() + seconds

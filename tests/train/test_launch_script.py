@@ -128,22 +128,6 @@ def test_missing_checkpoint_and_missing_data(
     assert code == 2 and "no preset; did you mean 'qwen3_4b'?" in text
 
 
-@pytest.fixture()
-def run_script(data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    """Call the script's ``main`` in this process; returns exit code and log text."""
-    import launch_scripts.train_image_video_sft as script
-
-    monkeypatch.setenv("MOLMO_DATA_DIR", str(data_dir))
-    monkeypatch.setattr("olmo.distributed.setup_logging", lambda: None)
-
-    def run(*argv: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["train", *argv])
-        caplog.clear()
-        return script.main(), caplog.text
-
-    return run
-
-
 @pytest.mark.parametrize(
     "packing",
     [pytest.param((), id="rows", marks=pytest.mark.slow), pytest.param(PACKED, id="packed")],

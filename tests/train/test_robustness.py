@@ -21,6 +21,7 @@ from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lane
 from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError, TrainingError
 from olmo.train.signals import StopSignal, blocked_signals, folder_lock
+from olmo.train.steps import tidy
 from olmo.train.trainer import Callback, Trainer
 from tests.train.rows import make_trainer, micro_batch, train_config, write_start
 from tests.train.state import snapshot, take_step
@@ -165,12 +166,12 @@ def test_retention_and_leftovers(start: Path, tmp_path: Path) -> None:
         trainer.save()
     trainer.checkpoints.wait()
     assert sorted(p.name for p in tmp_path.glob("step*")) == ["step2", "step3"]
-    shutil.copytree(tmp_path / "step3", tmp_path / "step4-tmp")
-    (tmp_path / "step1-old").mkdir()
+    shutil.copytree(tmp_path / "step3", tmp_path / ".step4-tmp")
+    (tmp_path / ".step1-old").mkdir()
     (tmp_path / "step9").mkdir()  # nothing in it
     assert latest_checkpoint(tmp_path) == tmp_path / "step3"
-    make_trainer(config, start)
-    assert sorted(p.name for p in tmp_path.glob("step*")) == ["step2", "step3", "step9"]
+    tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*step*")) == ["step2", "step3", "step9"]
 
 
 def test_learning_rates_follow_the_config_on_resume(

@@ -224,3 +224,19 @@ def test_one_writes_and_two_ranks_read(folder: Path, two_ranks: list[dict[str, A
     written = torch.load(folder / "by_one.pt", weights_only=True)
     for rank in two_ranks:
         assert_equal(rank["resharded"], written)
+
+
+def test_two_ranks_fall_back_alike(folder: Path, two_ranks: list[dict[str, Any]]) -> None:
+    """On damage that only one of them can see."""
+    for rank in two_ranks:
+        found = rank["fallback"]
+        assert found["step"] == 1 and found["same"]
+        assert "damaged/step2" in found["said"] and "--allow_fallback=False" in found["said"]
+    assert two_ranks[0]["fallback"]["said"] == two_ranks[1]["fallback"]["said"]
+    assert (folder / "damaged" / "step2-set-aside").is_dir()
+
+
+def test_a_second_run_is_refused_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:
+    """Through a link to the folder as well."""
+    for rank in two_ranks:
+        assert "another process trains in this folder" in rank["refused"]["said"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from olmo.distributed import from_main, is_main
+from olmo.models.loading import CheckpointError
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.errors import TrainingError
 from olmo.train.optim import clip_gradients, named_groups
+from olmo.train.resume import resume
+from olmo.train.signals import folder_lock
 from olmo.train.trainer import MODEL_INPUTS
 from tests.train.rows import (
     FOUR_RANKS,
@@ -41,6 +47,8 @@ def run(rank: int, folder: Path) -> None:
             "held on the host": _inputs_on_the_host(folder),
             "resharded": _checkpoints(rank, folder),
             "upstream": _upstream(folder),
+            "refused": _second_run(folder / "used"),
+            "fallback": _fallback(folder),
         }
         torch.save(results, folder / f"rank{rank}.pt")
     finally:
@@ -183,3 +191,44 @@ def _checkpoints(rank: int, folder: Path) -> dict[str, torch.Tensor]:
     other = make_trainer(train_config("stts", folder / "unused"), folder / "stts")
     load_checkpoint(folder / "by_one" / "step1", other.model, other.optimizer)
     return {name: full(value) for name, value in snapshot(other).items()}
+
+
+def _second_run(folder: Path) -> dict[str, Any]:
+    """What each rank gets when rank 0 finds the folder in use."""
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            stack.enter_context(folder_lock(folder))
+            folder.with_name("link").symlink_to(folder)
+        lock = folder_lock(folder.with_name("link"), patience=0)
+        try:
+            from_main(lambda: stack.enter_context(lock))
+        except (ValueError, OSError) as e:
+            return {"said": str(e)}
+    raise AssertionError("two runs in one folder")
+
+
+def _fallback(folder: Path) -> dict[str, Any]:
+    """Only the file that rank 1 wrote is damaged, and only inside a tensor."""
+    config, identity = train_config("stts", folder / "damaged"), {"data": {}}
+    trainer = make_trainer(config, folder / "stts")
+    for _ in range(2):
+        take_step(trainer, TWO_RANKS["accumulated"][dist.get_rank()])
+        trainer.save()
+    trainer.checkpoints.wait()
+    file = folder / "damaged" / "step2" / "model_and_optim" / "__1_0.distcp"
+    if is_main():
+        data = bytearray(file.read_bytes())
+        data[data.index(b"data.pkl", len(data) // 2) + 60] ^= 1
+        file.write_bytes(data)
+    dist.barrier()
+    again = make_trainer(config, folder / "stts")
+    try:
+        resume(replace(config, allow_fallback=False), identity, again.model, again.optimizer)
+    except (CheckpointError, ValueError) as e:
+        said = str(e)
+    state = resume(config, identity, again.model, again.optimizer)
+    assert state is not None
+    found = snapshot(again)
+    load_checkpoint(folder / "damaged" / "step1", again.model, again.optimizer)
+    same = all(torch.equal(value, found[name]) for name, value in snapshot(again).items())
+    return {"step": state.step, "said": said, "same": same}
