@@ -6,7 +6,8 @@
 
 Every key of the training config can be set as --a.b=value. Common ones:
   --max_duration=N                                steps
-  --save_folder=DIR, --save_interval=N            checkpoints; the same command resumes
+  --save_folder=DIR, --save_interval=N            the run's own folder; the same command resumes
+  --allow_changes, --allow_fallback=False         resuming: another start or data; a damaged newest
   --model.vision_backbone.vit.{topk,prune_at,prune_method}=...   STTS
   --model.mm_preprocessor.{max_frames,max_subtitle_tokens,use_frame_special_tokens}=...
   --optimizer.{llm,connector,vit,temporal_token_scorer}_learning_rate=LR

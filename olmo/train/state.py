@@ -109,9 +109,22 @@ def _is_lane(lane: object) -> bool:
     )
 
 
+def _is_identity(value: object) -> bool:
+    """Whether it has the form that ``olmo.train.identity`` gives it."""
+    if not isinstance(value, dict) or not set(value) <= {"start", "data"}:
+        return False
+    start, data = value.get("start", {"path": "", "sha256": ""}), value.get("data", {})
+    if not isinstance(start, dict) or not isinstance(data, dict):
+        return False
+    return all(isinstance(start.get(key), str) for key in ("path", "sha256")) and all(
+        isinstance(e, dict) and _is_count(e.get("examples")) and isinstance(e.get("rate"), float)
+        for e in data.values()
+    )
+
+
 CHECKS = {f.name: _is_count for f in fields(TrainerState) if f.type == "int"} | {
     "wandb_id": lambda value: value is None or isinstance(value, str),
-    "identity": lambda value: isinstance(value, dict),
+    "identity": lambda value: _is_identity(value),
     "world_size": lambda value: _is_count(value) and value > 0,
 }
 """What each value of ``state.json`` but the lanes must be."""

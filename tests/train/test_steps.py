@@ -237,6 +237,8 @@ DAMAGE: dict[str, Change] = {
             *(("step", v) for v in (-3, 3.0, "3", True, None, 2)),
             *(("world_size", v) for v in (0, -1, None, 2, 1.5)),
             *(("tokens_seen", -1), ("examples_seen", "many"), ("wandb_id", 3), ("identity", [])),
+            *(("identity", v) for v in ({"x": 1}, {"start": {}}, {"data": {"a": 3}})),
+            ("identity", {"data": {"a": {"examples": "many", "rate": 1.0}}}),
             ("unheard_of", 1),
             *(("lanes", v) for v in ([], None, {"1": LANE}, {"x": LANE}, {"0": 3}, {"00": LANE})),
             *(("lanes", {"0": {**LANE, "next_id": v}}) for v in (-1, 1.5, None, "4", True)),
