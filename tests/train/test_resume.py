@@ -98,8 +98,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "first value of a tensor": lambda step: flip(step, member(b"data/0", 1)),
     "value of a later tensor": lambda step: flip(step, member(b"data/0", 40)),
     "value of the last tensor": lambda step: flip(step, member(b"data/0", 500)),
-    "pickle of a tensor": lambda step: flip(step, member(b"data.pkl", 20)),
-    "end of an archive": lambda step: flip(step, lambda d: d.index(b"PK\x01\x02")),
+    "pickle of a tensor": lambda step: flip(step, member(b"data.pkl", 500)),
+    "end of an archive": lambda step: flip(step, lambda d: d.rindex(b"PK\x01\x02")),
     "shard of garbage": garbage,
     "shard of zeros": lambda s: (s / SHARD).write_bytes(bytes((s / SHARD).stat().st_size)),
     "random state: empty": lambda s: (s / "train/rank0.pt").write_bytes(b""),
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_leaves_everything_as_it_was(
     DAMAGE[damage](run / "step3")
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(run / "step3", trainer.model, trainer.optimizer)
-    assert str(run / "step3") in str(error.value) and "PyTorch" not in str(error.value)
+    assert str(run / "step3") in str(error.value) and "Re-running" not in str(error.value)
     assert not (run / "PAYLOAD_RAN").exists()
     after = snapshot(trainer)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
