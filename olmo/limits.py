@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from olmo.config import Config
 from olmo.outside import OutsideError
@@ -47,6 +48,14 @@ class Limits(Config):
         if n * width * height > self.max_output_pixels:
             found = f"{n} frames of {width} x {height} pixels"
             raise named(f"{found} are more than limits.max_output_pixels={self.max_output_pixels}")
+
+    def check_subtitle(self, subtitle: str | Mapping[Any, str] | None) -> None:
+        """``OutsideError`` for too much text: a string, or the values of a table."""
+        texts = [subtitle] if isinstance(subtitle, str) else (subtitle or {}).values()
+        n = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if n > self.max_subtitle_bytes:
+            limit = f"limits.max_subtitle_bytes={self.max_subtitle_bytes}"
+            raise OutsideError(f"subtitles of {n} bytes are more than {limit}")
 
     def clock(self, named: Callable[[str], OutsideError]) -> Callable[[int], None]:
         """A function that is told the number of frames decoded so far, and raises past a limit."""

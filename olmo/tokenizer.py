@@ -10,10 +10,12 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as RawTokenizer
 
 from olmo.config import Config
+from olmo.outside import OutsideError, foreign
 
 SPECIAL_TOKENS = (
     "<im_start>",
@@ -48,6 +50,8 @@ FILLER = "|<EXTRA_TOKENS_{}>|"
 """Tokens that pad a published tokenizer up to the model's vocabulary."""
 
 EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
+CONTROL_TOKENS = ("<|im_start|>", *EOS_TOKENS)
+"""What a chat template writes beside text."""
 BUILT_IN = "olmo/tiny"
 ASSETS = Path(__file__).parent / "assets"
 
@@ -75,8 +79,9 @@ def special_token_ids(vocab_size: int) -> dict[str, int]:
 class MolmoTokenizer:
     """A raw tokenizer with the visual tokens appended after ``vocab_size`` entries.
 
-    Raises ``ValueError`` when the raw vocabulary is larger than ``vocab_size`` or has no
-    end-of-sequence token.
+    It belongs to this object, which tells it to read no special token from text. Raises
+    ``ValueError`` when the raw vocabulary is larger than ``vocab_size`` or has no end-of-sequence
+    token.
     """
 
     raw: RawTokenizer
@@ -94,6 +99,11 @@ class MolmoTokenizer:
         if not found:
             raise ValueError(f"tokenizer has none of the end tokens {EOS_TOKENS}")
         self.eos_id = found[0]
+        self.raw.encode_special_tokens = True  # "encode the characters", in that library's words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew in another process: a pickled raw tokenizer forgets what it was told."""
+        return MolmoTokenizer, (self.raw, self.vocab_size)
 
     @property
     def bos_id(self) -> int:
@@ -101,8 +111,23 @@ class MolmoTokenizer:
         return self.eos_id
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; nothing is added, no visual token is read from text."""
-        return list(self.raw.encode(text, add_special_tokens=False).ids)
+        """Token ids of ordinary text: nothing is added, and the characters of a control or visual
+        token are characters. (Added tokens that are not special, as ``<think>`` of Qwen3, stay one
+        token each.) ``OutsideError`` for what is no text, such as half of a surrogate pair."""
+        with foreign(lambda reason: OutsideError(f"{text!r:.80} cannot be encoded: {reason}")):
+            return list(self.raw.encode(text, add_special_tokens=False).ids)
+
+    def control_id(self, token: str) -> int | None:
+        """Id of one of ``CONTROL_TOKENS``; None if it is none, or the tokenizer has not got it."""
+        found: int | None = self.raw.token_to_id(token) if token in CONTROL_TOKENS else None
+        return found
+
+    def reserved(self) -> list[str]:
+        """What tokenizers of others read from a text as one special token: control and visual
+        tokens, and the beginning of a filler."""
+        added = self.raw.get_added_tokens_decoder().values()
+        own = [token.content for token in added if token.special]
+        return [*own, *SPECIAL_TOKENS, FILLER.partition("{}")[0]]
 
     def decode(self, ids: list[int], truncate_at_eos: bool = True) -> str:
         """Text of ``ids``. A leading EOS (playing BOS) is dropped; then the text ends at the

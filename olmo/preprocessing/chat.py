@@ -11,6 +11,7 @@ from olmo.config import Config
 from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
 from olmo.preprocessing.styles import CAPTION_STYLES, UNTAGGED_STYLES, canonical_style
+from olmo.preprocessing.turns import END, START, Turn
 from olmo.preprocessing.wordings import Rng, Wordings
 
 EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
@@ -69,10 +70,15 @@ class DataFormatterConfig(Config):
 
 @dataclass(frozen=True)
 class Conversation:
-    """Text turns, user and assistant alternating (an odd number asks for an answer)."""
+    """Turns, user and assistant alternating (an odd number asks for an answer)."""
 
-    turns: list[str]
+    pieces: list[Turn]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def turns(self) -> list[str]:
+        """The turns as people read them; what is a mark in them can no longer be told."""
+        return [str(turn) for turn in self.pieces]
 
 
 @dataclass
@@ -93,13 +99,16 @@ class DataFormatter:
         """Format ``message``; it is not modified. In training ``rng`` breaks ties between answers
         and draws the wording, unless the message has ``fixed_prompt``. ``for_inference`` leaves
         the last answer out. ``sizes`` are width and height of what the example shows, for points
-        given in pixels."""
+        given in pixels.
+
+        Fields are ordinary text, but the raw ones: in ``prompt``, and in the user's turns of
+        ``messages`` (texts, or a ``Turn`` each), ``<|image|>`` is a place."""
         rng = rng if is_training else None
         fixed = self.config.training_prompts == "fixed" or message.get("fixed_prompt")
         words = self.wordings.drawn_with(None if fixed else rng)
         metadata: dict[str, Any] = {}
         if "messages" in message:
-            turns = list(message["messages"])
+            turns = _raw_turns(message["messages"])
         elif "multi_turn_messages" in message:
             parts = message["multi_turn_messages"]
             pairs = [_question_and_answer(part, rng, words, False, sizes)[0] for part in parts]
@@ -108,12 +117,12 @@ class DataFormatter:
             turns, metadata = _question_and_answer(message, rng, words, for_inference, sizes)
         if for_inference and len(turns) % 2 == 0:
             turns = turns[:-1]
-        if not turns or not all(isinstance(t, str) for t in turns):
-            raise ValueError(f"messages must be a non-empty list of strings, got {turns!r}")
+        if not turns:
+            raise ValueError("messages must be a non-empty list of strings, got none")
         prefix = style_prefix(
             canonical_style(message.get("style") or ""), self.config.system_prompt
         )
-        turns[0] = " ".join(part for part in (prefix, turns[0]) if part)
+        turns[0] = Turn.of(prefix, " " if prefix and turns[0].pieces else "", turns[0])
         return Conversation(_chat_format(turns, self.config.message_format), metadata)
 
 
@@ -126,15 +135,31 @@ def style_prefix(style: str, system_prompt: str | None) -> str:
     return "" if untagged else f"{style}:"
 
 
-def _chat_format(turns: list[str], message_format: str) -> list[str]:
+def _raw_turns(messages: Sequence[str | Turn]) -> list[Turn]:
+    if isinstance(messages, str) or not all(isinstance(m, (str, Turn)) for m in messages):
+        raise ValueError(f"messages must be a non-empty list of strings, got {messages!r:.80}")
+    return [
+        m if isinstance(m, Turn) else (Turn.of(m) if i % 2 else Turn.read(m))
+        for i, m in enumerate(messages)
+    ]
+
+
+def _chat_format(turns: list[Turn], message_format: str) -> list[Turn]:
     if message_format == "none":
-        return [t if i == 0 else " " + t for i, t in enumerate(turns)]
+        return [t if i == 0 else Turn.of(" ", t) for i, t in enumerate(turns)]
     if message_format == "role":
         # as published checkpoints were trained: every turn, the first as well, has the space
-        return [f" {t}" if i % 2 else f" User: {t} Assistant:" for i, t in enumerate(turns)]
-    user = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+        return [
+            Turn.of(" ", t) if i % 2 else Turn.of(" User: ", t, " Assistant:")
+            for i, t in enumerate(turns)
+        ]
     return [
-        t if i % 2 else ("<|im_end|>\n" if i else "") + user.format(t) for i, t in enumerate(turns)
+        t
+        if i % 2
+        else Turn.of(
+            *((END, "\n") if i else ()), START, "user\n", t, END, "\n", START, "assistant\n"
+        )
+        for i, t in enumerate(turns)
     ]
 
 
@@ -144,7 +169,7 @@ def _question_and_answer(
     words: Wordings,
     for_inference: bool,
     sizes: Sequence[tuple[int, int]],
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[Turn], dict[str, Any]]:
     """``[prompt]`` or ``[prompt, answer]``, and what evaluation needs to know about them."""
     keys = ("answer_idx", "answers", "answer", "points", "options")
     metadata = {k: message[k] for k in keys if k in message}
@@ -166,13 +191,14 @@ def _question_and_answer(
         prompt, target, metadata["option_names"] = choice.prompt, choice.answer, choice.names
     else:
         prompt = question
+    asked = Turn.read(prompt) if "prompt" in message else Turn.of(prompt)
     if for_inference:
-        return [prompt], metadata
+        return [asked], metadata
     if target is None:
         target = _answer(message, rng)
     if target is None:
         raise ValueError(f"example has no answer to train on; its keys are {sorted(message)}")
-    return [prompt, target], metadata
+    return [asked, Turn.of(target)], metadata
 
 
 def _caption_prompt(message: Message, style: str, words: Wordings) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from olmo.preprocessing.turns import IMAGE, Turn
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import SHARED_SUBSEGMENT
-
-VISUAL_PLACEHOLDER = "<|image|>"
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,30 @@ class ChatTokenizer:
 
     def __call__(
         self,
-        conversations: list[list[str]],
+        conversations: Sequence[Sequence[Turn | str]],
         visual: list[list[int]],
         weight: MessageWeight | None = None,
         max_length: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Token row of the ``conversations`` about the same ``visual`` token blocks.
 
-        Visual blocks replace the placeholders in order; a single placeholder takes all blocks,
-        and without one they follow BOS.
+        Visual blocks take the places (``IMAGE``) of the user's turns in order; a single place
+        takes all blocks. Any other number of places is ordinary text, and the blocks follow BOS,
+        as they do where there are none. A string is a raw turn: ``<|image|>`` in it is a place.
         Returns ``input_tokens``, ``target_tokens``, ``position_ids`` int64 ``[L]``,
         ``loss_masks`` float32 ``[L]`` and, for two or more conversations, ``subsegment_ids``
         int64 ``[L]``. Those share BOS and the visual tokens; conversations that would lie wholly
         beyond ``max_length`` are left out.
         """
-        if len(conversations) == 1:
-            return self._single(conversations[0], visual, weight or MessageWeight())
-        if not conversations:
+        found = [[t if isinstance(t, Turn) else Turn.read(t) for t in c] for c in conversations]
+        if len(found) == 1:
+            return self._single(found[0], visual, weight or MessageWeight())
+        if not found:
             raise ValueError("an example needs at least one conversation")
-        return self._tree(conversations, visual, weight or MessageWeight(), max_length)
+        return self._tree(found, visual, weight or MessageWeight(), max_length)
 
     def _single(
-        self, turns: list[str], visual: list[list[int]], weight: MessageWeight
+        self, turns: list[Turn], visual: list[list[int]], weight: MessageWeight
     ) -> dict[str, np.ndarray]:
         ids, loss = self._encode(turns, visual)
         ids, loss = [self.tokenizer.bos_id, *ids], [False, *loss]
@@ -75,14 +77,15 @@ class ChatTokenizer:
 
     def _tree(
         self,
-        conversations: list[list[str]],
+        conversations: list[list[Turn]],
         visual: list[list[int]],
         weight: MessageWeight,
         max_length: int | None,
     ) -> dict[str, np.ndarray]:
-        lead, branches = _split_off_lead(conversations, len(visual))
-        prefix = [self.tokenizer.bos_id, *self.tokenizer.encode(lead)]
-        prefix += [i for block in visual for i in block]
+        leads, branches = _split_off_leads(conversations, len(visual))
+        prefix = [self.tokenizer.bos_id]
+        for lead, block in zip(leads, _dealt(visual, len(leads)), strict=True):
+            prefix += [*lead.encode(self.tokenizer), *block]
         rows: list[tuple[list[int], list[bool]]] = []
         total = len(prefix)
         for turns in branches:
@@ -111,26 +114,22 @@ class ChatTokenizer:
         row = _row(inputs, targets, np.concatenate(masks), np.concatenate(positions))
         return row | {"subsegment_ids": np.concatenate(segments).astype(np.int64)}
 
-    def _encode(self, turns: list[str], visual: list[list[int]]) -> tuple[list[int], list[bool]]:
+    def _encode(self, turns: list[Turn], visual: list[list[int]]) -> tuple[list[int], list[bool]]:
         """Ids and loss flags without BOS."""
-        n_slots = sum(t.count(VISUAL_PLACEHOLDER) for t in turns)
-        if n_slots == 1 and visual:  # one place for all of them
-            visual = [[i for block in visual for i in block]]
-        if n_slots not in (0, len(visual)):
-            raise ValueError(f"{n_slots} {VISUAL_PLACEHOLDER} in the text, {len(visual)} inputs")
-        ids: list[int] = [] if n_slots else [i for block in visual for i in block]
+        n_places = _n_places(turns, len(visual))
+        ids: list[int] = [] if n_places else [i for block in visual for i in block]
         loss = [False] * len(ids)
-        blocks = iter(visual)
+        blocks = iter(_dealt(visual, n_places))
         for i, turn in enumerate(turns):
             if i % 2:
-                answer = [*self.tokenizer.encode(turn), self.tokenizer.eos_id]
+                answer = [*turn.encode(self.tokenizer), self.tokenizer.eos_id]
                 answer = answer[: self.max_answer_len]
                 last = i >= len(turns) - 2
                 ids += answer
                 loss += [last or not self.last_message_loss_only] * len(answer)
                 continue
-            for k, text in enumerate(turn.split(VISUAL_PLACEHOLDER)):
-                new = [*(next(blocks) if k else []), *self.tokenizer.encode(text)]
+            for k, part in enumerate(turn.around_places() if n_places else [turn]):
+                new = [*(next(blocks) if k else []), *part.encode(self.tokenizer)]
                 ids += new
                 loss += [False] * len(new)
         if len(turns) % 2 == 0 and not (loss and loss[-1]):
@@ -150,21 +149,33 @@ class ChatTokenizer:
         return np.asarray(loss, dtype=np.float64) * scale
 
 
-def _split_off_lead(conversations: list[list[str]], n_visual: int) -> tuple[str, list[list[str]]]:
-    """Text before the placeholder, which all branches of a tree must share, and the rest."""
-    parts = [turns[0].split(VISUAL_PLACEHOLDER) for turns in conversations]
-    counts = {sum(t.count(VISUAL_PLACEHOLDER) for t in turns) for turns in conversations}
-    if counts == {0}:
-        return "", conversations
-    if not n_visual:
-        raise ValueError(f"{VISUAL_PLACEHOLDER} in the text of an example without visual input")
-    leads = {p[0] for p in parts}
-    if counts != {1} or any(len(p) != 2 for p in parts) or len(leads) != 1:
+def _n_places(turns: Sequence[Turn], n_visual: int) -> int:
+    """Places in the user's turns; 0 where their number does not fit the visual blocks."""
+    n = sum(turn.n_places() for turn in turns[::2])
+    return n if n_visual and n in (1, n_visual) else 0
+
+
+def _dealt(visual: list[list[int]], n_places: int) -> list[list[int]]:
+    """Blocks for each place: one has room for all of them."""
+    return [[i for block in visual for i in block]] if n_places == 1 else visual
+
+
+def _split_off_leads(
+    conversations: list[list[Turn]], n_visual: int
+) -> tuple[list[Turn], list[list[Turn]]]:
+    """Text before each place, which all branches of a tree must share, and the rest. The blocks
+    of a tree without places follow BOS."""
+    if not all(_n_places(turns, n_visual) for turns in conversations):
+        return [Turn.of()], conversations
+    parts = [turns[0].around_places() for turns in conversations]
+    leads = {tuple(p[:-1]) for p in parts}
+    (lead, *others) = leads
+    if others or len(lead) != _n_places(conversations[0], n_visual):
         raise ValueError(
-            f"conversations about the same input must have one {VISUAL_PLACEHOLDER} each, in the "
-            f"first turn and after the same text; found {sorted(counts)} after {sorted(leads)}"
+            f"conversations about the same input must have their {IMAGE.token} in the first turn "
+            f"and after the same text; found {sorted(''.join(map(str, p)) for p in leads)}"
         )
-    return parts[0][0], [[p[1], *c[1:]] for p, c in zip(parts, conversations, strict=True)]
+    return list(lead), [[p[-1], *c[1:]] for p, c in zip(parts, conversations, strict=True)]
 
 
 def _row(

@@ -10,11 +10,13 @@ import numpy as np
 
 from olmo.config import Config, ConfigError
 from olmo.limits import Limits
+from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig, Rng
 from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.preprocessing.video import VideoPreprocessorConfig
 from olmo.preprocessing.visual import OutputBounds, VisualInput, VisualPreprocessor
+from olmo.preprocessing.turns import Turn
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
 
@@ -130,7 +132,8 @@ class ExamplePreprocessor:
         """Arrays of one example; neither argument is modified.
 
         ``example["image"]`` is an ``ImageSource`` or a list of them and is read here; a video is
-        decoded by the caller. Raises ``ImageReadError`` for an image that cannot be used.
+        decoded by the caller. Raises ``OutsideError`` for what cannot be used (``ImageReadError``
+        for an image).
 
         ``input_tokens``, ``target_tokens``, ``position_ids`` int64 ``[L]``, ``loss_masks``
         float32 ``[L]``, ``subsegment_ids`` int64 ``[L]`` (trees only); ``images`` uint8 ``[n, N,
@@ -154,6 +157,7 @@ class ExamplePreprocessor:
         if shown is not None:
             metadata |= _sizes(shown, example.get("image"))
             out |= {"images": shown.patches, "token_pooling": shown.pooling}
+        self._check_visual_tokens(out)
         length = len(out["input_tokens"])
         is_visual = out["input_tokens"] >= self.tokenizer.vocab_size
         return out | {
@@ -169,6 +173,12 @@ class ExamplePreprocessor:
             },
         }
 
+    def _check_visual_tokens(self, out: dict[str, Any]) -> None:
+        n_tokens = int((out["input_tokens"] == self.tokenizer.ids["<im_patch>"]).sum())
+        n_rows = len(out.get("token_pooling", ()))
+        if n_tokens != n_rows:
+            raise OutsideError(f"{n_tokens} <im_patch> tokens, but {n_rows} visual features")
+
     def output_bounds(self) -> OutputBounds:
         """The most frames, removed tokens and visual tokens that one example can have."""
         return self.visual.bounds()
@@ -183,6 +193,7 @@ class ExamplePreprocessor:
         if video is not None and image is not None:
             raise ValueError("an example has either a video or images, this one has both")
         if video is not None:
+            self.config.limits.check_subtitle(example.get("subtitle"))
             return self.visual.of_video(video, example.get("subtitle"))
         if image is None:
             return None
@@ -200,17 +211,17 @@ class ExamplePreprocessor:
         rng: Rng | None,
         is_training: bool,
         for_inference: bool,
-    ) -> tuple[list[list[str]], dict[str, Any]]:
+    ) -> tuple[list[list[Turn]], dict[str, Any]]:
         """Conversations as text turns (in random order in training), and their metadata."""
         sizes = shown.sizes if shown else []
         if "message_list" not in example:
             one = self._format(example, rng, is_training, for_inference, sizes)
-            return [one.turns], dict(one.metadata)
+            return [one.pieces], dict(one.metadata)
         messages = list(example["message_list"])
         if is_training and rng is not None:
             messages = [messages[i] for i in rng.permutation(len(messages))]
         found = [self._format(m, rng, is_training, for_inference, sizes) for m in messages]
-        return [c.turns for c in found], dict(found[0].metadata) if len(found) == 1 else {}
+        return [c.pieces for c in found], dict(found[0].metadata) if len(found) == 1 else {}
 
 
 def _sizes(shown: VisualInput, image: Any) -> dict[str, Any]:
