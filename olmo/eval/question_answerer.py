@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ class QuestionAnswerer:
     ) -> Answer:
         """Answer ``question`` about ``media``: the path of one video, or images (paths or PIL).
 
-        The answer is cut before the first of ``until``. Raises ``ValueError`` for other media
+        The question is ordinary text. The answer is cut before the first of ``until``; a control
+        token among them ends it as a token, not as characters. Raises ``ValueError`` for other media
         and for a prompt that is too long, ``VideoReadError`` for a broken video.
         """
         example = {"question": question, "style": style, **media_fields(media)}
@@ -80,12 +82,12 @@ class QuestionAnswerer:
         arrays = load_example(_Single(example), 0, rng, self.preprocessor, False, True)
         batch = self.collator([arrays])
         inputs = on_device({k: v for k, v in batch.items() if k != "metadata"}, self.device)
-        eos = self.tokenizer.eos_id
-        out = self.model.generate(inputs, max_new_tokens, [eos])
-        ids = out.token_ids[0].tolist()
-        ids = ids[: ids.index(eos)] if eos in ids else ids
+        tokens = {stop: self.tokenizer.control_id(stop) for stop in filter(None, until)}
+        ends = [self.tokenizer.eos_id, *(i for i in tokens.values() if i is not None)]
+        out = self.model.generate(inputs, max_new_tokens, ends)
+        ids = list(itertools.takewhile(lambda i: i not in ends, out.token_ids[0].tolist()))
         text = self.tokenizer.decode(ids, truncate_at_eos=False)
-        for stop in filter(None, until):
+        for stop in (stop for stop, token in tokens.items() if token is None):
             text = text.partition(stop)[0]
         return Answer(text.strip(), int(out.n_prompt_tokens[0]), len(ids))
 

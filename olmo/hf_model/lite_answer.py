@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from olmo.hf_model.lite_prompt import check_length
 from olmo.hf_model.processing import Molmo2LiteProcessor
-from olmo.hf_model.processing_media import VideoSource, from_text
+from olmo.hf_model.processing_media import VideoSource, from_question
 from olmo.preprocessing.images import ImageSource
 
 STAGES = ("preprocess", "vision", "prefill", "decode")
@@ -59,8 +59,8 @@ class AnswerMixin:
         options: Sequence[str] = (),
         **generate_kwargs: Any,
     ) -> Answer:
-        """Answer a question about videos and images, which precede its text unless the text has
-        ``<|image|>`` and ``<|video|>`` placeholders.
+        """Answer a question about images and videos, which precede its text in this order. The
+        question and the options are ordinary text, whatever characters they have.
 
         Args:
             videos, images: one or several.
@@ -77,7 +77,7 @@ class AnswerMixin:
         seconds: dict[str, float] = {}
         processor = self.get_processor()
         with _timed("preprocess", seconds, self.device):
-            given = from_text(question, _several(images), _several(videos), verbatim=False)
+            given = from_question(question, _several(images), _several(videos))
             given.style, given.options = style, options
             batch = processor.encode([given], max_frames).to(self.device)
         with _timed("vision", seconds, self.device):

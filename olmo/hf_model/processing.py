@@ -8,8 +8,9 @@ the visual inputs of the model out. Token ids, patches and pooling windows are t
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,23 +21,24 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from olmo.hf_model.processing_media import (
     PromptInput,
     from_messages,
-    from_text,
-    placeholders_in,
+    from_template,
+    places_in,
     visual_inputs,
 )
-from olmo.hf_model.processor_files import hf_tokenizer
+from olmo.hf_model.processor_files import hf_tokenizer, written_as_text
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.chat_tokens import VISUAL_PLACEHOLDER, ChatTokenizer
+from olmo.preprocessing.chat_tokens import ChatTokenizer
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 from olmo.preprocessing.styles import check_style
+from olmo.preprocessing.turns import IMAGE, START, Mark, Turn
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer, text_tokens
 from olmo.types import PAD_ID
 
-CHAT_MARK = "<|im_start|>"
-"""Text with it, or that begins with BOS, is in chat form already."""
+CHAT_FORM = re.compile(rf"((Image \d+)?{re.escape(IMAGE.token)}|<\|video\|>)*{re.escape(START.token)}")
+"""How a text in chat form begins that does not begin with BOS."""
 
 VISUAL_KEYS = ("images", "token_pooling", "num_images", "multimodal_type")
 IGNORED = {
@@ -99,9 +101,10 @@ class Molmo2LiteProcessor(ProcessorMixin):
         """Batch of prompts.
 
         Args:
-            text: one or several; a question, or text in chat form (it begins with BOS or has
-                ``<|im_start|>`` in it), used as it is. ``<|image|>`` and ``<|video|>`` say where
-                inputs go; without them they precede the text.
+            text: one or several, written as a template: a question, or text in chat form (it
+                begins with BOS or ``<|im_start|>``), used as it is. ``<|image|>`` and
+                ``<|video|>`` say where inputs go; without them they precede the text. What a
+                user has typed belongs into ``apply_chat_template``.
             images: an ``ImageSource``, a list of them, or a list of lists, one per text.
             videos: the same of ``VideoSource``; frames come as an array.
             max_frames: of each video; None is the model's own number.
@@ -118,7 +121,7 @@ class Molmo2LiteProcessor(ProcessorMixin):
         image_lists = _per_prompt(images, texts, "image")
         video_lists = _per_prompt(videos, texts, "video")
         prompts = [
-            from_text(self._without_bos(t), i, v, self._in_chat_form(t))
+            from_template(self._without_bos(t), i, v, self._in_chat_form(t))
             for t, i, v in zip(texts, image_lists, video_lists, strict=True)
         ]
         return self.encode(prompts, max_frames)
@@ -137,7 +140,8 @@ class Molmo2LiteProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> Any:
         """Conversations as text, or with ``tokenize`` as a batch (its ``input_ids`` unless
-        ``return_dict``).
+        ``return_dict``). As text, reserved strings that a user has typed get a space after their
+        first character, so that ``text=`` does not take them for the template's own.
 
         Content parts are ``{"type": "text", "text": ...}`` and ``{"type": "image" or "video"}``
         with the input under its type, ``path`` or ``url`` (a local file). The form is that of the
@@ -215,27 +219,30 @@ class Molmo2LiteProcessor(ProcessorMixin):
             row |= join_visual(shown)
         return row
 
-    def _turns(self, prompt: PromptInput) -> list[str]:
+    def _turns(self, prompt: PromptInput) -> list[Turn]:
         """Turns in the chat form of the checkpoint."""
         if prompt.verbatim:
             return prompt.turns
         check_style(prompt.style)
+        first = prompt.turns[0]
         message: dict[str, Any] = {"messages": prompt.turns, "style": prompt.style}
-        if len(prompt.turns) == 1:
-            message = {"question": prompt.turns[0], "style": prompt.style}
+        if len(prompt.turns) == 1 and not first.n_places():  # it gets the wording of its style
+            message = {"question": str(first), "style": prompt.style}
             message |= {"options": list(prompt.options)} if prompt.options else {}
-        return self.formatter(message, for_inference=len(prompt.turns) == 1).turns
+        return self.formatter(message, for_inference=len(prompt.turns) == 1).pieces
 
     def _as_text(self, prompt: PromptInput) -> str:
+        def written(text: str) -> str:
+            return written_as_text(text, self.native_tokenizer)
+
         turns, bos = self._turns(prompt), str(self.tokenizer.bos_token)
-        answered = [t + bos if i % 2 else t for i, t in enumerate(turns)]
-        lead = (
-            "" if any(placeholders_in(t) for t in turns) else VISUAL_PLACEHOLDER * len(prompt.media)
-        )
-        return bos + lead + "".join(answered) + prompt.prefill
+        answered = [Turn.of(t, Mark(bos)) if i % 2 else t for i, t in enumerate(turns)]
+        parts = [p for turn in answered for p in turn.pieces]
+        texts = [p.token if isinstance(p, Mark) else written(p) for p in parts]
+        return bos + IMAGE.token * len(prompt.media) + "".join(texts) + written(prompt.prefill)
 
     def _in_chat_form(self, text: str) -> bool:
-        return CHAT_MARK in text or text.startswith(str(self.tokenizer.bos_token))
+        return text.startswith(str(self.tokenizer.bos_token)) or bool(CHAT_FORM.match(text))
 
     def _without_bos(self, text: str) -> str:
         return text.removeprefix(str(self.tokenizer.bos_token))
@@ -274,7 +281,9 @@ def join_visual(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
     }
 
 
-def _per_prompt(media: Any, texts: list[str], kind: str) -> list[list[Any]]:
+def _per_prompt(
+    media: Any, texts: list[str], kind: Literal["image", "video"]
+) -> list[list[Any]]:
     """One list of inputs per text. A flat list is dealt out by placeholders, or one each."""
     n = len(texts)
     if media is None:
@@ -285,7 +294,7 @@ def _per_prompt(media: Any, texts: list[str], kind: str) -> list[list[Any]]:
         if len(media) != n:
             raise ValueError(f"{len(media)} lists of {kind}s for {n} texts")
         return [list(m) for m in media]
-    counts = [sum(k == kind for k in placeholders_in(t)) for t in texts]
+    counts = [places_in(t).count(kind) for t in texts]
     if not any(counts):
         counts = [len(media)] if n == 1 else [1] * n
     if sum(counts) != len(media):

@@ -15,8 +15,8 @@ from PIL import Image
 from olmo.data.animation import moves
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import load_video
-from olmo.preprocessing.chat_tokens import VISUAL_PLACEHOLDER
 from olmo.preprocessing.images import ImageSource, resize_frames
+from olmo.preprocessing.turns import CONTROL, IMAGE, Mark, Turn
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.types import VideoFrames
 
@@ -29,8 +29,9 @@ of PIL images, taken to be ``FRAME_RATE`` apart."""
 FRAME_RATE = 2.0
 """Frames per second of frames that come without times."""
 
-PLACEHOLDERS = {"image": VISUAL_PLACEHOLDER, "video": "<|video|>"}
-"""Where in a text an input of this kind is shown."""
+VIDEO = Mark("<|video|>")
+KINDS: dict[Mark, Literal["image", "video"]] = {IMAGE: "image", VIDEO: "video"}
+"""What is shown at a place in a text that is written as a template."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Medium:
 
 @dataclass
 class PromptInput:
-    """One prompt: text turns, user and assistant alternating, and what it shows, in order.
+    """One prompt: turns, user and assistant alternating, and what it shows, in order.
 
-    ``turns`` hold ``VISUAL_PLACEHOLDER`` for each medium, or none at all: then the media precede
-    the text. ``prefill`` begins the answer; ``verbatim`` text is not put into chat form; ``style``
-    and ``options`` are those of a single question, as in training data.
+    ``turns`` hold ``IMAGE`` for each medium, or none at all: then the media precede the text.
+    ``prefill`` begins the answer; a ``verbatim`` turn is not put into chat form; ``style`` and
+    ``options`` are those of a single question, as in training data.
     """
 
-    turns: list[str]
+    turns: list[Turn]
     media: list[Medium] = field(default_factory=list)
     prefill: str = ""
     verbatim: bool = False
@@ -59,12 +60,14 @@ class PromptInput:
 
 
 def from_messages(messages: Sequence[dict[str, Any]], continue_final: bool = False) -> PromptInput:
-    """A conversation in transformers' chat form.
+    """A conversation in transformers' chat form. Its text is ordinary text; what it shows comes
+    from its content parts alone.
 
     ``continue_final``: the last message is the beginning of the answer. ``ValueError`` for roles
     that do not alternate between user and assistant, and for content of an unknown form.
     """
-    turns, media = [], []
+    turns: list[str] = []
+    media: list[Medium] = []
     for i, message in enumerate(messages):
         expected = "assistant" if i % 2 else "user"
         if message.get("role") != expected:
@@ -84,38 +87,49 @@ def from_messages(messages: Sequence[dict[str, Any]], continue_final: bool = Fal
         if len(turns) % 2:
             raise ValueError("continue_final_message needs a last message of the assistant")
         prefill = turns.pop()
-    return PromptInput(_merge_placeholders(turns), media, prefill)
+    return PromptInput([Turn.of(turn) for turn in turns], media, prefill)
 
 
-def from_text(text: str, images: list[Any], videos: list[Any], verbatim: bool) -> PromptInput:
-    """A single text with its images and videos, in the order of their placeholders if there are
-    any, else images first. ``ValueError`` when placeholders and inputs do not match."""
+def from_question(text: str, images: Sequence[Any], videos: Sequence[Any]) -> PromptInput:
+    """A question, ordinary text, with its images and then its videos in front."""
     media = [Medium("image", x) for x in images] + [Medium("video", x) for x in videos]
-    order = placeholders_in(text)
-    if order:
+    return PromptInput([Turn.of(text)], media)
+
+
+def from_template(
+    text: str, images: list[Any], videos: list[Any], verbatim: bool = False
+) -> PromptInput:
+    """A text that was written as a template: its placeholders are places, and a ``verbatim`` one
+    has the control tokens of the chat form as well.
+
+    ``ValueError`` when placeholders and inputs do not match. Without any input they are text.
+    """
+    turn = Turn.read(text, CONTROL if verbatim else ())
+    prompt = from_question("", images, videos)
+    prompt.turns, prompt.verbatim = [turn], verbatim
+    order = places_in(text)
+    if order and prompt.media:
         queues = {"image": iter(images), "video": iter(videos)}
         given = {"image": len(images), "video": len(videos)}
-        asked = {kind: sum(o == kind for o in order) for kind in given}
+        asked = {kind: order.count(kind) for kind in given}
         if asked != given:
             raise ValueError(f"the text has placeholders for {asked}, but there are {given}")
-        media = [Medium(kind, next(queues[kind])) for kind in order]
-    return PromptInput(_merge_placeholders([text]), media, verbatim=verbatim)
+        prompt.media = [Medium(kind, next(queues[kind])) for kind in order]
+        prompt.turns = [_with_places(turn)]
+    return prompt
 
 
-def placeholders_in(text: str) -> list[Literal["image", "video"]]:
-    """Kinds of the placeholders of ``text``, in order."""
-    found: list[tuple[int, Literal["image", "video"]]] = []
-    kinds: tuple[Literal["image", "video"], ...] = ("image", "video")
-    for kind in kinds:
-        at = text.find(PLACEHOLDERS[kind])
-        while at >= 0:
-            found.append((at, kind))
-            at = text.find(PLACEHOLDERS[kind], at + 1)
-    return [kind for _, kind in sorted(found)]
+def places_in(text: str) -> list[Literal["image", "video"]]:
+    """Kinds of the placeholders of a template, in order."""
+    pieces = Turn.read(text, list(KINDS)).pieces
+    return [KINDS[piece] for piece in pieces if isinstance(piece, Mark)]
 
 
-def _merge_placeholders(turns: list[str]) -> list[str]:
-    return [turn.replace(PLACEHOLDERS["video"], VISUAL_PLACEHOLDER) for turn in turns]
+def _with_places(turn: Turn) -> Turn:
+    """The turn with ``IMAGE`` for each placeholder in its texts."""
+    parts = (p if isinstance(p, Mark) else Turn.read(p, list(KINDS)) for p in turn.pieces)
+    found = Turn.of(*parts).pieces
+    return Turn(tuple(IMAGE if piece == VIDEO else piece for piece in found))
 
 
 def _content(content: Any) -> tuple[str, list[Medium]]:
@@ -128,7 +142,7 @@ def _content(content: Any) -> tuple[str, list[Medium]]:
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
             continue
-        if kind not in PLACEHOLDERS:
+        if kind not in KINDS.values():
             raise ValueError(
                 f"message content {part!r}: expected a part of type text, image or video"
             )

@@ -9,6 +9,7 @@ generation_config.json    ids of the first, last and padding token
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ PIXELS: dict[str, Any] = {
 def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folder: Path) -> None:
     """Write all of them into ``folder``."""
     _write_json(folder / PROCESSOR_FILE, processor_config(config))
-    (folder / "chat_template.jinja").write_text(chat_template(config.data_formatter.message_format))
+    template = chat_template(config.data_formatter.message_format, tokenizer.reserved())
+    (folder / "chat_template.jinja").write_text(template)
     hf = hf_tokenizer(tokenizer, config.llm.max_sequence_length)
     hf.save_pretrained(folder)
     ids = {f"{name}_token_id": getattr(hf, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -139,27 +141,44 @@ TEMPLATE = """\
 {%- endif -%}
 {%- if asks -%}{{- (@first@ if loop.first else @between@) ~ @user@ -}}
 {%- else -%}{{- @turn@ -}}{%- endif -%}
+{%- set said = namespace(text='') -%}
 {%- if message['content'] is string -%}
-{{- message['content'] -}}
+{%- set said.text = message['content'] -%}
 {%- else -%}
-{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}
+{%- set said.text = said.text ~ part['text'] -%}
+{%- endfor -%}
 {%- endif -%}
+{%- for token in @reserved@ -%}
+{%- set said.text = said.text.replace(token, token[0] ~ ' ' ~ token[1:]) -%}
+{%- endfor -%}
+{{- said.text -}}
 {%- if asks -%}
 {{- @user_end@ -}}
 {%- if not loop.last or add_generation_prompt -%}{{- @answer@ -}}{%- endif -%}
 {%- else -%}{{- eos_token -}}{%- endif -%}
 {%- endfor -%}
 """
-"""All images and videos first, then the turns, as ``olmo.preprocessing`` writes them."""
+"""All images and videos first, then the turns, as ``olmo.preprocessing`` writes them. What is
+said is made plain as ``written_as_text`` does it."""
 
 
-def chat_template(message_format: str) -> str:
-    """Jinja template of one of the formatter's message formats."""
+def chat_template(message_format: str, reserved: Sequence[str] = SPECIAL_TOKENS) -> str:
+    """Jinja template of one of the formatter's message formats. ``reserved``: strings that the
+    tokenizer would take for a token."""
     texts = FORMATS[message_format]
-    out = TEMPLATE
+    out = TEMPLATE.replace("@reserved@", json.dumps(list(reserved)))
     for name in ("first", "between", "user", "turn", "user_end", "answer"):
         out = out.replace(f"@{name}@", json.dumps(texts.get(name, "")))
     return out
+
+
+def written_as_text(text: str, tokenizer: MolmoTokenizer) -> str:
+    """``text`` with a space after the first character of every reserved string: in a prompt that
+    is one string, what a user has typed must not read like what the template has written."""
+    for token in tokenizer.reserved():
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def hf_tokenizer(tokenizer: MolmoTokenizer, max_length: int) -> Any:

@@ -52,7 +52,7 @@ class Turn:
     @classmethod
     def read(cls, text: str, marks: Sequence[Mark] = (IMAGE,)) -> Turn:
         """A text that was written as a template: the ``marks`` in it are meant."""
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not marks:
             return cls.of(text)
         found = re.split(f"({'|'.join(re.escape(m.token) for m in marks)})", text)
         return cls.of(*(Mark(part) if i % 2 else part for i, part in enumerate(found)))
