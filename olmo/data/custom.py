@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy as np
 
 from olmo.config import nearest
 from olmo.data.datasets.declare import DeclaredDataset, PackedRecords
+from olmo.outside import OutsideError, describe, foreign
+from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
 from olmo.preprocessing.styles import KNOWN_STYLES
 
 STYLE_ANSWER = "user_qa"
@@ -29,11 +31,18 @@ STYLE_VIDEO_CHOICE_SUBTITLE = "video_multiple_choice_w_subtitle"
 STYLE_IMAGE_CHOICE = "a_okvqa_mc"
 MAX_SHOWN = 20
 MAX_OPTIONS = 26
+MAX_LINE_BYTES = 4 << 20
+"""Longest line; subtitles within it keep ``Limits.max_subtitle_bytes``."""
+MAX_SECONDS = 1e7
+"""Latest ``start`` and ``end``: 115 days."""
+MAX_RATE = 1e5
+"""Frames per second."""
+UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 Line = dict[str, Any]
 
 
-class CustomDataError(ValueError):
+class CustomDataError(OutsideError):
     """A file of own data with mistakes; the message has them with their line numbers."""
 
 
@@ -45,27 +54,20 @@ class CustomDataset:
     data: DeclaredDataset
 
     @classmethod
-    def open(cls, path: str | Path) -> CustomDataset:
-        """Read and check every line. All mistakes come in one ``CustomDataError``."""
+    def open(cls, path: str | Path, max_line_bytes: int = MAX_LINE_BYTES) -> CustomDataset:
+        """Read and check every line. All mistakes come in one ``CustomDataError``.
+
+        A line that passes gives a prompt and an answer: it has been through the formatter.
+        """
         path = Path(path).absolute()
-        if not path.is_file():
-            raise CustomDataError(f"{path}: no such file (own data, one JSON object per line)")
-        records, mistakes = [], []
-        for number, text in enumerate(_lines(path), 1):
-            if not text.strip():
-                continue
-            try:
-                records.append(_record(text, path, number))
-            except CustomDataError as e:
-                mistakes.append(f"line {number}: {e}")
-        if mistakes:
-            shown = "".join(f"\n  {m}" for m in mistakes[:MAX_SHOWN])
-            more = len(mistakes) - MAX_SHOWN
-            shown += f"\n  ... and {more} more" if more > 0 else ""
-            raise CustomDataError(f"{path}: {len(mistakes)} lines cannot be used:{shown}")
-        if not records:
+        reader = _Reader(path, max_line_bytes)
+        with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
+            if not path.is_file():
+                raise CustomDataError(f"{path}: no such file (own data, one JSON object per line)")
+            packed = PackedRecords.pack(reader.records())
+        reader.complain()
+        if not len(packed):
             raise CustomDataError(f"{path}: it is empty")
-        packed = PackedRecords.pack(records)
         return cls(path, DeclaredDataset(path.name, "train", path.parent, packed))
 
     def __len__(self) -> int:
@@ -74,28 +76,98 @@ class CustomDataset:
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
         return self.data.get(idx, rng)
 
+    def where(self, idx: int) -> str:
+        """File and line of an example."""
+        number = self.data.records[idx]["metadata"]["example_id"].rpartition(":")[2]
+        return f"{self.path}:{number}"
 
-def _lines(path: Path) -> list[str]:
+
+@dataclass
+class _Reader:
+    """Goes through a file line by line, and notes the mistakes."""
+
+    path: Path
+    max_line_bytes: int
+    mistakes: list[str] = field(default_factory=list)
+    """The first ``MAX_SHOWN``."""
+    n_mistakes: int = 0
+
+    def records(self) -> Iterator[Line]:
+        """The records of the lines without a mistake."""
+        formatter = DataFormatterConfig().build()
+        for number, data in enumerate(self._lines(), 1):
+            try:
+                with foreign(lambda reason: CustomDataError(f"it cannot be used: {reason}")):
+                    text = self._text(data, number)
+                    if text.strip():
+                        record = _record(_parsed(text), self.path, number)
+                        _try_out(record, formatter)
+                        yield record
+            except CustomDataError as e:
+                self.n_mistakes += 1
+                if len(self.mistakes) < MAX_SHOWN:
+                    self.mistakes.append(f"line {number}: {e}")
+
+    def complain(self) -> None:
+        """Raise if there was a mistake."""
+        if self.n_mistakes:
+            shown = "".join(f"\n  {m}" for m in self.mistakes)
+            more = self.n_mistakes - len(self.mistakes)
+            shown += f"\n  ... and {more} more" if more else ""
+            raise CustomDataError(f"{self.path}: {self.n_mistakes} lines cannot be used:{shown}")
+
+    def _lines(self) -> Iterator[bytes | None]:
+        """Lines of at most ``max_line_bytes``; None for a longer one, which is passed over."""
+        with self.path.open("rb") as file:
+            while line := file.readline(self.max_line_bytes + 1):
+                if len(line) <= self.max_line_bytes or line.endswith(b"\n"):
+                    yield line
+                    continue
+                yield None
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(self.max_line_bytes)
+
+    def _text(self, data: bytes | None, number: int) -> str:
+        if data is None:
+            raise CustomDataError(f"longer than data.max_line_bytes={self.max_line_bytes}")
+        if number == 1 and data.startswith(UTF16_MARKS):
+            raise CustomDataError("the file is in UTF-16, save it as UTF-8")
+        try:
+            return (data.removeprefix(UTF8_MARK) if number == 1 else data).decode()
+        except UnicodeDecodeError as e:
+            wrong = data[e.start : e.start + 1].hex()
+            raise CustomDataError(f"not in UTF-8: byte 0x{wrong} at {e.start + 1}") from e
+
+
+def _parsed(text: str) -> Any:
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as e:
-        raise CustomDataError(f"{path}: not a text file in UTF-8: {e}") from e
-
-
-def _record(text: str, path: Path, number: int) -> Line:
-    """The record of one line."""
-    try:
-        line = json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as e:
         raise CustomDataError(f"not valid JSON: {e.msg} at column {e.colno}") from e
+    except RecursionError as e:
+        raise CustomDataError("not usable JSON: brackets within brackets, far too deep") from e
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> Line:
+    line = dict(pairs)
+    if len(line) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise CustomDataError(f"the key {double!r:.80} stands there twice")
+    return line
+
+
+def _record(line: Any, path: Path, number: int) -> Line:
+    """The record of one line."""
     if not isinstance(line, dict):
-        raise CustomDataError(f"expected an object in braces, got {text.strip()[:40]!r}")
+        found = json.dumps(line, ensure_ascii=False)
+        raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
     line = {key: value for key, value in line.items() if value is not None}
     mistakes = list(_mistakes(line, path.parent))
     if len(mistakes) > 1:
-        mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes)]
+        mistakes = [f"({chr(ord('a') + i % 26)}) {m}" for i, m in enumerate(mistakes)]
     if mistakes:
-        raise CustomDataError("; ".join(mistakes))
+        raise CustomDataError("; ".join(mistakes[:MAX_SHOWN]))
     record: Line = {k: line[k] for k in ("video", "image") if k in line}
     record |= {"question": line["question"], "style": line.get("style") or _style(line)}
     record |= _answer(line)
@@ -104,7 +176,8 @@ def _record(text: str, path: Path, number: int) -> Line:
         subtitle = [[s["start"], s["end"], s["text"]] for s in subtitle]
     if subtitle:
         record["subtitle"] = subtitle
-    record["metadata"] = {"example_id": f"{path.name}:{number}"}
+    name = os.fsencode(path.name).decode(errors="replace")
+    record["metadata"] = {"example_id": f"{name}:{number}"}
     if "start" in line or "end" in line:
         clip = {"clip_start_time": line.get("start") or 0.0, "clip_end_time": line.get("end")}
         record["metadata"] |= clip
@@ -113,11 +186,27 @@ def _record(text: str, path: Path, number: int) -> Line:
     return record
 
 
+def _try_out(record: Line, formatter: DataFormatter) -> None:
+    """Whether training and evaluation make a prompt and an answer of the record."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise CustomDataError(
+            "half of a character, such as \\ud800 without its second half"
+        ) from e
+    try:
+        formatter(record, np.random.RandomState(0), is_training=True)
+        formatter(record, for_inference=True)
+    except ValueError as e:
+        given = "with 'options'" if "options" in record else "without 'options'"
+        raise CustomDataError(f"the style {record['style']!r} is of no use {given}: {e}") from e
+
+
 def _mistakes(line: Line, folder: Path) -> Iterator[str]:
     """All that is wrong with a line: unknown keys, single values, then values together."""
     for key in line:
         if key not in CHECKS:
-            yield f"unknown key {key!r}; {nearest(key, CHECKS)}"
+            yield f"unknown key {key!r:.80}; {nearest(key, CHECKS)}"
     good: Line = {}
     for key, check in CHECKS.items():
         try:
@@ -150,26 +239,48 @@ def _missing_media(line: Line, folder: Path, has_rate: bool) -> Iterator[str]:
     """Absent files; a video may be a folder of pictures, which needs its rate."""
     for media in _media(line):
         path = folder / media
-        if media == line.get("video") and path.is_dir():
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+        except (ValueError, OSError) as e:  # a zero byte, too long a name, no rights
+            yield f"{media!r:.80} is no path that can be used: {describe(e)}"
+            continue
+        if is_folder and media == line.get("video"):
             if not has_rate:
                 yield f"{path} is a folder of pictures: give its 'frame_rate'"
-        elif not path.is_file():
-            yield f"no file {path}"
+        elif not is_file:
+            yield f"no file {path}" + (", it is a folder" if is_folder else "")
         elif has_rate:
             yield f"'frame_rate' is for a folder of pictures, {path} is a file"
+        elif not os.access(path, os.R_OK):
+            yield f"no rights to read {path}"
 
 
 def _answer(line: Line) -> Line:
-    """``answer``, or ``options`` with ``answer_idx``. A number counts the options from 0."""
+    """``answer``, or ``options`` with ``answer_idx``. A number counts the options from 0; where it
+    could also be the text of another option, the text has to be given."""
     answer, options = line["answer"], line.get("options")
     if options is None:
         if not isinstance(answer, str) or not answer.strip():
-            raise CustomDataError(f"'answer': expected text, got {answer!r}")
+            raise CustomDataError(f"'answer': expected text, got {answer!r:.80}")
         return {"answer": answer}
     index = options.index(answer) if answer in options else answer
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(options):
-        raise CustomDataError(f"'answer' {answer!r} is not one of the options {options}")
+        raise CustomDataError(f"'answer' {answer!r:.80} is not one of the options {options!r:.200}")
+    meant = [o for i, o in enumerate(options) if index is answer and i != index and _says(o, index)]
+    if meant:
+        raise CustomDataError(
+            f"'answer' {answer} may be the option {meant[0]!r}, or number {answer} counted from 0, "
+            f"{options[index]!r}: give the text of the option"
+        )
     return {"options": options, "answer_idx": index}
+
+
+def _says(option: str, number: int) -> bool:
+    """Whether the text of an option is this number."""
+    try:
+        return float(option) == number
+    except ValueError:
+        return False
 
 
 def _style(line: Line) -> str:
@@ -190,15 +301,15 @@ def _media(line: Line) -> list[str]:
 
 def _text(key: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise CustomDataError(f"{key!r}: expected text, got {value!r}")
+        raise CustomDataError(f"{key!r}: expected text, got {value!r:.80}")
 
 
 def _texts(key: str, value: Any) -> None:
     good = isinstance(value, list) and all(isinstance(v, str) and v.strip() for v in value)
     if not good or not 2 <= len(value) <= MAX_OPTIONS:
-        raise CustomDataError(f"{key!r}: expected 2 to {MAX_OPTIONS} texts, got {value!r}")
+        raise CustomDataError(f"{key!r}: expected 2 to {MAX_OPTIONS} texts, got {value!r:.80}")
     if len(set(value)) < len(value):
-        raise CustomDataError(f"{key!r}: the same text twice in {value}")
+        raise CustomDataError(f"{key!r}: the same text twice in {value!r:.200}")
 
 
 def _images(key: str, value: Any) -> None:
@@ -206,19 +317,19 @@ def _images(key: str, value: Any) -> None:
         _text(key, path)
 
 
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+def _is_number(value: Any, most: float) -> bool:
+    """From 0 to ``most``; not-a-number is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _seconds(key: str, value: Any) -> None:
-    if not _is_number(value) or value < 0:
-        raise CustomDataError(f"{key!r}: expected seconds from 0 on, got {value!r}")
+    if not _is_number(value, MAX_SECONDS):
+        raise CustomDataError(f"{key!r}: expected seconds from 0 on, got {value!r:.80}")
 
 
 def _rate(key: str, value: Any) -> None:
-    if not _is_number(value) or value <= 0:
-        raise CustomDataError(f"{key!r}: expected frames per second above 0, got {value!r}")
+    if not _is_number(value, MAX_RATE) or not value:
+        raise CustomDataError(f"{key!r}: expected frames per second above 0, got {value!r:.80}")
 
 
 def _subtitle(key: str, value: Any) -> None:
@@ -229,18 +340,18 @@ def _subtitle(key: str, value: Any) -> None:
     for i, line in enumerate(value):
         where = f"{key}[{i}]"
         if not isinstance(line, dict) or set(line) != {"start", "end", "text"}:
-            raise CustomDataError(f"{where!r}: expected the keys start, end, text, got {line!r}")
+            raise CustomDataError(f"{where!r}: expected the keys start, end, text, got {line!r:.80}")
         _seconds(f"{where}.start", line["start"])
         _seconds(f"{where}.end", line["end"])
         _text(f"{where}.text", line["text"])
         if line["start"] > line["end"]:
-            raise CustomDataError(f"{where!r}: it starts after its end: {line!r}")
+            raise CustomDataError(f"{where!r}: it starts after its end: {line!r:.80}")
 
 
 def _known_style(key: str, value: Any) -> None:
     _text(key, value)
     if value not in KNOWN_STYLES:
-        raise CustomDataError(f"{key!r}: unknown style {value!r}; {nearest(value, KNOWN_STYLES)}")
+        raise CustomDataError(f"{key!r}: unknown style {value!r:.80}; {nearest(value, KNOWN_STYLES)}")
 
 
 def _any(key: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.mixture import Mixture
-from olmo.data.registry import Dataset, MissingDataError
+from olmo.data.registry import Dataset, MissingDataError, where
 from olmo.data.stream import MixtureStream, example_rng
 from olmo.data.video_loading import Clip, load_video
 from olmo.preprocessing.chat import Rng
@@ -17,8 +18,11 @@ from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.types import VideoFrames
 
-BAD_EXAMPLE = (ValueError, OSError, LookupError)
-"""What an example raises that cannot be read or formatted."""
+log = logging.getLogger(__name__)
+
+BAD_EXAMPLE = Exception
+"""What an example raises that cannot be read or formatted: no single one may end a run, whatever
+is odd about it. ``skip_reason`` tells what is wrong with the example from what may be a bug."""
 
 
 def decode_video(
@@ -51,8 +55,8 @@ def load_example(
 ) -> dict[str, Any]:
     """Read example ``idx``, decode its video and preprocess it.
 
-    Raises one of ``BAD_EXAMPLE``: ``VideoReadError`` or ``ImageReadError``, which name the file,
-    when that cannot be used, else what the data set or the preprocessor says.
+    Raises ``OutsideError`` for a file that cannot be used (it names the file), else what the data
+    set or the preprocessor says.
     """
     example = dataset.get(idx, rng)
     video = None
@@ -71,6 +75,14 @@ def describe_error(error: BaseException) -> str:
         if isinstance(error, (ValueError, OSError)) and text
         else f"{type(error).__name__}: {text}"
     )
+
+
+def skip_reason(error: Exception) -> str:
+    """Why an example is left out, in one line. What neither our checks nor the system has raised
+    goes to the log with its traceback as well."""
+    if not isinstance(error, (ValueError, OSError)):
+        log.error("unexpected %s, perhaps a bug of this program", type(error).__name__, exc_info=error)
+    return describe_error(error)
 
 
 @dataclass
@@ -93,6 +105,8 @@ class ExampleSource:
         return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
 
     def describe(self, example_id: int) -> str:
-        """What names an example in messages."""
+        """What names an example in messages: data set and index, and where it stands if that is
+        known. The same in every epoch."""
         ref = self.stream[example_id]
-        return f"{ref.dataset} {ref.index}"
+        place = where(self.mixture.datasets[ref.dataset], ref.index)
+        return f"{ref.dataset} {ref.index}" + (f" ({place})" if place else "")

@@ -17,13 +17,17 @@ from typing import Any, Literal, TypedDict
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from olmo.config import Config
-from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error
+from olmo.data.custom import MAX_LINE_BYTES
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, skip_reason
 from olmo.data.mixture import Mixture
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.preprocessing.packing import Packer, PackingConfig
 
 log = logging.getLogger(__name__)
+
+IN_A_ROW = 100
+"""So many tries without one usable example are enough, however few examples there are."""
 
 
 @dataclass
@@ -51,7 +55,10 @@ class DataConfig(Config):
     """Micro-batches that every worker prepares ahead."""
     pin_memory: bool = True
     max_skipped: int = 100
-    """Unreadable or over-long examples tolerated in a run."""
+    """Unreadable or over-long examples tolerated in a run; one counts once, however often it
+    comes up."""
+    max_line_bytes: int = MAX_LINE_BYTES
+    """Longest line of a jsonl file of own data."""
 
 
 class LaneState(TypedDict):
@@ -61,13 +68,19 @@ class LaneState(TypedDict):
     buffered: list[int]
 
 
+def skipped_example(entry: str) -> str:
+    """Data set and index of an entry of ``skipped``."""
+    return entry.partition(": ")[0].partition(" (")[0]
+
+
 class NoUsableExample(ValueError):
     """So many examples in a row cannot be used that the run had better end."""
 
 
 @dataclass
 class Lane:
-    """One row per call of ``next_row``, which gives up after ``max_skipped`` examples in a row."""
+    """One row per call of ``next_row``, which gives up after more than ``max_skipped`` different
+    examples in a row, or so many tries (at least ``IN_A_ROW``)."""
 
     source: ExampleSource
     collator: Collator
@@ -97,10 +110,12 @@ class Lane:
         """The next row that can be read and fits; ``NoUsableExample`` if there seems to be none."""
         before = len(self.skipped)
         while True:
-            if len(self.skipped) - before > self.max_skipped:
+            in_a_row = self.skipped[before:]
+            n_bad = len(set(map(skipped_example, in_a_row)))
+            if n_bad > self.max_skipped or len(in_a_row) > max(self.max_skipped, IN_A_ROW):
                 raise NoUsableExample(
-                    f"{len(self.skipped) - before} examples in a row could not be used, more than "
-                    f"data.max_skipped={self.max_skipped}; the last one: {self.skipped[-1]}"
+                    f"{len(in_a_row)} examples in a row could not be used, {n_bad} different ones, "
+                    f"with data.max_skipped={self.max_skipped}; the last one: {in_a_row[-1]}"
                 )
             example_id = self.next_id
             self.next_id += self.step
@@ -120,7 +135,7 @@ class Lane:
             (self.packer or self.collator).check(example)
             return example
         except BAD_EXAMPLE as e:
-            self._skip(example_id, describe_error(e))
+            self._skip(example_id, skip_reason(e))
             return None
 
     def _skip(self, example_id: int, reason: str) -> None:
@@ -136,7 +151,7 @@ class MicroBatch:
     Attributes:
         tensors: the collated batch without its metadata.
         lanes: state of the lanes after these rows, by lane number.
-        skipped: examples left out on the way to these rows.
+        skipped: examples left out on the way to these rows, as ``data set index: reason``.
         n_examples: examples in the rows.
         example_ids: what names them in messages.
     """

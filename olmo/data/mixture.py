@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from olmo.config import Config, ConfigError, read_yaml
-from olmo.data.custom import CustomDataset
-from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
+from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
+from olmo.data.registry import (
+    Dataset,
+    MissingDataError,
+    data_root,
+    dataset_names,
+    get_dataset,
+    where,
+)
 from olmo.preprocessing.chat_tokens import MessageWeight
 
 log = logging.getLogger(__name__)
@@ -56,14 +63,14 @@ class WeightedDataset(Config):
             base = (size * factor if factor < 1 else factor) ** 0.5
         return base * self.sampling_rate
 
-    def open(self, split: str) -> Dataset:
-        """The data set. An unknown name and absent files are a ``MissingDataError``."""
+    def open(self, split: str, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
+        """The data set; ``max_line_bytes`` bounds the lines of a jsonl file. An unknown name and absent files are a ``MissingDataError``."""
         extra = {"weight": self.message_weight, "p_high_res": self.p_high_res}
         extra = {k: v for k, v in extra.items() if v is not None}
         if self.name == CUSTOM and self.path is None:
             raise ConfigError(f"the mixture has {CUSTOM!r}: give --data.custom=FILE.jsonl")
         if self.path is not None:
-            dataset: Dataset = CustomDataset.open(self.path)
+            dataset: Dataset = CustomDataset.open(self.path, max_line_bytes)
         elif self.name in (known := dataset_names()):
             dataset = get_dataset(self.name, split)
         else:
@@ -85,6 +92,9 @@ class WithSettings:
 
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
         return self.dataset.get(idx, rng) | self.extra
+
+    def where(self, idx: int) -> str:
+        return where(self.dataset, idx)
 
 
 @dataclass
@@ -148,18 +158,24 @@ class MixtureConfig(Config):
         entries[0].path = path
         return MixtureConfig(groups)
 
-    def open(self, split: str, skip_missing: bool = False, custom: str | None = None) -> Mixture:
+    def open(
+        self,
+        split: str,
+        skip_missing: bool = False,
+        custom: str | None = None,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> Mixture:
         """Open every data set. ``MissingDataError`` lists all that are absent; with
         ``skip_missing`` they are left out, and a table of the others goes to the log. A group
         keeps its rate when some of its data sets are left out. ``custom`` is the jsonl file of
-        the data set of that name."""
+        the data set of that name, ``max_line_bytes`` the longest line of such files."""
         if custom is not None:
-            return self.with_custom(custom).open(split, skip_missing)
+            return self.with_custom(custom).open(split, skip_missing, None, max_line_bytes)
         datasets: dict[str, Dataset] = {}
         missing: dict[str, MissingDataError] = {}
         for entry in (d for g in self.groups for d in g.datasets):
             try:
-                datasets[entry.name] = entry.open(split)
+                datasets[entry.name] = entry.open(split, max_line_bytes)
             except MissingDataError as e:
                 missing[entry.name] = e
         if missing and not (skip_missing and datasets):

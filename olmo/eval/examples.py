@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
+from olmo.data.examples import BAD_EXAMPLE, load_example, skip_reason
 from olmo.data.registry import Dataset
 from olmo.data.stream import example_rng
 from olmo.tokenizer import MolmoTokenizer
@@ -72,7 +72,7 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
             try:
                 found.append(self._load(index))
             except BAD_EXAMPLE as e:
-                loaded.skipped.append({"index": index, "error": describe_error(e)})
+                loaded.skipped.append({"index": index, "error": skip_reason(e)})
         if self.rows_per_pass > 1:
             found.sort(key=lambda pair: (pair[1]["n_tokens"], pair[1]["index"]))
         for i in range(0, len(found), self.rows_per_pass):

@@ -58,7 +58,10 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         config.precision = "amp_bf16" if device.type == "cuda" else "fp32"
     torch.manual_seed(config.seed + get_rank())  # ranks drop out different units
     mixture = MixtureConfig.load(config.data.mixture).open(
-        config.data.split, config.data.skip_missing, config.data.custom
+        config.data.split,
+        config.data.skip_missing,
+        config.data.custom,
+        config.data.max_line_bytes,
     )
     model = build_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)

@@ -36,6 +36,8 @@ class TrainerState:
     examples_seen: int = 0
     tokens_seen: int = 0
     examples_skipped: int = 0
+    bad_examples: list[str] = field(default_factory=list)
+    """Names of the skipped ones, each once, sorted."""
     updates_skipped: int = 0
     wandb_id: str | None = None
     lanes: dict[int, LaneState] = field(default_factory=dict)
@@ -124,6 +126,9 @@ def _is_identity(value: object) -> bool:
 
 CHECKS = {f.name: _is_count for f in fields(TrainerState) if f.type == "int"} | {
     "wandb_id": lambda value: value is None or isinstance(value, str),
+    "bad_examples": lambda value: (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ),
     "identity": lambda value: _is_identity(value),
     "world_size": lambda value: _is_count(value) and value > 0,
 }
