@@ -81,7 +81,9 @@ def skip_reason(error: Exception) -> str:
     """Why an example is left out, in one line. What neither our checks nor the system has raised
     goes to the log with its traceback as well."""
     if not isinstance(error, (ValueError, OSError)):
-        log.error("unexpected %s, perhaps a bug of this program", type(error).__name__, exc_info=error)
+        log.error(
+            "unexpected %s, perhaps a bug of this program", type(error).__name__, exc_info=error
+        )
     return describe_error(error)
 
 

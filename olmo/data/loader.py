@@ -60,6 +60,10 @@ class DataConfig(Config):
     max_line_bytes: int = MAX_LINE_BYTES
     """Longest line of a jsonl file of own data."""
 
+    def __post_init__(self) -> None:
+        if self.max_line_bytes < 1:
+            raise ValueError(f"max_line_bytes must be above 0, got {self.max_line_bytes}")
+
 
 class LaneState(TypedDict):
     """Where a lane stands: the next stream id, and the ids waiting in its packer."""

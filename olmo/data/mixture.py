@@ -64,7 +64,8 @@ class WeightedDataset(Config):
         return base * self.sampling_rate
 
     def open(self, split: str, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
-        """The data set; ``max_line_bytes`` bounds the lines of a jsonl file. An unknown name and absent files are a ``MissingDataError``."""
+        """The data set; ``max_line_bytes`` bounds the lines of a jsonl file. An unknown name and
+        absent files are a ``MissingDataError``."""
         extra = {"weight": self.message_weight, "p_high_res": self.p_high_res}
         extra = {k: v for k, v in extra.items() if v is not None}
         if self.name == CUSTOM and self.path is None:

@@ -74,8 +74,8 @@ class QuestionAnswerer:
         """Answer ``question`` about ``media``: the path of one video, or images (paths or PIL).
 
         The question is ordinary text. The answer is cut before the first of ``until``; a control
-        token among them ends it as a token, not as characters. Raises ``ValueError`` for other media
-        and for a prompt that is too long, ``VideoReadError`` for a broken video.
+        token among them ends it as a token, not as characters. Raises ``ValueError`` for other
+        media and for a prompt that is too long, ``VideoReadError`` for a broken video.
         """
         example = {"question": question, "style": style, **media_fields(media)}
         rng = np.random.RandomState(0)  # evaluation draws nothing from it

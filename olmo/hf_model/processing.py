@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from olmo.hf_model.processing_media import (
+    Kind,
     PromptInput,
     from_messages,
     from_template,
@@ -37,7 +38,9 @@ from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer, text_tokens
 from olmo.types import PAD_ID
 
-CHAT_FORM = re.compile(rf"((Image \d+)?{re.escape(IMAGE.token)}|<\|video\|>)*{re.escape(START.token)}")
+CHAT_FORM = re.compile(
+    rf"((Image \d+)?{re.escape(IMAGE.token)}|<\|video\|>)*{re.escape(START.token)}"
+)
 """How a text in chat form begins that does not begin with BOS."""
 
 VISUAL_KEYS = ("images", "token_pooling", "num_images", "multimodal_type")
@@ -281,9 +284,7 @@ def join_visual(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
     }
 
 
-def _per_prompt(
-    media: Any, texts: list[str], kind: Literal["image", "video"]
-) -> list[list[Any]]:
+def _per_prompt(media: Any, texts: list[str], kind: Kind) -> list[list[Any]]:
     """One list of inputs per text. A flat list is dealt out by placeholders, or one each."""
     n = len(texts)
     if media is None:

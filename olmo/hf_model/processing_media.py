@@ -30,7 +30,8 @@ FRAME_RATE = 2.0
 """Frames per second of frames that come without times."""
 
 VIDEO = Mark("<|video|>")
-KINDS: dict[Mark, Literal["image", "video"]] = {IMAGE: "image", VIDEO: "video"}
+Kind = Literal["image", "video"]
+KINDS: dict[Mark, Kind] = {IMAGE: "image", VIDEO: "video"}
 """What is shown at a place in a text that is written as a template."""
 
 
@@ -38,7 +39,7 @@ KINDS: dict[Mark, Literal["image", "video"]] = {IMAGE: "image", VIDEO: "video"}
 class Medium:
     """One image or video of a prompt."""
 
-    kind: Literal["image", "video"]
+    kind: Kind
     source: Any
 
 
@@ -110,7 +111,7 @@ def from_template(
     order = places_in(text)
     if order and prompt.media:
         queues = {"image": iter(images), "video": iter(videos)}
-        given = {"image": len(images), "video": len(videos)}
+        given: dict[Kind, int] = {"image": len(images), "video": len(videos)}
         asked = {kind: order.count(kind) for kind in given}
         if asked != given:
             raise ValueError(f"the text has placeholders for {asked}, but there are {given}")
@@ -119,7 +120,7 @@ def from_template(
     return prompt
 
 
-def places_in(text: str) -> list[Literal["image", "video"]]:
+def places_in(text: str) -> list[Kind]:
     """Kinds of the placeholders of a template, in order."""
     pieces = Turn.read(text, list(KINDS)).pieces
     return [KINDS[piece] for piece in pieces if isinstance(piece, Mark)]
@@ -142,7 +143,7 @@ def _content(content: Any) -> tuple[str, list[Medium]]:
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
             continue
-        if kind not in KINDS.values():
+        if kind not in ("image", "video"):
             raise ValueError(
                 f"message content {part!r}: expected a part of type text, image or video"
             )

@@ -14,9 +14,9 @@ from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig, Rng
 from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
+from olmo.preprocessing.turns import Turn
 from olmo.preprocessing.video import VideoPreprocessorConfig
 from olmo.preprocessing.visual import OutputBounds, VisualInput, VisualPreprocessor
-from olmo.preprocessing.turns import Turn
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
 
