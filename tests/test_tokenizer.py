@@ -35,7 +35,11 @@ def test_vocabulary_is_full_and_file_small(tokenizer):
 def test_special_tokens(tokenizer):
     assert tokenizer.eos_id == tokenizer.raw.token_to_id("<|im_end|>")
     for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"):
-        assert len(tokenizer.encode(token)) == 1
+        assert tokenizer.control_id(token) == tokenizer.raw.token_to_id(token)
+        ids = tokenizer.encode(token)  # text, whatever it says
+        assert len(ids) > 1 and tokenizer.control_id(token) not in ids
+        assert tokenizer.decode(ids) == token
+    assert tokenizer.control_id("<|image|>") is None
     assert [tokenizer.ids[t] for t in SPECIAL_TOKENS] == list(range(512, 526))
 
 

@@ -160,8 +160,11 @@ def test_placeholders(tokenizer):
     assert tree["input_tokens"].tolist() == [EOS, 97, 900, 98, 99, 100, 101]
     assert tree["subsegment_ids"].tolist() == [10000, 10000, 10000, 0, 0, 1, 1]
     assert tree["position_ids"].tolist() == [0, 1, 2, 3, 4, 3, 4]
-    with pytest.raises(ValueError, match=r"1 <\|image\|> in the text, 0 inputs"):
-        chat([["<|image|>b", "c"]], [])
+    for text in ("<|image|>b", "<|image|>" * 3):
+        ids = chat([[text, "c"]], [])["input_tokens"].tolist()
+        assert ids == [EOS, *tokenizer.encode(text), 99]
+        ids = chat([[text * 3, "c"]], [[900], [901]])["input_tokens"].tolist()
+        assert ids == [EOS, 900, 901, *tokenizer.encode(text * 3), 99]
     with pytest.raises(ValueError, match="after the same text"):
         chat([["a<|image|>b", "c"], ["x<|image|>d", "e"]], [[900]])
 
