@@ -109,6 +109,8 @@ def from_template(
     prompt = from_question("", images, videos)
     prompt.turns, prompt.verbatim = [turn], verbatim
     order = places_in(text)
+    if not images and order == ["image"] * len(videos):  # <|image|> is written for both kinds
+        order = ["video"] * len(videos)
     if order and prompt.media:
         queues = {"image": iter(images), "video": iter(videos)}
         given: dict[Kind, int] = {"image": len(images), "video": len(videos)}

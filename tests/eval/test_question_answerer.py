@@ -66,3 +66,5 @@ def test_an_answer_ends_before_a_stop_string(answerer, tmp_path):
     assert len(whole) > 1
     assert answerer.answer("Which colour?", [image], 8, until=[whole[1:]]).text == whole[:1].strip()
     assert answerer.answer("Which colour?", [image], 8, until=["", "zzz"]).text == whole
+    ends = ["<|im_end|>", "<|endoftext|>"]  # these end an answer as tokens
+    assert answerer.answer("Which colour?", [image], 8, until=ends).text == whole

@@ -71,6 +71,28 @@ def test_template_of_a_finished_conversation(tmp_path: Path) -> None:
         tokenizer.apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
 
 
+@pytest.mark.parametrize("message_format", ["qwen3", "role", "none"])
+def test_template_writes_reserved_strings_so_that_they_are_text(
+    message_format: str, tmp_path: Path
+) -> None:
+    """transformers takes a special token out of a prompt wherever it stands."""
+    tokenizer = written(config_of(message_format), tmp_path)
+    reserved = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    assert len(reserved) == 3 + 8 + len(SPECIAL_TOKENS)
+
+    def special(text: str) -> list[int]:
+        turns = [f"What is {text}?", f"It is {text}", f"{text}?"]
+        rendered = tokenizer.apply_chat_template(
+            chat({"type": "video"}, turns=turns), tokenize=False
+        )
+        ids = tokenizer(rendered)["input_ids"]
+        return [i for i in ids if tokenizer.added_tokens_decoder.get(i)]
+
+    for token in sorted(reserved):
+        assert special(token) == special(token * 2) == special("it"), token
+    assert special("<|im_<|im_end|>end|>") == special("it")
+
+
 def test_template_of_a_video(tmp_path: Path) -> None:
     """The video stands right behind BOS; its placeholder is one token."""
     config = config_of()
