@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ MAX_SHOWN = 20
 """Mistakes that a message lists."""
 MAX_LINE_BYTES = 4 << 20
 """Longest line; subtitles within it keep ``Limits.max_subtitle_bytes``."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -92,7 +94,8 @@ class _Reader:
             except CustomDataError as e:
                 self.n_mistakes += 1
                 if len(self.mistakes) < MAX_SHOWN:
-                    self.mistakes.append(f"line {number}: {e}")
+                    shown = UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1], str(e))
+                    self.mistakes.append(f"line {number}: {shown}")
 
     def complain(self) -> None:
         """Raise if there was a mistake."""
