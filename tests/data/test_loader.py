@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from olmo.data.loader import DataConfig, MicroBatch, build_train_loader
-from olmo.data.mixture import Mixture
+from olmo.data.examples import ExampleSource
+from olmo.data.loader import (
+    DataConfig,
+    Lane,
+    MicroBatch,
+    NoUsableExample,
+    build_train_loader,
+    skipped_example,
+)
+from olmo.data.mixture import Mixture, WithSettings
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.packing import PackingConfig
 from tests.train.conftest import REPOSITORY
@@ -120,3 +128,97 @@ def test_rows_do_not_depend_on_workers() -> None:
     assert rows(spread) == rows(alone)
     assert [b.lanes for b in spread] == [b.lanes for b in alone]
     assert torch.equal(spread[0].tensors["labels"], alone[0].tensors["labels"])
+
+
+class Few:
+    """Examples of which some are bad, each in its own way."""
+
+    def __init__(self, size: int, bad: dict[int, Any]) -> None:
+        self.size, self.bad = size, bad
+
+    def __len__(self) -> int:
+        return self.size
+
+    def where(self, idx: int) -> str:
+        return f"/x: y/my.jsonl:{idx + 1}"
+
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        example = {"question": "Q", "answer": "A", "metadata": {"example_id": str(idx)}}
+        bad = self.bad.get(idx, {})
+        if isinstance(bad, BaseException):
+            raise bad
+        return example | bad
+
+
+def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
+    from olmo.config import read_yaml
+
+    model = model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
+    preprocessor = model.build_preprocessor(model.build_tokenizer(), 200)
+    mixture = WithSettings(dataset, {"weight": 0.5})
+    source = ExampleSource(Mixture({"few": mixture}, {"few": 1.0}), preprocessor, 1)
+    return Lane(source, model.build_collator(200), step, 0, max_skipped=max_skipped)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_same_bad_examples_in_every_epoch(step: int) -> None:
+    """Two of three are bad, which is tolerated, and stays so over a thousand epochs."""
+    found = lane(Few(3, {0: OSError("gone"), 1: {"answer": None}}), max_skipped=2, step=step)
+    rows = [found.next_row() for _ in range(300)]
+    assert {row["metadata"]["example_id"] for row in rows} == {"2"}
+    assert len(found.skipped) > 300
+    assert set(map(skipped_example, found.skipped)) == {"few 0", "few 1"}
+
+
+def test_more_bad_examples_than_tolerated() -> None:
+    bad = {i: OSError("gone") for i in range(4)}
+    with pytest.raises(NoUsableExample, match=r"4 different ones, .*max_skipped=3; .*gone"):
+        lane(Few(4, bad), max_skipped=3).next_row()
+    with pytest.raises(NoUsableExample, match=r"101 examples in a row .* 4 different ones"):
+        lane(Few(4, bad), max_skipped=4).next_row()
+
+
+ODD: dict[str, Any] = {
+    "a number for text": {"question": 5},
+    "a list for text": {"answer": None, "text": ["x"]},
+    "half of a character": {"question": "\ud800"},
+    "no answer": {"answer": None},
+    "an unknown weight": {"weight": {"no": 1}},
+    "points without a scale": {"style": "pointing", "points": [[1, 2]], "point_scale": 0},
+    "points out of this world": {"style": "pointing", "points": [[1e400, 2]], "point_scale": 1},
+    "points of text": {"style": "pointing", "points": "abc", "point_scale": 1},
+    "options that are no list": {"options": 5, "answer_idx": 0},
+    "an odd index": {"options": ["a", "b"], "answer_idx": "0"},
+    "no metadata": {"metadata": None},
+    "odd messages": {"messages": 5},
+    "odd media": {"image": 5},
+    "depth": RecursionError("deep"),
+    "a number too large": OverflowError("large"),
+    "memory": MemoryError(),
+    "an odd row": AttributeError("'NoneType' object has no attribute 'get'"),
+    "a missing key": KeyError("key"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_no_odd_example_ends_a_run(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    found = lane(Few(2, {0: ODD[kind]}))
+    if kind == "an unknown weight":
+        found.source.mixture.datasets["few"] = Few(2, {0: ODD[kind]})
+    rows = [found.next_row() for _ in range(4)]
+    assert [row["metadata"]["example_id"] for row in rows] == ["1"] * 4
+    entry = found.skipped[0]
+    assert entry.startswith("few 0 (/x: y/my.jsonl:1): ") and len(entry) > 30
+    assert entry in caplog.text
+
+
+def test_what_may_be_a_bug_is_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    lane(Few(2, {0: TypeError("a bug")})).next_row()
+    rows = lane(Few(2, {0: TypeError("a bug")}))
+    [rows.next_row() for _ in range(4)]
+    assert "TypeError: a bug" in rows.skipped[0]
+    assert "perhaps a bug" in caplog.text and "Traceback" in caplog.text
+    caplog.clear()
+    rows = lane(Few(2, {0: OSError("no such file")}))
+    [rows.next_row() for _ in range(4)]
+    assert "no such file" in caplog.text and "Traceback" not in caplog.text

@@ -271,3 +271,50 @@ def test_one_run_per_folder(tmp_path: Path) -> None:
         pass
     with folder_lock(tmp_path, patience=0):
         pass
+
+
+# --- bad examples -----------------------------------------------------------------------------
+
+
+def count(trainer: Trainer, *skipped: str) -> float:
+    batch = micro_batch([[1]])
+    batch.skipped = list(skipped)
+    metrics = {"batch/tokens": 1.0}
+    trainer._count([batch], metrics)
+    return metrics["data/examples_skipped"]
+
+
+def test_a_bad_example_counts_once_however_often_it_comes(start: Path, tmp_path: Path) -> None:
+    """In every epoch, with another reason, before and after an interruption."""
+    config = train_config("stts", tmp_path, data={"max_skipped": 2})
+    trainer = make_trainer(config, start)
+    for epoch in range(5):
+        assert count(trainer, f"own 3 (a.jsonl:4): reason {epoch}", "own 12: gone") == 2 * epoch + 2
+    take_step(trainer, ROWS)
+    trainer.save()
+    trainer.checkpoints.wait()
+    again = make_trainer(config, start)
+    folder = latest_checkpoint(tmp_path)
+    assert folder is not None
+    again.state = load_checkpoint(folder, again.model, again.optimizer)
+    assert again.state.bad_examples == ["own 12", "own 3"]
+    assert count(again, "own 3 (moved/a.jsonl:4): gone") == 11
+    with pytest.raises(TrainingError, match=r"3 examples could not be used, .*max_skipped=2"):
+        count(again, "own 3: gone", "other 3: gone")
+
+
+def test_a_run_of_before_goes_on(start: Path, tmp_path: Path) -> None:
+    """Its state has no names of bad examples."""
+    trainer = make_trainer(train_config("stts", tmp_path), start)
+    trainer.state.examples_skipped = 7
+    take_step(trainer, ROWS)
+    trainer.save()
+    trainer.checkpoints.wait()
+    folder = latest_checkpoint(tmp_path)
+    assert folder is not None
+    file = folder / "train" / "state.json"
+    data = json.loads(file.read_text())
+    del data["bad_examples"]
+    file.write_text(json.dumps(data))
+    trainer.state = load_checkpoint(folder, trainer.model, trainer.optimizer)
+    assert count(trainer, "own 3: gone") == 8 and trainer.state.bad_examples == ["own 3"]

@@ -186,6 +186,18 @@ def test_a_nan_on_one_rank_is_met_by_both(two_ranks: list[dict[str, Any]]) -> No
     assert two_ranks[0]["nan"]["said"] == two_ranks[1]["nan"]["said"]
 
 
+def test_bad_examples_are_agreed_on(two_ranks: list[dict[str, Any]]) -> None:
+    """Each counts once; the metric counts how often one was left out."""
+    for rank in two_ranks:
+        assert rank["bad examples"]["found"] == [
+            (["d 1"], 2.0),
+            (["d 1", "d 2"], 4.0),
+            (["d 1", "d 2", "e 1"], 6.0),
+            (["d 1", "d 2", "e 1", "e 5"], 7.0),
+        ]
+        assert rank["bad examples"]["said"].startswith("4 examples could not be used, more than")
+
+
 def test_counts_of_frames_stay_on_the_host(two_ranks: list[dict[str, Any]]) -> None:
     """Everything else goes where FSDP puts it."""
     moved = {name for name, same in two_ranks[0]["held on the host"].items() if not same}

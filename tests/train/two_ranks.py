@@ -44,6 +44,7 @@ def run(rank: int, folder: Path) -> None:
             "scorer": _scorer(rank, folder),
             "no video": _no_video(rank, folder),
             "nan": _nan_on_rank_1(rank, folder),
+            "bad examples": _bad_examples(rank, folder),
             "held on the host": _inputs_on_the_host(folder),
             "resharded": _checkpoints(rank, folder),
             "upstream": _upstream(folder),
@@ -124,6 +125,24 @@ def _no_video(rank: int, folder: Path) -> dict[str, float]:
         part = "scorer" if "temporal_token_scorer" in name else "others"
         parts[part].append(float(value.abs().max()))
     return {part: max(values) for part, values in parts.items()}
+
+
+def _bad_examples(rank: int, folder: Path) -> dict[str, Any]:
+    """What each rank skips in three steps: the same example on both, over and over, then more."""
+    config = train_config("stts", folder / "unused", data={"max_skipped": 3})
+    trainer = make_trainer(config, folder / "stts")
+    steps = [[["d 1"], ["d 1"]], [[], ["d 1", "d 2"]], [["d 1"], ["e 1"]], [["e 5"], []]]
+    said, found = "", []
+    for step in steps:
+        batch = micro_batch([[1]])
+        batch.skipped = [f"{name}: gone" for name in step[rank]]
+        metrics = {"batch/tokens": 1.0}
+        try:
+            trainer._count([batch], metrics)
+        except TrainingError as e:
+            said = str(e)
+        found.append((list(trainer.state.bad_examples), metrics["data/examples_skipped"]))
+    return {"found": found, "said": said}
 
 
 def _nan_on_rank_1(rank: int, folder: Path) -> dict[str, Any]:
