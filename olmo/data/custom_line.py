@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from olmo.config import nearest
 from olmo.outside import OutsideError, describe
 from olmo.preprocessing.chat import DataFormatter
@@ -64,14 +62,13 @@ def record_of(line: Any, path: Path, number: int) -> Line:
 
 
 def try_out(record: Line, formatter: DataFormatter) -> None:
-    """Whether training and evaluation make a prompt and an answer of the record."""
+    """Whether the record gives a prompt and an answer; what training draws changes their words."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
         raise CustomDataError("half of a character, such as \\ud800 without its second half") from e
     try:
-        formatter(record, np.random.RandomState(0), is_training=True)
-        formatter(record, for_inference=True)
+        formatter(record)
     except ValueError as e:
         given = "with 'options'" if "options" in record else "without 'options'"
         raise CustomDataError(f"the style {record['style']!r} is of no use {given}: {e}") from e

@@ -287,10 +287,11 @@ def join_visual(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
 def _per_prompt(media: Any, texts: list[str], kind: Kind) -> list[list[Any]]:
     """One list of inputs per text. A flat list is dealt out by placeholders, or one each."""
     n = len(texts)
-    if media is None:
-        return [[] for _ in texts]
+    media = [] if media is None else media
     if not isinstance(media, (list, tuple)):
         media = [media]
+    if not media:
+        return [[] for _ in texts]
     if media and all(isinstance(m, (list, tuple)) for m in media):
         if len(media) != n:
             raise ValueError(f"{len(media)} lists of {kind}s for {n} texts")
