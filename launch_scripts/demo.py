@@ -10,7 +10,6 @@ again, it uses the fine-tuned checkpoint in OUT/stts, or resumes it when it is n
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
 from olmo.data.synthetic_video import SyntheticVideoQA
@@ -72,7 +72,7 @@ EVAL_BATCH, TIMED_BATCHES, REPEATS = 20, 3, 5
 """Questions per batch, and how many such batches are timed how often."""
 
 
-class DemoError(RuntimeError):
+class DemoError(RunError):
     """The demo cannot go on; the message says why and what helps."""
 
 
@@ -94,21 +94,17 @@ class Options:
 
 
 def parse_args(argv: list[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=Path("demo_output"), help="folder of the results (demo_output)")
-    add("--steps", type=int, default=STEPS, help=f"steps of fine-tuning ({STEPS})")
-    add("--max_examples", type=int, help="only so many test questions (default: all)")
-    add("--checkpoint", type=Path, help="dense checkpoint to start from (the one shipped)")
+    add("--out", type=path, default=Path("demo_output"), help="folder of the results (demo_output)")
+    add("--steps", type=positive, default=STEPS, help=f"steps of fine-tuning ({STEPS})")
+    add("--max_examples", type=positive, help="only so many test questions (default: all)")
+    add("--checkpoint", type=path, help="dense checkpoint to start from (the one shipped)")
     add("--topk", type=float, default=0.5, help="share of visual tokens to remove (0.5)")
     add("--fresh", action="store_true", help="fine-tune anew although OUT/stts is there")
     args = parser.parse_args(argv)
     if not 0 < args.topk < 1:
         parser.error(f"--topk is the share to remove, between 0 and 1: got {args.topk}")
-    if args.steps < 1 or (args.max_examples is not None and args.max_examples < 1):
-        parser.error("--steps and --max_examples must be at least 1")
     args.checkpoint = args.checkpoint or Path(os.path.relpath(START))
     return Options(**vars(args))
 
@@ -344,19 +340,16 @@ def run_demo(options: Options) -> None:
     print(f"finished in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2, and one message, for what can be put right."""
     options = parse_args(argv)
     setup_logging()
     logging.getLogger().setLevel(logging.WARNING)
     try:
         run_demo(options)
-    except DemoError as e:
-        print(f"demo.py: error: {e}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        print("\nthe same command goes on from the last checkpoint", file=sys.stderr)
+        raise
     return 0
 
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from typing import Any
 
 import torch
 
-from olmo.config import ConfigError, merge, parse_overrides
-from olmo.distributed import close_distributed, init_distributed, is_main, setup_logging
+from olmo.command_line import Parser, exit_code
+from olmo.config import merge, parse_overrides
+from olmo.distributed import init_distributed, is_main, setup_logging
 from olmo.eval.report import format_problems, format_summary
 from olmo.eval.report_html import REPORT_FILE
 from olmo.eval.run import run_evaluation
@@ -38,15 +38,13 @@ TIMEOUT_MINUTES = 24 * 60
 """Ranks wait for the slowest one at the end of a task, which may take long."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Flags of the script; what is not given keeps the default of ``EvalConfig``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        __doc__,
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
         epilog="Any further --model.KEY=VALUE overrides the model config of the checkpoint, for "
-        "example\n--model.vision_backbone.vit.topk=0.3. Values are read as YAML.",
+        "example\n--model.vision_backbone.vit.topk=0.3.",
     )
     default = EvalConfig(checkpoint="")
     modes, tasks = ", ".join(groups()), ", ".join(task.name for task in TASKS)
@@ -92,28 +90,18 @@ def build_config(argv: list[str]) -> EvalConfig:
     return EvalConfig.from_dict(merge(given, parse_overrides(overrides)))
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    """Exit code of the run; mistakes on the command line get one message and 2."""
+    """Exit code 1 if something was left out."""
     setup_logging()
-    speaks = os.environ.get("RANK", "0") == "0"
-    try:
-        plan = plan_evaluation(build_config(sys.argv[1:] if argv is None else argv))
-        device = init_distributed(TIMEOUT_MINUTES)
-        speaks = True  # from here on, ranks may fail for reasons of their own
-        outcome = run_evaluation(plan, device)
-        if is_main():
-            print(format_summary(outcome.metrics))
-            print(f"results in {plan.folder}, with {REPORT_FILE}")
-            if outcome.problems:
-                print(f"problems:\n{format_problems(outcome.problems)}", file=sys.stderr)
-        return 1 if outcome.problems else 0
-    except (ConfigError, ValueError, FileNotFoundError, PermissionError) as e:
-        log.debug("traceback of the error below", exc_info=True)
-        if speaks:
-            print(f"{os.path.basename(sys.argv[0])}: error: {e}", file=sys.stderr)
-        return 2
-    finally:
-        close_distributed()
+    plan = plan_evaluation(build_config(sys.argv[1:] if argv is None else argv))
+    outcome = run_evaluation(plan, init_distributed(TIMEOUT_MINUTES))
+    if is_main():
+        print(format_summary(outcome.metrics))
+        print(f"results in {plan.folder}, with {REPORT_FILE}")
+        if outcome.problems:
+            print(f"problems:\n{format_problems(outcome.problems)}", file=sys.stderr)
+    return 1 if outcome.problems else 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import logging
 import os
 import sys
@@ -34,23 +35,53 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from olmo.command_line import Parser, exit_code, positive
+from olmo.config import expand, merge, nearest, nested, parse_overrides, read_settings, section
+
 if TYPE_CHECKING:
     from olmo.train.config import TrainConfig
 
 log = logging.getLogger("train")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+KEYS = {
+    "checkpoint": "initial_model_checkpoint",
+    "mixture": "data.mixture",
+    "global_batch_size": "global_train_batch_size",
+    "device_batch_size": "device_train_microbatch_size",
+    "seq_len": "data.sequence_length",
+    "packing": "data.packing",
+    "use_temporal_video_olmo": "model.model_name",
+    "dry_run": "dry_run",
+}
+"""Flags of this script, and the keys of the config that they set."""
+SWITCHES: dict[str, Any] = {"packing": {}, "use_temporal_video_olmo": "temporal_video_olmo"}
+"""What a flag without a value sets, unless that is true."""
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("checkpoint", help="checkpoint to start from: a step folder, or a run folder (its newest)")
-    add("mixture", help="file of configs/mixtures without .yaml, or the path of a mixture file")
-    add("--config", action="append", default=[], help="YAML laid over the defaults; repeatable")
-    add("--global_batch_size", type=int, help="rows per step, over all ranks (64)")
-    add("--device_batch_size", type=int, help="rows per forward pass on a rank (2)")
-    add("--seq_len", type=int, help="longest row in tokens, counted after pruning")
+    add(
+        "checkpoint",
+        type=expand,
+        help="checkpoint to start from: a step folder, or a run folder (its newest)",
+    )
+    add(
+        "mixture",
+        type=expand,
+        help="file of configs/mixtures without .yaml, or the path of a mixture file",
+    )
+    add(
+        "--config",
+        type=expand,
+        action="append",
+        default=[],
+        help="YAML laid over the defaults; repeatable",
+    )
+    add("--global_batch_size", type=positive, help="rows per step, over all ranks (64)")
+    add("--device_batch_size", type=positive, help="rows per forward pass on a rank (2)")
+    add("--seq_len", type=positive, help="longest row in tokens, counted after pruning")
     add("--packing", action="store_true", help="join several examples into one row")
     add("--use_temporal_video_olmo", action="store_true", help="use the model with STTS")
     add("--dry_run", action="store_true", help="print what would run, and stop")
@@ -59,33 +90,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     """Defaults, then the checkpoint's model, then ``--config`` files, then the command line."""
-    from olmo.config import merge, read_yaml
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
 
     check_flags(overrides, vars(args), {f.name for f in dataclasses.fields(TrainConfig)})
-    flags: dict[str, Any] = {
-        "initial_model_checkpoint": str(args.checkpoint),
-        "dry_run": args.dry_run,
-        "data": {"mixture": args.mixture},
-    }
-    if args.global_batch_size is not None:
-        flags["global_train_batch_size"] = args.global_batch_size
-    if args.device_batch_size is not None:
-        flags["device_train_microbatch_size"] = args.device_batch_size
-    if args.seq_len is not None:
-        flags["data"]["sequence_length"] = args.seq_len
-    if args.packing:
-        flags["data"]["packing"] = {}
-    if args.use_temporal_video_olmo:
-        flags["model"] = {"model_name": "temporal_video_olmo"}
+    given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
     data: dict[str, Any] = {}
     for file in args.config:
-        data = merge(data, read_yaml(file))
-    data = merge(merge(data, flags), overrides)
+        data = merge(data, read_settings(file))
+    for flag, value in given.items():
+        data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
+    data = merge(data, overrides)
     model = start_model(args.checkpoint, args.dry_run)
-    data["model"] = merged_model_config(model, data.get("model", {}))
-    return TrainConfig.from_dict(data)
+    data["model"] = merged_model_config(model, section(data, "model"))
+    config = TrainConfig.from_dict(data)
+    for flag, value in given.items():
+        found = functools.reduce(getattr, KEYS[flag].split("."), config)
+        if found != SWITCHES.get(flag, value) and not (flag == "packing" and found is not None):
+            raise ValueError(
+                f"{flag}={value} and {KEYS[flag]}={found} contradict: give one of them"
+            )
+    return config
 
 
 def check_flags(overrides: dict[str, Any], flags: Collection[str], keys: Collection[str]) -> None:
@@ -99,7 +124,6 @@ def check_flags(overrides: dict[str, Any], flags: Collection[str], keys: Collect
 
 def start_model(checkpoint: str, dry_run: bool) -> dict[str, Any]:
     """Model section of a checkpoint; of a preset as well where no weights are needed."""
-    from olmo.config import nearest
     from olmo.model_configs import LLMS, preset_model_config
     from olmo.models.loading import load_model_config, select_checkpoint
 
@@ -125,35 +149,26 @@ def print_plan(config: TrainConfig) -> None:
 
 def run(config: TrainConfig) -> None:
     """Train; ends early, but well, after SIGTERM or SIGINT."""
-    from olmo.distributed import close_distributed, init_distributed, is_main
+    from olmo.distributed import init_distributed, is_main
     from olmo.train.run import train
 
-    try:
-        trainer = train(config, init_distributed())
-        if is_main():
-            folder = Path(config.save_folder).resolve()
-            log.info("%s after step %d: %s", trainer.outcome, trainer.state.step, folder)
-    finally:
-        close_distributed()
+    trainer = train(config, init_distributed())
+    if is_main():
+        folder = Path(config.save_folder).resolve()
+        log.info("%s after step %d: %s", trainer.outcome, trainer.state.step, folder)
 
 
+@exit_code(log.error)
 def main() -> int:
-    """Exit code: 0 done or stopped by a signal with a checkpoint, 2 an error that is explained."""
+    """Exit code 0 if the run is done, or was stopped by a signal and left a checkpoint."""
     args, rest = build_parser().parse_known_args()
     if args.dry_run and int(os.environ.get("RANK", 0)) > 0:
         return 0  # rank 0 speaks for all; nothing heavy is imported for this
-    from olmo.config import parse_overrides
     from olmo.distributed import setup_logging
-    from olmo.train.errors import SaveError, TrainingError
 
     setup_logging()
-    try:
-        config = build_config(args, parse_overrides(rest))
-        (print_plan if config.dry_run else run)(config)
-    except (ValueError, OSError, SaveError, TrainingError) as e:
-        log.debug("traceback", exc_info=True)
-        log.error("%s", e)
-        return 2
+    config = build_config(args, parse_overrides(rest))
+    (print_plan if config.dry_run else run)(config)
     return 0
 
 

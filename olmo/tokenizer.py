@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from olmo.config import Config
+from olmo.config import Config, FilePath
 from olmo.outside import OutsideError, foreign
 
 SPECIAL_TOKENS = (
@@ -61,8 +61,8 @@ class TokenizerConfig(Config):
     """``identifier``: ``olmo/tiny`` (ships with the package), a folder with a
     ``tokenizer.json``, or a Hugging Face name (looked up in the hub or its cache)."""
 
-    identifier: str = BUILT_IN
-    tokenizer_dir: str | None = None
+    identifier: FilePath = BUILT_IN
+    tokenizer_dir: FilePath | None = None
 
     def build(self, vocab_size: int) -> MolmoTokenizer:
         """Load and extend to ``vocab_size`` + the special tokens."""

@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from olmo.config import parse_overrides
+from olmo.command_line import Parser, exit_code, path, positive, seed
+from olmo.config import parse_overrides, section
 from olmo.eval.benchmark.inputs import LAYOUTS
 from olmo.eval.benchmark.measure import Options, groups, run_plan
 from olmo.eval.benchmark.output import Report
@@ -57,10 +58,8 @@ GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
 """Flags of the fields of ``Plan``: type, default, help."""
 
 
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> Parser:
+    out = Parser(__doc__)
     add, cores = out.add_argument, os.cpu_count() or 1
     add("--suite", choices=SUITES, help="a named set of measurements, in place of the grid below")
     for name, (kind, default, text) in GRID.items():
@@ -68,11 +67,11 @@ def parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=kind, help=f"{text} ({shown})")
     add("--device", help="cpu or cuda (cuda if there is one; the suite's)")
     add("--dtype", choices=DTYPES, help="bfloat16: with autocast (float32; the suite's)")
-    add("--repeats", type=int, default=5, help="rounds that count, after one to warm up (5)")
-    add("--threads", type=int, default=cores, help=f"of torch on the CPU ({cores})")
-    add("--seed", type=int, default=0, help="of weights and inputs (0)")
+    add("--repeats", type=positive, default=5, help="rounds that count, after one to warm up (5)")
+    add("--threads", type=positive, default=cores, help=f"of torch on the CPU ({cores})")
+    add("--seed", type=seed, default=0, help="of weights and inputs (0)")
     add("--no_cpu_memory", action="store_true", help="skip the processes that measure memory")
-    add("--out", type=Path, default=Path("benchmark_output"), help="folder (benchmark_output)")
+    add("--out", type=path, default=Path("benchmark_output"), help="folder (benchmark_output)")
     return out
 
 
@@ -103,13 +102,13 @@ def read_job(args: argparse.Namespace, rest: list[str]) -> Job:
         raise ValueError(f"unknown flags {' '.join(rest)}: see --help")
     suite = chosen_suite(args)
     device, dtype = args.device or suite.device, args.dtype or suite.dtype
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if (kind := torch.device(device).type) not in ("cpu", "cuda"):
+        raise ValueError(f"device {device} is not supported, only cpu and cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch sees no GPU")
-    if args.repeats < 1 or args.threads < 1:
-        raise ValueError("--repeats and --threads must be at least 1")
     plans = []
     for plan in suite.plans:
-        spec = ModelSpec(plan.preset, device, dtype, args.seed, overrides.get("model", {}))
+        spec = ModelSpec(plan.preset, device, dtype, args.seed, section(overrides, "model"))
         groups(plan)
         spec.config().build("meta")
         plans.append((plan, spec))
@@ -128,8 +127,9 @@ def run(job: Job, command: str) -> Report:
     return report
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2 for a wrong call, 1 if a setting has no speed-up, else 0."""
+    """Exit code 1 if a setting has no speed-up."""
     argv = sys.argv[1:] if argv is None else argv
     known = parser()
     args, rest = known.parse_known_args(argv)

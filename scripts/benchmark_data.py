@@ -34,7 +34,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from olmo.config import merge, parse_overrides, read_yaml
+from olmo.command_line import Parser, exit_code, number, path, positive, seed
+from olmo.config import merge
 from olmo.data import examples as examples_module
 from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.loader import DataConfig, LaneDataset, build_train_loader
@@ -42,6 +43,7 @@ from olmo.data.mixture import MIXTURES, Mixture, open_named
 from olmo.data.stage_clock import StageClock
 from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import load_video
+from olmo.models.loading import model_of_file
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing import visual as visual_module
 from olmo.preprocessing.collator import Collator
@@ -95,8 +97,8 @@ def open_mixture(args: argparse.Namespace) -> Mixture:
 
 def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """Seconds per stage and rates of one loader process."""
-    data = read_yaml(Path(args.config))["model"]
-    data = merge(merge(data, FULL_SIZE if args.full_size else {}), overrides.get("model", {}))
+    data = model_of_file(args.config)
+    data = merge(merge(data, FULL_SIZE if args.full_size else {}), overrides)
     model = model_config_from_dict(data)
     preprocessor = model.build_preprocessor(model.build_tokenizer(), args.seq_len)
     loader = build_train_loader(
@@ -324,46 +326,41 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> Parser:
+    out = Parser(__doc__)
     add = out.add_argument
     add("name", nargs="?", default="synthetic_video_qa", help="data set, mixture or own jsonl")
     add("--video", nargs="+", help="video files in place of a data set; with --decoders the first")
     add("--packing", action="store_true", help="measure the packer alone")
     add("--decoders", action="store_true", help="compare decoders")
-    add("--config", default=str(MIXTURES.parent / "tiny.yaml"), help="config with the model")
+    add("--config", type=path, default=MIXTURES.parent / "tiny.yaml", help="config with the model")
     add("--full_size", action="store_true", help="64 frames of 378 x 378 pixels")
     add("--skip_missing", action="store_true", help="leave absent data sets out")
-    add("--seq_len", type=int, default=9686, help="tokens of a row (9686)")
-    add("--buffer_size", type=int, default=PackingConfig.buffer_size, help="of the packer")
-    add("--seconds", type=float, default=20.0, help="how long to load (20)")
+    add("--seq_len", type=positive, default=9686, help="tokens of a row (9686)")
+    add("--buffer_size", type=positive, default=PackingConfig.buffer_size, help="of the packer")
+    add("--seconds", type=number(float, 0), default=20.0, help="how long to load (20)")
     add("--cpu_time", action="store_true", help="count the processor's time, on a busy machine")
-    add("--examples", type=int, default=5000, help="of --packing (5000)")
-    add("--repeats", type=int, default=5, help="turns of --decoders (5)")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, default=Path("benchmark_output"), help="folder (benchmark_output)")
+    add("--examples", type=positive, default=5000, help="of --packing (5000)")
+    add("--repeats", type=positive, default=5, help="turns of --decoders (5)")
+    add("--seed", type=seed, default=0)
+    add("--out", type=path, default=Path("benchmark_output"), help="folder (benchmark_output)")
     return out
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    args, rest = parser().parse_known_args(argv)
+    args, overrides = parser().parse_with_model(argv)
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)  # as in a loader process
     args.out.mkdir(parents=True, exist_ok=True)
-    try:
-        if args.packing:
-            name, found = "packing", {"rows": measure_packing(args)}
-        elif args.decoders:
-            name, found = "decoders", measure_decoders(args)
-        else:
-            name, result = "loading", measure_loading(args, parse_overrides(rest))
-            shares = [{"stage": s, "share": v} for s, v in result["share"].items()]
-            found = {**result, "rows": shares}
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    if args.packing:
+        name, found = "packing", {"rows": measure_packing(args)}
+    elif args.decoders:
+        name, found = "decoders", measure_decoders(args)
+    else:
+        name, result = "loading", measure_loading(args, overrides)
+        shares = [{"stage": s, "share": v} for s, v in result["share"].items()]
+        found = {**result, "rows": shares}
     found["machine"] = {"cores": os.cpu_count(), "system": platform.platform()}
     (args.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
     print("\n" + table(found["rows"]))

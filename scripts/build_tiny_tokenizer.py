@@ -7,14 +7,14 @@ space before a digit is a token of its own. The outcome is the same on every run
 
 from __future__ import annotations
 
-import argparse
 import itertools
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from olmo.command_line import Parser, exit_code, path
 from olmo.data.synthetic_questions import (
     COLOURS,
     GLYPHS,
@@ -92,14 +92,18 @@ def train() -> Tokenizer:
     return tokenizer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+@exit_code()
+def main() -> int:
+    parser = Parser(__doc__)
     default = ASSETS / "tiny_tokenizer" / "tokenizer.json"
-    parser.add_argument("--output", type=Path, default=default)
-    path = parser.parse_args().output
-    path.parent.mkdir(parents=True, exist_ok=True)
-    train().save(str(path))
+    parser.add_argument("--output", type=path, default=default)
+    file = parser.parse_args().output
+    if file.is_dir():
+        parser.error(f"--output {file} is a folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    train().save(str(file))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,8 +15,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from olmo.command_line import Parser, exit_code, path
 from olmo.eval.comparison import markdown_table
 from olmo.eval.report import format_table
 from olmo.eval.run_table import accuracy_table, difference_table, load_runs
@@ -25,13 +25,11 @@ FORMATS = {"text": format_table, "markdown": markdown_table}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="[LABEL=]FOLDER", help="results of eval_molmo2.py")
     add("--format", choices=(*FORMATS, "json"), default="text", help="of the output (text)")
-    add("--out", type=Path, metavar="FILE", help="write there instead of to the screen")
+    add("--out", type=path, metavar="FILE", help="write there instead of to the screen")
     return parser.parse_args(argv)
 
 
@@ -53,14 +51,10 @@ def render(paths: Sequence[str], form: str) -> str:
     return "\n".join(parts)
 
 
+@exit_code()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 2, and one message, for folders without usable results."""
     args = parse_args(argv)
-    try:
-        text = render(args.runs, args.format)
-    except (FileNotFoundError, ValueError) as e:
-        print(f"compare_runs.py: error: {e}", file=sys.stderr)
-        return 2
+    text = render(args.runs, args.format)
     if args.out is None:
         print(text)
     else:

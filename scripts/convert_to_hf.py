@@ -14,22 +14,20 @@ pruning model is refused, because transformers' class is dense, unless one of th
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-from pathlib import Path
 
+from olmo.command_line import Parser, exit_code, path
 from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
 from olmo.models.hf_layout.keys import HF_RULES
 from olmo.models.weight_files import DTYPES
 
 
+@exit_code()
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint or run folder")
-    parser.add_argument("out", type=Path, help="folder to write; must be new or empty")
+    parser = Parser(__doc__)
+    parser.add_argument("checkpoint", type=path, help="checkpoint or run folder")
+    parser.add_argument("out", type=path, help="folder to write; must be new or empty")
     parser.add_argument("--layout", choices=HF_RULES, default="transformers", help="tensor names")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as stored)")
     form = parser.add_mutually_exclusive_group()
@@ -38,15 +36,11 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     dtype = DTYPES.get(args.dtype)
-    try:
-        if args.lite:
-            print(export_lite(args.checkpoint, args.out, dtype))
-        else:
-            options = ExportOptions(args.layout, dtype, args.dense)
-            print(export_checkpoint(args.checkpoint, args.out, options))
-    except (ValueError, FileNotFoundError) as e:
-        logging.error("%s", e)
-        return 2
+    if args.lite:
+        print(export_lite(args.checkpoint, args.out, dtype))
+    else:
+        options = ExportOptions(args.layout, dtype, args.dense)
+        print(export_checkpoint(args.checkpoint, args.out, options))
     return 0
 
 

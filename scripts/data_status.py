@@ -12,16 +12,15 @@ and are marked "~" then.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import av
 
+from olmo.command_line import Parser, exit_code, natural, path
 from olmo.data.datasets.declare import (
     DatasetFormatError,
     DatasetRow,
@@ -133,17 +132,16 @@ def statuses(
                 yield split_status(row, split, n_probed)
 
 
+@exit_code()
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", help="data sets or groups (default: all)")
     parser.add_argument("--mixture", help="the data sets of this mixture")
-    parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
-    parser.add_argument("--probe", type=int, default=20, help="videos opened per split (20)")
+    parser.add_argument("--root", type=path, help="data folder (default: MOLMO_DATA_DIR)")
+    parser.add_argument("--probe", type=natural, default=20, help="videos opened per split (20)")
     options = parser.parse_args(args)
     if options.root:
-        os.environ["MOLMO_DATA_DIR"] = str(Path(options.root).absolute())
+        os.environ["MOLMO_DATA_DIR"] = str(options.root.absolute())
     rows = dataset_rows()
     unknown: list[str] = []
     try:

@@ -13,39 +13,37 @@ of the model can be set as --model.a.b=value.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from olmo.config import ConfigError, merge, parse_overrides, read_yaml
+from olmo.command_line import Parser, exit_code, natural, path, positive, seed
+from olmo.config import merge
 from olmo.data.example_page import error_card, example_card, page
 from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
 from olmo.data.mixture import MIXTURES, open_named
 from olmo.data.stream import MixtureStream, example_rng
+from olmo.models.loading import model_of_file
 from olmo.models.registry import model_config_from_dict
 
 
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> Parser:
+    out = Parser(__doc__)
     add = out.add_argument
     add("name", help="data set, mixture or jsonl file")
-    add("out", type=Path, help="HTML file to write")
-    add("--n", type=int, default=8, help="examples (8)")
-    add("--first", type=int, default=0, help="examples of the stream to pass over (0)")
+    add("out", type=path, help="HTML file to write")
+    add("--n", type=positive, default=8, help="examples (8)")
+    add("--first", type=natural, default=0, help="examples of the stream to pass over (0)")
     add("--split", default="train")
     add("--evaluation", action="store_true", help="prompts as in an evaluation, no answers")
     add("--no_shuffle", action="store_true", help="examples in the order of the files")
     add("--skip_missing", action="store_true", help="leave absent data sets out")
-    add("--config", default=str(MIXTURES.parent / "tiny.yaml"), help="config with the model")
+    add("--config", type=path, default=MIXTURES.parent / "tiny.yaml", help="config with the model")
     add("--topk", type=float, help="share of a video's tokens that the model removes")
-    add("--seq_len", type=int, help="tokens of a row after pruning")
-    add("--width", type=int, default=120, help="pixels of a picture (120)")
-    add("--seed", type=int, default=50189)
+    add("--seq_len", type=positive, help="tokens of a row after pruning")
+    add("--width", type=positive, default=120, help="pixels of a picture (120)")
+    add("--seed", type=seed, default=50189)
     return out
 
 
@@ -56,18 +54,14 @@ def pruned(topk: float | None) -> dict[str, Any]:
     return {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": {"topk": topk}}}
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    args, rest = parser().parse_known_args(argv)
-    try:
-        mixture = open_named(args.name, args.split, args.skip_missing)
-        data = merge(read_yaml(Path(args.config))["model"], pruned(args.topk))
-        data = merge(data, parse_overrides(rest).get("model", {}))
-        model = model_config_from_dict(data)
-        tokenizer = model.build_tokenizer()
-        preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
-    except (ConfigError, ValueError, OSError, KeyError) as e:
-        print(f"error: {describe_error(e)}", file=sys.stderr)
-        return 1
+    args, overrides = parser().parse_with_model(argv)
+    mixture = open_named(args.name, args.split, args.skip_missing)
+    data = merge(model_of_file(args.config), pruned(args.topk))
+    model = model_config_from_dict(merge(data, overrides))
+    tokenizer = model.build_tokenizer()
+    preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
     stream = MixtureStream(mixture, args.seed, not args.no_shuffle)
     cards = []
     for i in tqdm(range(args.first, args.first + args.n), desc=args.name):

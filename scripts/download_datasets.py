@@ -14,7 +14,6 @@ there.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -28,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from olmo.command_line import Parser, exit_code, number, path, positive
 from olmo.data.datasets.addresses import DownloadError, without_secrets
 from olmo.data.datasets.archives import MARKERS, archive_of, marker, unpack
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
@@ -229,21 +229,21 @@ def list_rows() -> None:
         print(f"{row.name:48s}{','.join(row.groups):28s}{' '.join(o for o in origin if o)}")
 
 
+@exit_code()
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", help="data sets or groups")
     parser.add_argument("--mixture", help="fetch what this mixture names (those with a reader)")
-    parser.add_argument("--root", help="data folder (default: MOLMO_DATA_DIR)")
-    parser.add_argument("--workers", type=int, default=8, help="parallel requests (8)")
-    parser.add_argument("--max_download_gb", type=float, default=500, help="of one file (500)")
-    parser.add_argument("--max_unpacked_gb", type=float, default=1000, help="of one archive (1000)")
-    parser.add_argument("--max_image_mb", type=float, default=64, help="of one linked image (64)")
+    parser.add_argument("--root", type=path, help="data folder (default: MOLMO_DATA_DIR)")
+    parser.add_argument("--workers", type=positive, default=8, help="parallel requests (8)")
+    size = number(float, 0)
+    parser.add_argument("--max_download_gb", type=size, default=500, help="of one file (500)")
+    parser.add_argument("--max_unpacked_gb", type=size, default=1000, help="of one archive (1000)")
+    parser.add_argument("--max_image_mb", type=size, default=64, help="of one linked image (64)")
     parser.add_argument("--list", action="store_true", help="list data sets, and stop")
     options = parser.parse_args(args)
     if options.root:
-        os.environ["MOLMO_DATA_DIR"] = str(Path(options.root).absolute())
+        os.environ["MOLMO_DATA_DIR"] = str(options.root.absolute())
     if options.list:
         list_rows()
         return 0

@@ -9,14 +9,13 @@ checkpoint.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import re
 import sys
 from pathlib import Path
 
 import torch
 
+from olmo.command_line import Parser, exit_code, path
 from olmo.models.loading import load_model, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.models.weight_files import DTYPES
@@ -41,18 +40,15 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype, dense: bool = False)
     return folder
 
 
+@exit_code()
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="checkpoint, run or Hugging Face folder")
-    parser.add_argument("out", type=Path, help="run folder to write step<N>-unsharded into")
+    parser = Parser(__doc__)
+    parser.add_argument("checkpoint", type=path, help="checkpoint, run or Hugging Face folder")
+    parser.add_argument("out", type=path, help="run folder to write step<N>-unsharded into")
     parser.add_argument("--dense", action="store_true", help="leave pruning and its scorer out")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
     args = parser.parse_args()
-    try:
-        print(export(args.checkpoint, args.out, DTYPES[args.dtype], args.dense))
-    except (ValueError, FileNotFoundError) as e:
-        logging.error("%s", e)
-        return 2
+    print(export(args.checkpoint, args.out, DTYPES[args.dtype], args.dense))
     return 0
 
 

@@ -5,13 +5,13 @@ python scripts/make_tiny_checkpoint.py OUT [--config configs/tiny.yaml] [--seed 
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-from olmo.config import read_yaml
-from olmo.models.loading import merged_model_config
+from olmo.command_line import Parser, exit_code, path, seed
+from olmo.models.loading import merged_model_config, model_of_file
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
 
@@ -26,7 +26,7 @@ mixes in would drown what tells one patch from another, and features would drown
 
 def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0) -> Path:
     """Write ``OUT/step0-unsharded`` and return it."""
-    config = merged_model_config(read_yaml(config_file)["model"], {})
+    config = merged_model_config(model_of_file(config_file), {})
     torch.manual_seed(seed)
     model = config.build()
     model.reset_parameters()
@@ -40,14 +40,16 @@ def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="run folder to write step0-unsharded into")
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="model config")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+@exit_code()
+def main() -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("out", type=path, help="run folder to write step0-unsharded into")
+    parser.add_argument("--config", type=path, default=DEFAULT_CONFIG, help="model config")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the weights")
     args = parser.parse_args()
     print(make_checkpoint(args.out, args.config, args.seed))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

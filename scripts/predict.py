@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from olmo import load_model
+from olmo.command_line import Parser, exit_code, path, positive
 from olmo.data.animation import is_video
 from olmo.preprocessing.styles import check_style
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add(
-        "video",
-        metavar="VIDEO",
-        type=Path,
-        help="video file, a moving picture or an image",
-    )
+    add("video", metavar="VIDEO", type=path, help="video file, a moving picture or an image")
     add("question", metavar="QUESTION")
-    add("--checkpoint", metavar="PATH", type=Path, required=True)
+    add("--checkpoint", metavar="PATH", type=path, required=True)
     add("--topk", type=float, help="share of visual tokens to remove (default: the checkpoint's)")
     method = "how tokens are chosen: scorer, easy, heuristic, random or evs (the checkpoint's)"
     add("--prune_method", metavar="NAME", help=method)
     add("--max_frames", type=int, metavar="N", help="frames of a video (the checkpoint's)")
-    add("--max_new_tokens", type=int, default=256, metavar="N", help="limit of the answer (256)")
+    add(
+        "--max_new_tokens",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="limit of the answer (256)",
+    )
     add("--style", default="", help="kind of question, as in training: video_short_answer, ...")
     add("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     return parser.parse_args(argv)
@@ -65,13 +64,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"seconds: {stages}, total {sum(answer.seconds.values()):.3f}")
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2, and one message, for what can be put right."""
-    try:
-        run(parse_args(argv))
-    except (ValueError, OSError) as e:
-        print(f"predict.py: error: {e}", file=sys.stderr)
-        return 2
+    run(parse_args(argv))
     return 0
 
 

@@ -9,13 +9,13 @@ embeddings of the visual tokens are initialised. Writes OUT/step0-unsharded.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
 import torch
 
+from olmo.command_line import Parser, exit_code, path, positive, seed
 from olmo.hf_model.pretrained import StartOptions, build_start_model
 from olmo.models.weight_files import DTYPES
 from olmo.train.checkpoint import save_unsharded
@@ -34,19 +34,18 @@ def prepare(
     return folder
 
 
+@exit_code()
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add, default = parser.add_argument, StartOptions()
-    add("llm", type=Path, help="folder of the language model, with its tokenizer")
-    add("vit", type=Path, help="folder of the ViT")
-    add("out", type=Path, help="run folder to write step0-unsharded into")
+    add("llm", type=path, help="folder of the language model, with its tokenizer")
+    add("vit", type=path, help="folder of the ViT")
+    add("out", type=path, help="run folder to write step0-unsharded into")
     add("--vit_layers", type=int, nargs="+", default=default.vit_layers, help="layers to read")
-    add("--max_sequence_length", type=int, default=default.max_sequence_length)
+    add("--max_sequence_length", type=positive, default=default.max_sequence_length)
     add("--tokenizer", help="folder or hub name for the config (default: the LLM's folder)")
     add("--dtype", choices=DTYPES, default="float32", help="type of the weights")
-    add("--seed", type=int, default=default.seed, help="seed of what is initialised")
+    add("--seed", type=seed, default=default.seed, help="seed of what is initialised")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     options = StartOptions(
@@ -55,11 +54,7 @@ def main() -> int:
         tokenizer=args.tokenizer,
         seed=args.seed,
     )
-    try:
-        print(prepare(args.llm, args.vit, args.out, options, DTYPES[args.dtype]))
-    except (ValueError, FileNotFoundError) as e:
-        logging.error("%s", e)
-        return 2
+    print(prepare(args.llm, args.vit, args.out, options, DTYPES[args.dtype]))
     return 0
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from olmo.config import ConfigError, merge, parse_overrides
+from olmo.command_line import Parser, exit_code, natural, path, positive
+from olmo.config import merge
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import setup_logging
@@ -63,20 +63,16 @@ PNG_WIDTH, MOST_COLUMNS = 1800, 12
 """The frames of a row share so many pixels unless --width is given; and --columns."""
 
 
+@exit_code()
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2, and one message, for what can be put right on the command line."""
     args, overrides = parse_args(argv)
     setup_logging()
     logging.getLogger().setLevel(logging.WARNING)
     # a checkpoint without a scorer is an error here, not worth a warning as well
     logging.getLogger("olmo.models.loading").setLevel(logging.ERROR)
-    try:
-        scored = score(args, overrides)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write(scored, args)
-    except (ConfigError, ValueError, OSError) as e:
-        print(f"{os.path.basename(sys.argv[0])}: error: {e}", file=sys.stderr)
-        return 2
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    scored = score(args, overrides)
+    write(scored, args)
     print(f"{args.out}: {scored.n_frames} frames of {scored.n_cells} cells, {scored.budget()}")
     return 0
 
@@ -84,20 +80,18 @@ def main(argv: list[str] | None = None) -> int:
 # --- command line ------------------------------------------------------------------------------
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def build_parser() -> Parser:
+    parser = Parser(
+        __doc__,
         epilog="With --checkpoint, any further --model.KEY=VALUE overrides its model config, for "
-        "example\n--model.vision_backbone.vit.prune_from_frame=1. Values are read as YAML.",
+        "example\n--model.vision_backbone.vit.prune_from_frame=1.",
     )
     vit, video = TemporalVitConfig(), VideoPreprocessorConfig()
     methods = ", ".join(sorted(PRUNE_METHODS))
     add = parser.add_argument
-    add("video", type=Path, metavar="VIDEO", help="video file")
-    add("--out", type=Path, required=True, help="file to write: .png, .mp4 or .html")
-    add("--checkpoint", type=Path, help="checkpoint folder, or run folder (its newest checkpoint)")
+    add("video", type=path, metavar="VIDEO", help="video file")
+    add("--out", type=path, required=True, help="file to write: .png, .mp4 or .html")
+    add("--checkpoint", type=path, help="checkpoint folder, or run folder (its newest checkpoint)")
 
     add = parser.add_argument_group(
         "pruning", "default: the checkpoint's settings; what it lacks, and without one:"
@@ -116,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="X",
         help=f"easy, heuristic: similarity under which a frame is new ({vit.new_ref_threshold})",
     )
-    add("--random_seed", type=int, metavar="N", help=f"seed of random ({vit.random_seed})")
+    add("--random_seed", type=natural, metavar="N", help=f"seed of random ({vit.random_seed})")
 
     add = parser.add_argument_group("frames").add_argument
     frames = "most frames to sample (default: the checkpoint's; without one, "
@@ -148,14 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The flags, and the overrides of the checkpoint's model config."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    unknown = [arg for arg in rest if not arg.startswith("--model.")]
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}; overrides are written --model.KEY=VALUE")
-    try:
-        overrides = parse_overrides(rest).get("model", {})
-    except ConfigError as e:
-        parser.error(str(e))
+    args, overrides = parser.parse_with_model(argv)
     suffix = args.out.suffix.lower()
     if suffix not in WIDTHS:
         parser.error(f"--out {args.out}: unknown extension {suffix!r}, give {', '.join(WIDTHS)}")
@@ -171,13 +158,6 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
             if getattr(args, name) is None:
                 setattr(args, name, default)
     return args, overrides
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def device(text: str) -> torch.device:

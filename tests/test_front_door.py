@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -291,3 +292,61 @@ def test_importing_olmo_costs_nothing():
     assert all(getattr(olmo, name) for name in olmo.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         olmo.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("video", [["a.mp4", "b.mp4"], ["a.mp4"], None, 3, [], b"x", {}, "", "no.mp4"]),
+        ("video", [np.zeros((2, 3)), np.zeros((2, 8, 8, 3)), np.zeros((0, 8, 8, 3), np.uint8)]),
+        ("question", ["", "  ", None, 3, ["a"], b"x"]),
+        ("topk", ["half", "0.5", float("nan"), float("inf"), 1.0, -0.1, True, False, [0.5], {}]),
+        ("max_new_tokens", [0, -1, "x", 2.5, True, None]),
+        ("max_frames", [0, -3, "8", 2.5, True]),
+        ("style", ["x", None, 3]),
+        ("options", ["ab", [1, 2], 3]),
+    ],
+)
+def test_wrong_arguments_of_a_question(dense, clip, argument, values):
+    for value in values:
+        arguments = {"video": str(clip), "question": "?", "max_new_tokens": 2} | {argument: value}
+        with pytest.raises((ValueError, OSError), match=f"(?i){argument}|prompt|text|files"):
+            dense[0].generate_from_video(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("path", [None, 3, [], "", b"x", "/nonexistent"]),
+        ("device", ["gpu", "mps", "cuda:99", 3.5, [], "meta", ""]),
+        ("dtype", ["half", "float32", torch.int32, 5]),
+        ("overrides", [3, {"llm": 3}, {"vision_backbone": 3}, {"vision_backbone": {"vit": 3}}]),
+        ("overrides", [{"mm_preprocessor": [1]}, {"x": 1}, {"llm": {"d_model": -5}}]),
+        ("topk", ["half", "0.5", float("nan"), 1.0, -1, True, [0.5]]),
+        ("tokp", [0.5]),
+    ],
+)
+def test_wrong_arguments_of_load_model(argument, values):
+    for value in values:
+        with pytest.raises((ValueError, OSError)) as raised:
+            load_model(**{"path": DENSE, "device": "cpu"} | {argument: value})
+        assert "object has no attribute" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"eos_token_id": "x"}', '{"max_new_tokens": -1}', "\x00"]
+)
+def test_a_wrong_generation_config(folder, tmp_path, text):
+    damaged(folder, tmp_path, lambda weights: None)
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"generation_config\.json"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("path", [3, "", "/nonexistent", "./nonexistent"])
+def test_from_pretrained_of_nothing(path):
+    for kind in (olmo.Molmo2LiteConfig, olmo.Molmo2LiteProcessor):
+        with pytest.raises((ValueError, OSError), match=r"path: expected|no such folder"):
+            kind.from_pretrained(path)
+    with pytest.raises((ValueError, OSError), match=r"path: expected|no such folder"):
+        olmo.Molmo2LiteForConditionalGeneration.from_pretrained(path)

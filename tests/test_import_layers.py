@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 BASE = frozenset(
     [
         *("config", "types", "tokenizer", "distributed", "patch_grid", "token_budget"),
-        *("model_configs", "outside", "limits"),
+        *("model_configs", "outside", "limits", "setting_text", "yaml_file", "command_line"),
     ]
 )
 NN = BASE | {"nn"}

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from olmo.config import Config
+from olmo.config import Config, FilePath
 from olmo.data.custom import MAX_LINE_BYTES
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, skip_reason
 from olmo.data.mixture import Mixture
@@ -34,9 +34,9 @@ IN_A_ROW = 100
 class DataConfig(Config):
     """Training data."""
 
-    mixture: str = "synthetic_video_qa"
+    mixture: FilePath = "synthetic_video_qa"
     """A file of ``configs/mixtures`` or the path of one."""
-    custom: str | None = None
+    custom: FilePath | None = None
     """A jsonl file of own data (``olmo.data.custom``): the mixture's data set ``custom``, or half
     of the examples beside a mixture that has none."""
     skip_missing: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo.config import Config, ConfigError, read_yaml
+from olmo.config import Config, ConfigError, FilePath, read_settings
 from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
 from olmo.data.registry import (
     Dataset,
@@ -46,7 +46,7 @@ class WeightedDataset(Config):
     sampling_rate: float = 1.0
     message_weight: float | dict[str, float | bool] | None = None
     p_high_res: float | None = None
-    path: str | None = None
+    path: FilePath | None = None
 
     def __post_init__(self) -> None:
         MessageWeight.of(self.message_weight)  # a wrong field fails here
@@ -142,7 +142,7 @@ class MixtureConfig(Config):
             raise ConfigError(
                 f"unknown mixture {name!r} (no file {path}).{hint} Known: {', '.join(known)}"
             )
-        config = cls.from_dict(read_yaml(path), str(path))
+        config = cls.from_dict(read_settings(path), str(path))
         for entry in (d for g in config.groups for d in g.datasets):
             if entry.path is not None:
                 entry.path = str(path.parent / entry.path)

@@ -56,6 +56,8 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
     Finished results of the very same set-up and data are read back instead, unless ``overwrite``
     is on; with all of them there the model is not loaded.
     """
+    if is_main():
+        plan.folder.mkdir(parents=True, exist_ok=True)  # now, not after hours of answers
     run = _Run(plan, device)
     with _reproducible(plan.config):
         for task in plan.tasks:

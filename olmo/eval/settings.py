@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olmo.config import Config, merge
+from olmo.config import Config, FilePath, check_seed, merge, section
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.loading import check_scorer, load_model_config, select_checkpoint
@@ -43,6 +43,7 @@ class EvalSettings(Config):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        check_seed(self.seed)
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
@@ -54,16 +55,21 @@ class EvalConfig(EvalSettings):
     overrides of the checkpoint's model config; ``weights`` None is bf16 on a GPU, else fp32;
     ``pictures`` limits the failures of a task that the report shows with their kept tokens."""
 
-    checkpoint: str = field(kw_only=True)
+    checkpoint: FilePath = field(kw_only=True)
     mode: str | None = None
     tasks: str | None = None
-    save_folder: str | None = None
+    save_folder: FilePath | None = None
     eval_name: str | None = None
     overwrite: bool = False
     fsdp: bool = False
     weights: Literal["bf16", "fp32"] | None = None
     pictures: int = 4
     model: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pictures < 0:
+            raise ValueError(f"pictures must not be negative, got {self.pictures}")
 
 
 @dataclass
@@ -98,11 +104,11 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:
     """``given`` overrides of the model config, and what evaluation itself sets."""
     config, overrides = load_model_config(checkpoint, given or None), given
-    llm = given.get("llm") or {}
+    llm = section(given, "llm")
     if config.llm.max_sequence_length < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:
         overrides = merge(overrides, {"llm": {"max_sequence_length": MIN_SEQUENCE_LENGTH}})
-    image, preprocessor = config.mm_preprocessor.image, given.get("mm_preprocessor") or {}
-    named = {*preprocessor, *(preprocessor.get("image") or {})}
+    image, preprocessor = config.mm_preprocessor.image, section(given, "mm_preprocessor")
+    named = {*preprocessor, *section(preprocessor, "image")}
     for name, least in MIN_IMAGE_LIMITS.items():
         if image is not None and name not in named and (getattr(image, name) or 0) < least:
             overrides = merge(overrides, {"mm_preprocessor": {"image": {name: least}}})
@@ -116,6 +122,7 @@ def set_up_name(checkpoint: Path, overrides: dict[str, Any]) -> str:
     parts = [checkpoint.resolve().name]
     for (key, value), short in zip(sorted(flat.items()), _sorted_like(flat, last), strict=True):
         name = short if last.count(short) == 1 else key
+        value = {"true": True, "false": False}.get(str(value), value)  # one folder per set-up
         parts.append(f"{name}={value}".replace("/", "_").replace(" ", ""))
     return "-".join(parts)
 

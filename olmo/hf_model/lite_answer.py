@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from olmo.config import convert
 from olmo.hf_model.lite_prompt import check_length
 from olmo.hf_model.processing import Molmo2LiteProcessor
 from olmo.hf_model.processing_media import VideoSource, from_question
@@ -74,6 +76,10 @@ class AnswerMixin:
         Raises:
             ValueError: files that cannot be read, a prompt that is too long, a bad ``topk``.
         """
+        _check(question, style, options)
+        convert(int, max_new_tokens, "max_new_tokens")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         seconds: dict[str, float] = {}
         processor = self.get_processor()
         with _timed("preprocess", seconds, self.device):
@@ -105,11 +111,13 @@ class AnswerMixin:
     def generate_from_video(
         self, video: VideoSource, question: str, *, topk: float | None = None, **kwargs: Any
     ) -> str:
-        """Text of :meth:`answer` for one video."""
+        """Text of :meth:`answer` for one video: a path or its frames, not a list of videos."""
+        _check_one(video, "video")
         return self.answer(question, videos=[video], topk=topk, **kwargs).text
 
     def generate_from_image(self, image: ImageSource, question: str, **kwargs: Any) -> str:
         """Text of :meth:`answer` for one image."""
+        _check_one(image, "image")
         return self.answer(question, images=[image], **kwargs).text
 
     def get_processor(self: Any) -> Molmo2LiteProcessor:
@@ -119,6 +127,25 @@ class AnswerMixin:
                 raise ValueError("this model has no processor: set model.processor")
             self.processor = Molmo2LiteProcessor.from_pretrained(self.config.name_or_path)
         return self.processor
+
+
+def _check(question: Any, style: Any, options: Any) -> None:
+    """``ValueError`` for arguments of the wrong kind."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"question: expected text, got {question!r}")
+    if not isinstance(style, str):
+        raise ValueError(f"style: expected text, got {style!r}")
+    listed = isinstance(options, (list, tuple))
+    if not listed or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"options: expected a list of texts, got {options!r}")
+
+
+def _check_one(medium: Any, kind: str) -> None:
+    """``ValueError`` for what is no single video or image, such as a list of files."""
+    listed = medium if isinstance(medium, (list, tuple)) else []
+    if medium is None or any(isinstance(m, (str, Path, list, tuple)) for m in listed):
+        hint = f"generate_from_{kind} takes one {kind}; answer({kind}s=[...]) takes several"
+        raise ValueError(f"{kind}: {hint}, got {medium!r}")
 
 
 def _several(inputs: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import Molmo2Config as HfMolmo2Config
 from transformers.models.molmo2 import Molmo2TextConfig
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, expand
 from olmo.models.hf_layout.config import model_section, to_hf
 from olmo.models.hf_layout.fields import FIELDS, PRUNING_KEYS, VISION
 from olmo.models.registry import model_config_from_dict
@@ -67,6 +67,7 @@ class Molmo2LiteConfig(HfMolmo2Config):
     @classmethod
     def from_pretrained(cls, path: Any, **kwargs: Any) -> Any:
         """As in transformers; errors name the file."""
+        path = hub_or_folder(path)
         return super().from_pretrained(path, **{"name_or_path": str(path), **kwargs})
 
     @classmethod
@@ -107,6 +108,22 @@ class Molmo2LiteConfig(HfMolmo2Config):
             "model_type": cls.model_type,
         }
         return cls(**data)
+
+
+def source_path(path: Any) -> str:
+    """``path`` as text, ``~`` being the home folder. ``ValueError`` for what is no path."""
+    if not isinstance(path, (str, Path)) or not str(path).strip():
+        raise ValueError(f"path: expected a folder, got {path!r}")
+    return expand(path)
+
+
+def hub_or_folder(path: Any) -> str:
+    """``source_path``, which may name a repository of the hub. ``FileNotFoundError`` for a folder
+    that is not there."""
+    name = source_path(path)
+    if name.startswith((".", "/")) and not Path(name).exists():
+        raise FileNotFoundError(f"{name}: no such folder")
+    return name
 
 
 def _of_published(data: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from olmo.config import merge
+from olmo.config import ConfigError, convert, merge, section
 from olmo.hf_model.lite import (
     Molmo2LiteConfig,
     Molmo2LiteForConditionalGeneration,
     Molmo2LiteProcessor,
 )
+from olmo.hf_model.lite_config import source_path
 from olmo.models.loading import (
     load_model_config,
     load_weights,
@@ -26,10 +28,12 @@ from olmo.models.loading import (
 )
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+from olmo.outside import foreign
 
 log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 Loaded = tuple[Molmo2LiteForConditionalGeneration, Molmo2LiteProcessor]
 
 TRAINING_FREE = "evs"
@@ -60,9 +64,13 @@ def load_model(
         FileNotFoundError, ValueError: no such checkpoint, one that does not fit its config, or no
             such device.
     """
-    folder = select_checkpoint(path)
+    folder = select_checkpoint(source_path(path))
     device = choose_device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a type such as torch.bfloat16, got {dtype!r}")
+    if not isinstance(overrides, (dict, NoneType)):
+        raise ValueError(f"overrides: expected nested dicts, got {overrides!r}")
     overrides = merge(overrides or {}, {"vision_backbone": {"vit": pruning}} if pruning else {})
     stored = load_model_config(folder)
     if not isinstance(stored, TemporalVideoOlmoConfig):
@@ -84,9 +92,11 @@ def choose_device(device: torch.device | str | None) -> torch.device:
     """``device``, by default the GPU if there is one. ``ValueError`` for one that is not there."""
     has_gpu = torch.cuda.is_available()
     try:
-        chosen = torch.device(device or ("cuda" if has_gpu else "cpu"))
-    except RuntimeError as e:
+        chosen = torch.device(("cuda" if has_gpu else "cpu") if device is None else device)
+    except (RuntimeError, TypeError) as e:
         raise ValueError(f"device {device!r} is none of torch's, such as cpu or cuda:1") from e
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported, only cpu and cuda")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
     return chosen
@@ -94,7 +104,7 @@ def choose_device(device: torch.device | str | None) -> torch.device:
 
 def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]:
     """What makes a pruning model of a dense one, which prunes only when told to."""
-    vit = (overrides.get("vision_backbone") or {}).get("vit") or {}
+    vit = section(overrides, "vision_backbone", "vit")
     told = bool(vit.get("topk") or vit.get("prune_method"))
     return {
         "model_name": TemporalVideoOlmoConfig().model_name,
@@ -107,8 +117,13 @@ def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]
 
 def generation_config(folder: Path, processor: Molmo2LiteProcessor) -> GenerationConfig:
     """The folder's own, else greedy until the tokenizer's EOS."""
-    if (folder / GENERATION_FILE).is_file():
-        return GenerationConfig.from_pretrained(folder)
+    file = folder / GENERATION_FILE
+    if file.is_file():
+        with foreign(lambda reason: ConfigError(f"{file}: not usable: {reason}")):
+            found = GenerationConfig.from_pretrained(folder)
+        for name in TOKEN_IDS:
+            convert(int | list[int] | None, getattr(found, name), f"{file}: {name}")
+        return found
     tokenizer = processor.tokenizer
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -20,7 +20,7 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from olmo.hf_model.lite_answer import AnswerMixin
-from olmo.hf_model.lite_config import Molmo2LiteConfig
+from olmo.hf_model.lite_config import Molmo2LiteConfig, hub_or_folder
 from olmo.hf_model.lite_prompt import (
     HfCache,
     Prompt,
@@ -83,6 +83,8 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         cls, path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
         """As in transformers, but a folder that lacks a tensor is an error."""
+        if kwargs.get("state_dict") is None:
+            path = hub_or_folder(path)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         lost = sorted(info["missing_keys"])
         if lost and all(k.removeprefix("model.").startswith(MAY_BE_MISSING) for k in lost):

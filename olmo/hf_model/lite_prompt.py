@@ -125,6 +125,9 @@ def removed_share(model: TemporalVideoOlmo, topk: float | None) -> Iterator[None
     if topk is None:
         yield
         return
+    if isinstance(topk, (bool, str, bytes)) or not hasattr(topk, "__float__"):
+        raise ValueError(f"topk is a number, the share to remove: got {topk!r}")
+    topk = float(topk)
     if not 0 <= topk < 1:
         raise ValueError(f"topk is the share to remove, in [0, 1): got {topk}")
     if topk and not vit.method.pooled and not 0 <= vit.prune_at < n_layers - 1:

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer as RawTokenizer
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
+from olmo.config import convert
+from olmo.hf_model.lite_config import hub_or_folder
 from olmo.hf_model.processing_media import (
     Kind,
     PromptInput,
@@ -78,6 +80,11 @@ class Molmo2LiteProcessor(ProcessorMixin):
         self.formatter = DataFormatterConfig.from_dict(
             preprocessing["data_formatter"], "data_formatter"
         ).build()
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; ``ValueError`` or ``FileNotFoundError`` for what is no folder."""
+        return super().from_pretrained(hub_or_folder(path), *args, **kwargs)
 
     @classmethod
     def from_native(cls, config: Molmo2Config) -> Molmo2LiteProcessor:
@@ -197,7 +204,8 @@ class Molmo2LiteProcessor(ProcessorMixin):
     def _visual(self, max_frames: int | None) -> VisualPreprocessor:
         video = self.config.video
         if max_frames is not None:
-            video = dataclasses.replace(video, max_frames=max_frames)
+            n_frames = convert(int, max_frames, "max_frames")
+            video = dataclasses.replace(video, max_frames=n_frames)
         (h, w), patch = self.preprocessing["image_size"], self.preprocessing["patch_size"]
         config, tokenizer = self.config, self.native_tokenizer
         size = (h, w)

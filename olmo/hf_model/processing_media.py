@@ -105,6 +105,8 @@ def from_template(
 
     ``ValueError`` when placeholders and inputs do not match. Without any input they are text.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"a prompt is text, got {text!r}")
     turn = Turn.read(text, CONTROL if verbatim else ())
     prompt = from_question("", images, videos)
     prompt.turns, prompt.verbatim = [turn], verbatim
@@ -198,14 +200,15 @@ def video_frames(visual: VisualPreprocessor, source: VideoSource) -> VideoFrames
             transform=lambda frames: resize_frames(frames, visual.image_size),
             limits=visual.limits,
         )
-    frames = (
-        np.stack([np.asarray(f.convert("RGB")) for f in source])
-        if isinstance(source, list)
-        else source
-    )
-    if not isinstance(frames, np.ndarray) or frames.ndim != 4:
-        raise ValueError(
-            f"a video is a path, VideoFrames, uint8 [n, h, w, 3] or PIL images, got {type(source)}"
-        )
+    frames: Any = source
+    if isinstance(source, list) and all(isinstance(f, Image.Image) for f in source):
+        if len({f.size for f in source}) != 1:
+            raise ValueError(f"the {len(source)} frames of a video must be of one size")
+        frames = np.stack([np.asarray(f.convert("RGB")) for f in source])
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4:
+        expected = "a path, VideoFrames, uint8 [n, h, w, 3] or PIL images"
+        raise ValueError(f"a video is {expected}, got {str(source)[:80]!r} ({type(source)})")
+    if frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"a video is uint8 [n, h, w, 3], got the shape {frames.shape}")
     times = np.arange(len(frames)) / FRAME_RATE
     return VideoFrames(frames, times, len(frames) / FRAME_RATE)

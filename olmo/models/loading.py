@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.config import ConfigError, merge
+from olmo.config import ConfigError, merge, section
 from olmo.distributed import is_main
 from olmo.models.dcp_files import CheckpointReader
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
-from olmo.models.run_folder import is_checkpoint, native_section, select_checkpoint
+from olmo.models.run_folder import is_checkpoint, model_of_file, native_section, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
 from olmo.models.weight_files import (
     SHARDED,
@@ -47,6 +47,7 @@ __all__ = [
     "load_model_config",
     "load_weights",
     "merged_model_config",
+    "model_of_file",
     "select_checkpoint",
 ]
 
@@ -106,11 +107,11 @@ def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molm
 
 def _refuse_pruning(overrides: dict[str, Any], name: object) -> None:
     """``ConfigError`` for settings of token pruning that would change nothing."""
-    vit = (overrides.get("vision_backbone") or {}).get("vit") or {}
-    preprocessor = overrides.get("mm_preprocessor") or {}
+    vit = section(overrides, "vision_backbone", "vit")
+    preprocessor = section(overrides, "mm_preprocessor")
     own = {f.name for f in fields(TemporalVitConfig)} - {f.name for f in fields(VitConfig)}
     keys = [f"vision_backbone.vit.{key}" for key in vit if key in own]
-    if "topk" in preprocessor or "topk" in (preprocessor.get("video") or {}):
+    if "topk" in preprocessor or "topk" in section(preprocessor, "video"):
         keys.append("mm_preprocessor.topk")
     if keys:
         raise ConfigError(

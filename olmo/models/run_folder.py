@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ConfigError, read_yaml
+from olmo.config import ConfigError, read_settings
 from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.weight_files import CheckpointError, has_weights, open_weights
 from olmo.outside import OutsideError, foreign
@@ -40,12 +40,15 @@ def flaw(folder: Path) -> str | None:
 def native_section(folder: Path) -> dict[str, Any] | None:
     """The ``model`` part of the native config; None without one, ``ConfigError`` if damaged."""
     file = folder / CONFIG_FILE
-    if not file.is_file():
-        return None
-    section = read_yaml(file).get("model")
-    if not isinstance(section, dict):
+    return model_of_file(file) if file.is_file() else None
+
+
+def model_of_file(file: str | Path) -> dict[str, Any]:
+    """The ``model`` part of a YAML file; ``ConfigError`` if it has none."""
+    model = read_settings(file).get("model")
+    if not isinstance(model, dict):
         raise ConfigError(f"{file}: no 'model' section")
-    return dict(section)
+    return model
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from olmo.config import Config
+from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
@@ -54,9 +54,12 @@ class VitConfig(Config):
     sdpa_backend: Literal["all", "math", "efficient", "cudnn", "flash"] = "all"
     """Kernels allowed for the pooling attention on a GPU."""
     activation_checkpointing: bool = True
-    init_path: str | None = None
+    init_path: FilePath | None = None
 
     def __post_init__(self) -> None:
+        for name in ("image_emb_dim", "image_num_heads", "image_num_layers", "image_patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.image_num_heads * self.image_head_dim != self.image_emb_dim:
             raise ValueError(
                 f"image_num_heads ({self.image_num_heads}) * image_head_dim "

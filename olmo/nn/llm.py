@@ -133,6 +133,9 @@ class LlmConfig(Config):
         return data
 
     def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.attention_type == "flex" and self.attention_dropout:
             raise ValueError("attention_type=flex has no attention_dropout: set it to 0")
         if self.n_heads % self.kv_heads:

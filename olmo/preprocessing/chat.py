@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from olmo.config import Config
+from olmo.config import Config, FilePath
 from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
 from olmo.preprocessing.styles import CAPTION_STYLES, UNTAGGED_STYLES, canonical_style
@@ -55,7 +55,7 @@ class DataFormatterConfig(Config):
         "demo_or_style_v2"
     )
     """What tag goes before the prompt: see :func:`style_prefix`."""
-    prompts: str | None = None
+    prompts: FilePath | None = None
     """A YAML file with wordings of one's own, for some or all of the lists in
     ``olmo/assets/prompts.yaml``."""
     training_prompts: Literal["drawn", "fixed"] = "drawn"

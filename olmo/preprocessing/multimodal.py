@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from olmo.config import Config, ConfigError
+from olmo.config import Config, ConfigError, section
 from olmo.limits import Limits
 from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig, Rng
@@ -53,18 +53,16 @@ class Molmo2PreprocessorConfig(Config):
         video = _names(VideoPreprocessorConfig)
         flat = {k: data.pop(k) for k in video if k in data}
         if flat:
-            nested = _plain_dict(data.get("video"))
-            for key, value in VideoPreprocessorConfig.upgrade(flat).items():
-                if key in nested and (
-                    VideoPreprocessorConfig.upgrade({key: nested[key]})[key] != value
-                ):
-                    raise ConfigError(
-                        f"{key}={value!r} contradicts video.{key}={nested[key]!r}: give one of them"
-                    )
+            nested = section(data, "video")
+            above, below = (VideoPreprocessorConfig.from_dict(d, "video") for d in (flat, nested))
+            for key in flat.keys() & nested.keys():
+                if getattr(above, key, None) != getattr(below, key, None):
+                    both = f"{key}={flat[key]!r} contradicts video.{key}={nested[key]!r}"
+                    raise ConfigError(f"{both}: give one of them")
             data["video"] = nested | flat
         flat = {k: data.pop(k) for k in _names(ImagePreprocessorConfig) - video if k in data}
         if flat and ("image" not in data or data["image"] is not None):
-            data["image"] = flat | _plain_dict(data.get("image"))
+            data["image"] = flat | section(data, "image")
         return data
 
 
@@ -72,10 +70,6 @@ def _names(config: type[Config]) -> set[str]:
     """Keys that the section of ``config`` knows or accepts."""
     fields = {f.name for f in dataclasses.fields(config)}
     return fields | config.legacy_keys | set(config.single_values)
-
-
-def _plain_dict(section: Config | dict[str, Any] | None) -> dict[str, Any]:
-    return section.to_dict() if isinstance(section, Config) else dict(section or {})
 
 
 @dataclass

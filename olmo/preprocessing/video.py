@@ -71,8 +71,9 @@ class VideoPreprocessorConfig(Config):
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         """A single ``max_fps`` becomes a list of one."""
-        if isinstance(data.get("max_fps"), (int, float)):
-            data["max_fps"] = [data["max_fps"]]
+        value = data.get("max_fps")
+        if isinstance(value, (int, float, str)) and not str(value).startswith("["):
+            data["max_fps"] = [value]
         return data
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo.config import ConfigError, read_yaml
+from olmo.config import ConfigError, read_settings
 
 Rng = np.random.Generator | np.random.RandomState
 
@@ -79,7 +79,7 @@ def _checked(path: Path, shipped: Lists) -> dict[str, tuple[str, ...]]:
     """Lists of a file. Keywords must be those of the ``shipped`` list of the name, or without one
     those of its first wording."""
     found: dict[str, tuple[str, ...]] = {}
-    for name, templates in read_yaml(path).items():
+    for name, templates in read_settings(path).items():
         if shipped and name not in shipped:
             near = difflib.get_close_matches(str(name), shipped, n=1, cutoff=0.4)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(shipped)}"

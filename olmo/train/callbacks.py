@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from olmo.outside import OutsideError, foreign
 from olmo.train.errors import TrainingError
 from olmo.train.trainer import Callback, Trainer
 
@@ -90,27 +91,45 @@ class JsonlCallback(Callback):
         os.replace(part, self.summary)
 
 
+class WandbError(OutsideError):
+    """Weights & Biases cannot be used as it is asked for."""
+
+
+def check_wandb(mode: str | None) -> None:
+    """``WandbError`` if W&B would ask for a key: a batch job has nobody to answer. ``mode`` None
+    is that of WANDB_MODE, else online."""
+    import wandb  # imported late: slow, and needed only when configured
+
+    mode = mode or os.environ.get("WANDB_MODE") or "online"
+    if mode == "online" and not wandb.login(prompt=False):
+        raise WandbError(
+            "wandb: no key is stored, so nothing can be logged online. Run `wandb login`, set "
+            "WANDB_API_KEY, or give --wandb.mode=offline (`wandb sync` sends it later)"
+        )
+
+
 class WandbCallback(Callback):
     """Logs to Weights & Biases; ``wandb.mode=offline`` needs no network."""
 
     def on_start(self, trainer: Trainer) -> None:
-        import wandb  # imported late: slow, and needed only when configured
+        import wandb
 
         settings = trainer.config.wandb
         assert settings is not None
         resume = settings.allow_resume and trainer.state.wandb_id is not None
-        self.run = wandb.init(
-            project=settings.project or os.environ.get("WANDB_PROJECT"),
-            entity=settings.entity or os.environ.get("WANDB_ENTITY"),
-            group=settings.group,
-            name=settings.name or trainer.config.run_name,
-            tags=settings.tags,
-            mode=settings.mode,
-            dir=trainer.config.save_folder,
-            config=trainer.config.to_dict(),
-            id=trainer.state.wandb_id if resume else None,
-            resume="allow" if resume else None,
-        )
+        with foreign(lambda reason: WandbError(f"wandb does not start: {reason}")):
+            self.run = wandb.init(
+                project=settings.project or os.environ.get("WANDB_PROJECT"),
+                entity=settings.entity or os.environ.get("WANDB_ENTITY"),
+                group=settings.group,
+                name=settings.name or trainer.config.run_name,
+                tags=settings.tags,
+                mode=settings.mode,
+                dir=trainer.config.save_folder,
+                config=trainer.config.to_dict(),
+                id=trainer.state.wandb_id if resume else None,
+                resume="allow" if resume else None,
+            )
         trainer.state.wandb_id = self.run.id
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from olmo.config import Config
+from olmo.config import Config, FilePath, check_seed, section
 from olmo.data.loader import DataConfig, rows_per_rank
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.parallel import FsdpConfig, n_shards
@@ -31,6 +31,10 @@ class WandbConfig(Config):
     log_interval: int = 1
     allow_resume: bool = False
     """Continue the W&B run of a resumed training run."""
+
+    def __post_init__(self) -> None:
+        if self.log_interval < 1:
+            raise ValueError(f"log_interval must be at least 1, got {self.log_interval}")
 
 
 @dataclass
@@ -86,13 +90,13 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    save_folder: str = ""
+    save_folder: FilePath = ""
     """Of one run, and of no other; training needs it."""
     save_interval: int = 1000
     """Steps between checkpoints; 0 saves at the end only."""
     save_num_checkpoints_to_keep: int = 2
     """At least one stays; -1 keeps all."""
-    initial_model_checkpoint: str | None = None
+    initial_model_checkpoint: FilePath | None = None
     allow_resume: bool = True
     """Continue from the newest checkpoint in ``save_folder``; False: there must be none."""
     allow_fallback: bool = True
@@ -125,7 +129,7 @@ class TrainConfig(Config):
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         """The class of ``model`` follows its ``model_name``; old keys move to their place."""
         if "fsdp_precision" in data:
-            data["fsdp"] = {"precision": data.pop("fsdp_precision"), **data.get("fsdp", {})}
+            data["fsdp"] = {"precision": data.pop("fsdp_precision"), **section(data, "fsdp")}
         if isinstance(data.get("model"), dict):
             data["model"] = model_config_from_dict(data["model"])
         return data
@@ -147,6 +151,13 @@ class TrainConfig(Config):
         rows_per_rank(self.global_train_batch_size, self.device_train_microbatch_size, n_ranks)
 
     def __post_init__(self) -> None:
-        for name in ("max_duration", "global_train_batch_size", "device_train_microbatch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sizes = ("max_duration", "global_train_batch_size", "device_train_microbatch_size")
+        least = dict.fromkeys((*sizes, "console_log_interval"), 1) | {"save_interval": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if (keep := self.save_num_checkpoints_to_keep) < 1 and keep != -1:
+            raise ValueError(f"save_num_checkpoints_to_keep must be at least 1, or -1, got {keep}")
+        check_seed(self.seed)
+        if not self.save_folder.strip():
+            raise ValueError("save_folder is empty")

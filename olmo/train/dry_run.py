@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from omegaconf import OmegaConf
-
+from olmo.config import to_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.nn.flops import StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
@@ -32,7 +31,7 @@ def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
     """The report of ``--dry_run`` for ``n_gpus`` processes."""
     model = config.model.build("meta")
     freeze(model, config.frozen)
-    lines = [OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))]
+    lines = [to_yaml(config.to_dict())]
     lines += _parameter_report(model)
     lines += _video_report(config)
     lines += _run_report(config, model, n_gpus)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from olmo.models.loading import load_weights, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import build_mesh, checkpoint_activations, compile_blocks, shard
 from olmo.preprocessing.multimodal import ExamplePreprocessor
-from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback
+from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback, check_wandb
 from olmo.train.config import TrainConfig
 from olmo.train.identity import identity_of
 from olmo.train.optim import build_optimizer, freeze, named_groups
@@ -37,7 +38,7 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
         raise ValueError("--save_folder=DIR is missing: the folder of this run, and of no other")
     folder = Path(config.save_folder)
     with contextlib.ExitStack() as stack:
-        from_main(lambda: stack.enter_context(folder_lock(folder)))
+        from_main(lambda: stack.enter_context(_claimed(folder, config)))
         trainer = build_trainer(config, device)
         if trainer.state.step < config.max_duration:
             trainer.fit()
@@ -49,6 +50,16 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
                 *(folder, trainer.state.step, config.max_duration),
             )
         return trainer
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, config: TrainConfig) -> Iterator[None]:
+    """W&B can be reached as asked, and ``folder`` is this run's alone."""
+    if _logs_to_wandb(config):
+        assert config.wandb is not None
+        check_wandb(config.wandb.mode)
+    with folder_lock(folder):
+        yield
 
 
 def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
@@ -152,7 +163,11 @@ def build_callbacks(config: TrainConfig) -> list[Callback]:
         return callbacks
     config.save(Path(config.save_folder) / "config.yaml")
     callbacks += [ProgressCallback(), JsonlCallback()]
-    wandb = config.wandb
-    if wandb is not None and (wandb.project or os.environ.get("WANDB_PROJECT")):
+    if _logs_to_wandb(config):
         callbacks.append(WandbCallback())
     return callbacks
+
+
+def _logs_to_wandb(config: TrainConfig) -> bool:
+    settings = config.wandb
+    return settings is not None and bool(settings.project or os.environ.get("WANDB_PROJECT"))

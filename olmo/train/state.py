@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.config import ConfigError, read_yaml
+from olmo.config import ConfigError, read_settings
 from olmo.data.loader import LaneState
 from olmo.models.loading import CheckpointError
 from olmo.models.run_folder import CONFIG_FILE
@@ -91,7 +91,7 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
 def read_config(folder: Path) -> TrainConfig:
     """The config in a step folder; ``CheckpointError`` if it is none."""
     file = folder / CONFIG_FILE
-    data = read_yaml(file)
+    data = read_settings(file)
     try:
         return TrainConfig.from_dict(data)
     except ConfigError as e:

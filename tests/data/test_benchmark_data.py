@@ -71,7 +71,7 @@ def test_loading(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {"decode", "resize", "tokenise", "pack", "collate"} <= set(found["share"])
     assert found["skipped"] > 0 and found["tokens_per_second"] > found["examples_per_second"]
     assert "| decode |" in capsys.readouterr().out
-    assert script.main(["no_such_set", "--out", str(tmp_path)]) == 1
+    assert script.main(["no_such_set", "--out", str(tmp_path)]) == 2
     assert "unknown data set 'no_such_set'" in capsys.readouterr().err
 
 

@@ -99,5 +99,5 @@ def test_mistakes_of_the_user(
         (["synthetic_video_qa", out, "--model.no_key=1"], "unknown key 'model.no_key'"),
         (["synthetic_video_qa", out, "--topk", "2"], "topk"),
     ]:
-        assert script.main(args) == 1
+        assert script.main(args) == 2
         assert message in capsys.readouterr().err

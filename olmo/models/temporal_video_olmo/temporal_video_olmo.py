@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from olmo.config import Config
+from olmo.config import Config, convert, section
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, TextRow, check_video_pooling
 from olmo.models.registry import register_model
 from olmo.nn.image_vit import VitConfig
@@ -176,14 +176,14 @@ def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
 
     Raises ``ValueError`` with both values when they differ.
     """
-    preprocessor = data.get("mm_preprocessor") or {}
-    vit = (data.get("vision_backbone") or {}).get("vit") or {}
+    preprocessor, vit = section(data, "mm_preprocessor"), section(data, "vision_backbone", "vit")
+    video = section(data, "mm_preprocessor", "video")
     found = {
         "mm_preprocessor.topk": preprocessor.get("topk"),
-        "mm_preprocessor.video.topk": (preprocessor.get("video") or {}).get("topk"),
+        "mm_preprocessor.video.topk": video.get("topk"),
         "vision_backbone.vit.topk": vit.get("topk"),
     }
-    given = {key: value for key, value in found.items() if value is not None}
+    given = {key: convert(float, v, key) for key, v in found.items() if v is not None}
     if not given:
         return data
     if len(set(given.values())) > 1:
@@ -191,10 +191,7 @@ def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the share of tokens to remove is given with different values: {values}")
     topk = next(iter(given.values()))
     data = dict(data)
-    backbone = dict(data.get("vision_backbone") or {})
-    backbone["vit"] = {**vit, "topk": topk}
-    data["vision_backbone"] = backbone
+    data["vision_backbone"] = section(data, "vision_backbone") | {"vit": vit | {"topk": topk}}
     preprocessor = {k: v for k, v in preprocessor.items() if k != "topk"}
-    preprocessor["video"] = {**(preprocessor.get("video") or {}), "topk": topk}
-    data["mm_preprocessor"] = preprocessor
+    data["mm_preprocessor"] = preprocessor | {"video": video | {"topk": topk}}
     return data

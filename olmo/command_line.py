@@ -1,0 +1,155 @@
+"""What all scripts share: how flags are spelt, how a path or number is read, and the exit code.
+
+    @exit_code()
+    def main(argv: list[str] | None = None) -> int:
+
+Codes: 2 for what a user can put right (one message, no traceback), 130 after Ctrl-C, 141 when the
+reader of the output went away. Any other exception is a fault of the program and keeps its
+traceback; ``OLMO_DEBUG=1`` shows those of the first kind as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+from olmo.config import MAX_SEED, expand, nearest, parse_overrides, section
+
+P = ParamSpec("P")
+Main = Callable[P, int]
+MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on; the message says why and what helps."""
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse`` with the text of a module as help. A flag may be spelt with dashes or
+    underscores; it is not abbreviated."""
+
+    def __init__(self, text: str | None, **options: Any):
+        super().__init__(
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        end = given.index("--") if "--" in given else len(given)
+        return super().parse_known_args([*map(underscored, given[:end]), *given[end:]], namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.unknown(rest)
+        return found
+
+    def parse_with_model(self, args: Sequence[str] | None) -> tuple[Any, dict[str, Any]]:
+        """The flags, and the overrides ``--model.KEY=VALUE`` as nested dicts."""
+        found, rest = self.parse_known_args(args)
+        unknown = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--model.")]
+        if unknown:
+            self.unknown(unknown)
+        return found, section(parse_overrides(rest), "model")
+
+    def unknown(self, rest: list[str]) -> NoReturn:
+        """End for an argument that there is not, naming the nearest flag."""
+        flag = rest[0].partition("=")[0]
+        flags = [option for action in self._actions for option in action.option_strings]
+        flags = [option for option in flags if option not in ("-h", "--help")]
+        hint = f"; {nearest(flag, flags)}" if flag.startswith("-") else ""
+        self.error(f"unknown argument {rest[0]!r}{hint}")
+
+
+def underscored(argument: str) -> str:
+    """``--some-flag=a-b`` as ``--some_flag=a-b``; anything but a flag as it is."""
+    if not re.match(r"--\w", argument):
+        return argument
+    flag, eq, value = argument.partition("=")
+    return "--" + flag[2:].replace("-", "_") + eq + value
+
+
+def path(text: str) -> Path:
+    """A path of the command line, ``~`` being the home folder."""
+    return Path(expand(text))
+
+
+def number(kind: type, least: float, most: float | None = None) -> Callable[[str], Any]:
+    """Reader of a flag's number, an ``int`` or ``float`` within bounds."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= (sys.maxsize if most is None else most):
+            bound = f" and at most {most:g}" if most is not None else ""
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}{bound}, got {text}")
+        return value
+
+    read.__name__ = kind.__name__  # argparse names it for text that is no number
+    return read
+
+
+positive, natural = number(int, 1), number(int, 0)
+seed = number(int, 0, MAX_SEED)
+
+
+def exit_code(say: Callable[[str], object] | None = None) -> Callable[[Main[P]], Main[P]]:
+    """Decorator of a script's ``main`` with the rule above; leaves the process group at the end.
+    ``say`` gets the message, by default stderr does."""
+    return functools.partial(_guarded, say or (lambda text: sys.stderr.write(text + "\n")))
+
+
+def _guarded(say: Callable[[str], object], main: Main[P]) -> Main[P]:
+    log, script = logging.getLogger(main.__module__), Path(inspect.getfile(main)).name
+
+    @functools.wraps(main)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            try:
+                return main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here, where a broken pipe can be met
+        except KeyboardInterrupt:
+            if _speaks():
+                say(f"{script}: stopped")
+            return INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except (ValueError, OSError, RunError) as e:
+            log.debug("traceback of the error below", exc_info=True)
+            if os.environ.get("OLMO_DEBUG"):
+                traceback.print_exc()
+            if _speaks():
+                say(f"{script}: error: {explain(e)}")
+            return MISTAKE
+        finally:
+            if "olmo.distributed" in sys.modules:  # importing it costs seconds
+                sys.modules["olmo.distributed"].close_distributed()
+
+    return guarded
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error; of the system's errors the file and the reason, without a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _speaks() -> bool:
+    """Rank 0; every rank once they have joined, where each may fail for its own reasons."""
+    torch = sys.modules.get("torch")
+    joined = torch is not None and torch.distributed.is_initialized()
+    return joined or os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,125 @@
+"""YAML files of configs, read without surprises.
+
+No interpolation, no Python tags, no numbers in bases that nobody meant: ``no``, ``0612``, ``1:30``
+and ``2024-01-01`` are text, and the type of the field reads it (``olmo.setting_text``). ``true``,
+``false``, ``null``, ``~`` and nothing are what they are in YAML 1.2.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from olmo.outside import foreign
+from olmo.setting_text import ConfigError, Plain, expand, scalar
+
+MAX_VALUES = 100_000
+"""Values of one file, those of every alias counted anew."""
+MAX_DEPTH = 50
+CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Leaves every scalar text; explicit tags stay visible."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own attribute)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """``read_settings`` in Python's own types: a decimal number is one, other text is ``str``."""
+    data: dict[str, Any] = _settled(read_settings(path))
+    return data
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _settled(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_settled(v) for v in value]
+    if isinstance(value, Plain):
+        return float(value) if DECIMAL.fullmatch(value) else str(value)
+    return value
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Nested dicts of a YAML file, in UTF-8, for ``Config.from_dict``: scalars without quotes are
+    ``Plain``. ``ConfigError`` names the file, and the line where there is one."""
+    path = Path(expand(path))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    with foreign(lambda reason: ConfigError(f"{path}: not a readable config: {reason}")):
+        text = path.read_bytes().decode("utf-8-sig")
+        node = yaml.compose(text, _Loader)
+        data = _Reader(path).value(node, 0)
+    if node is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top level")
+    return data
+
+
+def to_yaml(data: dict[str, Any]) -> str:
+    """YAML of plain values that ``read_settings`` gives back."""
+    return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=2**31)
+
+
+class _Reader:
+    """Turns the nodes of one file into values."""
+
+    def __init__(self, path: Path):
+        self.path, self.n_values = path, 0
+
+    def error(self, node: yaml.Node, reason: str) -> ConfigError:
+        return ConfigError(f"{self.path}, line {node.start_mark.line + 1}: {reason}")
+
+    def value(self, node: yaml.Node | None, depth: int) -> Any:
+        if node is None:
+            return None
+        self.n_values += 1
+        if self.n_values > MAX_VALUES:
+            raise self.error(node, f"more than {MAX_VALUES} values, with those of its aliases")
+        if depth > MAX_DEPTH:
+            raise self.error(node, f"nested more than {MAX_DEPTH} levels deep")
+        kind = node.tag.removeprefix(TAG)
+        if kind != {"scalar": "str", "sequence": "seq", "mapping": "map"}[node.id]:
+            raise self.error(node, f"the tag {node.tag!r} is not supported")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, depth + 1) for item in node.value]
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, depth)
+        text: str = node.value
+        if node.style is not None:  # quoted or a block
+            return text
+        return CONSTANTS[text] if text in CONSTANTS else scalar(text)
+
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+        """A key given twice is an error; ``<<`` lays its mapping below the other keys."""
+        out: dict[str, Any] = {}
+        below: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != f"{TAG}str":
+                raise self.error(key, "a key must be a single word")
+            if key.value in out:
+                raise self.error(key, f"the key {key.value!r} stands twice")
+            found = self.value(value, depth + 1)
+            if key.value != "<<":
+                out[key.value] = found
+            elif isinstance(found, dict):
+                below = found
+            else:
+                raise self.error(value, f"<<: expected a mapping, got {found!r}")
+        return below | out

@@ -1,0 +1,190 @@
+"""Spelling of flags, and the exit codes that all scripts share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from olmo.command_line import Parser, RunError, exit_code, path, positive, seed, underscored
+from olmo.outside import OutsideError
+from tests.eval.scripts import DENSE, EVALUATE, TRAIN, command, environment, run
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py")) + sorted(
+    (Path(__file__).parents[1] / "launch_scripts").glob("*.py")
+)
+
+
+def parser() -> Parser:
+    out = Parser("Text.")
+    out.add_argument("name")
+    out.add_argument("--batch_size", type=positive)
+    out.add_argument("--out", type=path)
+    return out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--batch_size", "2"],
+        ["--batch-size", "2"],
+        ["--batch_size=2"],
+        ["--batch-size=2"],
+    ],
+)
+def test_both_spellings(flags: list[str]) -> None:
+    assert parser().parse_args(["x-y", *flags]).batch_size == 2
+
+
+def test_only_the_flag_is_respelt() -> None:
+    assert underscored("--a-b.c-d=e-f") == "--a_b.c_d=e-f"
+    assert [underscored(a) for a in ("a-b", "-a-b", "--", "-1")] == ["a-b", "-a-b", "--", "-1"]
+    found = parser().parse_args(["--batch-size=1", "--", "--a-b"])
+    assert found.name == "--a-b"
+
+
+def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument, message in (
+        ("--batch-siez=2", "did you mean '--batch_size'"),
+        ("--batch=2", "did you mean '--batch_size'"),
+        ("--batch_size=0", "must be at least 1, got 0"),
+        ("--batch_size=x", "invalid int value: 'x'"),
+        ("stray", "unknown argument 'stray'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            parser().parse_args(["name", argument])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_numbers_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parser().parse_args(["x", "--out=~/y"]).out == Path("/home/me/y")
+    assert seed("0") == 0
+    with pytest.raises(Exception, match="at least 0"):
+        seed("-1")
+
+
+def ending(error: BaseException | None) -> int:
+    @exit_code()
+    def main() -> int:
+        if error is not None:
+            raise error
+        return 0
+
+    return main()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (None, 0, ""),
+        (ValueError("no such thing"), 2, "test_command_line.py: error: no such thing\n"),
+        (OutsideError("a.mp4: broken"), 2, "error: a.mp4: broken\n"),
+        (FileNotFoundError(2, "No such file or directory", "x"), 2, "error: x: No such file"),
+        (RunError("stopped early"), 2, "error: stopped early\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_codes(
+    error: BaseException | None, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(error) == code
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, RuntimeError, AssertionError])
+def test_a_fault_of_the_program_keeps_its_traceback(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ending(error("x"))
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OLMO_DEBUG", "1")
+    assert ending(ValueError("x")) == 2 and "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.name)
+def test_every_script_follows_the_rule(script: Path) -> None:
+    text = script.read_text()
+    assert "@exit_code(" in text and "Parser(" in text and "ArgumentParser(" not in text
+    assert "sys.exit(main())" in text
+
+
+def test_a_closed_pipe_and_an_interrupt(tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(
+        "import sys, time\n"
+        "from olmo.command_line import exit_code\n"
+        "@exit_code()\n"
+        "def main():\n"
+        "    while True:\n"
+        "        print('x' * 1000, flush=True)\n"
+        "        time.sleep(0.001)\n"
+        "sys.exit(main())\n"
+    )
+    for stop, code in (("pipe", 141), ("signal", 130)):
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        if stop == "pipe":
+            process.stdout.close()
+        else:
+            process.send_signal(signal.SIGINT)
+        err = process.stderr.read().decode()
+        process.wait(60)
+        assert process.returncode == code and "Traceback" not in err and "Exception" not in err
+
+
+def test_help_into_a_closed_pipe() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command("scripts/compare_runs.py", "--help"),
+        env=environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode in (0, 141) and done.stderr == b""
+
+
+def test_evaluation_without_any_data(tmp_path: Path) -> None:
+    """The list of what is absent, and exit code 1."""
+    out = tmp_path / "new" / "folder"
+    flags = ("--tasks=mvbench,nextqa_mc", "--max-examples=1", f"--save-folder={out}")
+    text = run(EVALUATE, DENSE, *flags, code=1, MOLMO_DATA_DIR=str(tmp_path / "none"))
+    assert "mvbench: missing under" in text and "problems.json" not in text
+    assert list(out.rglob("problems.json")) and "Traceback" not in text
+
+
+def test_an_evaluation_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    flags = ("--mode=synthetic", f"--save_folder={tmp_path / 'file'}")
+    text = run(EVALUATE, DENSE, *flags, code=2)
+    assert "Not a directory" in text and "Traceback" not in text
+
+
+def test_training_flags_that_contradict(tmp_path: Path) -> None:
+    flags = (f"--save_folder={tmp_path / 'x #2'}", "--dry-run", "--wandb.name=0612")
+    text = run(TRAIN, DENSE, "debug", *flags, "--global-batch-size=8")
+    assert "x #2" in text and "name: '0612'" in text and "global_train_batch_size: 8" in text
+    same = ("--global-batch-size=8", "--global_train_batch_size=8")
+    run(TRAIN, DENSE, "debug", *flags, *same)
+    text = run(
+        *(TRAIN, DENSE, "debug", *flags, "--global-batch-size=8", "--global_train_batch_size=4"),
+        code=2,
+    )
+    assert "global_batch_size=8 and global_train_batch_size=4 contradict" in text
