@@ -153,11 +153,8 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         sizes = ("max_duration", "global_train_batch_size", "device_train_microbatch_size")
         least = dict.fromkeys((*sizes, "console_log_interval"), 1) | {"save_interval": 0}
+        least["save_num_checkpoints_to_keep"] = -1
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        if (keep := self.save_num_checkpoints_to_keep) < 1 and keep != -1:
-            raise ValueError(f"save_num_checkpoints_to_keep must be at least 1, or -1, got {keep}")
         check_seed(self.seed)
-        if not self.save_folder.strip():
-            raise ValueError("save_folder is empty")

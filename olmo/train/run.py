@@ -34,7 +34,7 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
 
     Returns early, with a checkpoint, after SIGTERM or SIGINT.
     """
-    if not config.save_folder:
+    if not config.save_folder.strip():
         raise ValueError("--save_folder=DIR is missing: the folder of this run, and of no other")
     folder = Path(config.save_folder)
     with contextlib.ExitStack() as stack:
