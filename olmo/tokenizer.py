@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from olmo.config import Config, FilePath
+from olmo.config import Config, ConfigError, FilePath
 from olmo.outside import OutsideError, foreign
 
 SPECIAL_TOKENS = (
@@ -93,6 +93,9 @@ class MolmoTokenizer:
         n_text = self.raw.get_vocab_size(with_added_tokens=True)
         if n_text > self.vocab_size:
             raise ValueError(f"tokenizer has {n_text} entries, llm.vocab_size is {self.vocab_size}")
+        last = max(self.raw.get_vocab(with_added_tokens=True).values(), default=0)
+        if last >= self.vocab_size:
+            raise ValueError(f"tokenizer has the id {last}, llm.vocab_size is {self.vocab_size}")
         self.ids = special_token_ids(self.vocab_size)
         eos = [self.raw.token_to_id(t) for t in EOS_TOKENS]
         found = [i for i in eos if i is not None]
@@ -160,10 +163,11 @@ def _load_raw(identifier: str, cache_dir: str | None) -> RawTokenizer:
     folder = ASSETS / "tiny_tokenizer" if identifier == BUILT_IN else Path(identifier)
     file = folder / "tokenizer.json"
     if file.is_file():
-        return RawTokenizer.from_file(str(file))
+        with foreign(lambda reason: ConfigError(f"{file}: not a readable tokenizer: {reason}")):
+            return RawTokenizer.from_file(str(file))
     if folder.exists():
         raise FileNotFoundError(f"{folder}: no tokenizer.json in this tokenizer folder")
     from transformers import AutoTokenizer  # imported late: slow, and only hub names need it
 
-    hub = AutoTokenizer.from_pretrained(identifier, cache_dir=cache_dir)
+    hub = AutoTokenizer.from_pretrained(identifier, cache_dir=cache_dir, trust_remote_code=False)
     return RawTokenizer.from_str(hub.backend_tokenizer.to_str())

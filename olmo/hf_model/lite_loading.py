@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from olmo.config import ConfigError, convert, merge, section
+from olmo.config import ConfigError, merge, section
 from olmo.hf_model.lite import (
     Molmo2LiteConfig,
     Molmo2LiteForConditionalGeneration,
     Molmo2LiteProcessor,
 )
 from olmo.hf_model.lite_config import source_path
+from olmo.models.json_files import read_json
 from olmo.models.loading import (
+    check_weights,
     load_model_config,
     load_weights,
     merged_model_config,
@@ -28,12 +30,12 @@ from olmo.models.loading import (
 )
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+from olmo.nn.ranges import MOST_ROWS
 from olmo.outside import foreign
 
 log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 Loaded = tuple[Molmo2LiteForConditionalGeneration, Molmo2LiteProcessor]
 
 TRAINING_FREE = "evs"
@@ -80,8 +82,9 @@ def load_model(
     assert isinstance(config, TemporalVideoOlmoConfig)
     with torch.device("meta"):
         model = Molmo2LiteForConditionalGeneration(Molmo2LiteConfig.from_native(config))
+    source = check_weights(model.model, folder)
     model = model.to(dtype).to_empty(device=device)
-    load_weights(model.model, folder)
+    load_weights(model.model, folder, source=source)
     processor = Molmo2LiteProcessor.from_native(config)
     model.generation_config = generation_config(folder, processor)
     model.processor = processor
@@ -116,14 +119,18 @@ def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def generation_config(folder: Path, processor: Molmo2LiteProcessor) -> GenerationConfig:
-    """The folder's own, else greedy until the tokenizer's EOS."""
+    """The folder's own, else greedy until the tokenizer's EOS. ``ConfigError`` for a damaged one,
+    or ids that no token has."""
     file = folder / GENERATION_FILE
     if file.is_file():
-        with foreign(lambda reason: ConfigError(f"{file}: not usable: {reason}")):
-            found = GenerationConfig.from_pretrained(folder)
-        for name in TOKEN_IDS:
-            convert(int | list[int] | None, getattr(found, name), f"{file}: {name}")
-        return found
+        own = read_json(file)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = own.get(key)
+            ids = value if isinstance(value, list) else [value]
+            if not all(i is None or (type(i) is int and 0 <= i < MOST_ROWS) for i in ids):
+                raise ConfigError(f"{file}: {key} is {value!r}, not the id of a token")
+        with foreign(lambda reason: ConfigError(f"{file}: not readable: {reason}")):
+            return GenerationConfig.from_pretrained(folder)
     tokenizer = processor.tokenizer
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -16,12 +16,14 @@ from torch import nn
 
 from olmo.config import ConfigError
 from olmo.models.hf_layout.fields import ROPE_KEYS
-from olmo.models.hf_layout.folder import HF_CONFIG, read_json
-from olmo.models.hf_layout.keys import LLM_RULES, VIT, siglip_rules
+from olmo.models.hf_layout.folder import HF_CONFIG
+from olmo.models.hf_layout.keys import LLM_RULES, SIGLIP_UNREAD, VIT, siglip_rules
+from olmo.models.json_files import read_json
 from olmo.models.loading import merged_model_config
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.weight_files import open_weights
 from olmo.models.weights import copy_weights
+from olmo.outside import foreign
 
 Json = dict[str, Any]
 
@@ -54,7 +56,7 @@ def build_start_model(llm: Path, vit: Path, options: StartOptions | None = None)
     vision = {k: v for k, v in params.items() if k.startswith(VIT)}
     source = open_weights(vit)
     prefix = "vision_model." if any(k.startswith("vision_model.") for k in source.shapes) else ""
-    copy_weights(vision, source, siglip_rules(prefix))
+    copy_weights(vision, source, siglip_rules(prefix), SIGLIP_UNREAD)
     copy_weights(text, open_weights(llm), LLM_RULES[_kind(llm)])
     torch.manual_seed(options.seed)
     backbone, table = model.vision_backbone, model.transformer.wte.new_embedding
@@ -87,10 +89,8 @@ def start_section(llm: Path, vit: Path, options: StartOptions) -> Json:
 
 def _section(convert: Callable[[Json, Path], Json], folder: Path) -> Json:
     where = folder / HF_CONFIG
-    try:
+    with foreign(lambda reason: ConfigError(f"{where}: a value is of the wrong kind: {reason}")):
         return convert(read_json(where), where)
-    except (TypeError, AttributeError, ArithmeticError) as e:
-        raise ConfigError(f"{where}: a value is of the wrong kind: {e}") from e
 
 
 LLM_FIELDS = {

@@ -118,5 +118,5 @@ class _Reader:
 
     def _native(self, key: str) -> Tensor:
         if key != self.key:
-            self.key, self.tensor = key, torch.cat(self.weights.parts(key))
+            self.key, self.tensor = key, torch.cat(list(self.weights.parts(key)))
         return self.tensor

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from olmo.config import ConfigError, merge, section
 from olmo.distributed import is_main
-from olmo.models.dcp_files import CheckpointReader
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
-from olmo.models.hf_layout.keys import rules_of
+from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, layout_of, native_name, rules_of
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.run_folder import is_checkpoint, model_of_file, native_section, select_checkpoint
@@ -32,7 +31,7 @@ from olmo.models.weight_files import (
     WeightSource,
     open_weights,
 )
-from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys
+from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys, plan_reading
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_pruning import training_free_methods
@@ -41,7 +40,6 @@ from olmo.nn.token_scorer import TemporalTokenScorer
 __all__ = [
     "SHARDED",
     "CheckpointError",
-    "CheckpointReader",
     "is_checkpoint",
     "load_model",
     "load_model_config",
@@ -53,7 +51,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-MAY_BE_MISSING = ("vision_backbone.image_vit.transformer.temporal_token_scorer.",)
+MAY_BE_MISSING = (SCORER,)
 """Prefixes of parameters that a dense checkpoint lacks; training initialises them."""
 
 
@@ -83,7 +81,8 @@ def model_section(path: Path) -> dict[str, Any]:
     if not (path / HF_CONFIG).is_file():
         raise ConfigError(f"{path}: neither a config.yaml nor a {HF_CONFIG}")
     section = read_hf_folder(path)
-    section["llm"]["weight_tying"] = has_tied_head(open_weights(path))
+    source = open_weights(path)
+    section["llm"]["weight_tying"] = has_tied_head(source, rules_of(source.shapes.keys()))
     return section
 
 
@@ -136,23 +135,54 @@ def load_model(
     folder = select_checkpoint(path)
     config = load_model_config(folder, overrides)
     model = config.build("meta")
+    source = check_weights(model, folder)
     if dtype is not None:
         model = model.to(dtype)
     model = model.to_empty(device=device)
-    load_weights(model, folder)
+    load_weights(model, folder, source=source)
     return model.eval(), config
 
 
-def load_weights(model: Molmo2, folder: Path, fresh_scorer: bool = False) -> list[str]:
+def check_weights(model: Molmo2, folder: Path) -> WeightSource:
+    """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
+    meta device: so a file that does not fit its config costs no memory. ``CheckpointError``."""
+    source = _open_for(model, folder)
+    rules, params = rules_of(source.shapes.keys()), model.state_dict()
+    if absent := _missing_scorer(params, source):
+        raise no_scorer(folder, absent)
+    plan_reading(params, source, rules)
+    return source
+
+
+def _open_for(model: Molmo2, folder: Path) -> WeightSource:
+    """The weights of ``folder``. ``CheckpointError`` if their ViT is deeper than the config says,
+    from whose end the connector's layers are counted. In transformers' layout they are not."""
+    source, depth = open_weights(folder), model.config.vision_backbone.vit.image_num_layers
+    rules = rules_of(source.shapes.keys())
+    if layout_of(source.shapes.keys()) != "transformers":
+        for key in source.shapes:
+            block = VIT_BLOCK.match(native_name(key, rules))
+            if block and int(block[1]) >= depth:
+                raise CheckpointError(
+                    f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its "
+                    "config (image_num_layers)"
+                )
+    return source
+
+
+def load_weights(
+    model: Molmo2, folder: Path, fresh_scorer: bool = False, source: WeightSource | None = None
+) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
 
-    Extra tensors in the checkpoint are ignored. A missing or misshapen one is a
-    ``CheckpointError``, and ``model`` is left as it was.
+    A missing or misshapen tensor, or one without a place in the model, is a ``CheckpointError``,
+    and ``model`` is left as it was. Values that are not finite are one as well, but are found on
+    the way. ``source``: the weights of ``folder``, if they are open already.
 
     ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
     the log, and the names of its parameters are returned.
     """
-    source = open_weights(folder)
+    source = source or _open_for(model, folder)
     rules, params = rules_of(source.shapes.keys()), model.state_dict()
     absent = _missing_scorer(params, source)
     if absent and not fresh_scorer:

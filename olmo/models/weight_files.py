@@ -5,21 +5,22 @@ Names and shapes are known before a tensor is read, and tensors are read one at 
 
 from __future__ import annotations
 
-import json
-import pickle
-import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from olmo.models.dcp_files import CheckpointReader
-from olmo.outside import OutsideError
+from olmo.models.dcp_files import CheckpointReader, read_into
+from olmo.models.dcp_metadata import is_plain_name
+from olmo.models.errors import CheckpointError
+from olmo.models.json_files import read_json
+from olmo.models.tensors import Shape, check_plain, torch_load, weight_table
+from olmo.outside import foreign
+
+__all__ = ["DTYPES", "SHARDED", "CheckpointError", "WeightSource", "has_weights", "open_weights"]
 
 SHARDED = "model_and_optim"
 SAFETENSORS = "model.safetensors"
@@ -29,19 +30,6 @@ WEIGHT_FILES = (SAFETENSORS, TORCH_FILE, INDEX)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Types of weights that a script can be asked for, by name."""
-
-Shape = tuple[int, ...]
-
-
-class CheckpointError(OutsideError):
-    """A checkpoint that cannot be read; the message names the file and the key."""
-
-
-UNREADABLE = (
-    *(SafetensorError, pickle.UnpicklingError, EOFError, OSError),
-    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError),
-)
-"""What the readers raise for a damaged file, or one that holds something else."""
 
 
 class WeightSource(Protocol):
@@ -79,33 +67,40 @@ class SafetensorsSource:
 
     def __init__(self, where: Path):
         self.where = where
-        self._file_of: dict[str, Any] = {}
-        self.shapes: dict[str, Shape] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
+        files: dict[Path, list[str] | None] = {where: None}
         if where.name.endswith(".json"):
-            for name, keys in _shards(where).items():
-                self._open(where.with_name(name), keys)
-        else:
-            self._open(where, None)
+            files = {where.with_name(name): keys for name, keys in _shards(where).items()}
+        self._file_of: dict[str, Any] = {}
+        found: list[tuple[str, Shape, torch.dtype | str]] = []
+        for path, expected in files.items():
+            found += self._open(path, expected)
+        self.shapes, self.dtypes = weight_table(where, found)
 
-    def _open(self, path: Path, expected: list[str] | None) -> None:
+    def _open(
+        self, path: Path, expected: list[str] | None
+    ) -> list[tuple[str, Shape, torch.dtype | str]]:
         if not path.is_file():
             raise CheckpointError(f"{self.where}: shard {path.name} is missing")
-        try:
+        with foreign(
+            lambda reason: CheckpointError(f"{path}: not a readable weight file: {reason}")
+        ):
             file = safe_open(str(path), "pt")
-            keys = list(file.keys())
-            slices = {key: file.get_slice(key) for key in keys}
-            self.shapes |= {k: tuple(s.get_shape()) for k, s in slices.items()}
-            self.dtypes |= {k: SAFETENSORS_DTYPES[s.get_dtype()] for k, s in slices.items()}
-        except UNREADABLE as e:
-            raise CheckpointError(f"{path}: not a readable weight file: {e}") from e
-        lost = sorted(set(expected or ()) - set(keys))
-        if lost:
-            raise CheckpointError(f"{path}: lacks {lost[0]!r}, which {self.where.name} lists")
-        self._file_of |= dict.fromkeys(keys, file)
+            slices = {key: file.get_slice(key) for key in list(file.keys())}
+            found: list[tuple[str, Shape, torch.dtype | str]] = [
+                (k, tuple(s.get_shape()), SAFETENSORS_DTYPES.get(s.get_dtype(), s.get_dtype()))
+                for k, s in slices.items()
+            ]
+        if expected is not None and (differ := slices.keys() ^ set(expected)):
+            key = min(differ)
+            does = "holds" if key in slices else "lacks"
+            lists = "does not list there" if key in slices else "lists"
+            raise CheckpointError(f"{path}: {does} {key!r}, which {self.where.name} {lists}")
+        self._file_of |= dict.fromkeys(slices, file)
+        return found
 
     def read(self, key: str) -> Tensor:
-        tensor: Tensor = self._file_of[key].get_tensor(key)
+        with foreign(lambda reason: CheckpointError(f"{self.where}: {key!r}: {reason}")):
+            tensor: Tensor = self._file_of[key].get_tensor(key)
         return tensor
 
 
@@ -115,22 +110,18 @@ SAFETENSORS_DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-"""Weights are floating-point numbers; anything else in a file is an error."""
 
 
 def _shards(index: Path) -> dict[str, list[str]]:
     """File name -> keys, of an index file. The names must be plain: an index is not trusted."""
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        shards: dict[str, list[str]] = {}
-        for key, name in weight_map.items():
-            if Path(name).name != name:
-                raise CheckpointError(f"{index}: {key!r} is in {name!r}, not a file beside it")
-            shards.setdefault(name, []).append(key)
-    except CheckpointError:
-        raise
-    except UNREADABLE as e:
-        raise CheckpointError(f"{index}: not a readable index: {e!r}") from e
+    weight_map = read_json(index, CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: not a readable index: no weight_map from keys to files")
+    shards: dict[str, list[str]] = {}
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not is_plain_name(name):
+            raise CheckpointError(f"{index}: {key!r} is in {name!r}, not a file beside it")
+        shards.setdefault(name, []).append(key)
     return shards
 
 
@@ -139,12 +130,20 @@ class TorchSource:
 
     def __init__(self, where: Path):
         self.where = where
-        try:
-            self.tensors: dict[str, Tensor] = torch.load(where, weights_only=True, mmap=True)
-            self.shapes = {k: tuple(v.shape) for k, v in self.tensors.items()}
-            self.dtypes = {k: v.dtype for k, v in self.tensors.items()}
-        except UNREADABLE as e:
-            raise CheckpointError(f"{where}: not a readable weight file: {e}") from e
+        named = f"{where}: not a readable weight file (a zip, as torch.save writes it)"
+        with (
+            foreign(lambda reason: CheckpointError(f"{named}: {reason}")),
+            zipfile.ZipFile(where) as file,
+        ):  # its parts are mapped as they are
+            if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()):
+                raise ValueError("a compressed archive, which torch.save does not write")
+        loaded = torch_load(where, f"{where}", mmap=True)
+        if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+            raise CheckpointError(f"{where}: not a flat dict from names to tensors")
+        self.tensors = {key: check_plain(value, where, key) for key, value in loaded.items()}
+        self.shapes, self.dtypes = weight_table(
+            where, [(k, tuple(v.shape), v.dtype) for k, v in self.tensors.items()]
+        )
 
     def read(self, key: str) -> Tensor:
         return self.tensors[key]
@@ -156,33 +155,14 @@ class DcpSource:
     def __init__(self, folder: Path):
         self.where = folder / SHARDED
         self.reader = CheckpointReader(self.where)
-        try:
-            entries = self.reader.read_metadata().state_dict_metadata
-        except UNREADABLE as e:
-            raise CheckpointError(f"{self.where / '.metadata'}: not readable: {e}") from e
-        found = {
-            key.removeprefix("model."): entry
-            for key, entry in entries.items()
-            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
-        }
-        self.shapes = {key: tuple(entry.size) for key, entry in found.items()}
-        self.dtypes = {key: entry.properties.dtype for key, entry in found.items()}
-        self._check_files()
-
-    def _check_files(self) -> None:
-        """``CheckpointError`` if a file is missing or cut, also one of the optimizer alone."""
-        sizes: dict[str, int] = {}
-        for info in (self.reader.read_metadata().storage_data or {}).values():
-            end = info.offset + info.length
-            sizes[info.relative_path] = max(sizes.get(info.relative_path, 0), end)
-        for name, size in sorted(sizes.items()):
-            file = self.where / name
-            if not file.is_file():
-                raise CheckpointError(f"{file}: missing, but .metadata lists it")
-            if file.stat().st_size < size:
-                raise CheckpointError(
-                    f"{file}: cut off: {file.stat().st_size} bytes, .metadata lists {size}"
-                )
+        found = {k: e for k, e in self.reader.entries.items() if k.startswith("model.")}
+        self.shapes, self.dtypes = weight_table(
+            self.where,
+            [
+                (k.removeprefix("model."), e.shape, e.dtype or "a pickled object")
+                for k, e in found.items()
+            ],
+        )
 
     def read(self, key: str) -> Tensor:
         out = torch.empty(self.shapes[key], dtype=self.dtypes[key])
@@ -191,12 +171,4 @@ class DcpSource:
 
     def copy_into(self, params: dict[str, Tensor]) -> None:
         """Fill ``params`` in place; each rank reads what its shards need."""
-        state = {f"model.{k}": v for k, v in params.items()}
-        alone = not torch.distributed.is_initialized()
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as intended
-                dcp.load(state, storage_reader=self.reader, no_dist=alone)
-        except CheckpointException as e:  # not an Exception: it would pass every handler
-            cause = next(iter(e.failures.values()))[0]
-            raise CheckpointError(f"{self.where}: not readable: {cause!r}") from e
+        read_into(self.reader, {f"model.{k}": v for k, v in params.items()})

@@ -6,13 +6,25 @@ A model is written to only after every name and shape has been checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from olmo.models.hf_layout.keys import EMBEDDING, HEAD, Group, Rule, find_group, rules_of
+from olmo.models.hf_layout.keys import (
+    EMBEDDING,
+    NATIVE_HEAD,
+    SCORER,
+    VIT_BLOCK,
+    Group,
+    Rule,
+    find_group,
+    layout_of,
+    native_name,
+)
+from olmo.models.tensors import check_finite
 from olmo.models.weight_files import CheckpointError, DcpSource, WeightSource
 
 
@@ -41,18 +53,21 @@ def cut_rows(wanted: Sequence[int], given: dict[str, int]) -> list[list[Piece]]:
     return pieces
 
 
-def has_tied_head(source: WeightSource) -> bool:
-    """Whether the output head of a folder in a Hugging Face layout is its embedding table.
+def has_tied_head(source: WeightSource, rules: Sequence[Rule]) -> bool:
+    """Whether the output head, if there is one, is the embedding table.
 
-    Such folders store the head even then, so the two tensors are compared.
+    Folders in a Hugging Face layout store a head even then, so the two tensors are compared.
     """
-    if HEAD not in source.shapes:
+    head_group, group = find_group(NATIVE_HEAD, rules), find_group(EMBEDDING, rules)
+    assert head_group is not None and group is not None
+    key = head_group.other[0]
+    if key not in source.shapes:
         return True
-    group = find_group(EMBEDDING, rules_of(source.shapes.keys()))
-    assert group is not None
-    given = {key: source.shapes[key][0] for key in group.other if key in source.shapes}
-    head, start = source.read(HEAD), 0
-    for piece in cut_rows([len(head)], given)[0]:
+    tables = [k for k in group.other if k in source.shapes]
+    if any(len(source.shapes[k]) != 2 for k in (key, *tables)):
+        return False
+    head, start = source.read(key), 0
+    for piece in cut_rows([len(head)], {k: source.shapes[k][0] for k in tables})[0]:
         rows = source.read(piece.key)[piece.start : piece.stop]
         if not torch.equal(head[start : start + len(rows)], rows):
             return False
@@ -67,11 +82,15 @@ def missing_keys(names: Sequence[str], source: WeightSource, rules: Sequence[Rul
 
 
 def plan_reading(
-    params: dict[str, Tensor], source: WeightSource, rules: Sequence[Rule]
+    params: dict[str, Tensor],
+    source: WeightSource,
+    rules: Sequence[Rule],
+    unread: re.Pattern[str] | None = None,
 ) -> dict[str, list[Piece]]:
     """Where each parameter's rows lie in ``source``; every shape is checked.
 
-    ``CheckpointError`` for a missing name or a shape that does not fit.
+    ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that nothing
+    reads and that is not one of ``may_stay_unread`` or of the names ``unread``.
     """
     lost = missing_keys(list(params), source, rules)
     if lost:
@@ -90,7 +109,49 @@ def plan_reading(
         _check_shapes(param, wanted, group, source)
         rows = {k: source.shapes[k][0] for k in group.other}
         plan[name] = cut_rows(wanted, rows)[group.native.index(name)]
+    read = {piece.key for pieces in plan.values() for piece in pieces}
+    _check_rest(params, source, rules, source.shapes.keys() - read, unread)
     return plan
+
+
+def _check_rest(
+    params: dict[str, Tensor],
+    source: WeightSource,
+    rules: Sequence[Rule],
+    rest: Collection[str],
+    unread: re.Pattern[str] | None,
+) -> None:
+    """``CheckpointError`` for keys of ``source`` that nothing reads and that may not stay so."""
+    lost = [
+        key
+        for key in sorted(rest)
+        if not may_stay_unread(native_name(key, rules), params)
+        and not (unread and unread.fullmatch(key))
+    ]
+    if lost:
+        first = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")
+        raise CheckpointError(
+            f"{source.where}: {len(lost)} tensors have no place in this model: {first}"
+        )
+    # the layouts of Hugging Face were compared when their config was made
+    tied = NATIVE_HEAD not in params and EMBEDDING in params
+    if tied and layout_of(source.shapes.keys()) is None and not has_tied_head(source, rules):
+        raise CheckpointError(
+            f"{source.where}: the output head is not the embedding table, but the config ties "
+            "them (llm.weight_tying)"
+        )
+
+
+def may_stay_unread(name: str, params: Collection[str]) -> bool:
+    """Whether a checkpoint may hold the native ``name``, which the model of ``params`` lacks: a
+    token scorer, for one that prunes without it; blocks of the ViT after the last that the
+    connector reads; and the head of a tied model."""
+    if name.startswith(SCORER):
+        return not any(p.startswith(SCORER) for p in params)
+    if block := VIT_BLOCK.match(name):
+        built = [int(m[1]) for p in params if (m := VIT_BLOCK.match(p))]
+        return int(block[1]) > max(built, default=-1)
+    return name == NATIVE_HEAD and name not in params
 
 
 def _check_shapes(param: Tensor, wanted: Sequence[int], group: Group, source: WeightSource) -> None:
@@ -115,34 +176,54 @@ def _check_shapes(param: Tensor, wanted: Sequence[int], group: Group, source: We
         )
 
 
+PART_NUMEL = 1 << 20
+"""About how many numbers are checked and copied at a time."""
+
+
 class NativeWeights:
     """``source`` under native names: the tensors that ``params`` (any device, meta too) names."""
 
-    def __init__(self, params: dict[str, Tensor], source: WeightSource, rules: Sequence[Rule]):
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        source: WeightSource,
+        rules: Sequence[Rule],
+        unread: re.Pattern[str] | None = None,
+    ):
         self.source, self.rules = source, rules
-        self.plan = plan_reading(params, source, rules)
+        self.plan = plan_reading(params, source, rules, unread)
 
     def dtype(self, name: str) -> torch.dtype:
         """Stored type of ``name``."""
         return self.source.dtypes[self.plan[name][0].key]
 
-    def parts(self, name: str) -> list[Tensor]:
-        """Tensors whose rows, one under the other, are those of ``name``."""
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """Tensors whose rows, one under the other, are those of ``name``; ``CheckpointError`` if
+        one holds a value that is not finite. They are small, so that a check costs little: what
+        it reads is still in the processor's cache when it is copied."""
         group = find_group(name, self.rules)
         assert group is not None
-        parts = []
         for piece in self.plan[name]:
             tensor = self.source.read(piece.key)
             if group.rule.is_convolution:
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1)
-            parts.append(tensor[piece.start : piece.stop])
-        return parts
+            rows = max(PART_NUMEL // max(tensor[:1].numel(), 1), 1)
+            for part in tensor[piece.start : piece.stop].split(rows):
+                yield check_finite(part, self.source.where, piece.key)
 
 
 @torch.no_grad()
-def copy_weights(params: dict[str, Tensor], source: WeightSource, rules: Sequence[Rule]) -> None:
-    """Fill ``params`` (native names) in place; nothing is written if a name or shape is wrong."""
-    weights = NativeWeights(params, source, rules)
+def copy_weights(
+    params: dict[str, Tensor],
+    source: WeightSource,
+    rules: Sequence[Rule],
+    unread: re.Pattern[str] | None = None,
+) -> None:
+    """Fill ``params`` (native names) in place; nothing is written if a name or shape is wrong.
+
+    Values that are not finite are only found on the way.
+    """
+    weights = NativeWeights(params, source, rules, unread)
     if isinstance(source, DcpSource):
         source.copy_into(params)
         return
@@ -150,12 +231,12 @@ def copy_weights(params: dict[str, Tensor], source: WeightSource, rules: Sequenc
         assign(param, weights.parts(name))
 
 
-def assign(param: Tensor, parts: list[Tensor]) -> None:
+def assign(param: Tensor, parts: Iterable[Tensor]) -> None:
     """Write ``parts``, one under the other, into a plain or a sharded parameter."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(param, DTensor):
-        value = torch.cat(parts).to(param.device, param.dtype)
+        value = torch.cat(list(parts)).to(param.device, param.dtype)
         param.copy_(distribute_tensor(value, param.device_mesh, param.placements))
         return
     start = 0

@@ -17,6 +17,15 @@ from torch import Tensor, nn
 
 from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
+from olmo.nn.ranges import (
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_PIXELS,
+    MOST_WIDTH,
+    check_counts,
+    check_dropout,
+    check_positive,
+)
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
 
@@ -57,9 +66,19 @@ class VitConfig(Config):
     init_path: FilePath | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_emb_dim", "image_num_heads", "image_num_layers", "image_patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(
+            self,
+            {
+                **dict.fromkeys(("image_emb_dim", "image_head_dim", "image_mlp_dim"), MOST_WIDTH),
+                **dict.fromkeys(("image_num_heads", "image_num_key_value_heads"), MOST_HEADS),
+                "image_num_layers": MOST_LAYERS,
+                "image_num_pos": MOST_WIDTH,
+                "image_default_input_size": MOST_PIXELS,
+                "image_patch_size": min(self.image_default_input_size),
+            },
+        )
+        check_positive(self, "image_norm_eps", "initializer_range")
+        check_dropout(self, "attention_dropout", "residual_dropout")
         if self.image_num_heads * self.image_head_dim != self.image_emb_dim:
             raise ValueError(
                 f"image_num_heads ({self.image_num_heads}) * image_head_dim "

@@ -19,6 +19,15 @@ from torch.nn.attention.flex_attention import BlockMask
 from olmo.config import Config
 from olmo.nn.attention import attention
 from olmo.nn.kv_cache import KVCache
+from olmo.nn.ranges import (
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_ROWS,
+    MOST_WIDTH,
+    check_counts,
+    check_dropout,
+    check_positive,
+)
 from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
 
@@ -133,9 +142,7 @@ class LlmConfig(Config):
         return data
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_ranges()
         if self.attention_type == "flex" and self.attention_dropout:
             raise ValueError("attention_type=flex has no attention_dropout: set it to 0")
         if self.n_heads % self.kv_heads:
@@ -146,6 +153,41 @@ class LlmConfig(Config):
             raise ValueError(
                 "rope_type 'yarn' needs rope_factor and rope_original_max_position_embeddings"
             )
+
+    def _check_ranges(self) -> None:
+        check_counts(
+            self,
+            {
+                **dict.fromkeys(("d_model", "mlp_hidden_size", "head_dim"), MOST_WIDTH),
+                **dict.fromkeys(("n_heads", "n_kv_heads"), MOST_HEADS),
+                **dict.fromkeys(("vocab_size", "embedding_size"), MOST_ROWS),
+                "additional_vocab_size": MOST_ROWS,
+                "n_layers": MOST_LAYERS,
+                "max_sequence_length": 2**31,
+                "rope_original_max_position_embeddings": 2**31,
+            },
+        )
+        check_positive(self, "rope_theta", "layer_norm_eps", "rope_factor", "rope_attention_factor")
+        check_positive(self, "rope_beta_fast", "rope_beta_slow")
+        check_positive(self, "initializer_range", "new_embedding_init_range")
+        check_dropout(self, "attention_dropout", "residual_dropout", "embedding_dropout")
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is no multiple of n_heads {self.n_heads}")
+        if self.head_size % 2 or self.mlp_hidden_size % 2:
+            raise ValueError(
+                f"the head's size {self.head_size} and mlp_hidden_size {self.mlp_hidden_size} "
+                "must be even"
+            )
+        last_id = max(self.special_ids().values())
+        if last_id >= self.n_embeddings + self.additional_vocab_size:
+            raise ValueError(
+                f"vocab_size {self.vocab_size}, embedding_size {self.embedding_size} and "
+                f"additional_vocab_size {self.additional_vocab_size} leave no room for the visual "
+                f"tokens, whose last id is {last_id}"
+            )
+        layers = self.full_attention_layers or ()
+        if any(not 0 <= i < self.n_layers for i in layers):
+            raise ValueError(f"full_attention_layers {layers} do not fit {self.n_layers} layers")
 
     @property
     def kv_heads(self) -> int:

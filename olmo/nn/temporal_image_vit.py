@@ -76,8 +76,11 @@ class TemporalVitConfig(VitConfig):
             raise ValueError(f"topk is the share to remove, in [0, 1): got {self.topk}")
         if not 0 < self.rescale_bias_min <= 1:
             raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
-        if self.prune_from_frame < 0:
-            raise ValueError(f"prune_from_frame must not be negative: got {self.prune_from_frame}")
+        for name in ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
+        if not math.isfinite(self.new_ref_threshold):
+            raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
         if self.prune and self.attention_dropout:
             raise ValueError("attention_dropout is not supported in a pruning ViT: set it to 0")
         if self.prune_method not in PRUNE_METHODS:

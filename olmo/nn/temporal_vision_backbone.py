@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
+from olmo.nn.ranges import MOST_POOL, check_counts
 from olmo.nn.temporal_image_vit import (
     TemporalVisionTransformer,
     TemporalVitConfig,
@@ -33,6 +34,10 @@ class TemporalVisionBackboneConfig(VisionBackboneConfig):
     vit: TemporalVitConfig = field(default_factory=TemporalVitConfig)
     video_pooling: int = 3
     """Side of a video's pooling window in patches: a cell of the scorer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, {"video_pooling": MOST_POOL})
 
     def build(
         self, llm: LlmConfig, device: torch.device | str | None = None

@@ -16,6 +16,7 @@ from olmo.config import Config
 from olmo.nn.connector import ImageProjector, build_pooling, pool_windows
 from olmo.nn.image_vit import VisionTransformer, VitConfig
 from olmo.nn.llm import LlmConfig
+from olmo.nn.ranges import check_dropout
 from olmo.nn.token_layout import real_slots
 
 
@@ -55,6 +56,10 @@ class VisionBackboneConfig(Config):
     start, ``default`` once a second number turns up."""
     normalize_on_gpu: bool = True
     """Images arrive as uint8 and are normalised here (floats are taken as normalised)."""
+
+    def __post_init__(self) -> None:
+        self.read_layers()
+        check_dropout(self, "image_feature_dropout")
 
     def read_layers(self) -> tuple[int, ...]:
         """``vit_layers`` as 0-based block numbers; ``ValueError`` if one does not exist."""

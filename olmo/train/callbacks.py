@@ -153,10 +153,12 @@ def _drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             log.warning("%s: dropped an unreadable line (a run was killed while writing)", path)
-    path.write_text("".join(line + "\n" for line in kept))
+    new = path.with_name(f".{path.name}-tmp")
+    new.write_text("".join(line + "\n" for line in kept))
+    new.replace(path)  # a kill on the way loses nothing

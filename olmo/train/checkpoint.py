@@ -18,12 +18,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -36,8 +36,11 @@ from olmo.distributed import (
     get_world_size,
     is_main,
 )
-from olmo.models.loading import SHARDED, CheckpointError, CheckpointReader
+from olmo.models.dcp_files import read_into
+from olmo.models.hf_layout.keys import NATIVE_RULES
 from olmo.models.run_folder import CONFIG_FILE
+from olmo.models.weight_files import SHARDED, CheckpointError, DcpSource
+from olmo.models.weights import plan_reading
 from olmo.outside import describe
 from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError
@@ -217,18 +220,13 @@ def load_checkpoint(
     same_ranks = stored.world_size == get_world_size()
     file = random_file(folder, get_rank())
     random = everywhere(lambda: read_random_state(file) if same_ranks else None)
-    everywhere(lambda: check_tensors(folder / SHARDED, get_rank(), get_world_size()))
+    source = everywhere(lambda: DcpSource(folder))
+    everywhere(lambda: check_tensors(source.reader, get_rank(), get_world_size()))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
+    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source, NATIVE_RULES))
     state: dict[str, Any] = {"model": model_state, "optim": optim_state}
-    try:
-        dcp.load(
-            state,
-            storage_reader=CheckpointReader(folder / SHARDED),
-            no_dist=get_world_size() == 1,
-        )
-    except CheckpointException as e:  # not an Exception: it would pass every handler
-        raise CheckpointError(f"{folder / SHARDED}: {_cause(e)}") from e
+    read_into(source.reader, state)
     set_state_dict(
         model,
         optimizer,

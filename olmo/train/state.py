@@ -19,11 +19,11 @@ from torch import Tensor
 
 from olmo.config import ConfigError, read_settings
 from olmo.data.loader import LaneState
+from olmo.models.json_files import read_json
 from olmo.models.loading import CheckpointError
 from olmo.models.run_folder import CONFIG_FILE
-from olmo.outside import foreign
+from olmo.models.tensors import torch_load
 from olmo.train.config import TrainConfig
-from olmo.train.intact import load_plain
 
 STATE_FILE = Path("train", "state.json")
 
@@ -64,10 +64,7 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
     def wrong(reason: str) -> CheckpointError:
         return CheckpointError(f"{file}: {reason}")
 
-    with foreign(lambda reason: wrong(f"not readable: {reason}")):
-        data = json.loads(file.read_text())
-    if not isinstance(data, dict):
-        raise wrong(f"expected an object, got {data!r:.80}")
+    data = read_json(file, CheckpointError)
     for key in ("step", "lanes", "world_size"):
         if key not in data:
             raise wrong(f"{key!r} is missing")
@@ -149,8 +146,7 @@ def random_state() -> dict[str, Tensor]:
 
 def read_random_state(file: Path) -> dict[str, Tensor]:
     """What ``random_state`` gave; ``CheckpointError`` if the file holds anything else."""
-    with foreign(lambda reason: CheckpointError(f"{file}: not readable: {reason}")):
-        state = load_plain(file)
+    state = torch_load(file, f"{file}")
     if not isinstance(state, dict) or "torch" not in state or set(state) - {"torch", "cuda"}:
         raise CheckpointError(f"{file}: not the random state of a rank")
     for name, expected in random_state().items():

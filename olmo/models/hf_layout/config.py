@@ -26,6 +26,7 @@ from olmo.models.hf_layout.fields import (
 )
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
+from olmo.outside import foreign
 
 
 def to_hf(config: Molmo2Config, layout: str) -> dict[str, Any]:
@@ -113,6 +114,11 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
     Raises ``ConfigError`` for another kind of model, an unknown key, or a value that this
     project does not compute.
     """
+    with foreign(lambda reason: ConfigError(f"{where}: a value is of the wrong kind: {reason}")):
+        return _model_section(data, where)
+
+
+def _model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
     kind = data.get("model_type")
     if kind not in MODEL_TYPES:
         hint = "; see scripts/prepare_pretrained_model.py for plain language models and ViTs"
@@ -121,11 +127,8 @@ def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
     data = _with_pruning_on_top(data, VISION[layout])
     own = {*PRUNING_KEYS, "bi_directional_attn"}
     dense = {key: value for key, value in data.items() if key not in own}
-    try:
-        dense = _trimmed(dense, layout, where)
-        section = _dense_section(dense, layout, where)
-    except (TypeError, AttributeError, ArithmeticError) as e:
-        raise ConfigError(f"{where}: a value is of the wrong kind: {e}") from e
+    dense = _trimmed(dense, layout, where)
+    section = _dense_section(dense, layout, where)
     for key, path in PRUNING_KEYS.items():
         if key in data:
             section["model_name"] = "temporal_video_olmo"
@@ -159,9 +162,9 @@ def _trimmed(data: dict[str, Any], layout: str, where: Path) -> dict[str, Any]:
             raise ConfigError(f"{where}: no section {name!r}")
     text, vision = data["text_config"], data[VISION[layout]]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    everywhere = list(range(text.get("num_hidden_layers", 36)))
-    layers = text.get("rope_scaling_layers")
-    if layers == everywhere or rope.get("rope_type", "default") == "default":
+    n, layers = text.get("num_hidden_layers", 36), text.get("rope_scaling_layers")
+    everywhere = layers is not None and len(layers) == n and layers == list(range(n))
+    if everywhere or rope.get("rope_type", "default") == "default":
         text.pop("rope_scaling_layers", None)
     if layout == "transformers":
         n = vision.get("num_hidden_layers", 25)

@@ -6,12 +6,13 @@ this project has are taken.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from olmo.config import ConfigError
 from olmo.models.hf_layout.config import model_section
+from olmo.models.json_files import read_json
+from olmo.outside import foreign
 
 HF_CONFIG = "config.json"
 PROCESSOR_FILE = "processor_config.json"
@@ -28,17 +29,6 @@ PROCESSOR_KEYS = {
     "use_frame_special_tokens": ("video", "use_frame_special_tokens"),
 }
 """Keys of the processor itself, and where they are in ``mm_preprocessor``."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ``ConfigError`` names the file."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path}: not a readable JSON file: {e}") from e
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    return data
 
 
 def read_hf_folder(folder: Path) -> dict[str, Any]:
@@ -65,12 +55,9 @@ def _native_settings(folder: Path) -> dict[str, Any]:
 def read_processor(folder: Path) -> dict[str, Any]:
     """The ``mm_preprocessor`` section that the processor files of ``folder`` amount to; what
     they leave out keeps this project's default."""
-    try:
+    named = f"{folder}: a processor file has a value of the wrong kind"
+    with foreign(lambda reason: ConfigError(f"{named}: {reason}")):
         return _read_processor(folder)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as e:
-        raise ConfigError(f"{folder}: a processor file has a value of the wrong kind: {e}") from e
 
 
 def _read_processor(folder: Path) -> dict[str, Any]:

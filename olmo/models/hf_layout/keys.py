@@ -61,6 +61,15 @@ def find_group(key: str, rules: Sequence[Rule]) -> Group | None:
     return None
 
 
+def native_name(key: str, rules: Sequence[Rule]) -> str:
+    """The first native name whose rows ``key`` holds; ``key`` itself if no rule has it."""
+    for r in rules:
+        for pattern in r.other:
+            if match := _regex(pattern).fullmatch(key):
+                return _fill(r.native[0], match.groups())
+    return key
+
+
 WILDCARDS = {"**": "(.+)", "*": r"(\d+)", "@": "(weight|bias)"}
 
 
@@ -115,7 +124,10 @@ def _vit_blocks(layer: str, out: str) -> list[Rule]:
 
 EMBEDDING = "transformer.wte.embedding"
 TABLES = f"{EMBEDDING} + transformer.wte.new_embedding"
+NATIVE_HEAD = "transformer.ff_out.weight"
 HEAD = "lm_head.weight"
+SCORER = f"{VIT}transformer.temporal_token_scorer."
+VIT_BLOCK = re.compile(re.escape(f"{VIT}transformer.resblocks.") + r"(\d+)\.")
 POOLING = "vision_backbone.image_pooling_2d."
 PROJECTOR = "vision_backbone.image_projector."
 CONNECTOR = "model.multi_modal_projector."
@@ -139,7 +151,7 @@ TRANSFORMERS_RULES = (
 REMOTE_BLOCK = "model.transformer.blocks.*."
 REMOTE_RULES = (
     rule(TABLES, "model.transformer.wte.embedding + model.transformer.wte.new_embedding"),
-    rule("transformer.ff_out.weight", HEAD),
+    rule(NATIVE_HEAD, HEAD),
     *[
         rule(f"transformer.blocks.*.{name}.weight", f"{REMOTE_BLOCK}{part}.{name}.weight")
         for part, names in {
@@ -164,6 +176,11 @@ def siglip_rules(prefix: str = "") -> tuple[Rule, ...]:
         *_vit_blocks(f"{prefix}encoder.layers.*.", "out_proj"),
     )
 
+
+SIGLIP_UNREAD = re.compile(
+    r"(vision_model\.)?(post_layernorm|head)\..+|text_model\..+|logit_(scale|bias)"
+)
+"""Parts of a SigLIP folder without a place in Molmo2's ViT."""
 
 LLM_RULES: dict[str, tuple[Rule, ...]] = {
     model_type: (

@@ -1,0 +1,86 @@
+"""What a tensor of a file must be to become a weight, whatever the file's form."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from olmo.models.errors import CheckpointError
+from olmo.outside import foreign
+
+Shape = tuple[int, ...]
+
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Weights are floating-point numbers; a checkpoint with anything else is refused."""
+
+NO_WEIGHT = re.compile(r"(.+\.)?(rotary_emb\.inv_freq|position_ids)")
+"""Buffers that older files store beside the weights. They follow from the config."""
+
+
+def weight_table(
+    where: Path, tensors: Iterable[tuple[str, Shape, torch.dtype | str]]
+) -> tuple[dict[str, Shape], dict[str, torch.dtype]]:
+    """Shapes and types of the weights among (name, shape, type); a type that torch may not have
+    is its name. ``CheckpointError`` if one is no weight, or is there twice."""
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    for name, shape, dtype in tensors:
+        if NO_WEIGHT.fullmatch(name):
+            continue
+        if name in shapes:
+            raise CheckpointError(f"{where}: {name!r} is there twice")
+        if not isinstance(dtype, torch.dtype) or dtype not in WEIGHT_DTYPES:
+            allowed = ", ".join(str(d).removeprefix("torch.") for d in WEIGHT_DTYPES)
+            raise CheckpointError(f"{where}: {name!r} is {dtype}, weights are one of {allowed}")
+        shapes[name], dtypes[name] = shape, dtype
+    return shapes, dtypes
+
+
+def torch_load(file: Any, named: str, mmap: bool = False) -> Any:
+    """``torch.load`` of plain tensors on the CPU. ``CheckpointError`` begins with ``named``.
+
+    torch's own advice for a refused file, to read it unsafely, is left out.
+    """
+
+    def damage(reason: str) -> CheckpointError:
+        refused = re.search(r"WeightsUnpickler error: (.*?)(?=\. | Check the doc|$)", reason)
+        short = refused[1] if refused else reason.partition("weights_only")[0][:300]
+        return CheckpointError(f"{named}: not readable: {short}")
+
+    with foreign(damage):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def check_plain(value: object, where: Path, name: str) -> Tensor:
+    """``value`` if it is a tensor whose elements the file holds; else ``CheckpointError``: an
+    object of another kind, a tensor without data, or a view that repeats its elements."""
+    if type(value) not in (Tensor, nn.Parameter):
+        raise CheckpointError(f"{where}: {name!r} is a {type(value).__name__}, not a tensor")
+    assert isinstance(value, Tensor)
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        kind = f"{value.layout}, {value.device.type}, {value.dtype}"
+        raise CheckpointError(f"{where}: {name!r} is no plain tensor ({kind})")
+    needed, held = value.numel() * value.itemsize, value.untyped_storage().nbytes()
+    if needed > held:
+        raise CheckpointError(
+            f"{where}: {name!r} of shape {tuple(value.shape)} has {held} of {needed} bytes"
+        )
+    return value.detach()
+
+
+def check_finite(tensor: Tensor, where: Path, name: str) -> Tensor:
+    """``tensor`` if none of its values is NaN or infinite; else ``CheckpointError``.
+
+    The sum is fastest, and only if it is not finite itself the extremes are looked at: a sum of
+    many values may overflow.
+    """
+    if tensor.is_floating_point() and not math.isfinite(tensor.sum().item()):
+        if not all(math.isfinite(x.item()) for x in tensor.aminmax()):
+            raise CheckpointError(f"{where}: {name!r} holds NaN or infinite values")
+    return tensor
