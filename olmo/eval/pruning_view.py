@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
 
+LATER_LLM_BLOCKS = re.compile(r"transformer\.blocks\.\d+\..*")
 SCORING_TOPK = 0.5
 """Any share under which every video of two frames or more is scored."""
 
@@ -159,7 +161,7 @@ def load_for_scoring(
     config.llm.n_layers = 1  # no token reaches it
     config.llm.full_attention_layers = None
     model = config.build("meta").to_empty(device=device)
-    load_weights(model, folder)
+    load_weights(model, folder, unread=LATER_LLM_BLOCKS)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ any folder of one of the first two forms
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -171,13 +172,18 @@ def _open_for(model: Molmo2, folder: Path) -> WeightSource:
 
 
 def load_weights(
-    model: Molmo2, folder: Path, fresh_scorer: bool = False, source: WeightSource | None = None
+    model: Molmo2,
+    folder: Path,
+    fresh_scorer: bool = False,
+    source: WeightSource | None = None,
+    unread: re.Pattern[str] | None = None,
 ) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
 
     A missing or misshapen tensor, or one without a place in the model, is a ``CheckpointError``,
     and ``model`` is left as it was. Values that are not finite are one as well, but are found on
-    the way. ``source``: the weights of ``folder``, if they are open already.
+    the way. ``source``: the weights of ``folder``, if they are open already. ``unread``: names of
+    tensors that the model lacks on purpose.
 
     ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
     the log, and the names of its parameters are returned.
@@ -188,7 +194,7 @@ def load_weights(
     if absent and not fresh_scorer:
         raise no_scorer(folder, absent)
     stored = {k: v for k, v in params.items() if k not in absent}
-    copy_weights(stored, source, rules)
+    copy_weights(stored, source, rules, unread)
     if absent:
         vit = model.config.vision_backbone.vit
         assert isinstance(vit, TemporalVitConfig)

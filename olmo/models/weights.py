@@ -90,7 +90,7 @@ def plan_reading(
     """Where each parameter's rows lie in ``source``; every shape is checked.
 
     ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that nothing
-    reads and that is not one of ``may_stay_unread`` or of the names ``unread``.
+    reads and that is not one of ``may_stay_unread`` or of the names ``unread``, native or stored.
     """
     lost = missing_keys(list(params), source, rules)
     if lost:
@@ -125,8 +125,8 @@ def _check_rest(
     lost = [
         key
         for key in sorted(rest)
-        if not may_stay_unread(native_name(key, rules), params)
-        and not (unread and unread.fullmatch(key))
+        if not may_stay_unread(name := native_name(key, rules), params)
+        and not (unread and (unread.fullmatch(key) or unread.fullmatch(name)))
     ]
     if lost:
         first = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")

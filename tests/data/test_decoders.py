@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 DOORS = {
-    "Image.open": {"olmo/preprocessing/image_files.py"},
+    "Image.open": {"olmo/preprocessing/image_files.py", "olmo/data/animation.py"},
     "zipfile.ZipFile": {"olmo/data/datasets/archives.py"},
     "tarfile.open": {"olmo/data/datasets/archives.py"},
     "shutil.unpack_archive": set(),

@@ -64,7 +64,7 @@ def nested(section: str, key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("section", "key", "value"), CASES)
 def test_numbers_out_of_range(section: str, key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"model.*\b{key}\b"):
+    with pytest.raises(ConfigError, match=rf"\b{key}\b"):
         merged_model_config(config_dict(PRUNING, nested(section, key, value)), {})
 
 
@@ -76,7 +76,7 @@ def test_numbers_out_of_range(section: str, key: str, value: Any) -> None:
         ({"head_dim": 7}, "head's size 7 .* must be even"),
         ({"mlp_hidden_size": 47}, "mlp_hidden_size 47 must be even"),
         ({"additional_vocab_size": 13}, "no room for the visual tokens, whose last id is 53"),
-        ({"rope_type": "yarn", "rope_factor": NAN}, "rope_factor must be a number above 0"),
+        ({"rope_type": "yarn", "rope_factor": NAN}, r"rope_factor: expected a finite number"),
     ],
 )
 def test_numbers_that_do_not_fit_each_other(llm: dict[str, Any], message: str) -> None:
