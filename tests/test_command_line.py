@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from launch_scripts.train_image_video_sft import build_config, build_parser
 from olmo.command_line import Parser, RunError, exit_code, path, positive, seed, underscored
+from olmo.config import parse_overrides
 from olmo.outside import OutsideError
-from tests.eval.scripts import DENSE, EVALUATE, TRAIN, command, environment, run
+from olmo.train.config import TrainConfig
+from tests.eval.scripts import DENSE, EVALUATE, command, environment, run
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py")) + sorted(
     (Path(__file__).parents[1] / "launch_scripts").glob("*.py")
@@ -147,6 +150,7 @@ def test_a_closed_pipe_and_an_interrupt(tmp_path: Path) -> None:
         assert process.returncode == code and "Traceback" not in err and "Exception" not in err
 
 
+@pytest.mark.slow
 def test_help_into_a_closed_pipe() -> None:
     read, write = os.pipe()
     os.close(read)
@@ -161,6 +165,7 @@ def test_help_into_a_closed_pipe() -> None:
     assert done.returncode in (0, 141) and done.stderr == b""
 
 
+@pytest.mark.slow
 def test_evaluation_without_any_data(tmp_path: Path) -> None:
     """The list of what is absent, and exit code 1."""
     out = tmp_path / "new" / "folder"
@@ -170,6 +175,7 @@ def test_evaluation_without_any_data(tmp_path: Path) -> None:
     assert list(out.rglob("problems.json")) and "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_an_evaluation_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     flags = ("--mode=synthetic", f"--save_folder={tmp_path / 'file'}")
@@ -178,13 +184,15 @@ def test_an_evaluation_folder_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_training_flags_that_contradict(tmp_path: Path) -> None:
-    flags = (f"--save_folder={tmp_path / 'x #2'}", "--dry-run", "--wandb.name=0612")
-    text = run(TRAIN, DENSE, "debug", *flags, "--global-batch-size=8")
-    assert "x #2" in text and "name: '0612'" in text and "global_train_batch_size: 8" in text
+    def config(*flags: str) -> TrainConfig:
+        given = (DENSE, "debug", f"--save_folder={tmp_path / 'x #2'}", "--wandb.name=0612", *flags)
+        args, rest = build_parser().parse_known_args(given)
+        return build_config(args, parse_overrides(rest))
+
     same = ("--global-batch-size=8", "--global_train_batch_size=8")
-    run(TRAIN, DENSE, "debug", *flags, *same)
-    text = run(
-        *(TRAIN, DENSE, "debug", *flags, "--global-batch-size=8", "--global_train_batch_size=4"),
-        code=2,
-    )
-    assert "global_batch_size=8 and global_train_batch_size=4 contradict" in text
+    for flags in (same[:1], same):
+        found = config(*flags)
+        assert found.global_train_batch_size == 8 and found.save_folder == f"{tmp_path}/x #2"
+        assert found.wandb is not None and found.wandb.name == "0612"
+    with pytest.raises(ValueError, match=r"global_batch_size=8 and global_train_batch_size=4 con"):
+        config(same[0], "--global_train_batch_size=4")

@@ -166,7 +166,7 @@ lines = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines)
 def test_what_passes_gives_a_prompt_and_an_answer(folder: Path, found: dict[str, Any]) -> None:
     try:

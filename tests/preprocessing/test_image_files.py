@@ -288,6 +288,7 @@ except ValueError as e:
 """
 
 
+@pytest.mark.slow
 def test_remarks_of_the_decoders_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_of_size(13_000, 13_000))
     command = [sys.executable, "-W", "error", "-c", LOAD, str(tmp_path / "a.png"), str(10**8)]
