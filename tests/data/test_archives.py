@@ -67,7 +67,11 @@ REFUSED: dict[str, bytes] = {
     "ratio.tar.gz": tarred(FIRST | {"zeros": bytes(3 * MB)}),
     "link.zip": zipped(FIRST, {"a/link": "/etc/passwd"}),
     "symlink.tar": tarred(FIRST, special("a/link", tarfile.SYMTYPE, "../../x"), mode="w"),
-    "inner_symlink.tar": tarred(FIRST, special("a/link", tarfile.SYMTYPE, "first.txt"), mode="w"),
+    "link_out.zip": zipped(FIRST, {"a/link": "../../x"}),
+    "link_is_file.tar": tarred(FIRST, special("a/first.txt", tarfile.LNKTYPE, "a/first.txt")),
+    "through_link.tar": tarred(
+        {"b/x": b"x", "a/first.txt": b""}, special("a", tarfile.SYMTYPE, "b/x"), mode="w"
+    ),
     "hard_link.tar": tarred(FIRST, special("a/link", tarfile.LNKTYPE, "/etc/passwd"), mode="w"),
     "device.tar": tarred(FIRST, special("a/dev", tarfile.CHRTYPE), mode="w"),
     "pipe.tar.gz": tarred(FIRST, special("a/pipe", tarfile.FIFOTYPE)),
@@ -136,6 +140,35 @@ def test_all_files_come_and_join_those_that_are_there(name: str, tmp_path: Path)
     (tmp_path / "out/top").unlink()
     unpack(tmp_path / name, tmp_path / "out", 1)
     assert not (tmp_path / "out/top").exists(), "once"
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_a_link_within_the_archive_becomes_a_file(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = {
+        "a/beside": "first.txt",
+        "b/up": "../a/first.txt",
+        "twice": "b/up",
+        "a/absent": "gone",
+        "folder": "a",
+        "self": "self",
+    }
+    symbolic = [special(n, tarfile.SYMTYPE, target) for n, target in links.items()]
+    hard = special("hard", tarfile.LNKTYPE, "a/first.txt")
+    with_links = {
+        "a.zip": zipped(FIRST, links | {"hard": "a/first.txt"}),
+        "a.tar.gz": tarred(FIRST, *symbolic, hard),
+    }
+    (tmp_path / name).write_bytes(with_links[name])
+    unpack(tmp_path / name, tmp_path / "out", 1 << 20)
+    found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*")}
+    files = {"a/first.txt", "a/beside", "b/up", "twice", "hard"}
+    assert found == files | {"a", "b"}
+    for file in files:
+        path = tmp_path / "out" / file
+        assert path.read_bytes() == b"first" and not path.is_symlink()
+    assert caplog.text.count("link left out") == 3 and "a/absent -> a/gone" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])

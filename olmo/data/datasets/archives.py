@@ -2,7 +2,7 @@
 
 An archive is unpacked into a folder beside it, ``.NAME.part``, and its files are moved to their
 place when all are there. Only regular files and folders below the target are made, with the
-rights that a new file has.
+rights that a new file has; a link to a file of the same archive becomes another name of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import logging
 import os
+import posixpath
 import shutil
 import stat
 import tarfile
@@ -31,6 +32,7 @@ CHUNK = 1 << 20
 MAX_AT_ONCE = 64 << 20
 """Bytes that the tar reader may ask for at once: it holds headers whole."""
 MAX_ENTRIES = 5_000_000
+MAX_LINK_BYTES = 4096
 MAX_RATIO, ALWAYS_ALLOWED = 200, 1 << 30
 """Unpacked bytes per byte of the archive, and how many need not keep to it. Annotations in JSON
 shrink to a fifteenth, media hardly at all."""
@@ -38,10 +40,11 @@ shrink to a fifteenth, media hardly at all."""
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of an archive, or a folder, whose ``open`` is None."""
+    """A file of an archive, a folder, whose ``open`` is None, or a link to the entry ``link``."""
 
     name: str
-    open: Callable[[], IO[bytes]] | None
+    open: Callable[[], IO[bytes]] | None = None
+    link: str | None = None
 
 
 def marker(archive: Path) -> Path:
@@ -56,7 +59,7 @@ def archive_of(found: Path) -> Path:
 
 def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
     """Unpack into ``folder`` once. An archive that is damaged, larger than ``max_bytes`` or than
-    ``MAX_RATIO`` allows, or that holds links, devices or names that lead out of ``folder`` is a
+    ``MAX_RATIO`` allows, or that holds devices, or names or links that lead out of ``folder``, is a
     ``DownloadError``, and nothing of it is left in ``folder``."""
     if marker(archive).exists():
         return
@@ -75,12 +78,15 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
 
 
 def _write(entries: Iterator[Entry], part: Path, max_bytes: int) -> None:
-    left = max_bytes
+    left, links = max_bytes, dict[Path, Path]()
     part.mkdir(parents=True)
     for number, entry in enumerate(entries):
         if number >= MAX_ENTRIES:
             raise ValueError(f"more than {MAX_ENTRIES} entries")
         target = part / _inside(entry.name)
+        if entry.link is not None:
+            links[target] = part / _inside(entry.link)
+            continue
         if entry.open is None:
             target.mkdir(parents=True, exist_ok=True)
             continue
@@ -91,6 +97,19 @@ def _write(entries: Iterator[Entry], part: Path, max_bytes: int) -> None:
                 if left < 0:
                     raise ValueError(f"its files have more than {max_bytes} bytes")
                 file.write(block)
+    _link(links, part)
+
+
+def _link(links: dict[Path, Path], part: Path) -> None:
+    """Make the ``links`` (place to target) when all files are there: no file is written through
+    one. Those to folders, or to nothing, are left out."""
+    while ready := [place for place, target in links.items() if target.is_file()]:
+        for place in ready:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(links.pop(place), place)
+    for place, target in links.items():
+        names = place.relative_to(part), target.relative_to(part)
+        log.warning("link left out, it leads to no file: %s -> %s", *names)
 
 
 def _inside(name: str) -> PurePosixPath:
@@ -129,17 +148,30 @@ def _entries(archive: Path) -> Iterator[Iterator[Entry]]:
 def _zip_entries(zipped: zipfile.ZipFile) -> Iterator[Entry]:
     for info in zipped.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        if kind == stat.S_IFLNK and info.file_size <= MAX_LINK_BYTES:
+            yield Entry(info.filename, link=_beside(info.filename, zipped.read(info).decode()))
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ValueError(f"the entry {info.filename!r} is no regular file")
-        yield Entry(info.filename, None if info.is_dir() else partial(zipped.open, info))
+        else:
+            yield Entry(info.filename, None if info.is_dir() else partial(zipped.open, info))
 
 
 def _tar_entries(tar: tarfile.TarFile) -> Iterator[Entry]:
     for member in tar:
         tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
-        if not (member.isreg() or member.isdir()):
+        if member.issym():
+            yield Entry(member.name, link=_beside(member.name, member.linkname))
+        elif member.islnk():
+            yield Entry(member.name, link=member.linkname)
+        elif member.isreg() or member.isdir():
+            yield Entry(member.name, None if member.isdir() else partial(_file, tar, member))
+        else:
             raise ValueError(f"the entry {member.name!r} is no regular file")
-        yield Entry(member.name, None if member.isdir() else partial(_file, tar, member))
+
+
+def _beside(name: str, target: str) -> str:
+    """The entry that a symbolic link ``name`` means by ``target``."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
 
 
 def _file(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
