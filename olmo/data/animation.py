@@ -16,10 +16,10 @@ from olmo.data.video_container import VideoReadError
 from olmo.data.video_timeline import Timeline
 from olmo.limits import Limits
 from olmo.outside import OutsideError, foreign
+from olmo.preprocessing.image_files import readable_formats
 
-MOVING = ("GIF", "PNG", "WEBP")
+MOVING = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats (Pillow's names) whose files can hold pictures that follow each other in time."""
-PICTURES = (*MOVING, "JPEG", "BMP", "TIFF")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 )
@@ -40,7 +40,10 @@ def moves(path: str | Path) -> bool | None:
     if not os.path.isfile(path):  # opening a pipe would block
         return None
     try:
-        with foreign(partial(VideoReadError, path)), Image.open(path, formats=PICTURES) as image:
+        with (
+            foreign(partial(VideoReadError, path)),
+            Image.open(path, formats=readable_formats()) as image,
+        ):
             return image.format in MOVING and bool(getattr(image, "is_animated", False))
     except OutsideError:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -63,6 +64,8 @@ class DataConfig(Config):
     def __post_init__(self) -> None:
         if self.max_line_bytes < 1:
             raise ValueError(f"max_line_bytes must be above 0, got {self.max_line_bytes}")
+        if self.max_skipped < 0:
+            raise ValueError(f"max_skipped must be 0 or more, got {self.max_skipped}")
 
 
 class LaneState(TypedDict):
@@ -73,8 +76,9 @@ class LaneState(TypedDict):
 
 
 def skipped_example(entry: str) -> str:
-    """Data set and index of an entry of ``skipped``."""
-    return entry.partition(": ")[0].partition(" (")[0]
+    """Data set, whose name may be any text, and index of an entry of ``skipped``."""
+    found = re.match(r".*? \d+(?= \(|: )", entry, re.DOTALL)
+    return found[0] if found else entry
 
 
 class NoUsableExample(ValueError):

@@ -46,7 +46,8 @@ def open_container(path: str | Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer, path: str | Path, limits: Limits) -> VideoStream:
-    """The stream that is flagged as the one to show, else the first; set up for one thread.
+    """The stream that is flagged as the one to show, else the first; set up for one thread. Where
+    several are flagged, one of a single frame (the still of a moving AVIF) comes last.
 
     Raises ``VideoReadError`` where there is none that can be decoded within ``limits``.
     """
@@ -54,7 +55,8 @@ def video_stream(container: InputContainer, path: str | Path, limits: Limits) ->
     streams = [s for s in container.streams.video if not s.disposition & PICTURES]
     if not streams or name in NOT_VIDEO or name.endswith("_pipe"):
         raise VideoReadError(path, f"no video stream in it (format {name})")
-    stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
+    flagged = [s for s in streams if s.disposition & Disposition.default] or streams[:1]
+    stream = next((s for s in flagged if s.frames != 1), flagged[0])
     context = stream.codec_context
     if context is None:
         raise VideoReadError(path, "no decoder for its video stream")

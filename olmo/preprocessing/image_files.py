@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What Pillow may open (MPO comes as JPEG). Nothing here starts a program or reads another file."""
 MAX_SCANS = 100
 """Passes over a picture that one JPEG file may ask for; encoders make about ten."""
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""Where a segment begins, or the file ends; the others stand alone."""
+JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 
 ORIENTATION = 0x0112
 TURNS = {
@@ -75,10 +79,10 @@ def open_image(source: str | Path | bytes | Image.Image, limits: Limits) -> Iter
             data = source if isinstance(source, bytes) else _contents(source, limits, named)
             file = _TimedFile(data, limits.clock(named))
             try:
-                image = stack.enter_context(Image.open(file, formats=_formats()))
+                image = stack.enter_context(Image.open(file, formats=readable_formats()))
             except UnidentifiedImageError as e:  # its message names an object in memory
                 raise named(f"it is damaged, or none of {', '.join(FORMATS)}") from e
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+            if image.format in ("JPEG", "MPO") and _n_scans(data) > MAX_SCANS:
                 raise named(f"more than {MAX_SCANS} passes over the picture")
         limits.check_pixels(*image.size, named)
         yield image
@@ -156,10 +160,23 @@ def _orientation(image: Image.Image) -> int:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of ``FORMATS`` that this Pillow can read."""
     Image.init()
     return tuple(f for f in FORMATS if f in Image.OPEN)
+
+
+def _n_scans(data: bytes) -> int:
+    """Passes over the picture in a JPEG file, up to ``MAX_SCANS`` + 1. What stands in its segments
+    (a thumbnail) or behind its end (the film of a phone's picture) does not count."""
+    n, at = 0, 2
+    while n <= MAX_SCANS and (found := JPEG_MARKER.search(data, at)):
+        at, kind = found.end(), found[0][-1]
+        if kind == JPEG_END:
+            break
+        n += kind == JPEG_SCAN
+        at += int.from_bytes(data[at : at + 2], "big")
+    return n
 
 
 def _contents(path: str | Path, limits: Limits, named: Callable[[str], OutsideError]) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from olmo.config import ConfigError
 from olmo.data.examples import ExampleSource
 from olmo.data.loader import (
     DataConfig,
@@ -177,6 +178,14 @@ def test_more_bad_examples_than_tolerated() -> None:
         lane(Few(4, bad), max_skipped=3).next_row()
     with pytest.raises(NoUsableExample, match=r"101 examples in a row .* 4 different ones"):
         lane(Few(4, bad), max_skipped=4).next_row()
+
+
+def test_names_of_skipped_examples() -> None:
+    for name in ("own", "my: own", "own (new)", "own 3"):
+        for place in ("", " (/x 4: y/my.jsonl:1)"):
+            assert skipped_example(f"{name} 12{place}: frame 3: gone") == f"{name} 12"
+    with pytest.raises(ConfigError, match="max_skipped must be 0 or more, got -1"):
+        DataConfig.from_dict({"max_skipped": -1}, "data")
 
 
 ODD: dict[str, Any] = {

@@ -6,7 +6,7 @@ import zlib
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from olmo.data import video_container, video_file
 from olmo.data.animation import is_video
@@ -211,6 +211,18 @@ def test_a_moving_picture_is_a_video(tmp_path, suffix):
     renamed = path.rename(tmp_path / "a.jpg")  # the content decides
     assert is_video(renamed)
     Image.new("RGB", (8, 8)).save(path)
+    assert not is_video(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot write AVIF")
+def test_a_moving_avif_is_a_video(tmp_path):
+    path, blank = tmp_path / "a.avif", Image.new("L", (64, 64))
+    others = [Image.new("L", (64, 64), 20 * i) for i in range(1, 10)]
+    blank.save(path, save_all=True, append_images=others, duration=100)
+    assert is_video(path)
+    frames = load_video(path, FrameSampling(4)).frames
+    assert np.allclose(frames.mean((1, 2, 3)), [0, 60, 120, 180], atol=3)
+    blank.save(path)
     assert not is_video(path)
 
 

@@ -241,6 +241,14 @@ def passes(n: int) -> bytes:
     return data[:end] + data[last:end] * n + data[end:]
 
 
+def test_what_is_no_pass_over_the_picture_does_not_count() -> None:
+    """A film behind the picture, as phones write it, and a thumbnail in a segment before it."""
+    data = encoded(Image.new("L", (64, 64), 7), "JPEG", progressive=True)
+    segment = b"\xff\xe5" + struct.pack(">H", 2 + 400) + b"\xff\xda" * 200
+    for odd in (data + b"\xff\xda" * 5000, data[:2] + segment + data[2:]):
+        assert np.array_equal(load_image(odd), load_image(data))
+
+
 BOMBS = {
     "pixels": (png_of_size(13_000, 13_000), Limits(), "13000 x 13000 pixels"),
     "pixels beyond Pillow's own limit": (png_of_size(60_000, 60_000), Limits(), "pixels"),
