@@ -97,7 +97,8 @@ def _connect_public(
 def _refuse_private(host: str, addresses: list[str]) -> None:
     private = [a for a in addresses if not is_public(a)]
     if private:
-        raise AddressError(f"{host} is {private[0]}, an address of a private network")
+        found = f"{host} is {private[0]}, an address of a private network"
+        raise AddressError(f"{found}; {SWITCH}=1 lets a mirror through")
 
 
 def _refuse_private_literal(host: str) -> None:
