@@ -185,7 +185,13 @@ def test_an_evaluation_folder_that_cannot_be(tmp_path: Path) -> None:
 
 def test_training_flags_that_contradict(tmp_path: Path) -> None:
     def config(*flags: str) -> TrainConfig:
-        given = (DENSE, "debug", f"--save_folder={tmp_path / 'x #2'}", "--wandb.name=0612", *flags)
+        given = (
+            str(DENSE),
+            "debug",
+            f"--save_folder={tmp_path / 'x #2'}",
+            "--wandb.name=0612",
+            *flags,
+        )
         args, rest = build_parser().parse_known_args(given)
         return build_config(args, parse_overrides(rest))
 

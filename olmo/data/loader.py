@@ -56,8 +56,8 @@ class DataConfig(Config):
     """Micro-batches that every worker prepares ahead."""
     pin_memory: bool = True
     max_skipped: int = 100
-    """Unreadable or over-long examples tolerated in a run; one counts once, however often it
-    comes up."""
+    """Unreadable files, and other examples that cannot be used, tolerated in a run; each counts
+    once, however often it comes up."""
     max_line_bytes: int = MAX_LINE_BYTES
     """Longest line of a jsonl file of own data."""
 
@@ -75,8 +75,12 @@ class LaneState(TypedDict):
     buffered: list[int]
 
 
-def skipped_example(entry: str) -> str:
-    """Data set, whose name may be any text, and index of an entry of ``skipped``."""
+def skipped_thing(entry: str) -> str:
+    """What an entry of ``skipped`` counts as: the file that cannot be read, which many examples may
+    share; else the example, as data set (its name may be any text) and index."""
+    file = re.search(r"cannot read ((?:video|image) .+?): ", entry, re.DOTALL)
+    if file is not None:
+        return file[1]
     found = re.match(r".*? \d+(?= \(|: )", entry, re.DOTALL)
     return found[0] if found else entry
 
@@ -88,7 +92,7 @@ class NoUsableExample(ValueError):
 @dataclass
 class Lane:
     """One row per call of ``next_row``, which gives up after more than ``max_skipped`` different
-    examples in a row, or so many tries (at least ``IN_A_ROW``)."""
+    ones in a row, or so many tries (at least ``IN_A_ROW``)."""
 
     source: ExampleSource
     collator: Collator
@@ -98,6 +102,8 @@ class Lane:
     max_skipped: int = DataConfig.max_skipped
     skipped: list[str] = field(default_factory=list)
     """Examples left out since the last call of ``take_skipped``, with the reason."""
+    said: set[str] = field(default_factory=set)
+    """Those logged: one that comes up again in the next epoch is not."""
 
     def restore(self, buffered: list[int]) -> None:
         """Load again what waited in the packer; what cannot be read any more is skipped."""
@@ -119,7 +125,7 @@ class Lane:
         before = len(self.skipped)
         while True:
             in_a_row = self.skipped[before:]
-            n_bad = len(set(map(skipped_example, in_a_row)))
+            n_bad = len(set(map(skipped_thing, in_a_row)))
             if n_bad > self.max_skipped or len(in_a_row) > max(self.max_skipped, IN_A_ROW):
                 raise NoUsableExample(
                     f"{len(in_a_row)} examples in a row could not be used, {n_bad} different ones, "
@@ -148,7 +154,9 @@ class Lane:
 
     def _skip(self, example_id: int, reason: str) -> None:
         text = f"{self.source.describe(example_id)}: {reason}"
-        log.warning("skipped %s", text)
+        if text not in self.said:
+            log.warning("skipped %s", text)
+            self.said.add(text)
         self.skipped.append(text)
 
 

@@ -119,6 +119,8 @@ def open_video(
             reader: Reader = FrameFolder(path, frame_rate, limits)
         elif not stat.S_ISREG(mode):
             raise VideoReadError(path, "neither a file nor a folder")
+        elif os.path.getsize(path) == 0:
+            raise VideoReadError(path, "the file is empty")
         elif is_moving_webp(path):  # which FFmpeg cannot decode
             reader = MovingWebp(path, limits)
         else:

@@ -49,7 +49,8 @@ class ProgressCallback(Callback):
         self.bar.set_postfix(figures, refresh=False)
         self.bar.update()
         step, last = trainer.state.step, trainer.config.max_duration
-        if self.bar.disable and (step % trainer.config.console_log_interval == 0 or step == last):
+        due = step % trainer.config.console_log_interval == 0 or step in (1, last)
+        if self.bar.disable and due:
             pace = (time.time() - self.started) / (step - self.first)
             text = " ".join(f"{k}={v}" for k, v in figures.items())
             log.info("step %d/%d %s eta=%.1fmin", step, last, text, pace * (last - step) / 60)

@@ -16,6 +16,7 @@ from olmo.distributed import from_main, get_rank, get_world_size, is_main
 from olmo.models.loading import load_weights, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import build_mesh, checkpoint_activations, compile_blocks, shard
+from olmo.models.weight_files import has_weights
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback, check_wandb
 from olmo.train.config import TrainConfig
@@ -58,6 +59,10 @@ def _claimed(folder: Path, config: TrainConfig) -> Iterator[None]:
     if _logs_to_wandb(config):
         assert config.wandb is not None
         check_wandb(config.wandb.mode)
+    inside = folder.resolve()
+    checkpoint = next((p for p in (inside, *inside.parents) if has_weights(p)), None)
+    if checkpoint is not None:  # it would go when the other run deletes its checkpoint
+        raise ValueError(f"--save_folder={folder} is in the checkpoint {checkpoint}: take another")
     with folder_lock(folder):
         yield
 
@@ -111,7 +116,13 @@ def _load_start(config: TrainConfig, model: Molmo2) -> None:
     start = config.initial_model_checkpoint
     if start is None:
         raise ValueError("training starts from a checkpoint: initial_model_checkpoint is not set")
-    load_weights(model, from_main(lambda: select_checkpoint(start)), fresh_scorer=True)
+    checkpoint = from_main(lambda: select_checkpoint(start))
+    if checkpoint.resolve().is_relative_to(Path(config.save_folder).resolve()):
+        raise ValueError(
+            f"--save_folder={config.save_folder} holds the start checkpoint {checkpoint}, and this "
+            "run's checkpoints would stand for it: take another"
+        )
+    load_weights(model, checkpoint, fresh_scorer=True)
 
 
 def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:

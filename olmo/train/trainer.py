@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from olmo.data.loader import MicroBatch, skipped_example
+from olmo.data.loader import MicroBatch, skipped_thing
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import HOST_INPUTS, last_micro_batch
@@ -296,7 +296,7 @@ class Trainer:
         metrics["data/examples_skipped"] = float(self.state.examples_skipped)
         metrics["throughput/total_tokens"] = float(self.state.tokens_seen)
         if skipped:
-            self._note_bad({skipped_example(s) for m in micro for s in m.skipped})
+            self._note_bad({skipped_thing(s) for m in micro for s in m.skipped})
 
     def _note_bad(self, names: set[str]) -> None:
         """Add this rank's bad examples to those of the run; every rank gets the same list."""
@@ -306,6 +306,6 @@ class Trainer:
         n_bad = len(self.state.bad_examples)
         if n_bad > self.config.data.max_skipped:
             raise TrainingError(
-                f"{n_bad} examples could not be used, more than "
+                f"{n_bad} files or examples could not be used, more than "
                 f"data.max_skipped={self.config.data.max_skipped}; see the warnings above"
             )

@@ -17,10 +17,12 @@ from olmo.data.loader import (
     MicroBatch,
     NoUsableExample,
     build_train_loader,
-    skipped_example,
+    skipped_thing,
 )
 from olmo.data.mixture import Mixture, WithSettings
+from olmo.data.video_container import VideoReadError
 from olmo.models.registry import model_config_from_dict
+from olmo.preprocessing.image_files import ImageReadError
 from olmo.preprocessing.packing import PackingConfig
 from tests.train.conftest import REPOSITORY
 
@@ -169,7 +171,7 @@ def test_the_same_bad_examples_in_every_epoch(step: int) -> None:
     rows = [found.next_row() for _ in range(300)]
     assert {row["metadata"]["example_id"] for row in rows} == {"2"}
     assert len(found.skipped) > 300
-    assert set(map(skipped_example, found.skipped)) == {"few 0", "few 1"}
+    assert set(map(skipped_thing, found.skipped)) == {"few 0", "few 1"}
 
 
 def test_more_bad_examples_than_tolerated() -> None:
@@ -180,10 +182,20 @@ def test_more_bad_examples_than_tolerated() -> None:
         lane(Few(4, bad), max_skipped=4).next_row()
 
 
+def test_a_file_of_many_examples_counts_once() -> None:
+    """Its name may hold anything but ``": "``; what else is wrong with an example is its own."""
+    for reason in ("it has no frames", "truncated: frames end at 1 s of 3 s"):
+        entries = [f"own {i}: {VideoReadError('a b/c.mp4', reason)}" for i in range(3)]
+        assert set(map(skipped_thing, entries)) == {"video a b/c.mp4"}
+    entries = [f"own {i}: {ImageReadError('a.jpg', 'gone')}" for i in range(3)]
+    assert set(map(skipped_thing, entries)) == {"image a.jpg"}
+    assert {skipped_thing(f"own {i}: too long") for i in range(3)} == {"own 0", "own 1", "own 2"}
+
+
 def test_names_of_skipped_examples() -> None:
     for name in ("own", "my: own", "own (new)", "own 3"):
         for place in ("", " (/x 4: y/my.jsonl:1)"):
-            assert skipped_example(f"{name} 12{place}: frame 3: gone") == f"{name} 12"
+            assert skipped_thing(f"{name} 12{place}: frame 3: gone") == f"{name} 12"
     with pytest.raises(ConfigError, match="max_skipped must be 0 or more, got -1"):
         DataConfig.from_dict({"max_skipped": -1}, "data")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from olmo.config import merge, read_yaml
 from olmo.data.mixture import Mixture, MixtureConfig
 from olmo.train.config import TrainConfig
 from olmo.train.identity import Differences, compare, fingerprint, identity_of
+from olmo.train.run import train
 from tests.train.conftest import Run
 from tests.train.rows import train_config, write_start
 
@@ -279,3 +281,21 @@ def test_an_identity_is_kept_with_every_checkpoint(run_train: Run, tmp_path: Pat
     state = json.loads((tmp_path / "step1" / "train" / "state.json").read_text())
     assert set(state["identity"]) == {"start", "data"}
     assert read_yaml(tmp_path / "step1" / "config.yaml")["data"]["mixture"] == "debug"
+
+
+def test_a_run_has_no_place_in_a_checkpoint(place: Path) -> None:
+    """It would be deleted with it; nor around its start, for which its own would then stand."""
+    (place / "link").symlink_to(place / "run" / "step5")
+    shutil.copytree(place / "run" / "step5", place / "dense" / "step5-unsharded")
+    for save, said in (
+        ("run/step5", "is in the checkpoint"),
+        ("run/step5/new", "is in the checkpoint"),
+        ("link/new", "is in the checkpoint"),
+        ("dense", "holds the start checkpoint dense/step5-unsharded"),
+    ):
+        before = sorted(p for p in place.rglob("*") if p.name != ".lock")
+        config = config_of(save_folder=str(place / save), initial_model_checkpoint="dense")
+        with pytest.raises(ValueError, match=said):
+            train(config, torch.device("cpu"))
+        left = {p.name for p in place.rglob("*")} - {p.name for p in before}
+        assert left <= {".lock"}, left

@@ -299,7 +299,7 @@ def test_a_bad_example_counts_once_however_often_it_comes(start: Path, tmp_path:
     again.state = load_checkpoint(folder, again.model, again.optimizer)
     assert again.state.bad_examples == ["own 12", "own 3"]
     assert count(again, "own 3 (moved/a.jsonl:4): gone") == 11
-    with pytest.raises(TrainingError, match=r"3 examples could not be used, .*max_skipped=2"):
+    with pytest.raises(TrainingError, match=r"3 files or examples .*max_skipped=2"):
         count(again, "own 3: gone", "other 3: gone")
 
 

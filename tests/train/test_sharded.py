@@ -195,7 +195,9 @@ def test_bad_examples_are_agreed_on(two_ranks: list[dict[str, Any]]) -> None:
             (["d 1", "d 2", "e 1"], 6.0),
             (["d 1", "d 2", "e 1", "e 5"], 7.0),
         ]
-        assert rank["bad examples"]["said"].startswith("4 examples could not be used, more than")
+        assert rank["bad examples"]["said"].startswith(
+            "4 files or examples could not be used, more than"
+        )
 
 
 def test_counts_of_frames_stay_on_the_host(two_ranks: list[dict[str, Any]]) -> None:
