@@ -90,9 +90,9 @@ def write_weights(
         SAFETENSORS if len(files) == 1 else f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
         for i in range(len(files))
     ]
-    reader = _Reader(weights)
+    reader = _Reader(weights, dtype)
     for name, members in zip(names, files, strict=True):
-        data = {tensor.name: reader.read(tensor, dtype) for tensor in members}
+        data = {tensor.name: reader.read(tensor) for tensor in members}
         save_file(data, str(folder / name), {"format": "pt"})
         (folder / name).chmod(0o644)  # safetensors lets only the owner read
     if len(files) > 1:
@@ -108,15 +108,15 @@ class _Reader:
     """Puts output tensors together. The last native tensor is kept: the next output is often
     another part of it."""
 
-    def __init__(self, weights: NativeWeights):
-        self.weights = weights
+    def __init__(self, weights: NativeWeights, dtype: torch.dtype | None):
+        self.weights, self.dtype = weights, dtype
         self.key, self.tensor = "", torch.empty(0)
 
-    def read(self, tensor: OutTensor, dtype: torch.dtype | None) -> Tensor:
+    def read(self, tensor: OutTensor) -> Tensor:
         out = torch.cat([self._native(p.key)[p.start : p.stop] for p in tensor.pieces])
-        return out.to(dtype or out.dtype)
+        return out.to(self.dtype or out.dtype)
 
     def _native(self, key: str) -> Tensor:
         if key != self.key:
-            self.key, self.tensor = key, torch.cat(list(self.weights.parts(key)))
+            self.key, self.tensor = key, torch.cat(list(self.weights.parts(key, self.dtype)))
         return self.tensor

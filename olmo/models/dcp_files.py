@@ -146,7 +146,8 @@ class CheckpointReader(FileSystemReader):
                     ):
                         stored = stored.narrow(dim, start, n)
                     target = planner.resolve_tensor(item).detach()
-                    target.copy_(stored)
+                    where = self.folder / name
+                    target.copy_(check_finite(stored, where, item.storage_index.fqn, target.dtype))
                     planner.commit_tensor(item, target)
         done: Future[None] = Future()
         done.set_result(None)

@@ -49,7 +49,9 @@ def torch_load(file: Any, named: str, mmap: bool = False) -> Any:
     """
 
     def damage(reason: str) -> CheckpointError:
-        refused = re.search(r"WeightsUnpickler error: (.*?)(?=\. | Check the doc|$)", reason)
+        refused = re.search(
+            r"(?:WeightsUnpickler error: |(?=Trying to load ))(.*?)(?=\. | Check the doc|$)", reason
+        )
         short = refused[1] if refused else reason.partition("weights_only")[0][:300]
         return CheckpointError(f"{named}: not readable: {short}")
 
@@ -71,16 +73,37 @@ def check_plain(value: object, where: Path, name: str) -> Tensor:
         raise CheckpointError(
             f"{where}: {name!r} of shape {tuple(value.shape)} has {held} of {needed} bytes"
         )
+    if _repeats(value):
+        raise CheckpointError(f"{where}: {name!r} repeats elements of the file")
     return value.detach()
 
 
-def check_finite(tensor: Tensor, where: Path, name: str) -> Tensor:
-    """``tensor`` if none of its values is NaN or infinite; else ``CheckpointError``.
+def _repeats(tensor: Tensor) -> bool:
+    """Whether two places of ``tensor`` may be one of its storage: what stands between two rows,
+    columns and so on has no room for the smaller ones."""
+    room = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= room:
+            return True
+        room += stride * max(size - 1, 0)
+    return False
+
+
+def check_finite(
+    tensor: Tensor, where: Path, name: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``tensor`` if none of its values is NaN or infinite; else ``CheckpointError``. It becomes
+    ``dtype`` if that holds a smaller range, so that no value turns infinite where it is written.
 
     The sum is fastest, and only if it is not finite itself the extremes are looked at: a sum of
     many values may overflow.
     """
-    if tensor.is_floating_point() and not math.isfinite(tensor.sum().item()):
+    if not tensor.is_floating_point():
+        return tensor
+    beyond = "NaN or infinite values"
+    if dtype is not None and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
+        tensor, beyond = tensor.to(dtype), f"{beyond}, or values beyond {dtype}"
+    if not math.isfinite(tensor.sum().item()):
         if not all(math.isfinite(x.item()) for x in tensor.aminmax()):
-            raise CheckpointError(f"{where}: {name!r} holds NaN or infinite values")
+            raise CheckpointError(f"{where}: {name!r} holds {beyond}")
     return tensor

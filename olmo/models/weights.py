@@ -197,10 +197,10 @@ class NativeWeights:
         """Stored type of ``name``."""
         return self.source.dtypes[self.plan[name][0].key]
 
-    def parts(self, name: str) -> Iterator[Tensor]:
+    def parts(self, name: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
         """Tensors whose rows, one under the other, are those of ``name``; ``CheckpointError`` if
-        one holds a value that is not finite. They are small, so that a check costs little: what
-        it reads is still in the processor's cache when it is copied."""
+        one holds a value that is not finite, or would not be as ``dtype``. They are small, so that
+        a check costs little: what it reads is still in the processor's cache when it is copied."""
         group = find_group(name, self.rules)
         assert group is not None
         for piece in self.plan[name]:
@@ -209,7 +209,7 @@ class NativeWeights:
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1)
             rows = max(PART_NUMEL // max(tensor[:1].numel(), 1), 1)
             for part in tensor[piece.start : piece.stop].split(rows):
-                yield check_finite(part, self.source.where, piece.key)
+                yield check_finite(part, self.source.where, piece.key, dtype)
 
 
 @torch.no_grad()
@@ -228,7 +228,7 @@ def copy_weights(
         source.copy_into(params)
         return
     for name, param in params.items():
-        assign(param, weights.parts(name))
+        assign(param, weights.parts(name, param.dtype))
 
 
 def assign(param: Tensor, parts: Iterable[Tensor]) -> None:

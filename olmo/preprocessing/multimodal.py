@@ -43,6 +43,12 @@ class Molmo2PreprocessorConfig(Config):
     limits: Limits = dataclasses.field(default_factory=Limits)
     """The most that one media file may cost; what asks for more is skipped."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_answer_len", "max_text_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Move flat keys into ``video`` and ``image``.

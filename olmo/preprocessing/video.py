@@ -67,6 +67,14 @@ class VideoPreprocessorConfig(Config):
                 "max_frames, pooling_w and pooling_h must be at least 1, got "
                 f"{self.max_frames}, {self.pooling_w} and {self.pooling_h}"
             )
+        if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
+            raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
+        if self.topk is not None and not 0 <= self.topk < 1:
+            raise ValueError(f"topk must be in [0, 1), got {self.topk}")
+        if self.max_subtitle_tokens is not None and self.max_subtitle_tokens < 0:
+            raise ValueError(
+                f"max_subtitle_tokens must not be negative, got {self.max_subtitle_tokens}"
+            )
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:

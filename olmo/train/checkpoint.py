@@ -39,6 +39,7 @@ from olmo.distributed import (
 from olmo.models.dcp_files import read_into
 from olmo.models.hf_layout.keys import NATIVE_RULES
 from olmo.models.run_folder import CONFIG_FILE
+from olmo.models.tensors import check_finite
 from olmo.models.weight_files import SHARDED, CheckpointError, DcpSource
 from olmo.models.weights import plan_reading
 from olmo.outside import describe
@@ -246,13 +247,15 @@ def load_checkpoint(
 def save_unsharded(
     model: nn.Module, config: TrainConfig, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
-    """Write ``config.yaml`` and ``model.safetensors`` of a model on one process."""
+    """Write ``config.yaml`` and ``model.safetensors`` of a model on one process. Nothing is
+    written, but a ``CheckpointError`` raised, if a weight is not finite as ``dtype``."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        k: v.detach().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()
+        k: check_finite(v.detach(), folder, k, dtype).to(dtype or v.dtype).contiguous()
+        for k, v in model.state_dict().items()
     }
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / "model.safetensors"))
     config.save(folder / "config.yaml")
 

@@ -13,18 +13,22 @@ from typing import IO, Any
 
 from olmo.models.dcp_files import CheckpointReader
 from olmo.models.errors import CheckpointError
+from olmo.models.tensors import weight_table
 from olmo.outside import foreign
 
 
 def check_tensors(reader: CheckpointReader, rank: int = 0, world_size: int = 1) -> None:
     """Read this rank's share of all tensors of a checkpoint, model and optimizer.
 
-    ``CheckpointError``, naming file and tensor, for a wrong checksum, and for whatever
+    ``CheckpointError``, naming file and tensor, for a wrong checksum or type, and for whatever
     ``CheckpointReader.read_chunk`` refuses.
     """
     parts = sorted(
         ((index, chunk) for index, (_, chunk) in reader.chunks.items()),
         key=lambda part: (part[1].file, part[1].start),
+    )
+    weight_table(  # the optimizer's are numbers of the same kind
+        reader.folder, [(k, e.shape, e.dtype) for k, e in reader.entries.items() if e.dtype]
     )
     start, stop = (len(parts) * r // world_size for r in (rank, rank + 1))
     for index, chunk in parts[start:stop]:

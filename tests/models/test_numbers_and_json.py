@@ -52,6 +52,10 @@ CASES = [
     *(("vision_backbone.vit", k, -1) for k in ("prune_at", "prune_from_frame")),
     *(("vision_backbone.vit", "topk", v) for v in (-0.1, 1.0, NAN)),
     *(("mm_preprocessor.video", "pooling_h", v) for v in (0, HUGE)),
+    *(("mm_preprocessor.video", "max_fps", v) for v in ([], [0.0], [2.0, -1.0], [NAN])),
+    *(("mm_preprocessor.video", "topk", v) for v in (-0.1, 1.0, NAN)),
+    ("mm_preprocessor.video", "max_subtitle_tokens", -1),
+    *(("mm_preprocessor", k, v) for k in ("max_answer_len", "max_text_tokens") for v in (0, -1)),
 ]
 
 

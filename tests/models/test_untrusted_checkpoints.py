@@ -94,6 +94,7 @@ def test_object_in_place_of_a_tensor(run: Path, tmp_path: Path, keep_declared: b
     with pytest.raises(CheckpointError, match=NORM) as error:
         load_model(run)
     assert not marker.exists() and "weights_only" not in str(error.value)
+    assert keep_declared is ("Trying to load unsupported GLOBAL" in str(error.value))
 
 
 METADATA = b"ctorch.distributed.checkpoint.metadata\n"

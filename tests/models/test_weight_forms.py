@@ -67,6 +67,20 @@ def test_values_that_are_not_finite(tmp_path: Path, form: str, value: float) -> 
         load_model(write(write_config(tmp_path), form, state))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("stored", "value", "dtype"),
+    [(torch.float64, 1e300, None), (torch.float32, -1e6, torch.float16)],
+)
+def test_values_beyond_the_type_of_the_model(
+    tmp_path: Path, form: str, stored: torch.dtype, value: float, dtype: torch.dtype | None
+) -> None:
+    state = build().state_dict() | {NORM: torch.full((24,), value, dtype=stored)}
+    folder = write(write_config(tmp_path), form, state)
+    with pytest.raises(CheckpointError, match=rf"{NORM}' holds .*values beyond torch\.float"):
+        load_model(folder, dtype=dtype)
+
+
 def test_a_sum_that_overflows_is_finite(tmp_path: Path) -> None:
     state = {k: v.half() for k, v in build().state_dict().items()}
     state[NORM] = torch.full((24,), 6e4, dtype=torch.float16)
@@ -121,6 +135,8 @@ OVERLAP = torch.arange(10.0)
     ("value", "message"),
     [
         (torch.ones(1).expand(10**12), "has 4 of 4000000000000 bytes"),
+        (torch.ones(24).as_strided((24,), (0,)), "repeats elements"),
+        (torch.ones(24).as_strided((6, 4), (3, 1)), "repeats elements"),
         (torch.ones(24, device="meta"), "no plain tensor"),
         (torch.ones(24).to_sparse(), "no plain tensor"),
         ("text", "is a str, not a tensor"),

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 
 from olmo.models.loading import CheckpointError
-from olmo.train.checkpoint import Checkpointer, TrainerState, load_checkpoint
+from olmo.train.checkpoint import Checkpointer, TrainerState, load_checkpoint, save_unsharded
 from olmo.train.trainer import Trainer
 from tests.models.test_untrusted_checkpoints import Payload, saved
 from tests.train.rows import make_trainer, train_config, write_start
@@ -102,18 +107,41 @@ def test_settings_come_from_the_config(step: Path, start: Path) -> None:
         assert all(torch.equal(v, got["state"][key][name]) for name, v in state.items())
 
 
-def test_optimizer_state_that_is_not_finite(step: Path, start: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((24,), float("nan")), "holds NaN"),
+        (torch.full((24,), 1e300, dtype=torch.float64), "values beyond torch.float32"),
+        (torch.ones(24, dtype=torch.complex64), "weights are one of float64"),
+        (torch.ones(24, dtype=torch.int8), "weights are one of float64"),
+    ],
+)
+def test_optimizer_state_of_other_numbers(
+    step: Path, start: Path, value: torch.Tensor, message: str
+) -> None:
     key = f"optim.state.{NORM}.exp_avg"
-    data = saved(torch.full((24,), float("nan")))
+    data = saved(value)
     (step / "model_and_optim" / "x.distcp").write_bytes(data)
 
     def edit(metadata: Metadata) -> None:
         index = next(i for i in metadata.storage_data if i.fqn == key)
         metadata.storage_data[index] = _StorageInfo("x.distcp", 0, len(data))
+        declared = metadata.state_dict_metadata[key]
+        assert isinstance(declared, TensorStorageMetadata)
+        declared.properties.dtype = value.dtype
 
     change(step, edit)
-    with pytest.raises(CheckpointError, match=rf"x\.distcp: '{key}' holds NaN"):
+    with pytest.raises(CheckpointError, match=rf"'{key}' .*{message}"):
         resume(step, start)
+
+
+def test_an_export_beyond_the_range_of_its_type(start: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(train_config("dense", tmp_path / "run"), start)
+    with torch.no_grad():
+        trainer.model.state_dict()[NORM].fill_(1e6)
+    with pytest.raises(CheckpointError, match=rf"'{NORM}' holds .*values beyond torch.float16"):
+        save_unsharded(trainer.model, trainer.config, tmp_path / "out", torch.float16)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1], {"torch": torch.ones(3)}, {"torch": 5}])
