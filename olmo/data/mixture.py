@@ -134,7 +134,7 @@ class MixtureConfig(Config):
     def load(cls, name: str) -> MixtureConfig:
         """Mixture by name (a file of ``configs/mixtures``) or by the path of a YAML file. A
         ``path`` in it is relative to the folder of that file."""
-        path = Path(name) if name.endswith((".yaml", ".yml")) else MIXTURES / f"{name}.yaml"
+        path = mixture_file(name)
         if not path.is_file():
             known = sorted(p.stem for p in MIXTURES.glob("*.yaml"))
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -218,6 +218,11 @@ class Mixture:
             share = self.rates[name] / total
             lines.append(f"{name:34s}{len(self.datasets[name]):>12,}{share:>9.2%}")
         return "\n".join(lines)
+
+
+def mixture_file(name: str) -> Path:
+    """What ``MixtureConfig.load`` reads: a name's file of ``configs/mixtures``, or a path."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else MIXTURES / f"{name}.yaml"
 
 
 def open_named(name: str, split: str, skip_missing: bool = False) -> Mixture:

@@ -207,7 +207,9 @@ def video_frames(visual: VisualPreprocessor, source: VideoSource) -> VideoFrames
         frames = np.stack([np.asarray(f.convert("RGB")) for f in source])
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4:
         expected = "a path, VideoFrames, uint8 [n, h, w, 3] or PIL images"
-        raise ValueError(f"a video is {expected}, got {str(source)[:80]!r} ({type(source)})")
+        shape, dtype = getattr(source, "shape", None), getattr(source, "dtype", None)
+        got = f"{source!r:.80}" if shape is None else f"{dtype} of the shape {tuple(shape)}"
+        raise ValueError(f"a video is {expected}, got {got} ({type(source).__name__})")
     if frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"a video is uint8 [n, h, w, 3], got the shape {frames.shape}")
     times = np.arange(len(frames)) / FRAME_RATE

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.data.custom import CustomDataset
-from olmo.data.mixture import CUSTOM, Mixture, WithSettings
+from olmo.data.mixture import CUSTOM, Mixture, WithSettings, mixture_file
 from olmo.models.loading import SHARDED, select_checkpoint
 from olmo.train.config import TrainConfig
 
@@ -135,14 +135,13 @@ def _compare_data(
     contents is this run, changed."""
     if stored == now:
         return
-    another = [
-        f"data.{key}: {a!r}, now {b!r}"
-        for key, a, b in (
-            ("mixture", before.data.mixture, config.data.mixture),
-            ("custom", before.data.custom, config.data.custom),
-        )
-        if not (a == b or (a is not None and b is not None and same_place(a, b)))
-    ]
+    one, two = before.data, config.data
+    another = []
+    if not same_place(str(mixture_file(one.mixture)), str(mixture_file(two.mixture))):
+        another.append(f"data.mixture: {one.mixture!r}, now {two.mixture!r}")
+    a, b = one.custom, two.custom
+    if not (a == b or (a is not None and b is not None and same_place(a, b))):
+        another.append(f"data.custom: {a!r}, now {b!r}")
     found.identity += another
     if stored is None or another:
         return

@@ -353,6 +353,8 @@ def test_bad_calls(processor, clip, tmp_path):
         processor(text=QUESTION, videos=tmp_path / "nothing.mp4")
     with pytest.raises(ImageReadError, match=r"nothing\.png"):
         processor(text=QUESTION, images=str(tmp_path / "nothing.png"))
+    with pytest.raises(ValueError, match=r"got float64 of the shape \(2, 4, 4, 3\) \(ndarray\)"):
+        processor(text=QUESTION, videos=np.zeros((2, 4, 4, 3)))
     with pytest.raises(ValueError, match="a prompt needs a text"):
         processor(images=picture(9, 9))
     with pytest.raises(ValueError, match="unknown argument 'max_frame'"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from olmo.config import merge, read_yaml
-from olmo.data.mixture import Mixture, MixtureConfig
+from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig
 from olmo.train.config import TrainConfig
 from olmo.train.identity import Differences, compare, fingerprint, identity_of
 from olmo.train.run import train
@@ -234,6 +234,14 @@ def test_an_older_run_of_other_data(place: Path) -> None:
         data={k: str(place / getattr(config_of().data, k)) for k in ("mixture", "custom")}
     )
     assert differences(absolute, (config_of(), {})) == Differences()
+
+
+def test_a_mixture_by_its_name_and_by_its_path(place: Path) -> None:
+    named = config_of(data={"mixture": "synthetic_text_qa", "custom": None})
+    by_path = config_of(data={"mixture": str(MIXTURES / "synthetic_text_qa.yaml"), "custom": None})
+    assert differences(by_path, (named, {})) == Differences()
+    other = config_of(data={"mixture": "synthetic_video_qa", "custom": None})
+    assert "data.mixture" in differences(other, (named, {})).identity[0]
 
 
 # --- the command --------------------------------------------------------------------------------
