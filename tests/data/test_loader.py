@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, read_yaml
 from olmo.data.examples import ExampleSource
 from olmo.data.loader import (
     DataConfig,
@@ -21,8 +22,10 @@ from olmo.data.loader import (
 )
 from olmo.data.mixture import Mixture, WithSettings
 from olmo.data.video_container import VideoReadError
+from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.image_files import ImageReadError
+from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.preprocessing.packing import PackingConfig
 from tests.train.conftest import REPOSITORY
 
@@ -154,11 +157,14 @@ class Few:
         return example | bad
 
 
-def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
-    from olmo.config import read_yaml
-
+@cache
+def tiny() -> tuple[Molmo2Config, ExamplePreprocessor]:
     model = model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
-    preprocessor = model.build_preprocessor(model.build_tokenizer(), 200)
+    return model, model.build_preprocessor(model.build_tokenizer(), 200)
+
+
+def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
+    model, preprocessor = tiny()
     mixture = WithSettings(dataset, {"weight": 0.5})
     source = ExampleSource(Mixture({"few": mixture}, {"few": 1.0}), preprocessor, 1)
     return Lane(source, model.build_collator(200), step, 0, max_skipped=max_skipped)

@@ -284,6 +284,7 @@ def test_the_command_knows_its_run(
     assert "of another run" in run("--max_duration=4")[1]
 
 
+@pytest.mark.slow
 def test_an_identity_is_kept_with_every_checkpoint(run_train: Run, tmp_path: Path) -> None:
     run_train(tmp_path, "--max_duration=1")
     state = json.loads((tmp_path / "step1" / "train" / "state.json").read_text())

@@ -128,10 +128,8 @@ def test_missing_checkpoint_and_missing_data(
     assert code == 2 and "no preset; did you mean 'qwen3_4b'?" in text
 
 
-@pytest.mark.parametrize(
-    "packing",
-    [pytest.param((), id="rows", marks=pytest.mark.slow), pytest.param(PACKED, id="packed")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [(), PACKED], ids=["rows", "packed"])
 def test_unreadable_videos_are_skipped_and_counted(
     run_train: Run, tmp_path: Path, packing: tuple[str, ...], data_dir: Path
 ) -> None:
@@ -261,6 +259,7 @@ def test_dry_run_of_a_preset(run_script: object, capsys, caplog) -> None:
     assert code == 2 and "preset without weights" in said
 
 
+@pytest.mark.slow
 def test_wandb_offline_with_pictures(run_train: Run, tmp_path: Path) -> None:
     flags = ("--max_duration=2", "--wandb.project=test", "--wandb.mode=offline")
     folder = tmp_path / "run"

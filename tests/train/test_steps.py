@@ -109,7 +109,16 @@ STRAYS: dict[str, tuple[str, Change]] = {
 }
 
 
-@pytest.mark.parametrize(("stray", "keep"), [*zip(STRAYS, cycle((1, 0, 2)), strict=False)])
+ALWAYS = ("empty folder", "without shards", "copy by hand", "whole, of an earlier, longer run")
+
+
+@pytest.mark.parametrize(
+    ("stray", "keep"),
+    [
+        pytest.param(name, keep, marks=[] if name in ALWAYS else pytest.mark.slow)
+        for name, keep in zip(STRAYS, cycle((1, 0, 2)), strict=False)
+    ],
+)
 def test_strays_neither_count_nor_go(stray: str, keep: int, run: Path, start: Path) -> None:
     name, make = STRAYS[stray]
     make(run / name)
