@@ -33,6 +33,7 @@ class Lockstep:
     idle: dict[str, Any]
     device: torch.device
     in_step: bool = True
+    capturable = False  # a graph would leave the other ranks out
     prefilled: bool = field(default=False, init=False)
     config: Any = field(init=False)
 
@@ -73,15 +74,13 @@ class Lockstep:
         self.in_step = self.prefilled = True
         return out
 
-    def decode_step(
-        self, input_ids: Tensor, position_ids: Tensor, key_mask: Tensor, cache: KVCache
-    ) -> Tensor:
+    def decode_step(self, input_ids: Tensor, position_ids: Tensor, cache: KVCache) -> Tensor:
         self.anyone(True)
         self.in_step = False
-        logits = self.model.decode_step(input_ids, position_ids, key_mask, cache)
+        logits = self.model.decode_step(input_ids, position_ids, cache)
         self.in_step = True
         return logits
 
     def _idle_step(self) -> None:
         zero = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
-        self.model.decode_step(zero, zero, torch.ones_like(zero, dtype=torch.bool), KVCache())
+        self.model.decode_step(zero, zero, KVCache(lengths=zero[0]))

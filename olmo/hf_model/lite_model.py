@@ -162,7 +162,8 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         row, x = prompt.row, prompt.embeds
         if prompt_embeds is not None:
             x = torch.cat((prompt_embeds, x[:, prompt_embeds.shape[1] :]), 1)
-        hidden = self.model.transformer(x, row.position_ids, self.model.mask(row), kv)
+        assert prompt.mask is not None
+        hidden = self.model.transformer(x, row.position_ids, prompt.mask, kv)
         if kv is not None:
             kv.note(None, row)
         logits = self.model.transformer.logits(hidden[:, -logits_to_keep:])
@@ -201,7 +202,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         if position_ids is None:
             last = before.position_ids.masked_fill(~before.valid, -1).amax(1, keepdim=True)
             position_ids = last + valid[:, -n_new:].cumsum(1)
-        x = self.model.embed(input_ids, None)
+        x = self.model.embed(input_ids)
         mask = continuation_mask(valid, n_new)
         hidden = self.model.transformer(x, position_ids, mask, kv)
         new = valid[:, -n_new:]

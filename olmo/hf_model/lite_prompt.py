@@ -17,6 +17,7 @@ from transformers import Cache
 from olmo.models.molmo2.molmo2 import Molmo2, TextRow
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.kv_cache import KVCache
+from olmo.nn.llm_mask import DenseMask, RowMask
 from olmo.nn.vision_backbone import VisionOutput
 
 
@@ -37,6 +38,7 @@ class Prompt:
     Attributes:
         row: ids, positions and validity, each [B, S']; padding is anywhere, with id -1.
         embeds: [B, S', D] token embeddings, visual features added.
+        mask: who sees whom; None once the rows were padded anew.
         given: bool [B, S] tokens of the input that are no padding.
         kept: bool [B, S] tokens of the input that stayed; None if all did.
         vision: output of the vision backbone, if there were images.
@@ -44,6 +46,7 @@ class Prompt:
 
     row: TextRow
     embeds: Tensor
+    mask: RowMask | None
     given: Tensor
     kept: Tensor | None = None
     vision: VisionOutput | None = None
@@ -61,7 +64,8 @@ class Prompt:
         ids = self.row.input_ids.gather(1, order).masked_fill(~valid, pad_id)
         positions = self.row.position_ids.gather(1, order).masked_fill(~valid, 0)
         embeds = self.embeds.gather(1, order[..., None].expand_as(self.embeds))
-        return Prompt(TextRow(ids, positions, valid), embeds, self.given, self.kept, self.vision)
+        row = TextRow(ids, positions, valid)
+        return Prompt(row, embeds, None, self.given, self.kept, self.vision)
 
 
 def encode_prompt(
@@ -98,10 +102,12 @@ def encode_prompt(
         vision = model.vision_backbone(
             visual.images, None, visual.token_pooling, visual.num_images, visual.multimodal_type
         )
-        row = model.drop_removed(row, vision, visual.token_pooling)
     elif not has_embeds:
         model.check_text(ids)
-    return Prompt(row, model.embed(row.input_ids, vision), valid, row.kept_tokens, vision)
+    text = model.plan(row, vision)
+    row = text.row
+    embeds = model.embed(row.input_ids, vision, text.patches)
+    return Prompt(row, embeds, text.mask, valid, row.kept_tokens, vision)
 
 
 def check_length(model: Molmo2, prompt: Prompt, max_new_tokens: int) -> None:
@@ -213,13 +219,13 @@ class HfCache(KVCache):
             self.cache.crop(-1)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.cache.update(k, v, layer)
-        return keys, values
+        keys, values = self.cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
 
-def continuation_mask(valid: Tensor, n_new: int) -> Tensor:
-    """bool [B, 1, n_new, S]: the last ``n_new`` of S tokens see what is valid and not later."""
+def continuation_mask(valid: Tensor, n_new: int) -> DenseMask:
+    """The last ``n_new`` of the S tokens of ``valid`` [B, S] see what is valid and not later."""
     size = valid.shape[1]
     order = torch.arange(size, device=valid.device)
     causal = order[size - n_new :, None] >= order
-    return (causal & valid[:, None])[:, None]
+    return DenseMask((causal & valid[:, None])[:, None])

@@ -1,7 +1,9 @@
-"""The one entry point for attention.
+"""The one entry point for attention, and the one table of kernels (``KERNELS``).
 
 ``attention``          batches of equal length [B, H, S, D]: boolean mask or a bias per key
 ``segment_attention``  a flat row of segments [K, H, D], each attends to itself or to its frame
+``parts_attention``    a flat row whose mask is a union of parts: see ``attention_parts``
+``token_attention``    one query per row over the filled part of a cache
 
 A bias per key needs no mask: one head dimension is added, 1 for every query and ``bias / scale``
 for every key. A mask would rule out the fast kernels, and the bias stays differentiable.
@@ -11,35 +13,64 @@ for every key. A mask would rule out the fast kernels, and the bias stays differ
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from olmo.nn.attention_parts import (
+    AttentionPart,
+    Segments,
+    has_flash,
+    parts_attention,
+    product_dtype,
+)
 
 if TYPE_CHECKING:
     from olmo.nn.token_layout import TokenLayout
 
 SDPA_BACKENDS = {
+    "all": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
     "math": [SDPBackend.MATH],
     "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
     "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH],
     "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
 }
-"""Kernels that a ``sdpa_backend`` setting allows on a GPU; ``all`` leaves the choice to torch."""
+"""Kernels that a ``sdpa_backend`` setting allows on a GPU. ``all`` leaves cuDNN out: it builds a
+plan for every new shape, and the shapes of videos are always new."""
+
+MOST_ROWS = 65_535
+"""Rows of a batch that a kernel takes in one launch on a GPU: the limit of a grid's z."""
+
+KERNELS = {
+    "whole frames": ("flash", "efficient", "torch's"),
+    "pooling windows (masked)": ("efficient", "efficient", "torch's"),
+    "surviving patches": ("flash, variable length", "efficient, by length", "torch's, by length"),
+    "LLM prompt and training": ("flash, parts", "efficient, dense mask", "torch's flash, parts"),
+    "LLM decoding": ("flash, split keys", "matrix products", "matrix products"),
+}
+"""Case -> kernel in half precision on a GPU from Ampere on, on any other GPU, on the CPU."""
 
 _masked_bias = False
 
 
+def masks_forced() -> bool:
+    """Whether this runs under ``force_masked_bias``."""
+    return _masked_bias
+
+
+def kernel_table(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
+    """Which kernel each kind of attention runs, for products in ``dtype``."""
+    column = 2 if device.type == "cpu" else 0 if has_flash(device, dtype) else 1
+    return [(case, names[column]) for case, names in KERNELS.items()]
+
+
 @contextlib.contextmanager
 def force_masked_bias() -> Iterator[None]:
-    """Add key biases through an additive mask: the slow, obvious form, for tests."""
+    """Give every kernel a mask, for key biases and whole rows: the slow, obvious form, for tests."""
     global _masked_bias
     _masked_bias, before = True, _masked_bias
     try:
@@ -53,7 +84,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     *,
-    mask: Tensor | BlockMask | None = None,
+    mask: Tensor | None = None,
     key_bias: Tensor | None = None,
     dropout_p: float = 0.0,
     float32: bool = False,
@@ -64,7 +95,7 @@ def attention(
     Args:
         q: ``[B, H, Sq, D]``; k, v: ``[B, Hkv, Sk, D]``, ``H`` a multiple of ``Hkv``.
         mask: bool, broadcastable to ``[B, H, Sq, Sk]``, True = may attend. A row without any
-            True gives zeros. A ``BlockMask`` goes to flex attention: a GPU, or no gradients.
+            True gives zeros.
         key_bias: ``[B, Sk]``, added to the logits of every query for that key.
         float32: compute in float32 and cast back (undone by autocast, as in the reference).
 
@@ -83,29 +114,27 @@ def attention(
         else:
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
     gqa = bool(q.shape[1] != k.shape[1])  # a symbol where sizes are traced
-    if isinstance(mask, BlockMask):
-        return flex_kernel(q.is_cuda)(q, k, v, block_mask=mask, scale=scale, enable_gqa=gqa).to(
-            dtype
-        )
     if gqa and mask is not None and q.is_cuda:  # the kernels that take a mask share no heads
         repeat = q.shape[1] // k.shape[1]
         k, v, gqa = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), False
-    if q.is_cuda and backend != "all":
-        with sdpa_kernel(SDPA_BACKENDS[backend]):
-            out = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout_p, scale=scale, enable_gqa=gqa
-            )
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, scale=scale, enable_gqa=gqa)
-    return out[..., :head_dim].to(dtype)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, scale=scale, enable_gqa=gqa)
+
+    if not q.is_cuda:
+        return run(q, k, v, mask)[..., :head_dim].to(dtype)
+    with sdpa_kernel(SDPA_BACKENDS[backend]):
+        out = [run(*launch) for launch in _launches(q, k, v, mask)]
+    return (out[0] if len(out) == 1 else torch.cat(out))[..., :head_dim].to(dtype)
 
 
-@cache
-def flex_kernel(compiled: bool) -> Callable[..., Tensor]:
-    """Flex attention; only when ``compiled`` it skips the empty blocks and keeps no scores."""
-    return cast(
-        Callable[..., Tensor], torch.compile(flex_attention) if compiled else flex_attention
-    )
+def _launches(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """The batch in pieces of ``MOST_ROWS`` rows; a mask for all rows serves every piece."""
+    for start in range(0, max(len(q), 1), MOST_ROWS):
+        rows = slice(start, start + MOST_ROWS)
+        yield q[rows], k[rows], v[rows], mask if mask is None or len(mask) == 1 else mask[rows]
 
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,19 +175,17 @@ def segment_attention(
     for each.
     """
     float32 = float32 and not torch.is_autocast_enabled(q.device.type)
-    if q.is_cuda and not float32 and q.dtype in (torch.float16, torch.bfloat16):
-        kernel = varlen_kernel(torch.cuda.get_device_capability(q.device))
-        if kernel is not None:
-            return project(_varlen_attention(kernel, q, k, v, layout, key_bias).flatten(1))
+    if not float32 and has_flash(q.device, product_dtype(q)):
+        return project(_flat_attention(q, k, v, layout, key_bias).flatten(1))
     groups = layout.groups
     sizes = [len(frames) * length for frames, length in groups]
     if k.dim() == 4:
-        k, v = k[list(layout.frames)], v[list(layout.frames)]
+        k, v = k[layout.frame_index], v[layout.frame_index]
         key_sizes = [len(frames) for frames, _ in groups]
     else:
         key_sizes = sizes
     if key_bias is not None:
-        key_bias = key_bias[list(layout.frames)]
+        key_bias = key_bias[layout.frame_index]
     biases = [None] * len(groups) if key_bias is None else key_bias.split(key_sizes)
     # split, not slices: the gradient of a slice is as large as the whole
     parts = zip(groups, q.split(sizes), k.split(key_sizes), v.split(key_sizes), biases, strict=True)
@@ -171,69 +198,59 @@ def segment_attention(
     return torch.cat(out) if out else project(q.flatten(1))
 
 
-def _varlen_attention(
-    kernel: VarlenKernel,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: TokenLayout,
-    key_bias: Tensor | None,
+def _flat_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, key_bias: Tensor | None
 ) -> Tensor:
+    """``segment_attention`` in one call of the variable-length kernel, before the projection."""
     scale, head_dim = q.shape[-1] ** -0.5, q.shape[-1]
-    ends, longest = layout.cu_seqlens, max(layout.lengths)
     if key_bias is not None:
         q, k, v = _append_bias(q, k, v, key_bias[..., None] / scale)
     q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
-    if k.dim() == 3:
-        out = kernel(q, k, v, ends, ends, longest, longest, scale)
-    else:
-        n_patches = k.shape[1]
-        key_ends = torch.arange(len(ends), device=q.device, dtype=torch.int32) * n_patches
-        frames = list(layout.frames)
-        k, v = k[frames].flatten(0, 1), v[frames].flatten(0, 1)
-        out = kernel(q, k, v, ends, key_ends, longest, n_patches, scale)
-    return out[..., :head_dim]
+    ends, longest = layout.cu_seqlens, max(layout.lengths, default=0)
+    key_ends, most_keys = ends, longest
+    if k.dim() == 4:
+        most_keys = k.shape[1]
+        key_ends = torch.arange(len(ends), device=q.device, dtype=torch.int32) * most_keys
+        k, v = (x[layout.frame_index].flatten(0, 1) for x in (k, v))
+    part = AttentionPart(Segments(ends, longest), Segments(key_ends, most_keys))
+    return parts_attention(q, k, v, (part,), scale)[..., :head_dim]
 
 
-class VarlenKernel(Protocol):
-    """Attention inside segments: q [Kq, H, D], k and v [Kk, H, D] -> [Kq, H, D].
+SPLIT = 256
+"""Keys of one piece when a single query's keys are shared out among the processors of a GPU."""
 
-    D is a multiple of 8. ``ends_q`` and ``ends_k`` int32 [segments + 1] say where segments start
-    and end, ``longest_*`` how long the longest may be.
+
+def token_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """One query per row over its first ``lengths`` [B] keys.
+
+    q ``[B, H, D]``; k, v ``[B, KV, S, D]``, never repeated: the query heads of a group are query
+    positions. Nothing is read on the host, so that the step can be captured as a CUDA graph. On a
+    GPU in half precision ``S`` is a multiple of ``SPLIT`` and keys are contiguous.
     """
-
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        ends_q: Tensor,
-        ends_k: Tensor,
-        longest_q: int,
-        longest_k: int,
-        scale: float,
-        /,
-    ) -> Tensor: ...
+    grouped = q.unflatten(1, (k.shape[1], -1)).to(v.dtype)
+    if has_flash(v.device, v.dtype):
+        return _split_attention(grouped, k, v, lengths).flatten(1, 2)
+    scores = (grouped @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    seen = torch.arange(k.shape[2], device=k.device) < lengths[:, None]
+    scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
+    return (scores.softmax(-1).to(v.dtype) @ v).flatten(1, 2)
 
 
-@cache
-def varlen_kernel(capability: tuple[int, int]) -> VarlenKernel | None:
-    """flash-attn's kernel if installed, else torch's if it takes a scale; both from Ampere on.
-
-    None if there is neither: then ``segment_attention`` calls the usual kernel once per length.
-    """
-    if capability < (8, 0):
-        return None
-    for module, name in (
-        ("flash_attn", "flash_attn_varlen_func"),
-        ("torch.nn.attention.varlen", "varlen_attn"),
-    ):
-        with contextlib.suppress(ImportError, AttributeError):
-            function, scale = getattr(importlib.import_module(module), name), SCALE[name]
-            if scale in inspect.signature(function).parameters:
-                return lambda *args, f=function, scale=scale: f(*args[:-1], **{scale: args[-1]})
-    return None
-
-
-SCALE = {"flash_attn_varlen_func": "softmax_scale", "varlen_attn": "scale"}
-"""What each kernel calls the factor of the logits."""
+def _split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """q ``[B, KV, G, D]`` over pieces of ``SPLIT`` keys, each a segment of its own with one head;
+    the pieces merge by their log-sum-exp, an empty one counts nothing."""
+    n_rows, n_groups, group, _ = q.shape
+    n_pieces = k.shape[2] // SPLIT
+    starts = torch.arange(n_pieces, device=k.device) * SPLIT
+    used = (lengths[:, None] - starts).clamp(0, SPLIT)[:, None].expand(-1, n_groups, -1)
+    ends = torch.arange(n_rows * n_groups * n_pieces + 1, device=k.device, dtype=torch.int32)
+    queries = q[:, :, None].expand(-1, -1, n_pieces, -1, -1).flatten(0, 3)
+    keys, values = (x.flatten(0, 2)[:, None] for x in (k, v))
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        *(queries[:, None], keys, values, ends * group, ends * SPLIT, group, SPLIT),
+        *(0.0, False, False),
+        seqused_k=used.flatten().to(torch.int32),
+    )
+    shape = (n_rows, n_groups, n_pieces, group)
+    shares = lse.view(shape).masked_fill((used == 0)[..., None], -torch.inf).softmax(2)
+    return (out.view(*shape, -1) * shares[..., None]).sum(2).to(v.dtype)

@@ -1,7 +1,9 @@
 """Generation, greedy or sampled, with a KV cache for batches of right-padded prompts.
 
-New tokens are appended behind the padding in the cache, where padding is masked, so that rows of
-different lengths (also after pruning) need no re-alignment.
+A new token takes the place behind its row's last one in the cache, over the padding, so that rows
+of different lengths (also after pruning) need no re-alignment. On a GPU nothing waits for the
+device between tokens but the question whether all rows have ended, every ``STOP_CHECK`` tokens,
+and after a few of them the step is replayed as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,6 +19,11 @@ from torch import Tensor
 
 from olmo.nn.kv_cache import KVCache
 
+STOP_CHECK = 8
+"""On a GPU: tokens between two looks at which rows have ended. The host runs ahead meanwhile."""
+CAPTURE_AFTER = 4
+"""On a GPU: plain steps before one is captured as a graph; answers of a letter are over by then."""
+
 MODEL_INPUTS = (
     "input_ids",
     "images",
@@ -28,15 +35,16 @@ MODEL_INPUTS = (
 
 
 class GenerativeModel(Protocol):
-    """What ``generate`` needs of a model."""
+    """What ``generate`` needs of a model. ``capturable``: ``decode_step`` may be a CUDA graph."""
 
     config: Any
 
+    @property
+    def capturable(self) -> bool: ...
+
     def __call__(self, **inputs: Any) -> Any: ...
 
-    def decode_step(
-        self, input_ids: Tensor, position_ids: Tensor, key_mask: Tensor, cache: KVCache
-    ) -> Tensor: ...
+    def decode_step(self, input_ids: Tensor, position_ids: Tensor, cache: KVCache) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -100,19 +108,19 @@ def generate(
     """
     inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
     _check_right_padded(inputs["input_ids"])
-    cache = KVCache()
+    cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
     with _timed("prefill", timings, inputs["input_ids"].device):
         out = model(**inputs, cache=cache, response_mask=_last_token(inputs["input_ids"]))
-    lengths = out.valid.sum(1)
-    longest = int(out.position_ids.masked_fill(~out.valid, 0).max()) + 1
+    lengths, longest = out.valid.sum(1), out.position_ids.masked_fill(~out.valid, 0).max() + 1
     limit = model.config.llm.max_sequence_length
-    if longest + max_new_tokens > limit:
+    if int(longest) + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed "
             f"llm.max_sequence_length {limit}"
         )
     with _timed("decode", timings, lengths.device):
+        cache.start(lengths.clone(), int(lengths.max()))
         tokens, scores = _decode(model, out, cache, max_new_tokens, stop_ids, sampling)
     return GenerateOutput(tokens, scores, lengths, timings)
 
@@ -125,16 +133,17 @@ def _decode(
     stop_ids: Sequence[int],
     sampling: Sampling | None,
 ) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(prefill.logits.device)
+    device, n_rows = prefill.logits.device, len(prefill.logits)
+    generator = torch.Generator(device)
     generator.manual_seed(0 if sampling is None else sampling.seed)
-    stops = torch.tensor(list(stop_ids), device=prefill.logits.device)
-    logits, key_mask = prefill.logits, prefill.valid
-    rows = torch.arange(logits.shape[0], device=logits.device)
-    position = prefill.position_ids[rows, key_mask.sum(1) - 1]
-    done = torch.zeros_like(rows, dtype=torch.bool)
-    scores = torch.zeros(rows.shape[0], device=logits.device)
-    tokens = []
-    for step in range(max_new_tokens):
+    stops = torch.tensor(list(stop_ids), device=device)
+    last = prefill.valid.sum(1, keepdim=True) - 1
+    step = _Step(model, cache, prefill.position_ids.gather(1, last))
+    logits = prefill.logits
+    done = torch.zeros(n_rows, dtype=torch.bool, device=device)
+    scores = torch.zeros(n_rows, device=device)
+    tokens, ends = [], []
+    for i in range(max_new_tokens):
         log_probs = logits.float().log_softmax(-1)
         token = sampling.draw(log_probs, generator) if sampling else log_probs.argmax(-1)
         chosen = log_probs.gather(-1, token[:, None]).squeeze(-1)
@@ -142,12 +151,49 @@ def _decode(
         token = torch.where(done, stops[0], token)
         tokens.append(token)
         done = done | torch.isin(token, stops)
-        if step + 1 == max_new_tokens or bool(done.all()):
+        ends.append(done.all())
+        look = device.type == "cpu" or i % STOP_CHECK == STOP_CHECK - 1
+        if i + 1 == max_new_tokens or (look and bool(ends[-1])):
             break
-        position = position + 1
-        key_mask = torch.cat((key_mask, key_mask.new_ones(rows.shape[0], 1)), 1)
-        logits = model.decode_step(token[:, None], position[:, None], key_mask, cache)
-    return torch.stack(tokens, 1), scores
+        logits = step(token[:, None])
+    n_steps = len(tokens) - int(torch.stack(ends[:-1]).sum()) if len(ends) > 1 else 1
+    return torch.stack(tokens[:n_steps], 1), scores
+
+
+class _Step:
+    """``decode_step`` on tensors that keep their place, so that it can be replayed as a graph.
+
+    ``position`` int64 [B, 1], that of each row's last token.
+    """
+
+    def __init__(self, model: GenerativeModel, cache: KVCache, position: Tensor):
+        self.model, self.cache = model, cache
+        self.token, self.position = torch.zeros_like(position), position.clone()
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.n_calls = 0
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """The next logits [B, V]; their memory is written again by the next call."""
+        self.token.copy_(token)
+        self.position += 1
+        self.n_calls += 1
+        if self.model.capturable and self.n_calls == CAPTURE_AFTER:
+            self._capture()
+        if self.graph is None:
+            self.logits = self._run()
+        else:
+            self.graph.replay()
+        self.cache.advance()
+        return self.logits
+
+    def _run(self) -> Tensor:
+        return self.model.decode_step(self.token, self.position, self.cache)
+
+    def _capture(self) -> None:
+        """Records the launches; nothing is computed before ``replay``."""
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self._run()
 
 
 def _last_token(input_ids: Tensor) -> Tensor:

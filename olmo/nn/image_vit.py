@@ -205,6 +205,17 @@ class ViTMLP(nn.Module):
         return self.w2(nn.functional.gelu(self.w1(x), approximate="tanh"))
 
 
+class LayerNorm(nn.LayerNorm):
+    """In the type of its input and weights, if they share one: the kernel computes in float32, and
+    autocast would only add the way there and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
 class ViTBlock(nn.Module):
     """Pre-norm block on whole frames [F, N, E], or on a flat row of tokens [K, E].
 
@@ -217,8 +228,8 @@ class ViTBlock(nn.Module):
         eps = config.image_norm_eps
         self.attention = ViTAttention(config, device=device)
         self.feed_forward = ViTMLP(config, device)
-        self.attention_norm = nn.LayerNorm(config.image_emb_dim, eps=eps, device=device)
-        self.ffn_norm = nn.LayerNorm(config.image_emb_dim, eps=eps, device=device)
+        self.attention_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
+        self.ffn_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def reset_parameters(self) -> None:

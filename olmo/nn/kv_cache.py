@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, one pair per layer."""
+"""Keys and values of earlier tokens, allocated once and written in place."""
 
 from __future__ import annotations
 
@@ -7,17 +7,63 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from olmo.nn.attention import SPLIT
+from olmo.nn.llm_mask import FilledMask
+
 
 @dataclass
 class KVCache:
-    """Grows by ``append``; keys are stored already rotated, as [B, KV, S, h]."""
+    """One pair of buffers [B, KV, capacity, h] per layer; keys are stored already rotated.
 
+    A row's tokens lie side by side from place 0: a new one overwrites the prompt's padding, so
+    that ``lengths`` is all that a query needs to know.
+
+    Attributes:
+        room: tokens per row that will follow the prompt; the capacity is rounded up.
+        lengths: int64 [B] tokens of each row, on the device; None until the prompt is in.
+        longest: the largest of them, on the host.
+    """
+
+    room: int = 0
+    lengths: Tensor | None = None
+    longest: int = 0
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def start(self, lengths: Tensor, longest: int) -> None:
+        """The prompt is in: from here on one token per row is added at a time."""
+        self.lengths, self.longest = lengths, longest
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new tokens of one layer and return all of them."""
-        if layer in self.layers:
-            old_k, old_v = self.layers[layer]
-            k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
-        self.layers[layer] = (k, v)
-        return k, v
+        """Add the new tokens [B, S, KV, h] of one layer.
+
+        Returns the prompt itself, or once it is in, the whole buffers as [B, capacity, KV, h], to
+        be read up to ``lengths`` and the new token.
+        """
+        if layer not in self.layers:
+            rows, size, heads, width = k.shape
+            capacity = -(-(size + self.room) // SPLIT) * SPLIT
+            # zeros: what is not filled yet has weight 0, but must be a number
+            keys, values = k.new_zeros(2, rows, heads, capacity, width)
+            self.layers[layer] = (keys, values)
+        for buffer, new in zip(self.layers[layer], (k, v), strict=True):
+            if self.lengths is None:
+                buffer[:, :, : k.shape[1]] = new.transpose(1, 2)
+            else:
+                row = torch.arange(len(new), device=new.device)
+                buffer[row, :, self.lengths] = new[:, 0].to(buffer.dtype)
+        if self.lengths is None:
+            return k, v
+        keys, values = self.layers[layer]
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def mask(self) -> FilledMask:
+        """What the token that is being added sees: its row, and itself."""
+        assert self.lengths is not None
+        on_cpu = self.lengths.device.type == "cpu"
+        return FilledMask(self.lengths + 1, self.longest + 1 if on_cpu else None)
+
+    def advance(self) -> None:
+        """The token that every layer has added counts."""
+        assert self.lengths is not None
+        self.lengths += 1
+        self.longest += 1

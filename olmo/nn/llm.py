@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import Config
-from olmo.nn.attention import attention
 from olmo.nn.kv_cache import KVCache
+from olmo.nn.llm_mask import Mask
 from olmo.nn.ranges import (
     MOST_HEADS,
     MOST_LAYERS,
@@ -76,6 +75,7 @@ class LlmConfig(Config):
     )
     single_values: ClassVar[dict[str, tuple[object, ...]]] = {
         "activation_type": ("swiglu",),
+        "attention_type": ("sdpa", "direct", "flash", "flex"),
         "qkv_bias": (False,),
         "clip_qkv": (None,),
         "include_bias": (False,),
@@ -113,9 +113,6 @@ class LlmConfig(Config):
     norm_after: bool = False
     """Norm the output of a sublayer (OLMo3) instead of its input (Qwen3)."""
     layer_norm_eps: float = 1e-6
-    attention_type: Literal["sdpa", "flex"] = "sdpa"
-    """``flex``: on a GPU, block-sparse flex attention in place of a dense mask [S, S]; not run on
-    a GPU yet. The CPU has no backward pass for it and uses ``sdpa``, with the same numbers."""
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
@@ -135,16 +132,8 @@ class LlmConfig(Config):
     """Any value recomputes every block in the backward pass of training; None keeps all of it."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
-    @classmethod
-    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        if data.get("attention_type") in ("direct", "flash"):  # which ended in sdpa, too
-            data["attention_type"] = "sdpa"
-        return data
-
     def __post_init__(self) -> None:
         self._check_ranges()
-        if self.attention_type == "flex" and self.attention_dropout:
-            raise ValueError("attention_type=flex has no attention_dropout: set it to 0")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads {self.kv_heads}")
         if self.rope_type == "yarn" and not (
@@ -241,9 +230,9 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return y.to(x.dtype) * self.weight
+        with torch.autocast(x.device.type, enabled=False):  # or x would become float32 and stay it
+            y = nn.functional.rms_norm(x, x.shape[-1:], None, self.eps)
+        return y * self.weight
 
 
 class Embedding(nn.Module):
@@ -315,11 +304,10 @@ class LlmBlock(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | BlockMask,
+        mask: Mask,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """x [B, S, D]; mask bool [B, 1, S, S_total], or its blocks; keys of ``cache`` come before
-        the new."""
+        """x [B, S, D]; ``mask`` says which keys each token sees, those of ``cache`` included."""
         if self.config.norm_after:
             x = x + self.dropout(self.attn_norm(self.attend(x, rope, mask, cache)))
             return x + self.dropout(self.ff_norm(self.feed_forward(x)))
@@ -330,21 +318,20 @@ class LlmBlock(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | BlockMask,
+        mask: Mask,
         cache: KVCache | None,
     ) -> Tensor:
         q, k, v = self.att_proj(x).split(self.split, -1)
         if not self.per_head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.unflatten(-1, (-1, self.config.head_size)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.unflatten(-1, (-1, self.config.head_size)) for t in (q, k, v))
         if self.per_head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.config.attention_dropout if self.training else 0.0
-        out = attention(q, k, v, mask=mask, dropout_p=dropout)
-        return self.attn_out(out.transpose(1, 2).flatten(2))
+        return self.attn_out(mask.attend(q, k, v, dropout).flatten(2))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         up, gate = self.ff_proj(x).chunk(2, -1)
@@ -375,7 +362,7 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         position_ids: Tensor,
-        mask: Tensor | BlockMask,
+        mask: Mask,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Embedded tokens [B, S, D] -> states after the final norm [B, S, D]."""

@@ -1,18 +1,31 @@
 """Which token may attend to which: causal, bidirectional image tokens, packing.
 
-The rule stands once, in ``TokenMask.allows``. ``dense`` makes it a mask for any attention kernel;
-``blocks`` a block mask for flex attention, whose memory grows with the row and not with its square.
+The rule stands once, in ``TokenMask.allows``. ``TokenMask.dense`` makes it a mask for any kernel;
+``TokenMask.parts`` a union of parts that need no mask, whose memory grows with the row and not
+with its square. The language model is given a ``Mask``, which picks the kernel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from olmo.nn.attention import attention, masks_forced, token_attention
+from olmo.nn.attention_parts import (
+    AttentionPart,
+    Segments,
+    has_flash,
+    parts_attention,
+    product_dtype,
+)
+from olmo.nn.transfer import to_device
 from olmo.tokenizer import BIDIRECTIONAL_TOKENS
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 
@@ -86,14 +99,153 @@ class TokenMask:
         row = torch.arange(rows, device=self.valid.device)[:, None, None]
         return self.allows(row, order[None, :, None], order[None, None, :])[:, None]
 
-    def blocks(self) -> BlockMask:
-        """The same for ``flex_attention``: which 128 x 128 blocks are empty, full or in between."""
-        rows, size = self.valid.shape
-        device = self.valid.device
+    def parts(self, device: torch.device) -> tuple[AttentionPart, ...] | None:
+        """The same rule on the flat row of B * S tokens, for a rule that lies on the host.
 
-        def rule(b: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return self.allows(b, q, k)
+        A run is a stretch of neighbours of one segment. The parts are: every run by itself,
+        causally; runs and the whole of earlier runs that they see, such as the branches of an
+        example and their prefix; visual tokens and those after them, which is causal in reverse
+        order. Padding sees padding. None if visual tokens of one group lie in several runs: then
+        these parts do not cover the rule.
+        """
+        flat = [getattr(self, f.name).numpy().ravel() for f in fields(self)]
+        valid, group, image, segment = flat
+        row = np.repeat(np.arange(len(self.valid)), self.valid.shape[1])
+        bounds = _stretches(row, segment, valid)
+        runs = _ranges(bounds)
+        parts = [(runs, runs, True)]
+        first = bounds[:-1]
+        seen = list(_seen_runs(row[first], segment[first], valid[first]))
+        if seen:
+            queries, keys = zip(*seen, strict=True)
+            parts.append((_joined(runs, queries), _joined(runs, keys), False))
+        visual = np.flatnonzero(valid & (group >= 0))
+        own = np.stack([x[visual] for x in (row, group, image)])
+        ends = _stretches(*own, segment[visual])
+        if len(np.unique(own[:, ends[:-1]], axis=1).T) < len(ends) - 1:
+            return None
+        back = [visual[stretch][::-1] for stretch in _ranges(ends) if len(stretch) > 1]
+        if back:
+            parts.append(([x[1:] for x in back], [x[:-1] for x in back], True))
+        return _sent(parts, device)
 
-        return create_block_mask(
-            rule, rows, None, size, size, device=device, _compile=device.type == "cuda"
+
+Stretches = list[np.ndarray]
+"""Segments, each as the flat row's tokens."""
+
+
+def _ranges(ends: np.ndarray) -> Stretches:
+    return [np.arange(a, b) for a, b in pairwise(ends)]
+
+
+def _joined(runs: Stretches, groups: Iterable[np.ndarray]) -> Stretches:
+    """The tokens of each group of runs."""
+    return [np.concatenate([runs[i] for i in group]) for group in groups]
+
+
+def _stretches(*keys: np.ndarray) -> np.ndarray:
+    """int64 [n + 1]: where stretches of neighbours with equal keys begin, and the end."""
+    size = len(keys[0])
+    new = np.zeros(size + 1, dtype=bool)
+    new[[0, size]] = True
+    for key in keys:
+        new[1:size] |= key[1:] != key[:-1]
+    return np.flatnonzero(new)
+
+
+def _seen_runs(
+    row: np.ndarray, segment: np.ndarray, valid: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Runs that see the same earlier runs, which are not empty: indices of both."""
+    sees = (row[:, None] == row) & (segment[:, None] <= segment) & valid & valid[:, None]
+    sees = np.tril(sees, -1)
+    ends = _stretches(*sees.T)
+    for a, b in pairwise(ends):
+        if sees[a].any():
+            yield np.arange(a, b), np.flatnonzero(sees[a])
+
+
+def _sent(
+    parts: list[tuple[Stretches, Stretches, bool]], device: torch.device
+) -> tuple[AttentionPart, ...]:
+    """The parts on ``device``, all of their numbers in one copy. The first is the whole row."""
+    sides = [side for queries, keys, _ in parts for side in (queries, keys)]
+    ends = [torch.tensor([0, *map(len, side)]).cumsum(0).to(torch.int32) for side in sides]
+    tokens = [torch.from_numpy(np.concatenate(side)) for side in sides[2:]]
+    sent = to_device([*ends, *tokens], device)
+    of_part = [
+        Segments(at, max(map(len, side)), where, tuple(end.tolist()))
+        for side, end, at, where in zip(
+            *(sides, ends, sent[: len(ends)], [None, None, *sent[len(ends) :]]), strict=True
         )
+    ]
+    causal = [causal for _, _, causal in parts]
+    return tuple(map(AttentionPart, of_part[::2], of_part[1::2], causal))
+
+
+class Mask(Protocol):
+    """Which keys each query sees, and by which kernel."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+        """q ``[B, S, H, h]``; k, v ``[B, Sk, KV, h]`` -> ``[B, S, H, h]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseMask:
+    """Any mask: bool ``[B, 1, S, Sk]``, True = may attend."""
+
+    mask: Tensor
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+        heads = (x.transpose(1, 2) for x in (q, k, v))
+        return attention(*heads, mask=self.mask, dropout_p=dropout_p).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class RowMask:
+    """A ``rule`` that lies on the host, for rows on ``device``: in parts where their kernels run,
+    else dense. Both are made when first needed, once for all layers."""
+
+    rule: TokenMask
+    device: torch.device
+
+    @cached_property
+    def parts(self) -> tuple[AttentionPart, ...] | None:
+        return self.rule.parts(self.device)
+
+    @cached_property
+    def dense(self) -> DenseMask:
+        values = [getattr(self.rule, f.name) for f in fields(self.rule)]
+        return DenseMask(TokenMask(*to_device(values, self.device)).dense())
+
+    @torch.compiler.disable
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+        runs = self.device.type == "cpu" or has_flash(self.device, product_dtype(v))
+        if (
+            masks_forced()
+            or dropout_p
+            or not runs
+            or q.shape[-1] > MOST_WIDTH
+            or self.parts is None
+        ):
+            return self.dense.attend(q, k, v, dropout_p)
+        flat = (x.flatten(0, 1) for x in (q, k, v))
+        return parts_attention(*flat, self.parts).unflatten(0, q.shape[:2])
+
+
+MOST_WIDTH = 256
+"""Head dim that the flash kernels take."""
+
+
+@dataclass(frozen=True)
+class FilledMask:
+    """One query per row over the first ``lengths`` int64 [B] keys of a cache's buffers. ``used``:
+    keys beyond are not even looked at; None looks at all, so that shapes stay the same."""
+
+    lengths: Tensor
+    used: int | None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+        keys, values = (x.transpose(1, 2)[:, :, : self.used] for x in (k, v))
+        return token_attention(q[:, 0], keys, values, self.lengths)[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,25 +24,31 @@ class YarnScaling:
 def rope_tables(
     position_ids: Tensor, head_dim: int, theta: float, yarn: YarnScaling | None = None
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 ``[B, S, head_dim]``, for int64 ``position_ids`` [B, S] (padding
-    may be negative)."""
-    inv_freq, scale = _inverse_frequencies(head_dim, theta, yarn)
-    angles = position_ids[..., None].float() * inv_freq.to(position_ids.device)
-    angles = torch.cat((angles, angles), -1)
-    return angles.cos() * scale, angles.sin() * scale
+    """cos and sin, float32 ``[B, S, 1, head_dim]``, for int64 ``position_ids`` [B, S] (padding
+    may be negative). The first half of sin is negated: see ``apply_rope``."""
+    inv_freq, scale = _inverse_frequencies(head_dim, theta, yarn, position_ids.device)
+    angles = (position_ids[..., None].float() * inv_freq)[:, :, None]
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``x`` [B, H, S, D] in float32 and cast back."""
-    y = x.float()
-    first, second = y.chunk(2, -1)
-    rotated = torch.cat((-second, first), -1)
-    return (y * cos[:, None] + rotated * sin[:, None]).to(x.dtype)
+    """Rotate ``x`` [B, S, H, D] in float32 and cast back: ``(a, b)`` to
+    ``(a cos - b sin, b cos + a sin)``."""
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
+@cache
+@torch.inference_mode(False)
 def _inverse_frequencies(
-    head_dim: int, theta: float, yarn: YarnScaling | None
+    head_dim: int, theta: float, yarn: YarnScaling | None, device: torch.device
 ) -> tuple[Tensor, float]:
+    """Of the first half of the head, on ``device``, and the factor of both tables."""
+    base, scale = _on_host(head_dim, theta, yarn)
+    return base.to(device), scale
+
+
+def _on_host(head_dim: int, theta: float, yarn: YarnScaling | None) -> tuple[Tensor, float]:
     index = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
     base = 1.0 / theta ** (2 * index / head_dim)
     if yarn is None:

@@ -11,6 +11,7 @@ Legend: F real frames, P frames of prunable videos, N patches, M cells, E width,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -27,6 +28,7 @@ from olmo.nn.token_scorer import (
     neighbour_cosine,
     similarity_loss_sum,
 )
+from olmo.nn.transfer import to_host
 from olmo.patch_grid import pooled_grid
 
 
@@ -110,6 +112,7 @@ class TemporalVitOutput:
         features: [*, L * E] outputs of the read layers, concatenated: one row per survivor.
         slot: [F * N] row of each patch in ``features``, -1 if it was removed; None = identity.
         keep_cells: bool [F, M], False for cells that leave.
+        host: what ``also`` of ``forward_pruned`` asked for, on the host.
         scores: [P, M] or None when there is nothing to prune.
         aux_loss: weighted mean over ``aux_count`` terms; None outside training.
         stats: named figures for the log.
@@ -118,6 +121,7 @@ class TemporalVitOutput:
     features: Tensor
     slot: Tensor | None
     keep_cells: Tensor
+    host: list[Tensor]
     scores: Tensor | None = None
     aux_loss: Tensor | None = None
     aux_count: int = 0
@@ -168,12 +172,18 @@ class TemporalVisionTransformer(VisionTransformer):
         return CellGrid.build(*self.config.image_num_patch, self.pool, device)
 
     def forward_pruned(
-        self, images: Tensor, table: FrameTable, layers: tuple[int, ...]
+        self,
+        images: Tensor,
+        table: FrameTable,
+        layers: tuple[int, ...],
+        also: Callable[[Tensor], list[Tensor]] = lambda cells: [],
     ) -> TemporalVitOutput:
         """Encode the real frames ``images`` [F, N, patch_dim] and drop cells.
 
         ``table`` says which frames form prunable videos. Without any, the scorer still runs on
-        one frame, so that every rank of a sharded model does the same collectives.
+        one frame, so that every rank of a sharded model does the same collectives. The host waits
+        once, for the survivors of each frame; what ``also`` makes of the kept cells [F, M] (bool or
+        integers) comes with them.
         """
         config, grid = self.config, self.grid(images.device)
         x, found = self.embed(images), {}
@@ -182,9 +192,10 @@ class TemporalVisionTransformer(VisionTransformer):
             if i in layers:
                 found[i] = x
         state = self._score(x, images, table, grid)
+        counts, *host = to_host([grid.spread(state.keep).sum(1), *also(state.keep)])
         layout = None
         if table.videos and config.pruning_in_scorer:
-            layout = self._layout(state.keep, grid)
+            layout = self._layout(state.keep, grid, counts.tolist())
             found = {i: layout.gather(y) for i, y in found.items()}
         for i, block in enumerate(self.blocks[config.prune_at + 1 :], config.prune_at + 1):
             if layout is not None and x.dim() == 3 and not config.activation_checkpointing:
@@ -201,15 +212,16 @@ class TemporalVisionTransformer(VisionTransformer):
             features,
             layout.slot if layout else None,
             state.keep,
+            host,
             state.scores,
             *self._aux_loss(state, table),
             stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
 
-    def _layout(self, keep: Tensor, grid: CellGrid) -> TokenLayout:
+    def _layout(self, keep: Tensor, grid: CellGrid, counts: list[int]) -> TokenLayout:
         if self.config.layout == "packed":
-            return TokenLayout.packed(keep, grid, self.config.refill)
-        return TokenLayout.ragged(keep, grid)
+            return TokenLayout.packed(keep, grid, self.config.refill, counts)
+        return TokenLayout.ragged(keep, grid, counts)
 
     def _score(self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid) -> _ScoreState:
         """Scores, kept cells and attention bias from the output ``x`` [F, N, E] of block l."""

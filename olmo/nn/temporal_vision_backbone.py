@@ -18,12 +18,14 @@ from olmo.nn.temporal_image_vit import (
     pruning_stats,
 )
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
+from olmo.nn.transfer import to_host
 from olmo.nn.vision_backbone import (
     VisionBackbone,
     VisionBackboneConfig,
     VisionOutput,
     check_no_masks,
     patch_rows,
+    select,
 )
 
 
@@ -90,15 +92,19 @@ class TemporalVisionBackbone(VisionBackbone):
         index = patch_rows(token_pooling, table.slots, n_slots, n_patches)
         if vit.method.pooled:
             return self._prune_pooled(frames, index, table, grid, n_rows * n_slots)
-        out = self.image_vit.forward_pruned(frames, table, self.layers)
-        keep = _kept_rows(index, out.keep_cells, grid)
-        index = index[keep]
+        valid = (index >= 0).any(-1)
+        out = self.image_vit.forward_pruned(
+            frames, table, self.layers, lambda cells: [valid, _kept_rows(index, cells, grid)]
+        )
+        rows, kept_rows = out.host
+        kept = select(index, kept_rows)
         if out.slot is not None:
-            index = torch.where(index >= 0, out.slot[index.clamp(min=0)], index)
-        features = self.connect(out.features, index)
+            kept = torch.where(kept >= 0, out.slot[kept.clamp(min=0)], kept)
         return VisionOutput(
-            features,
-            keep,
+            self.connect(out.features, kept),
+            _kept_rows(index, out.keep_cells, grid),
+            rows,
+            kept_rows,
             scores=self._all_scores(out.scores, table, n_rows * n_slots, grid),
             aux_loss=out.aux_loss,
             aux_count=out.aux_count,
@@ -108,18 +114,20 @@ class TemporalVisionBackbone(VisionBackbone):
     def _prune_pooled(
         self, frames: Tensor, index: Tensor, table: FrameTable, grid: CellGrid, n_slots: int
     ) -> VisionOutput:
-        """Dense ViT and connector; then the method compares the pooled tokens of the videos."""
+        """Dense ViT and connector; then the method compares the pooled tokens of the videos.
+
+        Padding rows are pooled, too: leaving them out would cost a second wait."""
         x = self.image_vit(frames, self.layers)
         keep_cells = torch.ones(len(frames), grid.n_cells, dtype=torch.bool, device=frames.device)
         valid = (index >= 0).any(-1)
-        features = self.connect(torch.cat(x, -1).flatten(0, 1), index[valid])
+        features = self.connect(torch.cat(x, -1).flatten(0, 1), index.flatten(0, 1))
         scores = None
         if table.videos:
-            token_of_cell = index.new_zeros(keep_cells.numel())
-            token_of_cell[_cell_of_row(index, grid)[valid]] = torch.arange(
-                len(features), device=index.device
-            )
-            tokens = token_of_cell.view(keep_cells.shape)[table.prunable]
+            n_cells = keep_cells.numel()
+            cell = torch.where(valid, _cell_of_row(index, grid), n_cells).flatten()
+            token_of_cell = index.new_zeros(n_cells + 1)
+            token_of_cell[cell] = torch.arange(len(features), device=index.device)
+            tokens = token_of_cell[:-1].view(keep_cells.shape)[table.prunable]
             scores = self.image_vit.method_scores(
                 features[tokens],
                 frames[table.prunable],
@@ -129,9 +137,12 @@ class TemporalVisionBackbone(VisionBackbone):
             )
             keep_cells[table.prunable] = self.config.vit.method.select(scores, table)
         keep = _kept_rows(index, keep_cells, grid)
+        rows, kept_rows = to_host([valid, keep])
         return VisionOutput(
-            features[keep[valid]],
+            select(features.unflatten(0, keep.shape), kept_rows),
             keep,
+            rows,
+            kept_rows,
             scores=self._all_scores(scores, table, n_slots, grid),
             stats=pruning_stats(table, None, len(frames), grid.n_cells),
         )

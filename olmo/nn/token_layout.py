@@ -18,6 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from olmo.nn.transfer import to_device
 from olmo.patch_grid import pooled_grid, pooling_windows
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
@@ -55,12 +56,9 @@ class FrameTable:
         return sum(v.n_frames - 1 for v in self.videos)
 
     def to(self, device: torch.device) -> FrameTable:
-        return FrameTable(
-            self.slots.to(device),
-            self.prunable.to(device),
-            self.has_previous.to(device),
-            self.videos,
-        )
+        tensors = (self.slots, self.prunable, self.has_previous)
+        slots, prunable, has_previous = to_device(tensors, device)
+        return FrameTable(slots, prunable, has_previous, self.videos)
 
 
 def frame_table(
@@ -178,6 +176,7 @@ class TokenLayout:
         lengths: tokens of each segment, in the order of the row; their sum is K.
         frames: the frame that each segment belongs to; 0 for filler.
         cu_seqlens: int32 [segments + 1] on the device, where each segment starts.
+        frame_index: int64 [segments], ``frames`` on the device.
         n_survivors: patches of kept cells.
         n_refilled: removed patches that take part nevertheless.
     """
@@ -187,36 +186,48 @@ class TokenLayout:
     lengths: tuple[int, ...]
     frames: tuple[int, ...]
     cu_seqlens: Tensor
+    frame_index: Tensor
     n_survivors: int
     n_refilled: int = 0
 
     @classmethod
-    def ragged(cls, keep_FM: Tensor, grid: CellGrid) -> TokenLayout:
+    def ragged(
+        cls, keep_FM: Tensor, grid: CellGrid, counts: list[int] | None = None
+    ) -> TokenLayout:
         """Survivors and nothing else, frames sorted by their number of survivors.
 
-        ``keep_FM`` bool [F, M] are the kept cells. One device sync, for the counts.
+        ``keep_FM`` bool [F, M] are the kept cells, ``counts`` each frame's surviving patches; None
+        reads them, for which the host waits.
         """
         keep_FN = grid.spread(keep_FM)
-        counts = keep_FN.sum(1).tolist()
+        counts = keep_FN.sum(1).tolist() if counts is None else counts
         order = sorted((f for f in range(len(counts)) if counts[f]), key=counts.__getitem__)
         segments = [(f, counts[f]) for f in order]
         return cls._place(keep_FN, keep_FN, grid, segments, sum(counts))
 
     @classmethod
-    def packed(cls, keep_FM: Tensor, grid: CellGrid, refill: bool = False) -> TokenLayout:
+    def packed(
+        cls,
+        keep_FM: Tensor,
+        grid: CellGrid,
+        refill: bool = False,
+        counts: list[int] | None = None,
+    ) -> TokenLayout:
         """Whole frames in bins of N slots, first fit decreasing, as in the reference.
 
         A bin's free slots are filler, a segment of its own whose results are never read. With
         ``refill`` the removed patches of a frame that is alone in its bin take part.
         """
         keep_FN = grid.spread(keep_FM)
-        counts, n_patches = keep_FN.sum(1).tolist(), keep_FN.shape[1]
+        counts = keep_FN.sum(1).tolist() if counts is None else list(counts)
+        n_patches = keep_FN.shape[1]
         present, n_survivors = keep_FN, sum(counts)
         bins = first_fit_decreasing(counts, n_patches)
         if refill:
             alone = [b[0] for b in bins if len(b) == 1]
-            present = keep_FN.clone()
-            present[alone] = True
+            whole = torch.zeros(len(counts), 1, dtype=torch.bool)
+            whole[alone] = True
+            present = keep_FN | to_device([whole], keep_FN.device)[0]
             for f in alone:
                 counts[f] = n_patches
         segments: list[tuple[int | None, int]] = []
@@ -244,8 +255,17 @@ class TokenLayout:
                 starts[frame] = position
             position += length
             ends.append(position)
+        frames = tuple(frame or 0 for frame, _ in segments)
+        start, frame_index, cu_seqlens = to_device(
+            [
+                torch.tensor(starts),
+                torch.tensor(frames, dtype=torch.int64),
+                torch.tensor(ends, dtype=torch.int32),
+            ],
+            device,
+        )
         by_cell = present_FN[:, grid.window_order]
-        rank = by_cell.cumsum(1) - 1 + torch.tensor(starts, device=device)[:, None]
+        rank = by_cell.cumsum(1) - 1 + start[:, None]
         token = torch.empty_like(rank)
         token[:, grid.window_order] = rank
         token = torch.where(present_FN, token, position).flatten()
@@ -255,8 +275,9 @@ class TokenLayout:
             source[:position],
             torch.where(keep_FN.flatten(), token, -1),
             tuple(length for _, length in segments),
-            tuple(frame or 0 for frame, _ in segments),
-            torch.tensor(ends, dtype=torch.int32, device=device),
+            frames,
+            cu_seqlens,
+            frame_index,
             n_survivors,
             sum(length for frame, length in segments if frame is not None) - n_survivors,
         )

@@ -18,6 +18,7 @@ from olmo.nn.image_vit import VisionTransformer, VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.ranges import check_dropout
 from olmo.nn.token_layout import real_slots
+from olmo.nn.transfer import to_device, to_host
 
 
 @dataclass
@@ -81,6 +82,7 @@ class VisionOutput:
     Attributes:
         features: [K, D] features of the kept pooled tokens, in (row, token_pooling row) order.
         keep: bool [B, P] which ``token_pooling`` rows survive; False for padding rows.
+        rows, kept_rows: bool [B, P] on the host: which rows are real, and ``keep``.
         scores: [B * T, M] scores of the cells, 1 for frames that are not scored; None if dense.
         aux_loss: auxiliary loss, already weighted; None outside training or if dense.
         aux_count: number of (frame pair, cell) terms the auxiliary loss is a mean of.
@@ -89,6 +91,8 @@ class VisionOutput:
 
     features: Tensor
     keep: Tensor
+    rows: Tensor
+    kept_rows: Tensor
     scores: Tensor | None = None
     aux_loss: Tensor | None = None
     aux_count: int = 0
@@ -145,12 +149,13 @@ class VisionBackbone(nn.Module):
         if num_images is None:
             slots = torch.arange(images.shape[0] * images.shape[1], device=images.device)
         else:
-            slots = real_slots(num_images, images.shape[1]).to(images.device)
+            (slots,) = to_device([real_slots(num_images, images.shape[1])], images.device)
         index = patch_rows(token_pooling, slots, images.shape[1], images.shape[2])
-        x = self.image_vit(images.flatten(0, 1)[slots], self.layers)
         keep = (index >= 0).any(-1)
-        features = self.connect(torch.cat(x, -1).flatten(0, 1), index[keep])
-        return VisionOutput(features, keep)
+        (rows,) = to_host([keep])
+        x = self.image_vit(images.flatten(0, 1)[slots], self.layers)
+        features = self.connect(torch.cat(x, -1).flatten(0, 1), select(index, rows))
+        return VisionOutput(features, keep, rows, rows)
 
     def connect(self, x_KE: Tensor, index_RS: Tensor) -> Tensor:
         """Connector over flat patch features [*, L * E]; ``index_RS`` names the slots' rows."""
@@ -160,6 +165,12 @@ class VisionBackbone(nn.Module):
             self.image_pooling_2d, windows, index_RS >= 0, self.config.pooling_attention_mask
         )
         return self.image_projector(pooled)
+
+
+def select(x_BPS: Tensor, host_BP: Tensor) -> Tensor:
+    """Rows [n, S] of ``x_BPS`` that a mask on the host names. One on the device costs a wait."""
+    (places,) = to_device([host_BP.flatten().nonzero()[:, 0]], x_BPS.device)
+    return x_BPS.flatten(0, 1)[places]
 
 
 def check_no_masks(image_masks: Tensor | None) -> None:

@@ -56,7 +56,7 @@ class Sharded(nn.Module):
         last = input_ids[response_mask] if response_mask is not None else input_ids[:, -1]
         return SimpleNamespace(logits=self.next(last), valid=valid, position_ids=positions)
 
-    def decode_step(self, input_ids, position_ids, key_mask, cache):
+    def decode_step(self, input_ids, position_ids, cache):
         self.together("decode")
         return self.next(input_ids[:, -1])
 

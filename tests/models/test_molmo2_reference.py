@@ -17,7 +17,6 @@ from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output
 from olmo.models.registry import model_config_from_dict
-from olmo.nn.attention import attention
 from olmo.nn.llm_mask import TokenMask
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -187,6 +186,3 @@ def test_attention_mask_of_a_packed_row(mode: str) -> None:
             both &= mode != "within_image" or image[k] <= image[q]
             allowed = tokens[k] >= 0 and segments[q] <= segments[k] and (k <= q or both)
             assert mask[q, k].item() == allowed, (q, k)
-    q, k, v = torch.randn(3, 1, 2, len(tokens), 16)
-    dense = attention(q, k, v, mask=rule.dense())
-    torch.testing.assert_close(attention(q, k, v, mask=rule.blocks()), dense)

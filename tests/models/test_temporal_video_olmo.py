@@ -14,6 +14,7 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     drop_tokens,
     kept_tokens,
 )
+from olmo.nn.llm_mask import DenseMask
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from tests.models.conftest import (
     CELLS,
@@ -64,14 +65,15 @@ def pack(*rows: Row) -> Row:
 def test_kept_tokens_follow_the_pooling_rows() -> None:
     """The second row's first window is padding: its only token belongs to the next."""
     ids = torch.tensor([[7, PATCH, PATCH, 8, PATCH], [PATCH, 9, -1, -1, -1]])
-    pooling = torch.tensor([[[0, -1], [1, 2], [-1, 3]], [[-1, -1], [4, -1], [-1, -1]]])
+    rows = torch.tensor([[True, True, True], [False, True, False]])
     keep = torch.tensor([[True, False, True], [False, False, False]])
-    assert kept_tokens(ids, pooling, keep, PATCH).tolist() == [
+    assert kept_tokens(ids, rows, keep, PATCH).tolist() == [
         [True, True, False, True, True],
         [False, True, True, True, True],
     ]
     with pytest.raises(ValueError, match=r"\[3, 1\], .*\[2, 1\]"):
-        kept_tokens(ids, torch.where(pooling == 0, -1, pooling), keep, PATCH)
+        rows[0, 0] = False
+        kept_tokens(ids, rows, keep, PATCH)
 
 
 @pytest.mark.parametrize("compact", [True, False])
@@ -142,7 +144,7 @@ def test_pruned_row_equals_one_built_by_hand(positions: str) -> None:
     order = torch.arange(len(stays))
     mask = (order[:, None] >= order)[None] | (visual[:, :, None] & visual[:, None])
     with torch.no_grad():
-        hidden = model.transformer(x, place[None], mask[:, None])
+        hidden = model.transformer(x, place[None], DenseMask(mask[:, None]))
     # measured 0
     torch.testing.assert_close(out.hidden, hidden, atol=1e-5, rtol=0)
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from olmo.nn.attention import (
-    _varlen_attention,
     attention,
     force_masked_bias,
     segment_attention,
@@ -161,37 +160,6 @@ def test_segments_attend_to_their_frames(packed: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-
-
-def kernel_in_words(
-    q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, n: int, m: int, scale: float
-) -> Tensor:
-    """What a variable-length kernel computes, segment by segment."""
-    assert q.shape[-1] % 8 == k.shape[-1] % 8 == v.shape[-1] % 8 == 0
-    assert n >= ends_q.diff().max() and m >= ends_k.diff().max()
-    out = torch.zeros_like(q)
-    bounds = torch.stack((ends_q[:-1], ends_q[1:], ends_k[:-1], ends_k[1:]), 1).tolist()
-    for a, b, c, d in bounds:
-        weights = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]).mul(scale).softmax(-1)
-        out[a:b] = torch.einsum("hqk,khd->qhd", weights, v[c:d])
-    return out
-
-
-@pytest.mark.parametrize("whole_frames", [False, True])
-@pytest.mark.parametrize("head_dim", [8, 12])
-def test_arguments_of_the_variable_length_kernel(whole_frames: bool, head_dim: int) -> None:
-    """What the GPU's kernel is given makes it equal to the path of the CPU."""
-    grid = CellGrid.build(4, 5, 2, torch.device("cpu"))
-    keep = torch.rand(6, grid.n_cells) < 0.5
-    keep[0], keep[1] = True, False
-    layout = TokenLayout.ragged(keep, grid)
-    q = torch.randn(len(layout.source), 2, head_dim)
-    shape = (6, 20) if whole_frames else (len(q),)
-    k, v = torch.randn(2, *shape, 2, head_dim)
-    bias = log_scores(6, 20) if whole_frames else None
-    got = _varlen_attention(kernel_in_words, q, k, v, layout, bias)
-    want = segment_attention(q, k, v, layout, key_bias=bias, project=heads)
-    torch.testing.assert_close(got, want)
 
 
 def test_no_segments() -> None:

@@ -12,7 +12,7 @@ from olmo.eval.benchmark.inputs import Inputs
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masked_bias
 from olmo.nn.image_vit import ViTBlock
-from olmo.nn.llm_mask import TokenMask
+from olmo.nn.llm_mask import DenseMask, TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout, first_fit_decreasing
 from olmo.nn.token_scorer import attention_bias
@@ -92,5 +92,5 @@ def masked_llm(model: TemporalVideoOlmo, sample: Inputs, kept: Tensor, features:
     positions = (kept.cumsum(1) - 1).clamp(min=0)
     if model.config.pruned_position_ids == "original":
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    hidden: Tensor = model.transformer(x, positions, mask)
+    hidden: Tensor = model.transformer(x, positions, DenseMask(mask))
     return hidden[kept]

@@ -7,20 +7,21 @@ Legend: B rows, S tokens, T frame slots, N patches, P pooled tokens, D width, V 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import Config, ConfigError
 from olmo.models.registry import register_model
 from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
-from olmo.nn.llm_mask import BidirectionalMode, TokenMask
+from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
 from olmo.nn.ranges import MOST_POOL
+from olmo.nn.transfer import to_device, to_host
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
@@ -136,7 +137,8 @@ class Molmo2Output:
 
 @dataclass
 class TextRow:
-    """The fields of a row that are aligned token by token."""
+    """The fields of a row that are aligned token by token. On the host, where rows are planned:
+    they are small, and a length that is read there costs no wait."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -144,6 +146,29 @@ class TextRow:
     subsegment_ids: Tensor | None = None
     response_mask: Tensor | None = None
     kept_tokens: Tensor | None = None
+
+    def move(self, how: Callable[[list[Tensor]], list[Tensor]]) -> TextRow:
+        """The row with all of its fields taken through ``how`` at once."""
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None]
+        moved = how([getattr(self, name) for name in names])
+        return TextRow(**dict(zip(names, moved, strict=True)))
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """A row as the language model is given it, on the model's device.
+
+    Attributes:
+        row: after pruning.
+        mask: who sees whom.
+        patches, wanted: int64, places of the ``<im_patch>`` tokens and of those of the response
+            mask among the B * S' tokens; ``wanted`` is None without a response mask.
+    """
+
+    row: TextRow
+    mask: RowMask
+    patches: Tensor
+    wanted: Tensor | None
 
 
 class Molmo2(nn.Module):
@@ -212,40 +237,65 @@ class Molmo2(nn.Module):
             vision = self.vision_backbone(
                 images, image_masks, token_pooling, num_images, multimodal_type
             )
-            row = self.drop_removed(row, vision, token_pooling)
         else:
             self.check_text(input_ids)
-        x = self.embed(row.input_ids, vision)
-        mask = self.mask(row)
-        hidden = self.transformer(x, row.position_ids, mask, cache)
-        wanted = hidden if row.response_mask is None else hidden[row.response_mask]
+        text = self.plan(row, vision)
+        x = self.embed(text.row.input_ids, vision, text.patches)
+        hidden = self.transformer(x, text.row.position_ids, text.mask, cache)
+        wanted = hidden if text.wanted is None else hidden.flatten(0, 1)[text.wanted]
         return Molmo2Output(
             self.transformer.logits(wanted, head),
             hidden,
-            row.valid,
-            row.position_ids,
-            row.kept_tokens,
+            text.row.valid,
+            text.row.position_ids,
+            text.row.kept_tokens,
             vision,
         )
 
-    def drop_removed(self, row: TextRow, vision: VisionOutput, token_pooling: Tensor) -> TextRow:
-        """Hook for models that prune: remove tokens of ``row`` that have no feature."""
+    def plan(self, row: TextRow, vision: VisionOutput | None = None) -> TextPlan:
+        """What the language model is given of ``row``: tokens without a feature leave.
+
+        Waits once for the device; one copy brings the result back to it.
+        """
+        device, host = row.input_ids.device, row.move(to_host)
+        if vision is not None:
+            host = self.drop_removed(host, vision)
+        rule = TokenMask.build(
+            *(host.input_ids, self.special_ids, self.config.bi_directional_attn),
+            *(host.subsegment_ids, host.valid),
+        )
+        patches = (host.input_ids == self.special_ids["<im_patch>"]).flatten().nonzero()[:, 0]
+        wanted = host.response_mask
+        extra = [patches] if wanted is None else [patches, wanted.flatten().nonzero()[:, 0]]
+        found: list[Tensor] = []
+
+        def send(fields: list[Tensor]) -> list[Tensor]:
+            sent = to_device([*fields, *extra], device)
+            found[:] = sent[len(fields) :]
+            return sent[: len(fields)]
+
+        row = host.move(send)
+        return TextPlan(row, RowMask(rule, device), found[0], None if wanted is None else found[1])
+
+    def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
+        """Hook for models that prune: remove tokens of ``row``, which lies on the host, that have
+        no feature."""
         return row
 
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
         """Terms that the auxiliary loss of ``batch`` is a mean of; 0 without pruning."""
         return 0
 
-    def decode_step(
-        self, input_ids: Tensor, position_ids: Tensor, key_mask: Tensor, cache: KVCache
-    ) -> Tensor:
-        """One new token per row after a filled ``cache``.
+    @property
+    def capturable(self) -> bool:
+        """Whether ``decode_step`` can be a CUDA graph."""
+        return self.device.type == "cuda"
 
-        input_ids, position_ids [B, 1]; key_mask bool [B, S_total], which cached and new keys are
-        real -> logits [B, V].
-        """
+    def decode_step(self, input_ids: Tensor, position_ids: Tensor, cache: KVCache) -> Tensor:
+        """Logits [B, V] after one new token per row, input_ids and position_ids [B, 1], behind a
+        ``cache`` whose prompt is in. Launches only: nothing is read on the host."""
         x = self.transformer.wte(input_ids)
-        hidden = self.transformer(x, position_ids, key_mask[:, None, None], cache)
+        hidden = self.transformer(x, position_ids, cache.mask(), cache)
         return self.transformer.logits(hidden[:, -1])
 
     @torch.no_grad()
@@ -262,18 +312,19 @@ class Molmo2(nn.Module):
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
             return generate(self, batch, max_new_tokens, stop_ids, sampling)
 
-    def embed(self, input_ids: Tensor, vision: VisionOutput | None) -> Tensor:
-        """Token embeddings [B, S, D], each feature of ``vision`` added to its ``<im_patch>``."""
+    def embed(
+        self, input_ids: Tensor, vision: VisionOutput | None = None, patches: Tensor | None = None
+    ) -> Tensor:
+        """Token embeddings [B, S, D], each feature of ``vision`` added to its ``<im_patch>``, whose
+        places among the B * S tokens are ``patches``. ``ValueError`` if the counts differ."""
         x = self.transformer.wte(input_ids.clamp(min=0))
-        if vision is not None:
-            where = input_ids == self.special_ids["<im_patch>"]
-            flat = where.flatten().nonzero().squeeze(1)
-            if flat.numel() != vision.features.shape[0]:
+        if vision is not None and patches is not None:
+            if len(patches) != len(vision.features):
                 raise ValueError(
-                    f"{flat.numel()} <im_patch> tokens in the text, but "
-                    f"{vision.features.shape[0]} visual features"
+                    f"{len(patches)} <im_patch> tokens in the text, but "
+                    f"{len(vision.features)} visual features"
                 )
-            x = x.flatten(0, 1).index_add(0, flat, vision.features.to(x.dtype)).view_as(x)
+            x = x.flatten(0, 1).index_add(0, patches, vision.features.to(x.dtype)).view_as(x)
         return self.embedding_dropout(x)
 
     def check_text(self, input_ids: Tensor) -> None:
@@ -281,18 +332,6 @@ class Molmo2(nn.Module):
         n_patches = int((input_ids == self.special_ids["<im_patch>"]).sum())
         if n_patches:
             raise ValueError(f"{n_patches} <im_patch> tokens in the text, but no images")
-
-    def mask(self, row: TextRow) -> Tensor | BlockMask:
-        """bool [B, 1, S, S], or its blocks: see ``olmo.nn.llm_mask.TokenMask``."""
-        mask = TokenMask.build(
-            row.input_ids,
-            self.special_ids,
-            self.config.bi_directional_attn,
-            row.subsegment_ids,
-            row.valid,
-        )
-        flex = self.config.llm.attention_type == "flex" and row.input_ids.is_cuda
-        return mask.blocks() if flex else mask.dense()
 
 
 def check_video_pooling(config: Molmo2Config, pool: int) -> None:

@@ -93,11 +93,11 @@ class TemporalVideoOlmo(Molmo2):
     config: TemporalVideoOlmoConfig
     vision_backbone: TemporalVisionBackbone
 
-    def drop_removed(self, row: TextRow, vision: VisionOutput, token_pooling: Tensor) -> TextRow:
+    def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
         if self.config.removed_share == 0.0:
             return row
         patch = self.special_ids["<im_patch>"]
-        kept = kept_tokens(row.input_ids, token_pooling, vision.keep, patch)
+        kept = kept_tokens(row.input_ids, vision.rows, vision.kept_rows, patch)
         return drop_tokens(row, kept, self.config.pruned_position_ids == "compact")
 
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
@@ -109,21 +109,20 @@ class TemporalVideoOlmo(Molmo2):
         )
 
 
-def kept_tokens(input_ids: Tensor, token_pooling: Tensor, keep: Tensor, patch_id: int) -> Tensor:
+def kept_tokens(input_ids: Tensor, rows: Tensor, keep: Tensor, patch_id: int) -> Tensor:
     """Which tokens stay, bool [B, S]: all but the ``<im_patch>`` tokens of removed cells.
 
-    The k-th ``<im_patch>`` token of a row belongs to its k-th valid ``token_pooling`` row;
-    ``keep`` is bool over those rows, [B, P]. ``ValueError`` if the counts differ.
+    The k-th ``<im_patch>`` token of a row belongs to its k-th real ``token_pooling`` row, those of
+    ``rows`` bool [B, P], of which ``keep`` stay. All on the host. ``ValueError`` if the counts
+    differ.
     """
     is_patch = input_ids == patch_id
-    has_row = (token_pooling >= 0).any(-1)
-    if not torch.equal(is_patch.sum(1), has_row.sum(1)):
+    if not torch.equal(is_patch.sum(1), rows.sum(1)):
         raise ValueError(
             f"<im_patch> tokens per row {is_patch.sum(1).tolist()}, "
-            f"token_pooling rows per row {has_row.sum(1).tolist()}"
+            f"token_pooling rows per row {rows.sum(1).tolist()}"
         )
-    valid_first = torch.argsort((~has_row).flatten().to(torch.int8), stable=True)
-    return torch.ones_like(is_patch).masked_scatter(is_patch, keep.flatten()[valid_first])
+    return torch.ones_like(is_patch).masked_scatter(is_patch, keep[rows])
 
 
 def drop_tokens(row: TextRow, kept: Tensor, compact: bool) -> TextRow:

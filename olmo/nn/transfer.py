@@ -1,0 +1,34 @@
+"""Small tensors between host and device: one copy for many, and one wait where there must be one.
+
+On the CPU both functions return what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Bool and integer tensors of one device on the host. On a GPU this waits for the device."""
+    if all(t.device.type == "cpu" for t in tensors):
+        return list(tensors)
+    flat = torch.cat([t.flatten().to(torch.int64) for t in tensors]).cpu()
+    return _shaped(flat, tensors)
+
+
+def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Bool and integer tensors of the host on ``device``; nobody waits for the copy."""
+    if device.type == "cpu":
+        return list(tensors)
+    flat = torch.cat([t.flatten().to(torch.int64) for t in tensors])
+    if device.type == "cuda":
+        flat = flat.pin_memory()  # from pageable memory the host would wait
+    return _shaped(flat.to(device, non_blocking=True), tensors)
+
+
+def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = flat.split([t.numel() for t in like])
+    return [x.view(t.shape).to(t.dtype) for x, t in zip(parts, like, strict=True)]
