@@ -49,8 +49,8 @@ KERNELS = {
     "whole frames": ("flash", "efficient", "torch's"),
     "pooling windows (masked)": ("efficient", "efficient", "torch's"),
     "surviving patches": ("flash, variable length", "efficient, by length", "torch's, by length"),
-    "LLM prompt and training": ("flash, parts", "efficient, dense mask", "torch's flash, parts"),
-    "LLM decoding": ("flash, split keys", "matrix products", "matrix products"),
+    "LLM prompt and training": ("flash, parts", "efficient, masked", "torch's, masked or parts"),
+    "LLM decoding": ("flash, split keys", "efficient, masked", "torch's"),
 }
 """Case -> kernel in half precision on a GPU from Ampere on, on any other GPU, on the CPU."""
 
@@ -220,20 +220,21 @@ SPLIT = 256
 """Keys of one piece when a single query's keys are shared out among the processors of a GPU."""
 
 
-def token_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """One query per row over its first ``lengths`` [B] keys.
+def token_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
+    """One query per row over its first ``lengths`` [B] keys; None: over all of them.
 
     q ``[B, H, D]``; k, v ``[B, KV, S, D]``, never repeated: the query heads of a group are query
     positions. Nothing is read on the host, so that the step can be captured as a CUDA graph. On a
     GPU in half precision ``S`` is a multiple of ``SPLIT`` and keys are contiguous.
     """
     grouped = q.unflatten(1, (k.shape[1], -1)).to(v.dtype)
-    if has_flash(v.device, v.dtype):
+    if lengths is not None and has_flash(v.device, v.dtype):
         return _split_attention(grouped, k, v, lengths).flatten(1, 2)
-    scores = (grouped @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    seen = torch.arange(k.shape[2], device=k.device) < lengths[:, None]
-    scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
-    return (scores.softmax(-1).to(v.dtype) @ v).flatten(1, 2)
+    mask = None
+    if lengths is not None:
+        mask = (torch.arange(k.shape[2], device=k.device) < lengths[:, None])[:, None, None]
+        mask = mask.expand(-1, -1, grouped.shape[2], -1)
+    return attention(grouped, k, v, mask=mask).flatten(1, 2)
 
 
 def _split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:

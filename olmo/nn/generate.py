@@ -120,7 +120,7 @@ def generate(
             f"llm.max_sequence_length {limit}"
         )
     with _timed("decode", timings, lengths.device):
-        cache.start(lengths.clone(), int(lengths.max()))
+        cache.start(lengths)
         tokens, scores = _decode(model, out, cache, max_new_tokens, stop_ids, sampling)
     return GenerateOutput(tokens, scores, lengths, timings)
 

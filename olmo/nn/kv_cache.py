@@ -21,17 +21,15 @@ class KVCache:
     Attributes:
         room: tokens per row that will follow the prompt; the capacity is rounded up.
         lengths: int64 [B] tokens of each row, on the device; None until the prompt is in.
-        longest: the largest of them, on the host.
     """
 
     room: int = 0
     lengths: Tensor | None = None
-    longest: int = 0
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def start(self, lengths: Tensor, longest: int) -> None:
+    def start(self, lengths: Tensor) -> None:
         """The prompt is in: from here on one token per row is added at a time."""
-        self.lengths, self.longest = lengths, longest
+        self.lengths = lengths.clone()
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add the new tokens [B, S, KV, h] of one layer.
@@ -59,11 +57,13 @@ class KVCache:
     def mask(self) -> FilledMask:
         """What the token that is being added sees: its row, and itself."""
         assert self.lengths is not None
-        on_cpu = self.lengths.device.type == "cpu"
-        return FilledMask(self.lengths + 1, self.longest + 1 if on_cpu else None)
+        if self.lengths.device.type != "cpu":
+            return FilledMask(self.lengths + 1, None)
+        longest = int(self.lengths.max())
+        same = bool((self.lengths == longest).all())
+        return FilledMask(None if same else self.lengths + 1, longest + 1)
 
     def advance(self) -> None:
         """The token that every layer has added counts."""
         assert self.lengths is not None
         self.lengths += 1
-        self.longest += 1

@@ -221,29 +221,32 @@ class RowMask:
 
     @torch.compiler.disable
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-        runs = self.device.type == "cpu" or has_flash(self.device, product_dtype(v))
-        if (
-            masks_forced()
-            or dropout_p
-            or not runs
-            or q.shape[-1] > MOST_WIDTH
-            or self.parts is None
-        ):
+        if masks_forced() or dropout_p or not self._runs(q, v) or self.parts is None:
             return self.dense.attend(q, k, v, dropout_p)
         flat = (x.flatten(0, 1) for x in (q, k, v))
         return parts_attention(*flat, self.parts).unflatten(0, q.shape[:2])
 
+    def _runs(self, q: Tensor, v: Tensor) -> bool:
+        """Whether the kernels of the parts do, and are not slower than a mask."""
+        if self.device.type == "cpu":
+            return q.shape[1] >= PARTS_FROM
+        return has_flash(self.device, product_dtype(v)) and q.shape[-1] <= MOST_WIDTH
+
 
 MOST_WIDTH = 256
-"""Head dim that the flash kernels take."""
+"""Head dim that FlashAttention takes."""
+PARTS_FROM = 3072
+"""Tokens of a row from which on the CPU runs the parts: under it a mask is up to twice as fast,
+above it as fast, and grows with the square of the row."""
 
 
 @dataclass(frozen=True)
 class FilledMask:
-    """One query per row over the first ``lengths`` int64 [B] keys of a cache's buffers. ``used``:
-    keys beyond are not even looked at; None looks at all, so that shapes stay the same."""
+    """One query per row over the first ``lengths`` int64 [B] keys of a cache's buffers; None: over
+    the first ``used`` of every row. Keys beyond ``used`` are not even looked at; None looks at all,
+    so that shapes stay the same."""
 
-    lengths: Tensor
+    lengths: Tensor | None
     used: int | None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
