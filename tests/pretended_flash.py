@@ -1,0 +1,130 @@
+"""FlashAttention-2's variable-length kernel on the CPU: its rules, its forward and its backward.
+
+Legend: Q queries and K keys of all segments together, H query heads, G key heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_GRID = 65_535
+"""Most blocks in the second and third direction of a CUDA launch."""
+
+
+def _require(condition: bool, rule: str, *found: object) -> None:
+    if not condition:
+        raise RuntimeError(f"flash attention: {rule}, got {', '.join(map(str, found))}")
+
+
+def _segments(a: dict[str, Any]) -> Iterator[tuple[slice, slice]]:
+    """Queries and keys of each segment."""
+    ends_q, ends_k = a["cum_seq_q"].tolist(), a["cum_seq_k"].tolist()
+    used = a.get("seqused_k")
+    stops = ends_k[1:] if used is None else [s + n for s, n in zip(ends_k, used.tolist(), strict=False)]
+    for i, stop in enumerate(stops):
+        yield slice(ends_q[i], ends_q[i + 1]), slice(ends_k[i], stop)
+
+
+def check(a: dict[str, Any]) -> None:
+    """``RuntimeError`` for arguments that the kernel refuses, or with which it would read or write
+    in a wrong place. ``a``: the arguments of either operator by name, tensors on the CPU."""
+    q, k, v = a["query"], a["key"], a["value"]
+    rows = {n: a[n] for n in ("query", "key", "value")}
+    for name in ("grad_out", "out"):
+        if name in a:
+            _require(a[name].shape == q.shape, f"{name} must be like the query", a[name].shape)
+            rows[name] = a[name].contiguous()  # as torch does before it calls the kernel
+    for name, x in rows.items():
+        _require(x.dim() == 3, f"{name} must be [tokens, heads, size]", x.shape)
+        _require(x.dtype in (torch.float16, torch.bfloat16), "only half precision", name, x.dtype)
+        _require(x.dtype == q.dtype, f"{name} must have the query's dtype", x.dtype, q.dtype)
+        _require(x.shape[-1] == q.shape[-1], "one head size", name, x.shape, q.shape)
+        _require(x.stride(-1) == 1, f"{name}'s last dimension must be contiguous", x.stride())
+        steps = [s for s, n in zip(x.stride()[:2], x.shape[:2], strict=True) if n > 1]
+        aligned = all(s % 8 == 0 for s in (*steps, x.storage_offset()))
+        _require(aligned, f"{name} must be aligned to 16 bytes", x.stride(), x.storage_offset())
+    _require(q.shape[-1] % 8 == 0 and 0 < q.shape[-1] <= 256, "head size 8, 16 ... 256", q.shape)
+    _require(k.shape == v.shape, "keys and values of one shape", k.shape, v.shape)
+    _require(q.shape[1] % k.shape[1] == 0, "query heads in groups", q.shape[1], k.shape[1])
+    _require(a["dropout_p"] == 0, "pretended without dropout", a["dropout_p"])
+    left, right = a.get("window_size_left"), a.get("window_size_right")
+    full = left in (None, -1) and right in ((None, -1, 0) if a["is_causal"] else (None, -1))
+    _require(full and a.get("alibi_slopes") is None, "pretended without windows", left, right)
+    _require(a.get("block_table") is None, "pretended without pages")
+    _check_segments(a)
+    if "logsumexp" in a:
+        lse = a["logsumexp"]
+        fits = lse.dtype == torch.float32 and lse.shape == (q.shape[1], q.shape[0])
+        _require(fits and lse.is_contiguous(), "logsumexp float32 [heads, tokens]", lse.shape)
+
+
+def _check_segments(a: dict[str, Any]) -> None:
+    for name, total, longest in (("cum_seq_q", "query", "max_q"), ("cum_seq_k", "key", "max_k")):
+        ends = a[name]
+        _require(ends is not None and ends.dtype == torch.int32, f"{name} must be int32", ends)
+        _require(ends.dim() == 1 and ends.is_contiguous(), f"{name} must be a row", ends.stride())
+        _require(1 <= len(ends) - 1 <= MAX_GRID, "1 to 65,535 segments", len(ends) - 1)
+        sizes = ends.diff()
+        bounds = [int(ends[0]), int(ends[-1]), int(sizes.min())]
+        inside = bounds[0] == 0 and bounds[1] == len(a[total]) and bounds[2] >= 0
+        _require(inside, f"{name} must rise from 0 to {len(a[total])}", ends.tolist())
+        _require(int(sizes.max()) <= a[longest], f"{longest} is too small", a[longest], sizes.max())
+    _require(len(a["cum_seq_q"]) == len(a["cum_seq_k"]), "as many segments of queries as of keys")
+    if (used := a.get("seqused_k")) is not None:
+        fits = used.dtype == torch.int32 and len(used) == len(a["cum_seq_k"]) - 1
+        _require(fits and used.is_contiguous(), "seqused_k int32, one per segment", used)
+        _require(bool((used <= a["cum_seq_k"].diff()).all()), "seqused_k is too large", used)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
+    """float32 [H, q, k]. Causal: the last query sees all keys (aligned bottom-right)."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    scores = torch.einsum("qhd,khd->hqk", q.float(), k.float()) * scale
+    if causal:
+        unseen = torch.ones(scores.shape[1:], dtype=torch.bool)
+        scores = scores.masked_fill(unseen.triu(1 + k.shape[0] - q.shape[0]), -torch.inf)
+    return scores
+
+
+def forward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out like the query, logsumexp float32 [H, Q], random state, unused, debug mask. A query
+    without keys gives 0 and a logsumexp of +inf."""
+    q, k, v = a["query"], a["key"], a["value"]
+    scale = q.shape[-1] ** -0.5 if a.get("scale") is None else a["scale"]
+    out = torch.zeros(q.shape, dtype=q.dtype)
+    lse = torch.full((q.shape[1], q.shape[0]), torch.inf)
+    for own, keys in _segments(a):
+        scores = _scores(q[own], k[keys], scale, a["is_causal"])
+        total = scores.logsumexp(-1)
+        lse[:, own] = total.masked_fill(total == -torch.inf, torch.inf)
+        values = v[keys].float().repeat_interleave(q.shape[1] // v.shape[1], 1)
+        probs = (scores - lse[:, own, None]).exp()
+        out[own] = torch.einsum("hqk,khd->qhd", probs, values).to(q.dtype)
+    state = torch.zeros(2, dtype=torch.uint64)
+    return out, lse, state, torch.zeros((), dtype=torch.uint64), torch.zeros(0, dtype=q.dtype)
+
+
+def backward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from the logsumexp that is given."""
+    q, k, v = a["query"], a["key"], a["value"]
+    scale = q.shape[-1] ** -0.5 if a.get("scale") is None else a["scale"]
+    group = q.shape[1] // k.shape[1]
+    grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=torch.float32) for x in (q, k, v))
+    for own, keys in _segments(a):
+        scores = _scores(q[own], k[keys], scale, a["is_causal"])
+        probs = (scores - a["logsumexp"][:, own, None]).exp()
+        grad, wide_k = a["grad_out"][own].float(), k[keys].float().repeat_interleave(group, 1)
+        wide_v = v[keys].float().repeat_interleave(group, 1)
+        own_part = (grad * a["out"][own].float()).sum(-1).T[..., None]
+        slope = probs * (torch.einsum("qhd,khd->hqk", grad, wide_v) - own_part) * scale
+        grad_q[own] = torch.einsum("hqk,khd->qhd", slope, wide_k)
+        for total, part in (
+            (grad_k, torch.einsum("hqk,qhd->khd", slope, q[own].float())),
+            (grad_v, torch.einsum("hqk,qhd->khd", probs, grad)),
+        ):
+            total[keys] = part.unflatten(1, (-1, group)).sum(2)
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
