@@ -20,15 +20,13 @@ thread: a loader's pinning thread stays outside.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
-import importlib.util
 import linecache
-import math
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ from torch.utils.cpp_extension import include_paths
 from tests import pretended_cuda, pretended_flash
 
 ROOT = Path(__file__).parents[1]
-GUARD = ROOT / "tests" / "fixtures" / "device_guard.cpp"
+SOURCE = ROOT / "tests" / "fixtures" / "pretended_gpu.cpp"
 CUDA = torch.device("cuda", 0)
 WAITING = {"allclose", "is_nonzero", "multinomial"}
 """Operations that read a value back though torch does not tag them so."""
@@ -367,33 +365,27 @@ def line() -> str:
 
 
 @cache
-def _install_guard() -> None:
-    """Compile and load the device guard, once for each text of it and version of torch."""
+def _library() -> ctypes.CDLL:
+    """Compiled once for each text of it and version of torch."""
     if shutil.which("g++") is None:
-        pytest.skip("a pretended GPU needs g++, to compile tests/fixtures/device_guard.cpp")
-    key = hashlib.sha256(f"{torch.__version__}{sys.version}{GUARD.read_text()}".encode())
-    name, folder = "pretended_guard", ROOT / ".cache" / "pretended_gpu"
-    built = folder / f"{name}-{key.hexdigest()[:12]}.so"
+        pytest.skip(f"a pretended GPU needs g++, to compile {SOURCE.name}")
+    key = hashlib.sha256(f"{torch.__version__}{SOURCE.read_text()}".encode()).hexdigest()
+    built = ROOT / ".cache" / "pretended_gpu" / f"{key[:16]}.so"
     if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        lib, part = Path(torch.__file__).parent / "lib", built.with_suffix(f".{os.getpid()}")
-        headers = [f"-I{p}" for p in (*include_paths(), sysconfig.get_paths()["include"])]
-        libraries = ["-ltorch", "-ltorch_cpu", "-lc10", "-ltorch_python", f"-Wl,-rpath,{lib}"]
-        flags = ["-O0", "-std=c++20", "-shared", "-fPIC", f"-DTORCH_EXTENSION_NAME={name}"]
-        command = ["g++", *flags, *headers, str(GUARD), "-o", str(part), f"-L{lib}", *libraries]
-        subprocess.run(command, check=True)
+        built.parent.mkdir(parents=True, exist_ok=True)
+        part, lib = built.with_suffix(f".{os.getpid()}"), Path(torch.__file__).parent / "lib"
+        headers = [f"-I{p}" for p in include_paths()]
+        libraries = [f"-L{lib}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{lib}"]
+        command = ["g++", "-O0", "-std=c++20", "-shared", "-fPIC", *headers, str(SOURCE)]
+        subprocess.run([*command, "-o", str(part), *libraries], check=True)
         part.replace(built)  # whole at once: other workers may look for it
-    spec = importlib.util.spec_from_file_location(name, built)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.install()
+    return ctypes.CDLL(str(built))
 
 
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[PretendedGpu]:
     """The device, while the context lasts. Skips the test where there is no ``g++``."""
-    _install_guard()
+    library = _library()
     gpu = PretendedGpu()
     real_sdpa, lifted = F.scaled_dot_product_attention, torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:
@@ -404,6 +396,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
             (torch, "Generator", pretended_cuda.generator(torch.Generator)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
+        library.pretend_cuda()
+        stack.callback(library.pretend_cuda)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=): made here, copied
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
