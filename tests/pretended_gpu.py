@@ -20,35 +20,24 @@ thread: a loader's pinning thread stays outside.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import hashlib
-import linecache
-import os
-import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 from unittest import mock
 
-import pytest
 import torch
+import torch._dynamo  # modes import it late; it lists the functions of torch.cuda, so before they change
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._library.custom_ops import OPDEFS
-from torch.nn.attention import _cur_sdpa_kernel_backends
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
-from torch.utils.cpp_extension import include_paths
 
-from tests import pretended_cuda, pretended_flash
+from tests import pretended_cuda
+from tests.pretended_attention import SdpaCall, check_flash, flash_backward, flash_forward, sdpa
+from tests.pretended_cuda import line
 
-ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "tests" / "fixtures" / "pretended_gpu.cpp"
 CUDA = torch.device("cuda", 0)
 WAITING = {"allclose", "is_nonzero", "multinomial"}
 """Operations that read a value back though torch does not tag them so."""
@@ -57,8 +46,8 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 SCALARS = {"copy_", "_to_copy", "masked_fill", "masked_fill_", "fill_", *INDEXING}
 """Besides pointwise operations these take a CPU tensor without dimensions."""
 FLASH = {
-    "_flash_attention_forward": pretended_flash.forward,
-    "_flash_attention_backward": pretended_flash.backward,
+    "_flash_attention_forward": flash_forward,
+    "_flash_attention_backward": flash_backward,
 }
 
 
@@ -100,6 +89,10 @@ def to_host(tree: Any) -> Any:
     return tree_map_only(PretendedTensor, lambda t: t.host, tree)
 
 
+def _on_gpu(tree: Any) -> Any:
+    return tree_map_only(Tensor, PretendedTensor, tree)
+
+
 def to_gpu(module: nn.Module) -> nn.Module:
     """Put the parameters and buffers of ``module`` on the device, in place; shared ones stay so."""
     moved: dict[int, Tensor] = {}
@@ -112,18 +105,6 @@ def to_gpu(module: nn.Module) -> nn.Module:
             if b is not None and not isinstance(b, PretendedTensor):
                 m._buffers[name] = moved.setdefault(id(b), PretendedTensor(b))
     return module
-
-
-@dataclass(frozen=True)
-class SdpaCall:
-    """One call of ``scaled_dot_product_attention``; ``backends``: names of those allowed."""
-
-    query: tuple[int, ...]
-    key: tuple[int, ...]
-    dtype: torch.dtype
-    mask: tuple[torch.dtype, tuple[int, ...]] | None
-    backends: frozenset[str]
-    line: str
 
 
 class PretendedGpu(TorchDispatchMode):
@@ -151,8 +132,7 @@ class PretendedGpu(TorchDispatchMode):
     def call(self, name: str, function: Callable[..., Any], *tensors: Tensor | None) -> Any:
         """``function`` of the tensors' values, as one kernel."""
         self.launches[name] += 1
-        out = self._execute(function, to_host(tensors), {}, ())
-        return tree_map_only(Tensor, PretendedTensor, out)
+        return _on_gpu(self._execute(function, to_host(tensors), {}, ()))
 
     def _execute(self, function: Any, args: Any, kwargs: Any, written: Any) -> Any:
         if self.capturing is None:
@@ -179,27 +159,27 @@ class PretendedGpu(TorchDispatchMode):
         ]
         _refuse_mixed_devices(func, name, tensors, given, written)
         if name in FLASH:
-            pretended_flash.check(to_host(given))
+            host = to_host(given)
+            check_flash(host)
             self.launches[name] += 1
-            return tree_map_only(
-                Tensor, PretendedTensor, self._execute(FLASH[name], (to_host(given),), {}, ())
-            )
+            return _on_gpu(self._execute(FLASH[name], (host,), {}, ()))
+        generator = kwargs.get("generator")
+        if generator is not None and generator._cdata not in pretended_cuda.CudaGenerator.made:
+            raise RuntimeError(f"{func}: a generator of the cpu, {line()}")
         self._account(func, name, given, target)
         host_args, host_kwargs = tree_map(self._value, (tuple(args), dict(kwargs)))
         if device is not None:
             host_kwargs["device"] = torch.device("cpu")
-        if "generator" in host_kwargs and host_kwargs["generator"] is not None:
-            if host_kwargs["generator"].device.type != "cuda":
-                raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         out = self._execute(func, host_args, host_kwargs, to_host(written))
-        if target == "cpu":
-            if name == "_to_copy" and kwargs.get("non_blocking"):
-                self._pin(out)  # torch takes pinned memory for such a copy
-            return out
         if name == "copy_" and not isinstance(args[0], PretendedTensor):
             return args[0]
-        out = tree_map_only(Tensor, PretendedTensor, out)
-        return return_and_correct_aliasing(func, args, kwargs, out) if on_gpu else out
+        if target == "cpu":  # torch takes pinned memory for a copy that runs in the background
+            return self._pin(out) if name == "_to_copy" and kwargs.get("non_blocking") else out
+        return (
+            return_and_correct_aliasing(func, args, kwargs, _on_gpu(out))
+            if on_gpu
+            else _on_gpu(out)
+        )
 
     def _value(self, leaf: Any) -> Any:
         if isinstance(leaf, PretendedTensor):
@@ -249,87 +229,28 @@ class PretendedGpu(TorchDispatchMode):
         elif target == "cpu":
             if not (background and (name == "_to_copy" or self._is_pinned(there))):
                 self.wait("copy to the host")
-        elif not (background and self._is_pinned(source)):
+        elif not (background and self._is_pinned(source)) or self.capturing is not None:
             self.wait(f"copy to the device ({'not pinned' if background else 'blocking'})")
         elif not (source.is_contiguous() and source.dtype == dtype):
             self.wait("copy to the device (by way of memory that is not pinned)")
-        elif self.capturing is not None:
-            self.wait("copy to the device")  # raises
         else:
             self.uploads[line()] += 1
 
     def _account_index(self, name: str, given: dict[str, Any]) -> str:
         """Waits of an indexing operation; gives its name, which may be another's."""
         indices = [i for i in given["indices"] if i is not None]
-        masked = any(i.dtype in (torch.bool, torch.uint8) for i in indices)
+        masks = [i.dtype in (torch.bool, torch.uint8) for i in indices if i.is_cuda]
         value = given.get("values")
         from_host = value is not None and not isinstance(value, PretendedTensor)
-        if masked and from_host and len(indices) == 1 and not given.get("accumulate"):
+        if from_host and masks == [True] and len(indices) == 1 and not given.get("accumulate"):
             return "masked_fill"
-        for i in indices:
-            if not isinstance(i, PretendedTensor):
-                self.wait(f"{name}: an index on the host")
+        for _ in range(len(indices) - len(masks)):
+            self.wait(f"{name}: an index on the host")
         if from_host:
             self.wait(f"{name}: a value on the host")
-        if masked:
+        if any(masks):
             self.wait(f"{name} by a mask")
         return name
-
-    def sdpa(self, real: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """``scaled_dot_product_attention``, where ``real`` is torch's."""
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        q, k, v, mask = (given.pop(n, None) for n in names[:4])
-        if not isinstance(q, PretendedTensor):
-            return real(q, k, v, mask, **given)
-        if torch.is_autocast_enabled("cuda"):
-            half = torch.get_autocast_dtype("cuda")
-            q, k, v = (t.to(half) if t.is_floating_point() else t for t in (q, k, v))
-            if mask is not None and mask.is_floating_point():
-                mask = mask.to(half)
-        others = [t for t in (k, v, mask) if t is not None]
-        if not all(isinstance(t, PretendedTensor) for t in others):
-            raise RuntimeError("scaled_dot_product_attention: tensors of two devices")
-        if not q.dtype == k.dtype == v.dtype or (mask is not None and mask.requires_grad):
-            raise RuntimeError(f"sdpa: {q.dtype}, {k.dtype}, {v.dtype} or a mask with gradients")
-        if max(q.shape[0], q.shape[1]) > pretended_flash.MAX_GRID:
-            raise RuntimeError(f"CUDA error: invalid configuration argument, {tuple(q.shape)}")
-        allowed = frozenset(b.name for b in _cur_sdpa_kernel_backends())
-        kind = None if mask is None else (mask.dtype, tuple(mask.shape))
-        self.sdpa_calls.append(
-            SdpaCall(tuple(q.shape), tuple(k.shape), q.dtype, kind, allowed, line())
-        )
-        return cast(Tensor, _Sdpa.apply(self, partial(real, **given), q, k, v, mask))
-
-
-class _Sdpa(torch.autograd.Function):
-    """In float32, as the kernels compute inside, whatever the type."""
-
-    @staticmethod
-    def forward(ctx: Any, gpu: PretendedGpu, real: Any, *tensors: Tensor | None) -> Any:
-        ctx.gpu, ctx.real = gpu, real
-        ctx.save_for_backward(*tensors)
-
-        def kernel(*host: Tensor | None) -> Tensor:
-            out: Tensor = real(*(_float(t) for t in host))
-            return out.to(cast(Tensor, host[0]).dtype)
-
-        return gpu.call("sdpa", kernel, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        def kernel(grad: Tensor, *host: Tensor | None) -> list[Tensor]:
-            with torch.enable_grad():
-                inputs = [cast(Tensor, t).float().detach().requires_grad_() for t in host[:3]]
-                out = ctx.real(*inputs, _float(host[3]))
-            slopes = torch.autograd.grad(out, inputs, grad.float())
-            return [g.to(cast(Tensor, t).dtype) for g, t in zip(slopes, host, strict=False)]
-
-        return None, None, *ctx.gpu.call("sdpa_backward", kernel, *grads, *ctx.saved_tensors), None
-
-
-def _float(t: Tensor | None) -> Tensor | None:
-    return t.float() if t is not None and t.is_floating_point() else t
 
 
 def _refuse_mixed_devices(
@@ -350,50 +271,18 @@ def _refuse_mixed_devices(
             )
 
 
-def line() -> str:
-    """The innermost line of ``olmo`` that runs, else of a caller outside torch and this file."""
-    frame, other = sys._getframe(1), ""
-    while frame is not None:
-        path, number = frame.f_code.co_filename, frame.f_lineno
-        place = f"{os.path.relpath(path, ROOT)}:{number} {linecache.getline(path, number).strip()}"
-        if path.startswith(str(ROOT / "olmo")):
-            return place
-        if not other and "torch" not in path and "/pretended_" not in path:
-            other = place
-        frame = frame.f_back  # type: ignore[assignment]
-    return other
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    """Compiled once for each text of it and version of torch."""
-    if shutil.which("g++") is None:
-        pytest.skip(f"a pretended GPU needs g++, to compile {SOURCE.name}")
-    key = hashlib.sha256(f"{torch.__version__}{SOURCE.read_text()}".encode()).hexdigest()
-    built = ROOT / ".cache" / "pretended_gpu" / f"{key[:16]}.so"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        part, lib = built.with_suffix(f".{os.getpid()}"), Path(torch.__file__).parent / "lib"
-        headers = [f"-I{p}" for p in include_paths()]
-        libraries = [f"-L{lib}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{lib}"]
-        command = ["g++", "-O0", "-std=c++20", "-shared", "-fPIC", *headers, str(SOURCE)]
-        subprocess.run([*command, "-o", str(part), *libraries], check=True)
-        part.replace(built)  # whole at once: other workers may look for it
-    return ctypes.CDLL(str(built))
-
-
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[PretendedGpu]:
     """The device, while the context lasts. Skips the test where there is no ``g++``."""
-    library = _library()
+    library = pretended_cuda.library()
     gpu = PretendedGpu()
     real_sdpa, lifted = F.scaled_dot_product_attention, torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:
         for name, value in pretended_cuda.functions(gpu).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value, create=True))
         for owner, name, value in (
-            (F, "scaled_dot_product_attention", partial(gpu.sdpa, real_sdpa)),
-            (torch, "Generator", pretended_cuda.generator(torch.Generator)),
+            (F, "scaled_dot_product_attention", partial(sdpa, gpu, real_sdpa)),
+            (torch, "Generator", pretended_cuda.Generator),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         library.pretend_cuda()

@@ -1,15 +1,21 @@
-"""FlashAttention-2's variable-length kernel on the CPU: its rules, its forward and its backward.
+"""Attention of the pretended device, on the CPU: FlashAttention-2's variable-length kernel with
+its rules, and ``scaled_dot_product_attention``.
 
-Legend: Q queries and K keys of all segments together, H query heads, G key heads, D head size.
+Legend: Q queries of all segments together, H heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention import _cur_sdpa_kernel_backends
+
+from tests.pretended_cuda import line
 
 MAX_GRID = 65_535
 """Most blocks in the second and third direction of a CUDA launch."""
@@ -24,12 +30,14 @@ def _segments(a: dict[str, Any]) -> Iterator[tuple[slice, slice]]:
     """Queries and keys of each segment."""
     ends_q, ends_k = a["cum_seq_q"].tolist(), a["cum_seq_k"].tolist()
     used = a.get("seqused_k")
-    stops = ends_k[1:] if used is None else [s + n for s, n in zip(ends_k, used.tolist(), strict=False)]
+    stops = (
+        ends_k[1:] if used is None else [s + n for s, n in zip(ends_k, used.tolist(), strict=False)]
+    )
     for i, stop in enumerate(stops):
         yield slice(ends_q[i], ends_q[i + 1]), slice(ends_k[i], stop)
 
 
-def check(a: dict[str, Any]) -> None:
+def check_flash(a: dict[str, Any]) -> None:
     """``RuntimeError`` for arguments that the kernel refuses, or with which it would read or write
     in a wrong place. ``a``: the arguments of either operator by name, tensors on the CPU."""
     q, k, v = a["query"], a["key"], a["value"]
@@ -90,7 +98,7 @@ def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
     return scores
 
 
-def forward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def flash_forward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """out like the query, logsumexp float32 [H, Q], random state, unused, debug mask. A query
     without keys gives 0 and a logsumexp of +inf."""
     q, k, v = a["query"], a["key"], a["value"]
@@ -108,7 +116,7 @@ def forward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return out, lse, state, torch.zeros((), dtype=torch.uint64), torch.zeros(0, dtype=q.dtype)
 
 
-def backward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def flash_backward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from the logsumexp that is given."""
     q, k, v = a["query"], a["key"], a["value"]
     scale = q.shape[-1] ** -0.5 if a.get("scale") is None else a["scale"]
@@ -128,3 +136,76 @@ def backward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         ):
             total[keys] = part.unflatten(1, (-1, group)).sum(2)
     return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@dataclass(frozen=True)
+class SdpaCall:
+    """One call of ``scaled_dot_product_attention``; ``backends``: names of those allowed."""
+
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    dtype: torch.dtype
+    mask: tuple[torch.dtype, tuple[int, ...]] | None
+    backends: frozenset[str]
+    line: str
+
+
+class Device(Protocol):
+    """What ``sdpa`` asks of the device."""
+
+    sdpa_calls: list[SdpaCall]
+
+    def call(self, name: str, function: Callable[..., Any], *tensors: Tensor | None) -> Any: ...
+
+
+def sdpa(gpu: Device, real: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """``scaled_dot_product_attention`` on ``gpu``, where ``real`` is torch's."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    q, k, v, mask = (given.pop(name, None) for name in names[:4])
+    tensors = [t for t in (q, k, v, mask) if t is not None]
+    if not any(t.is_cuda for t in tensors):
+        return real(q, k, v, mask, **given)
+    if not all(t.is_cuda for t in tensors):
+        raise RuntimeError(f"scaled_dot_product_attention: tensors of two devices, {line()}")
+    if torch.is_autocast_enabled("cuda"):
+        half = torch.get_autocast_dtype("cuda")
+        q, k, v = (t.to(half) for t in (q, k, v))
+        mask = mask.to(half) if mask is not None and mask.is_floating_point() else mask
+    if not q.dtype == k.dtype == v.dtype or (mask is not None and mask.requires_grad):
+        raise RuntimeError(f"sdpa: {q.dtype}, {k.dtype}, {v.dtype}, or a mask with gradients")
+    if max(q.shape[:2]) > MAX_GRID:
+        raise RuntimeError(f"CUDA error: invalid configuration argument, {tuple(q.shape)}")
+    kind = None if mask is None else (mask.dtype, tuple(mask.shape))
+    allowed = frozenset(b.name for b in _cur_sdpa_kernel_backends())
+    gpu.sdpa_calls.append(SdpaCall(tuple(q.shape), tuple(k.shape), q.dtype, kind, allowed, line()))
+    return cast(Tensor, _Sdpa.apply(gpu, partial(real, **given), q, k, v, mask))
+
+
+class _Sdpa(torch.autograd.Function):
+    """Computed in float32 whatever the type, as the kernels do inside."""
+
+    @staticmethod
+    def forward(ctx: Any, gpu: Device, real: Callable[..., Tensor], *tensors: Tensor | None) -> Any:
+        ctx.gpu, ctx.real = gpu, real
+        ctx.save_for_backward(*tensors)
+
+        def kernel(*host: Any) -> Tensor:
+            return real(*(_float(t) for t in host)).to(host[0].dtype)
+
+        return gpu.call("sdpa", kernel, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        def kernel(grad: Tensor, *host: Any) -> list[Tensor]:
+            with torch.enable_grad():
+                inputs = [t.float().detach().requires_grad_() for t in host[:3]]
+                out = ctx.real(*inputs, _float(host[3]))
+            slopes = torch.autograd.grad(out, inputs, grad.float())
+            return [slope.to(grad.dtype) for slope in slopes]
+
+        return None, None, *ctx.gpu.call("sdpa_backward", kernel, *grads, *ctx.saved_tensors), None
+
+
+def _float(t: Tensor | None) -> Tensor | None:
+    return t.float() if t is not None and t.is_floating_point() else t
