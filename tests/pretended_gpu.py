@@ -27,7 +27,7 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
-import torch._dynamo  # modes import it late; it lists the functions of torch.cuda, so before they change
+import torch._dynamo  # modes import it late, and it reads torch.cuda: so before that changes
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._library.custom_ops import OPDEFS

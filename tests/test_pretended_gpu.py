@@ -43,8 +43,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_flash_attention_and_its_gradients(causal: bool) -> None:
-    """Against one segment at a time. Largest difference of the results 0.004, of the gradients
-    0.008 (rounding to bfloat16)."""
+    """Against one segment at a time. Largest difference of the results 0.008, of the gradients
+    0.013 (rounding to bfloat16)."""
     *qkv, ends_q, ends_k = flash_inputs(SIZES)
     leaves = [t.float().requires_grad_() for t in qkv]
     parts = [
