@@ -73,6 +73,9 @@ class PretendedTensor(Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.dim() == 0 else repr(self), spec)
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -287,6 +290,9 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
             stack.enter_context(mock.patch.object(owner, name, value))
         library.pretend_cuda()
         stack.callback(library.pretend_cuda)
+        overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
+        torch.__future__.set_overwrite_module_params_on_conversion(True)  # module.to(device)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=): made here, copied
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))

@@ -158,6 +158,7 @@ def test_waits_of_reads() -> None:
         torch.repeat_interleave(x, x, output_size=6)
         x.masked_fill(even, 2).to("cpu", non_blocking=True)
         assert gpu.waits.total() == before
+        assert f"{torch.ones((), device='cuda'):.1f}" == "1.0"
     assert all("tests/test_pretended_gpu.py:" in place for place in gpu.waits), gpu.waits
 
 
@@ -222,6 +223,8 @@ def test_modules_streams_and_generators() -> None:
     with pretended_gpu() as gpu:
         to_gpu(model)
         assert model[2].weight is model[0].weight and model[1].running_mean.is_cuda
+        assert nn.Linear(2, 2).to("cuda")(torch.ones(1, 2, device="cuda")).is_cuda
+        gpu.reset()  # of the copies of module.to
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
