@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -69,19 +70,22 @@ class Device(Protocol):
     """What is asked of the device."""
 
     capturing: Graph | None
+    launches: Counter[str]
 
     def wait(self, why: str) -> None: ...
 
 
 class Graph:
     """``torch.cuda.CUDAGraph``. As on a GPU, capturing computes nothing that lasts: what the
-    captured operations wrote is undone at its end, and their results are filled with NaN."""
+    captured operations wrote is undone at its end, and their results are filled with NaN.
+    ``launches`` counts its kernels."""
 
     def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
         self.reset()
 
     def reset(self) -> None:
+        self.launches: Counter[str] = Counter()
         self.calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
         self._undo: list[tuple[Tensor, Tensor]] = []
 
@@ -112,6 +116,7 @@ class Graph:
     @torch.no_grad()
     def replay(self) -> None:
         """Run the operations again on the tensors of the capture, into the same results."""
+        self.gpu.launches["CUDAGraph.replay"] += 1
         for function, args, kwargs, out in self.calls:
             new = function(*args, **kwargs)
             for old, value in zip(tree_leaves(out), tree_leaves(new), strict=True):

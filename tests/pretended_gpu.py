@@ -7,7 +7,7 @@ counted, by operation and by the line of ``olmo`` that caused them:
 ``waits``     the host waits for the device: a value is read, a size depends on values, or a copy
               to the device is not both pinned and ``non_blocking``
 ``uploads``   copies to the device that nothing waits for
-``launches``  operations that start a kernel; views start none
+``launches``  operations that start a kernel; views start none, a replay is one
 
 Speed, memory, streams that overlap and ``torch.compile`` are not pretended. The modes belong to one
 thread: a loader's pinning thread stays outside.
@@ -132,9 +132,12 @@ class PretendedGpu(TorchDispatchMode):
             raise RuntimeError(f"operation not permitted when stream is capturing: {why}, {line()}")
         self.waits[f"{why}, {line()}"] += 1
 
+    def _launch(self, name: str) -> None:
+        (self.capturing or self).launches[name] += 1
+
     def call(self, name: str, function: Callable[..., Any], *tensors: Tensor | None) -> Any:
         """``function`` of the tensors' values, as one kernel."""
-        self.launches[name] += 1
+        self._launch(name)
         return _on_gpu(self._execute(function, to_host(tensors), {}, ()))
 
     def _execute(self, function: Any, args: Any, kwargs: Any, written: Any) -> Any:
@@ -164,7 +167,7 @@ class PretendedGpu(TorchDispatchMode):
         if name in FLASH:
             host = to_host(given)
             check_flash(host)
-            self.launches[name] += 1
+            self._launch(name)
             return _on_gpu(self._execute(FLASH[name], (host,), {}, ()))
         generator = kwargs.get("generator")
         if generator is not None and generator._cdata not in pretended_cuda.CudaGenerator.made:
@@ -219,7 +222,7 @@ class PretendedGpu(TorchDispatchMode):
         returns = [r.alias_info for r in func._schema.returns]
         is_view = any(r is not None and not r.is_write for r in returns)
         if not (is_view or name in NO_KERNEL or "empty" in name or name == "_local_scalar_dense"):
-            self.launches[name] += 1
+            self._launch(name)
 
     def _account_copy(self, name: str, given: dict[str, Any], target: str) -> None:
         source, there = given["self"], given["self"]
@@ -228,7 +231,7 @@ class PretendedGpu(TorchDispatchMode):
         dtype = there.dtype if name == "copy_" else given.get("dtype") or source.dtype
         background = bool(given.get("non_blocking"))
         if source.device.type == target:
-            self.launches[name] += 1
+            self._launch(name)
         elif target == "cpu":
             if not (background and (name == "_to_copy" or self._is_pinned(there))):
                 self.wait("copy to the host")

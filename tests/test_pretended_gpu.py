@@ -204,6 +204,8 @@ def test_graph_replays_in_place() -> None:
             totals.append(y.relu().sum(1))
             torch.testing.assert_close(to_host(out), y.relu())
         assert to_host(count).tolist() == [3, 3]
+        assert gpu.launches["CUDAGraph.replay"] == 3 and "sdpa" not in gpu.launches
+        assert graph.launches["sdpa"] == 1
         torch.testing.assert_close(to_host(seen)[:, :3], torch.stack(totals, 1))
         gpu.reset()
         for operation in (
