@@ -37,8 +37,8 @@ SETTINGS = (
     Setting(0.5, "random"),
 )
 CASES = [(s, x) for s in WAITS for x in SETTINGS if STAGES[s].applies_to(x)]
-BOUNDS = {"float32": (1e-6, 1e-5), "bfloat16": (0.04, 0.25)}
-"""Relative error of values and of gradients. Measured: 0 and 8e-7 in float32, 0.02 and 0.12 in
+BOUNDS = {"float32": (1e-6, 1e-5), "bfloat16": (0.04, 0.1)}
+"""Relative error of values and of gradients. Measured: 0 and 8e-7 in float32, 0.02 and 0.04 in
 bfloat16, where the device keeps float32 inside attention."""
 SEEDS = {"evs": 135}
 """Of the videos, else 42. The last score kept and the first removed differ by 0.008 or more (evs
