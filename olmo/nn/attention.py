@@ -70,7 +70,7 @@ def kernel_table(device: torch.device, dtype: torch.dtype) -> list[tuple[str, st
 
 @contextlib.contextmanager
 def force_masked_bias() -> Iterator[None]:
-    """Give every kernel a mask, for key biases and whole rows: the slow, obvious form, for tests."""
+    """Give every kernel a mask, for key biases and whole rows: the slow form, for tests."""
     global _masked_bias
     _masked_bias, before = True, _masked_bias
     try:
@@ -97,13 +97,14 @@ def attention(
         mask: bool, broadcastable to ``[B, H, Sq, Sk]``, True = may attend. A row without any
             True gives zeros.
         key_bias: ``[B, Sk]``, added to the logits of every query for that key.
-        float32: compute in float32 and cast back (undone by autocast, as in the reference).
+        float32: compute in float32 and cast back. Autocast undoes it, as in the reference, and
+            where FlashAttention runs it means nothing: that sums in float32 by itself.
 
     Returns:
         ``[B, H, Sq, D]`` in the dtype of ``q``.
     """
     dtype = q.dtype
-    if float32 and not torch.is_autocast_enabled(q.device.type):
+    if float32 and _may_widen(q):
         q, k, v = q.float(), k.float(), v.float()
     scale, head_dim = q.shape[-1] ** -0.5, q.shape[-1]
     if key_bias is not None:
@@ -126,6 +127,10 @@ def attention(
     with sdpa_kernel(SDPA_BACKENDS[backend]):
         out = [run(*launch) for launch in _launches(q, k, v, mask)]
     return (out[0] if len(out) == 1 else torch.cat(out))[..., :head_dim].to(dtype)
+
+
+def _may_widen(x: Tensor) -> bool:
+    return not torch.is_autocast_enabled(x.device.type) and not has_flash(x.device, x.dtype)
 
 
 def _launches(
@@ -174,8 +179,7 @@ def segment_attention(
     compiled: the segments differ from batch to batch, and a compiled block would be compiled anew
     for each.
     """
-    float32 = float32 and not torch.is_autocast_enabled(q.device.type)
-    if not float32 and has_flash(q.device, product_dtype(q)):
+    if has_flash(q.device, product_dtype(q)):
         return project(_flat_attention(q, k, v, layout, key_bias).flatten(1))
     groups = layout.groups
     sizes = [len(frames) * length for frames, length in groups]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.kv_cache import KVCache
+from olmo.nn.transfer import to_device, to_host
 
 STOP_CHECK = 8
 """On a GPU: tokens between two looks at which rows have ended. The host runs ahead meanwhile."""
@@ -107,21 +108,27 @@ def generate(
         ValueError: left padding, or a prompt that is too long.
     """
     inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
-    _check_right_padded(inputs["input_ids"])
+    (ids,) = to_host([inputs["input_ids"]])
+    _check_right_padded(ids)
+    device = inputs["input_ids"].device
+    last = ids.new_zeros(ids.shape, dtype=torch.bool)
+    last.scatter_(1, (ids >= 0).sum(1, keepdim=True) - 1, True)
+    last, stops = to_device([last, torch.tensor(list(stop_ids))], device)
     cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
-    with _timed("prefill", timings, inputs["input_ids"].device):
-        out = model(**inputs, cache=cache, response_mask=_last_token(inputs["input_ids"]))
-    lengths, longest = out.valid.sum(1), out.position_ids.masked_fill(~out.valid, 0).max() + 1
+    with _timed("prefill", timings, device):
+        out = model(**inputs, cache=cache, response_mask=last)
+    longest = int(out.position_ids.masked_fill(~out.valid, 0).max()) + 1
     limit = model.config.llm.max_sequence_length
-    if int(longest) + max_new_tokens > limit:
+    if longest + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed "
             f"llm.max_sequence_length {limit}"
         )
-    with _timed("decode", timings, lengths.device):
+    lengths = out.valid.sum(1)
+    with _timed("decode", timings, device):
         cache.start(lengths)
-        tokens, scores = _decode(model, out, cache, max_new_tokens, stop_ids, sampling)
+        tokens, scores = _decode(model, out, cache, max_new_tokens, stops, sampling)
     return GenerateOutput(tokens, scores, lengths, timings)
 
 
@@ -130,13 +137,12 @@ def _decode(
     prefill: Any,
     cache: KVCache,
     max_new_tokens: int,
-    stop_ids: Sequence[int],
+    stops: Tensor,
     sampling: Sampling | None,
 ) -> tuple[Tensor, Tensor]:
     device, n_rows = prefill.logits.device, len(prefill.logits)
     generator = torch.Generator(device)
     generator.manual_seed(0 if sampling is None else sampling.seed)
-    stops = torch.tensor(list(stop_ids), device=device)
     last = prefill.valid.sum(1, keepdim=True) - 1
     step = _Step(model, cache, prefill.position_ids.gather(1, last))
     logits = prefill.logits
@@ -194,14 +200,6 @@ class _Step:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.logits = self._run()
-
-
-def _last_token(input_ids: Tensor) -> Tensor:
-    """bool [B, S]: the last valid token of each row."""
-    mask = torch.zeros_like(input_ids, dtype=torch.bool)
-    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-    mask[rows, (input_ids >= 0).sum(1) - 1] = True
-    return mask
 
 
 def _check_right_padded(input_ids: Tensor) -> None:

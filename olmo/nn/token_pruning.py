@@ -185,7 +185,7 @@ def select_cells(scores_PM: Tensor, table: FrameTable, spread_ties: bool = False
         rows = slice(video.start + 1, video.start + video.n_frames)
         order = removal_order(scores_PM[rows].detach(), spread_ties)
         later = keep[rows].flatten()
-        later[order[: video.n_remove]] = False
+        later.index_fill_(0, order[: video.n_remove], False)
         keep[rows] = later.view(-1, n_cells)
     return keep
 

@@ -1,4 +1,4 @@
-"""Masks of the language model: as a union of parts, and over a cache, against the rule as a mask."""
+"""The language model's masks as a union of parts, and over a cache, against the rule as a mask."""
 
 from __future__ import annotations
 
