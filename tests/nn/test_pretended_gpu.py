@@ -23,8 +23,9 @@ from tests.pretended_gpu import PretendedGpu, pretended_gpu, to_gpu, to_host
 
 pytestmark = pytest.mark.slow
 
-WAITS = {"vit": 3, "backbone": 3, "prefill": 5, "train": 6}
-"""Most host waits of one pass over two videos, whatever the setting and type."""
+WAITS = {"vit": 1, "backbone": 1, "prefill": 2, "train": 2}
+"""Most host waits of the model in one pass over two videos, whatever the setting and type: one
+when the survivors are known, one when the language model's row is."""
 TOKENS = {"plain": ((2, 4), 0.0), "replayed": ((8, 16), 1 / 8)}
 """Of generation, before and after a step is captured as a graph: two numbers of tokens, between
 which the cost of one more is taken, and the most host waits for it."""
@@ -122,7 +123,8 @@ def test_host_waits_of_a_stage(name: str, setting: Setting, dtype: str) -> None:
     gpu = on_gpu(name, setting, dtype).gpu
     assert gpu is not None
     report(f"{name}, {setting.label}, {dtype}", gpu)
-    assert gpu.waits.total() <= WAITS[name], gpu.waits
+    of_model = {line: n for line, n in gpu.waits.items() if "olmo/eval/benchmark" not in line}
+    assert sum(of_model.values()) <= WAITS[name], gpu.waits
     assert not any("CUDNN_ATTENTION" in call.backends for call in gpu.sdpa_calls)
 
 
