@@ -1,7 +1,8 @@
 """Speed and peak memory of dense and pruned models with random weights, side by side.
 
     python scripts/benchmark.py --suite cpu --out DIR     # the CPU table of docs/performance.md
-    python scripts/benchmark.py --suite gpu --out DIR     # the GPU table: molmo2_4b in bfloat16
+    python scripts/benchmark.py --suite gpu-train --baseline transformers --out DIR
+                                                          # of gpu-vit, -prefill, -train, -decode
     python scripts/benchmark.py --suite methods           # every method and layout, small preset
     python scripts/benchmark.py --preset tiny --stages vit,prefill --frames 4,8 --topk 0.3,0.5
 
@@ -26,10 +27,11 @@ import torch
 
 from olmo.command_line import Parser, exit_code, path, positive, seed
 from olmo.config import parse_overrides, section
-from olmo.eval.benchmark.inputs import LAYOUTS
+from olmo.eval.benchmark.inputs import LAYOUTS, NEW_TOKENS
 from olmo.eval.benchmark.measure import Options, groups, run_plan
 from olmo.eval.benchmark.output import Report
 from olmo.eval.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
+from olmo.eval.benchmark.stock import stock_classes
 from olmo.eval.benchmark.workload import STAGES
 from olmo.nn.token_pruning import PRUNE_METHODS
 
@@ -54,6 +56,7 @@ GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
     "methods": (names, ("scorer",), f"any of {','.join(PRUNE_METHODS)}"),
     "layouts": (names, ("ragged",), f"any of {','.join(LAYOUTS)}"),
     "batch_sizes": (integers, (1,), "rows of one video each"),
+    "new_tokens": (int, NEW_TOKENS, "tokens of an answer, stage decode"),
 }
 """Flags of the fields of ``Plan``: type, default, help."""
 
@@ -63,8 +66,10 @@ def parser() -> Parser:
     add, cores = out.add_argument, os.cpu_count() or 1
     add("--suite", choices=SUITES, help="a named set of measurements, in place of the grid below")
     for name, (kind, default, text) in GRID.items():
-        shown = default if isinstance(default, str) else ",".join(map(str, default))
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         add(f"--{name}", type=kind, help=f"{text} ({shown})")
+    add("--vary", action="store_true", default=None, help="other frames and text every round")
+    add("--baseline", choices=["transformers"], help="beside ours, for whole models")
     add("--device", help="cpu or cuda (cuda if there is one; the suite's)")
     add("--dtype", choices=DTYPES, help="bfloat16: with autocast (float32; the suite's)")
     add("--repeats", type=positive, default=5, help="rounds that count, after one to warm up (5)")
@@ -77,7 +82,8 @@ def parser() -> Parser:
 
 def chosen_suite(args: argparse.Namespace) -> Suite:
     """The suite by name, or one of the flags' grid."""
-    given = {name: value for name in GRID if (value := getattr(args, name)) is not None}
+    grid = (*GRID, "vary")
+    given = {name: value for name in grid if (value := getattr(args, name)) is not None}
     if args.suite:
         if given:
             raise ValueError(f"--suite {args.suite} has its own --{', --'.join(given)}")
@@ -106,13 +112,15 @@ def read_job(args: argparse.Namespace, rest: list[str]) -> Job:
         raise ValueError(f"device {device} is not supported, only cpu and cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch sees no GPU")
+    if args.baseline:
+        stock_classes()
     plans = []
     for plan in suite.plans:
         spec = ModelSpec(plan.preset, device, dtype, args.seed, section(overrides, "model"))
         groups(plan)
         spec.config().build("meta")
         plans.append((plan, spec))
-    options = Options(args.repeats, args.threads, not args.no_cpu_memory)
+    options = Options(args.repeats, args.threads, not args.no_cpu_memory, args.baseline)
     return Job(tuple(plans), options, args.out)
 
 

@@ -9,14 +9,13 @@ import dataclasses
 
 from olmo.config import to_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
-from olmo.nn.flops import StageFlops, model_flops
+from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.patch_grid import pooled_grid
 from olmo.token_budget import n_removed_tokens
 from olmo.train.config import TrainConfig
 from olmo.train.memory import GIB, RowShape, estimate_memory
 from olmo.train.optim import freeze, named_groups
-from olmo.train.throughput import PEAK_FLOPS, TRAINING
 
 TEXT_TOKENS_PER_FRAME = 8
 """Time stamp and frame tokens, roughly."""

@@ -5,39 +5,15 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property, lru_cache
 
-import torch
 from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2Config
-from olmo.nn.flops import StageFlops, connector_flops, llm_flops, model_flops
+from olmo.nn.flops import TRAINING, StageFlops, connector_flops, llm_flops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.nn.vision_backbone import VisionBackboneConfig
 from olmo.patch_grid import pooled_grid
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
-
-TRAINING = 3
-"""A step costs this many forward passes: the backward pass counts twice. Recomputed activations
-are no useful work and do not count."""
-
-PEAK_FLOPS = {
-    "B200": 2.25e15,
-    "H200": 9.89e14,
-    "H100": 9.89e14,
-    "A100": 3.12e14,
-    "L40S": 3.62e14,
-    "A6000": 1.55e14,
-    "4090": 1.65e14,
-}
-"""Dense bf16 FLOP/s by a part of the device name, as the makers state them."""
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """bf16 FLOP/s of ``device``, None if unknown."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
 
 
 def dense_backbone(config: VisionBackboneConfig) -> VisionBackboneConfig:

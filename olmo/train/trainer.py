@@ -24,6 +24,7 @@ from olmo.data.loader import MicroBatch, skipped_thing
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import HOST_INPUTS, last_micro_batch
+from olmo.nn.flops import PEAK_FLOPS, peak_of
 from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
 from olmo.train.diagnose import bad_gradients, first_bad_module
@@ -33,7 +34,7 @@ from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
 from olmo.train.signals import StopSignal, blocked_signals, end_workers
 from olmo.train.state import TrainerState
-from olmo.train.throughput import FlopCounter, peak_flops
+from olmo.train.throughput import FlopCounter
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.count_flops = FlopCounter(self.config.model)
         peak = self.config.train.peak_tflops
-        self.peak_flops = peak * 1e12 if peak else peak_flops(self.device)
+        self.peak_flops = peak * 1e12 if peak else peak_of(PEAK_FLOPS, self.device)
 
     @property
     def outcome(self) -> str:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import olmo.eval.benchmark.measure as measure
+import olmo.eval.benchmark.stock as stock
 from olmo.eval.benchmark.checks import Checker
 from olmo.eval.benchmark.clock import Clock, split_parts, watched
-from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
-from olmo.eval.benchmark.measure import Group, Options, Runs, compare, groups, run_plan
+from olmo.eval.benchmark.inputs import DENSE, STOCK, Inputs, Setting, settings
+from olmo.eval.benchmark.measure import Options, groups, run_plan
 from olmo.eval.benchmark.memory import (
     MemoryRun,
     MemoryRunError,
@@ -26,7 +27,9 @@ from olmo.eval.benchmark.memory import (
 )
 from olmo.eval.benchmark.output import Report
 from olmo.eval.benchmark.presets import PRESETS, SUITES, ModelSpec, Plan
-from olmo.eval.benchmark.workload import STAGES, run_stage, stage_flops
+from olmo.eval.benchmark.results import Group, Runs, compare, summarize
+from olmo.eval.benchmark.stock import Bench, Stock, stock_state
+from olmo.eval.benchmark.workload import STAGES, run_stage, stage_work
 from olmo.eval.timing import Spread, take_turns
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from scripts import benchmark as script
@@ -186,10 +189,9 @@ def test_memory_of_training_stages(
 
 
 def test_flops_of_a_stage(model: TemporalVideoOlmo):
-    DENSE.apply(model)
     inputs = Inputs.make(model.config, 4, 1)
     vit, backbone, prefill, train = (
-        stage_flops(model.config, inputs, STAGES[s])
+        stage_work(model, inputs, DENSE, STAGES[s]).flops
         for s in ("vit", "backbone", "prefill", "train")
     )
     assert vit.connector == vit.llm == backbone.llm == 0
@@ -203,12 +205,12 @@ def time_tiny(
 ) -> tuple[Inputs, Group, dict[Setting, Runs]]:
     inputs = Inputs.make(model.config, 4, 1)
     group = Group("vit", 4, 1, tuple(problems))
-    return inputs, group, measure.time_group(model, inputs, group, problems, 1)
+    return inputs, group, measure.time_group(Bench(model), [inputs], group, problems, 1)
 
 
 def test_no_speedup_for_a_setting_with_a_problem(model: TemporalVideoOlmo):
     found = time_tiny(model, {DENSE: None, RAGGED: "not the same work: x", PACKED: None})
-    dense, ragged, packed = measure.summarize(model, found[0], "tiny", *found[1:])
+    dense, ragged, packed = summarize(model, [found[0]], "tiny", *found[1:])
     assert dense.seconds is not None and packed.speedup is not None
     assert ragged.seconds is None and ragged.speedup is None
     assert ragged.problem == "not the same work: x"
@@ -222,9 +224,9 @@ def test_no_speedup_over_a_dense_side_with_a_problem(
             raise torch.cuda.OutOfMemoryError("too large")
         return run_stage(model, *args)
 
-    monkeypatch.setattr(measure, "run_stage", too_large)
+    monkeypatch.setattr(stock, "run_stage", too_large)
     found = time_tiny(model, {DENSE: None, RAGGED: None})
-    dense, ragged = measure.summarize(model, found[0], "tiny", *found[1:])
+    dense, ragged = summarize(model, [found[0]], "tiny", *found[1:])
     assert dense.problem == "out of memory" and ragged.problem == "dense: out of memory"
     assert ragged.seconds is not None and ragged.speedup is None and ragged.reached is None
 
@@ -236,12 +238,12 @@ def test_no_speedup_when_a_run_changes_the_inputs(
         inputs.images[0, 0, 0, 0] ^= 1
         return run_stage(model, inputs, *args)
 
-    monkeypatch.setattr(measure, "run_stage", careless)
+    monkeypatch.setattr(stock, "run_stage", careless)
     # one warm-up round and one that counts: an even number of flips would restore the pixel
     found = time_tiny(model, {DENSE: None, RAGGED: "x"})[2]
     assert found[DENSE].problem is None
     monkeypatch.setattr(
-        measure, "run_stage", lambda m, i, *a: (i.images.zero_(), run_stage(m, i, *a))[1]
+        stock, "run_stage", lambda m, i, *a: (i.images.zero_(), run_stage(m, i, *a))[1]
     )
     found = time_tiny(model, {DENSE: None, RAGGED: None})[2]
     assert found[RAGGED].problem == "not the same work: a run changed the inputs"
@@ -252,7 +254,7 @@ def test_every_timed_run_is_checked(model: TemporalVideoOlmo, monkeypatch: pytes
         out = run_stage(*args)
         return dataclasses.replace(out, values=out.values * torch.nan)
 
-    monkeypatch.setattr(measure, "run_stage", lossy)
+    monkeypatch.setattr(stock, "run_stage", lossy)
     found = time_tiny(model, {DENSE: None})[2]
     assert found[DENSE].problem == "not the same work: the result is not finite"
     assert found[DENSE].seconds == []
@@ -347,12 +349,12 @@ def test_help_names_the_tables(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         script.main(["--help"])
     shown = capsys.readouterr().out
-    assert "--suite cpu" in shown and "--suite gpu" in shown
+    assert "--suite cpu" in shown and "--suite gpu-train" in shown
 
 
 def test_a_wide_range_is_pointed_out(model: TemporalVideoOlmo):
     found = time_tiny(model, {DENSE: None, RAGGED: None})
-    dense, ragged = measure.summarize(model, found[0], "tiny", *found[1:])
+    dense, ragged = summarize(model, [found[0]], "tiny", *found[1:])
     quiet = dataclasses.replace(ragged, speedup=Spread(1.5, 1.45, 1.55))
     noisy = dataclasses.replace(ragged, speedup=Spread(1.5, 1.0, 2.0))
     report = Report("", SPEC, Options(), [dense, quiet])

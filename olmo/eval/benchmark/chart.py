@@ -7,7 +7,8 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw
 
-from olmo.eval.benchmark.measure import Result
+from olmo.eval.benchmark.inputs import DENSE
+from olmo.eval.benchmark.results import Result
 from olmo.eval.pruning_draw import FAINT, INK, PAPER, font, wrap
 
 BAR, CEILING, AXIS = (70, 122, 178), (208, 76, 52), (215, 218, 224)
@@ -20,10 +21,10 @@ STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
-    """One bar per pruned setting, in groups of stage, frames and batch size. A setting without a
+    """One bar per setting but our dense run, in groups on the same inputs. A setting without a
     speed-up shows why instead of a bar."""
-    pruned = [r for r in results if r.setting.topk is not None]
-    sections = [(k, list(v)) for k, v in groupby(pruned, lambda r: (r.stage, r.n_frames, r.n_rows))]
+    pruned = [r for r in results if r.setting != DENSE]
+    sections = [(k, list(v)) for k, v in groupby(pruned, _title)]
     lines = wrap(note, WIDTH - 2 * MARGIN, TEXT)
     top = MARGIN + TITLE + 12 + LINE * (len(lines) + 1)
     height = top + LINE * (len(pruned) + 2 * len(sections)) + MARGIN + LINE
@@ -38,9 +39,8 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
     scale = _Scale.of(pruned)
     _axis(draw, scale, top, height - MARGIN - LINE)
     y = top
-    for (stage, n_frames, n_rows), members in sections:
+    for title, members in sections:
         y += LINE // 2
-        title = f"{stage}, {n_frames} frames, batch {n_rows}"
         draw.text((MARGIN, y), title, INK, font(TEXT + 2))
         y += LINE
         for result in members:
@@ -48,6 +48,11 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
             y += LINE
         y += LINE // 2
     return image
+
+
+def _title(r: Result) -> str:
+    text = f"{r.stage}, {r.n_frames} frames, batch {r.n_rows}"
+    return f"{text}, varying shapes" if r.shapes == "varying" else text
 
 
 class _Scale:
@@ -76,7 +81,7 @@ def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
     draw.text((MARGIN + 32, y), "median; line: range of the rounds", FAINT, font(TEXT))
     x = MARGIN + 290
     draw.line((x, y + 2, x, y + 6 + THICK), CEILING, 3)
-    draw.text((x + 8, y), "ceiling by FLOPs", FAINT, font(TEXT))
+    draw.text((x + 8, y), "ceiling by FLOPs (decode: bytes)", FAINT, font(TEXT))
 
 
 def _axis(draw: ImageDraw.ImageDraw, scale: _Scale, top: int, bottom: int) -> None:

@@ -12,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting
+from olmo.eval.benchmark.inputs import DENSE, STOCK, Inputs, Setting
 from olmo.eval.benchmark.slow_forms import masked_llm, masked_vit, present_patches, pruned_layout
-from olmo.eval.benchmark.workload import Outcome, Stage, run_stage, run_vit
+from olmo.eval.benchmark.stock import Bench, Stock
+from olmo.eval.benchmark.workload import STAGES, Outcome, Stage, run_stage, run_vit
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masked_bias
 from olmo.nn.token_pruning import PRUNE_METHODS
@@ -55,19 +58,23 @@ def check_outcome(
     """
     n_cells = inputs.token_pooling.shape[1] // inputs.n_frames
     planned = inputs.n_kept(model.config, setting)
-    kept = out.keep.sum(1).tolist()
-    _demand(kept == [planned] * inputs.n_rows, f"kept cells per row {kept}, planned {planned}")
-    _demand(bool(out.keep[:, :n_cells].all()), "a first frame lost cells")
-    if out.n_features is None:
-        valid = (inputs.token_pooling[0, :n_cells] >= 0).sum(1)
-        expected = int((out.keep.view(-1, n_cells) * valid).sum())
-        found = len(out.values) if out.slot is None else int((out.slot >= 0).sum())
-    else:
-        expected, found = planned * inputs.n_rows, out.n_features
-    _demand(found == expected, f"{found} feature rows, planned {expected}")
+    if out.keep is not None:
+        kept = out.keep.sum(1).tolist()
+        _demand(kept == [planned] * inputs.n_rows, f"kept cells per row {kept}, planned {planned}")
+        _demand(bool(out.keep[:, :n_cells].all()), "a first frame lost cells")
+        if out.n_features is None:
+            valid = (inputs.token_pooling[0, :n_cells] >= 0).sum(1)
+            expected = int((out.keep.view(-1, n_cells) * valid).sum())
+            found = len(out.values) if out.slot is None else int((out.slot >= 0).sum())
+        else:
+            expected, found = planned * inputs.n_rows, out.n_features
+        _demand(found == expected, f"{found} feature rows, planned {expected}")
     if out.row_lengths is not None:
         wanted = [planned + inputs.n_text_tokens] * inputs.n_rows
         _demand(out.row_lengths == wanted, f"rows of {out.row_lengths} tokens, planned {wanted}")
+    if out.tokens is not None:
+        shape, wanted = list(out.tokens.shape), [inputs.n_rows, stage.new_tokens]
+        _demand(shape == wanted, f"new tokens {shape}, planned {wanted}")
     _demand(bool(torch.isfinite(out.values).all()), "the result is not finite")
     if stage.trains:
         _demand(out.loss is not None and bool(torch.isfinite(out.loss)), "the loss is not finite")
@@ -82,13 +89,15 @@ def make_sample(model: TemporalVideoOlmo, seed: int = 0) -> Inputs:
 class Checker:
     """Runs each check of a model once and keeps its verdict."""
 
-    def __init__(self, model: TemporalVideoOlmo, seed: int = 0):
-        self.model = model
+    def __init__(self, model: TemporalVideoOlmo, seed: int = 0, stock: Stock | None = None):
+        self.model, self.bench = model, Bench(model, stock)
         self.sample = make_sample(model, seed)
         self.verdicts: dict[tuple[Setting, str], str | None] = {}
 
     def problem(self, setting: Setting, stage: Stage) -> str | None:
         """Why times of this setting cannot be compared with those of others; None if they can."""
+        if setting == STOCK:
+            return self._verdict(setting, str(stage), stage, partial(check_stock, self.bench))
         nothing_removed = dataclasses.replace(setting, topk=None if setting == DENSE else 0.0)
         backbone = Stage("backbone", False)
         zero = self._verdict(nothing_removed, "topk 0", backbone, check_topk_zero)
@@ -123,6 +132,8 @@ def check_setting(model: TemporalVideoOlmo, sample: Inputs, setting: Setting, st
             check_vit(model, sample, stage.trains)
         if stage.scope == "model":
             check_llm(model, sample)
+    if stage.new_tokens:
+        check_decode(model, sample, stage)
 
 
 def _run(model: TemporalVideoOlmo, sample: Inputs, stage: Stage) -> Outcome:
@@ -139,6 +150,51 @@ def check_topk_zero(
     setting.apply(model)
     got = _run(model, sample, stage).values
     _demand(torch.equal(got, want), "topk 0 does not give the dense features bit for bit")
+
+
+def check_stock(
+    bench: Bench, model: TemporalVideoOlmo, sample: Inputs, setting: Setting, stage: Stage
+) -> None:
+    """Stock ``transformers`` computes what our dense model does: logits, in training the gradient
+    of the patch embedding, and in float32 the tokens of an answer."""
+    assert bench.stock is not None
+    values, gradients = [], []
+    sides: dict[Setting, Any] = {DENSE: model.vision_backbone.image_vit, setting: bench.stock.vit}
+    for side, vit in sides.items():
+        bench.prepare(side, sample, stage.trains)
+        out = bench.run(side, sample, stage)
+        check_outcome(model, sample, side, stage, out)
+        values.append(out.values if out.tokens is None else out.tokens)
+        gradients.append(vit.patch_embedding.weight.grad)
+    bench.zero_grad()
+    dtype = bench.stock.model.dtype
+    if stage.new_tokens:
+        same = dtype != torch.float32 or torch.equal(values[0], values[1])
+        _demand(same, "transformers answers with other tokens")
+        check_stock(bench, model, sample, setting, STAGES["prefill"])
+    else:
+        _compare(values[1], values[0], GRADIENT_TOLERANCE[dtype], "logits of transformers")
+    if stage.trains:
+        what = "transformers' gradients of the patch embedding"
+        _compare(gradients[1], gradients[0], GRADIENT_TOLERANCE[dtype], what)
+
+
+@torch.no_grad()
+def check_decode(model: TemporalVideoOlmo, sample: Inputs, stage: Stage) -> None:
+    """An answer and its score against one plain pass, without a cache, over prompt and answer:
+    every token is the likeliest there."""
+    out, weight = _run(model, sample, stage), model.transformer.wte.embedding
+    assert out.tokens is not None
+    ids = torch.cat((sample.input_ids, out.tokens[:, :-1]), 1)
+    wanted = torch.arange(ids.shape[1], device=ids.device) >= sample.input_ids.shape[1] - 1
+    with _autocast(weight):
+        batch = sample.batch() | {"input_ids": ids, "response_mask": wanted.expand_as(ids)}
+        logits = model(**batch).logits
+    log_probs = logits.float().log_softmax(-1).view(*out.tokens.shape, -1)
+    chosen = log_probs.gather(-1, out.tokens[..., None]).squeeze(-1)
+    tolerance = TOLERANCE[weight.dtype]
+    _compare(out.values, chosen.sum(1), tolerance, "scores of the answer")
+    _compare(chosen, log_probs.amax(-1), tolerance, "log-probabilities of greedy tokens")
 
 
 def check_gradients(model: TemporalVideoOlmo, stage: Stage, learned: bool) -> None:
@@ -165,6 +221,7 @@ def check_pooled(model: TemporalVideoOlmo, sample: Inputs, setting: Setting) -> 
     DENSE.apply(model)
     dense = _run(model, sample, stage)
     setting.apply(model)
+    assert out.keep is not None
     kept = dense.values[out.keep.flatten()]
     _demand(torch.equal(out.values, kept), "kept features differ from the dense ones")
 
@@ -182,7 +239,7 @@ def check_vit(model: TemporalVideoOlmo, sample: Inputs, backward: bool) -> None:
             if slow:
                 out = masked_vit(model, sample)
             else:
-                out = in_patch_order(run_vit(model, sample, backward))
+                out = in_patch_order(run_vit(model, sample, Stage("vit", backward)))
         values.append(out.detach())
         if backward:
             gradients += torch.autograd.grad(out.float().square().mean(), weight)
@@ -235,14 +292,7 @@ def check_llm(model: TemporalVideoOlmo, sample: Inputs) -> None:
     weight, training = model.transformer.wte.embedding, model.training
     model.eval()
     with _autocast(weight):
-        out = model(
-            sample.input_ids,
-            images=sample.images,
-            token_pooling=sample.token_pooling,
-            num_images=sample.num_images,
-            multimodal_type=sample.multimodal_type,
-            response_mask=sample.answer,
-        )
+        out = model(**sample.batch(), response_mask=sample.answer)
         if out.kept_tokens is None or out.vision is None:
             raise WorkMismatch("the row of the language model was not shortened")
         want = masked_llm(model, sample, out.kept_tokens, out.vision.features)

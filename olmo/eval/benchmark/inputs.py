@@ -31,6 +31,8 @@ LAYOUTS: dict[str, tuple[Literal["ragged", "packed"], bool]] = {
 
 TIME_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 6, 64, 64
 """Text of a row: before each frame, after the video, and the answer, which has the loss."""
+NEW_TOKENS = 32
+"""Of an answer that is decoded, behind all of that."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Setting:
 
     @property
     def label(self) -> str:
+        if self == STOCK:
+            return "dense, transformers"
         return "dense" if self.topk is None else f"{self.method} {self.layout} {self.topk:g}"
 
     def apply(self, model: TemporalVideoOlmo) -> None:
@@ -56,6 +60,8 @@ class Setting:
 
 
 DENSE = Setting()
+STOCK = Setting(None, "transformers")
+"""The dense model in stock ``transformers``."""
 
 
 def settings(
@@ -108,6 +114,7 @@ class Inputs:
         n_rows: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        n_question: int = QUESTION_TOKENS,
     ) -> Inputs:
         """The same for the same arguments."""
         vit, pool = config.vision_backbone.vit, config.vision_backbone.video_pooling
@@ -119,7 +126,7 @@ class Inputs:
         ids = config.llm.special_ids()
         frame = [ids["<frame_start>"], *[ids["<im_patch>"]] * len(windows), ids["<frame_end>"]]
         row = torch.tensor(
-            ([0] * TIME_TOKENS + frame) * n_frames + [0] * (QUESTION_TOKENS + ANSWER_TOKENS)
+            ([0] * TIME_TOKENS + frame) * n_frames + [0] * (n_question + ANSWER_TOKENS)
         ).repeat(n_rows, 1)
         text = torch.randint(0, config.llm.vocab_size, row.shape, generator=generator)
         row = torch.where(row == 0, text, row)
@@ -146,6 +153,11 @@ class Inputs:
     def n_text_tokens(self) -> int:
         """Tokens of a row that are no visual features."""
         return self.input_ids.shape[1] - self.token_pooling.shape[1]
+
+    def batch(self) -> dict[str, Tensor]:
+        """What the model takes."""
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in named.items() if name != "answer"}
 
     def digest(self) -> str:
         """Hash of all values."""

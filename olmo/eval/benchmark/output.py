@@ -15,27 +15,16 @@ import torch
 
 from olmo.eval.benchmark.chart import speedup_chart
 from olmo.eval.benchmark.clock import PARTS
-from olmo.eval.benchmark.measure import Options, Result
+from olmo.eval.benchmark.inputs import STOCK
+from olmo.eval.benchmark.measure import Options
 from olmo.eval.benchmark.presets import ModelSpec
+from olmo.eval.benchmark.results import Result
 from olmo.eval.comparison import markdown_table
 from olmo.eval.report import format_table
 from olmo.eval.timing import Spread
+from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, peak_of
 
-COLUMNS = (
-    "stage",
-    "frames",
-    "rows",
-    "setting",
-    "cells kept",
-    "seconds",
-    "min - max",
-    "speed-up",
-    "min - max of rounds",
-    "ceiling",
-    "reached %",
-    "peak MiB",
-    "of dense %",
-)
+NAMES = ("stage", "frames", "rows", "shapes", "setting")
 MIB = 1 << 20
 NOISY = 1.15
 """Ratio of the highest to the lowest speed-up of a round from which a warning is due."""
@@ -65,16 +54,33 @@ class Report:
             if s.high > NOISY * s.low
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """Stages that ``--baseline transformers`` does not cover."""
+        without = {r.stage for r in self.results} - {
+            r.stage for r in self.results if r.setting == STOCK
+        }
+        if not self.options.baseline or not without:
+            return []
+        stages = ", ".join(sorted(without))
+        return [f"transformers runs whole models: there is no run of it for {stages}"]
+
+    def _columns(self) -> tuple[list[str], list[list[object]]]:
+        """Headers and rows of the table, without columns in which nothing stands."""
+        rows = [_row(r, self.spec) for r in self.results]
+        names = [n for n in (rows or [{}])[0] if any(row[n] is not None for row in rows)]
+        return names, [[row[n] for n in names] for row in rows]
+
     def table(self) -> str:
         """For a terminal."""
-        table = format_table(COLUMNS, [_row(r) for r in self.results])
-        return "\n".join([table, *self.problems, *self.warnings])
+        table = format_table(*self._columns())
+        return "\n".join([table, *self.problems, *self.warnings, *self.notes])
 
     def markdown(self) -> str:
         """The same, where the time goes, and how it was measured."""
         lines = ["# Benchmark", "", f"    {self.command}", "", self.setting_line(), ""]
-        lines += [markdown_table(COLUMNS, [_row(r) for r in self.results]), ""]
-        if remarks := [f"- {text}" for text in (*self.problems, *self.warnings)]:
+        lines += [markdown_table(*self._columns()), ""]
+        if remarks := [f"- {text}" for text in (*self.problems, *self.warnings, *self.notes)]:
             lines += [*remarks, ""]
         lines += ["Where the time goes, median milliseconds:", ""]
         lines += [markdown_table(*_parts_table(self.results)), ""]
@@ -85,8 +91,8 @@ class Report:
         found = environment(self.spec.device)
         return (
             f"{found['device']}, torch {found['torch']}, {self.spec.dtype}, "
-            f"threads: {self.options.threads}; medians of {self.options.repeats} rounds in which "
-            "the settings take turns."
+            f"threads: {self.options.threads}; medians (of varying shapes: means) of "
+            f"{self.options.repeats} rounds in which the settings take turns."
         )
 
     def json(self) -> str:
@@ -136,37 +142,57 @@ def _cpu_name() -> str:
 
 def _name(result: Result) -> str:
     shape = f"{result.n_frames} frames, batch {result.n_rows}"
-    return f"{result.stage}, {shape}, {result.setting.label}"
+    vary = ", varying" if result.shapes == "varying" else ""
+    return f"{result.stage}, {shape}{vary}, {result.setting.label}"
 
 
-def _row(r: Result) -> list[object]:
-    reached = r.reached
-    extra = None if r.memory is None else r.memory.extra / MIB
-    return [
-        r.stage,
-        r.n_frames,
-        r.n_rows,
-        r.setting.label,
-        f"{r.cells} of {r.all_cells}",
-        None if r.seconds is None else f"{r.seconds.median:.3f}",
-        _range(r.seconds, 3),
-        None if r.speedup is None else f"{r.speedup.median:.2f}",
-        _range(r.speedup, 2),
-        f"{r.ceiling:.2f}",
-        _number(None if reached is None else 100 * reached, 1),
-        _number(extra, 0),
-        _number(None if r.memory_share is None else 100 * r.memory_share, 1),
-    ]
+def _row(r: Result, spec: ModelSpec) -> dict[str, object]:
+    reached, share = r.reached, r.memory_share
+    best = r.speedup_over_best
+    rates = {unit: f"{value:.3g}" for unit, value in r.rates.items()}
+    return {
+        "stage": r.stage,
+        "frames": r.n_frames,
+        "rows": r.n_rows,
+        "shapes": "varying" if r.shapes == "varying" else None,
+        "setting": r.setting.label,
+        "cells kept": f"{r.cells} of {r.all_cells}",
+        "seconds": None if r.seconds is None else f"{r.seconds.median:.3f}",
+        "min - max": _range(r.seconds, 3),
+        "speed-up": None if r.speedup is None else f"{r.speedup.median:.2f}",
+        "min - max of rounds": _range(r.speedup, 2),
+        "over best dense": None if best is None else f"{best.median:.2f}",
+        "ceiling": f"{r.ceiling:.2f}",
+        "reached %": _number(None if reached is None else 100 * reached, 1),
+        "ms/token": rates.get("ms/token"),
+        "tokens/s": rates.get("tokens/s"),
+        "TFLOP/s": rates.get("TFLOP/s"),
+        "GB/s": rates.get("GB/s"),
+        "of card %": _number(_share_of_card(r, spec), 1),
+        "peak MiB": None if r.memory is None else f"{r.memory.extra / MIB:.0f}",
+        "of dense %": _number(None if share is None else 100 * share, 1),
+    }
+
+
+def _share_of_card(r: Result, spec: ModelSpec) -> float | None:
+    """Percent of the card's bandwidth that decoding reached, or of its bf16 FLOP/s that other
+    stages did; None if the card is unknown."""
+    device = torch.device(spec.device)
+    if "GB/s" in r.rates:
+        peak = peak_of(PEAK_BANDWIDTH, device)
+        return 100e9 * r.rates["GB/s"] / peak if peak else None
+    peak = peak_of(PEAK_FLOPS, device) if spec.dtype == "bfloat16" else None
+    return 100e12 * r.rates["TFLOP/s"] / peak if peak and r.rates else None
 
 
 def _parts_table(results: Sequence[Result]) -> tuple[tuple[str, ...], list[list[object]]]:
     found = {part for r in results for part in r.parts}
-    parts = [part for part in (*PARTS, "backward", "other") if part in found]
+    parts = [part for part in (*PARTS, "backward", "prefill", "decode", "other") if part in found]
     rows: list[list[object]] = []
     for r in results:
         times = [_number(1000 * r.parts[p] if p in r.parts else None, 1) for p in parts]
-        rows.append([r.stage, r.n_frames, r.n_rows, r.setting.label, *times])
-    return (*COLUMNS[:4], *parts), rows
+        rows.append([r.stage, r.n_frames, r.n_rows, r.shapes, r.setting.label, *times])
+    return (*NAMES, *parts), rows
 
 
 def _number(value: float | None, digits: int) -> str | None:

@@ -6,11 +6,13 @@ A plan is a grid of measurements on one model; a suite is a named list of plans.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 
 from olmo.config import ConfigError, merge
+from olmo.eval.benchmark.inputs import LAYOUTS, NEW_TOKENS
 from olmo.model_configs import preset_model_config
 from olmo.models.parallel import checkpoint_activations
 from olmo.models.registry import model_config_from_dict
@@ -21,9 +23,13 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
 
 DTYPES = ("float32", "bfloat16")
 
+LONG = {"max_sequence_length": 36864}
+"""Room for the prompt of 256 frames and an answer."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "llm": {
+            **LONG,
             "d_model": 64,
             "n_heads": 2,
             "n_layers": 2,
@@ -52,6 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small": {
         "llm": {
+            **LONG,
             "d_model": 256,
             "n_heads": 4,
             "n_kv_heads": 2,
@@ -77,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "molmo2_4b": merge(
         preset_model_config("qwen3_4b_instruct"),
-        {"llm": {"activation_checkpoint": "whole_layer"}},
+        {"llm": LONG | {"activation_checkpoint": "whole_layer"}},
     ),
 }
 """Model configs. ``small``: width 192, 12 blocks, 27 x 27 patches. ``molmo2_4b``: the sizes of
@@ -119,7 +126,8 @@ class ModelSpec:
 @dataclass(frozen=True)
 class Plan:
     """A grid of measurements: every stage, number of frames and batch size, dense and with every
-    topk, method and layout."""
+    topk, method and layout. ``vary``: every round has another number of frames, down to 10% fewer,
+    and another length of text; all shapes are new when they come."""
 
     preset: str
     stages: tuple[str, ...]
@@ -128,6 +136,8 @@ class Plan:
     methods: tuple[str, ...] = ("scorer",)
     layouts: tuple[str, ...] = ("ragged",)
     batch_sizes: tuple[int, ...] = (1,)
+    vary: bool = False
+    new_tokens: int = NEW_TOKENS
 
 
 @dataclass(frozen=True)
@@ -139,35 +149,50 @@ class Suite:
     dtype: str
 
 
+_small, _large = partial(Plan, "small"), partial(Plan, "molmo2_4b")
+_CPU, _GPU = ("cpu", "float32"), ("cuda", "bfloat16")
+METHODS = ("scorer", "easy", "heuristic", "random", "evs")
+
 SUITES = {
     "cpu": Suite(
         (
-            Plan("small", ("vit",), (64,), (0.3, 0.5, 0.7, 0.8)),
-            Plan("small", ("train_backbone",), (32,), (0.5,)),
+            _small(("vit",), (64,), (0.3, 0.5, 0.7, 0.8)),
+            _small(("train_backbone",), (32,), (0.5,)),
         ),
-        "cpu",
-        "float32",
+        *_CPU,
     ),
-    "gpu": Suite(
+    "cpu-decode": Suite((_small(("decode",), (16,), (0.5,), batch_sizes=(1, 8)),), *_CPU),
+    "methods": Suite((_small(("prefill",), (16,), (0.5,), METHODS, tuple(LAYOUTS)),), *_CPU),
+    "gpu-vit": Suite(
         (
-            Plan("molmo2_4b", ("vit", "prefill", "train"), (64, 128, 256), (0.3, 0.5, 0.8)),
-            Plan("molmo2_4b", ("prefill", "train"), (64,), (0.5,), batch_sizes=(2,)),
+            _large(("vit",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            _large(("vit",), (128,), (0.5,), vary=True),
         ),
-        "cuda",
-        "bfloat16",
+        *_GPU,
     ),
-    "methods": Suite(
+    "gpu-prefill": Suite(
         (
-            Plan(
-                "small",
-                ("prefill",),
-                (16,),
-                (0.5,),
-                ("scorer", "easy", "heuristic", "random", "evs"),
-                ("ragged", "packed", "packed+refill"),
-            ),
+            _large(("prefill",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            _large(("prefill",), (64,), (0.5,), batch_sizes=(2,)),
+            _large(("prefill",), (128,), (0.5,), vary=True),
         ),
-        "cpu",
-        "float32",
+        *_GPU,
+    ),
+    "gpu-train": Suite(
+        (
+            _large(("train",), (64, 128), (0.3, 0.5, 0.8)),
+            _large(("train",), (256,), (0.5,)),
+            _large(("train",), (64,), (0.5,), batch_sizes=(2,)),
+            _large(("train",), (128,), (0.5,), vary=True),
+        ),
+        *_GPU,
+    ),
+    "gpu-decode": Suite(
+        (
+            _large(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),
+            _large(("decode",), (64,), (0.5,), batch_sizes=(1, 8), vary=True),
+        ),
+        *_GPU,
     ),
 }
+"""The parts of ``gpu-...`` are short enough to be run one by one, each in less than ten minutes."""

@@ -6,20 +6,18 @@ Legend: B rows, T frames per row, N patches, M cells per frame.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from olmo.eval.benchmark.clock import Clock
-from olmo.eval.benchmark.inputs import ANSWER_TOKENS, Inputs, Setting
-from olmo.models.temporal_video_olmo.temporal_video_olmo import (
-    TemporalVideoOlmo,
-    TemporalVideoOlmoConfig,
-)
-from olmo.nn.flops import StageFlops, model_flops
+from olmo.eval.benchmark.inputs import ANSWER_TOKENS, NEW_TOKENS, STOCK, Inputs, Setting
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.nn.flops import StageFlops, decode_bytes, decode_flops, model_flops
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.token_pruning import PRUNE_METHODS
 
@@ -29,32 +27,41 @@ class Outcome:
     """What a run computed, for the checks.
 
     Attributes:
-        values: the result: features of the ViT or of the connector, or logits.
+        values: the result: features of the ViT or of the connector, logits, or scores of answers.
+        keep: bool [B, T * M] the cells that stayed; None where a model does not tell.
         n_features: rows that the connector put out; None for the ViT alone.
-        keep: bool [B, T * M] the cells that stayed.
         slot: [B * T * N] row of each patch in the ViT's features, -1 if removed; None = identity.
         row_lengths: tokens of each row that the language model saw; None without one.
         loss: of a training step.
+        tokens: int64 [B, new tokens] of a decoding stage.
+        timings: seconds of its ``prefill`` and ``decode``; the latter are the time of the run.
     """
 
     values: Tensor
-    keep: Tensor
+    keep: Tensor | None = None
     n_features: int | None = None
     slot: Tensor | None = None
     row_lengths: list[int] | None = None
     loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    tokens: Tensor | None = None
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the model that is run on its own: ``forward`` and, if ``trains``, backward."""
+    """A part of the model that is run on its own: ``forward`` and, if ``trains``, backward; or
+    the whole model with ``new_tokens`` tokens of an answer."""
 
     scope: str
     trains: bool
+    new_tokens: int = 0
 
     def applies_to(self, setting: Setting) -> bool:
-        """A method that prunes pooled tokens changes nothing in the ViT alone."""
+        """A method that prunes pooled tokens changes nothing in the ViT alone; stock
+        ``transformers`` runs whole models."""
+        if setting == STOCK:
+            return self.scope == "model"
         pooled = setting.topk is not None and PRUNE_METHODS[setting.method].pooled
         return not (self.scope == "vit" and pooled)
 
@@ -66,13 +73,17 @@ STAGES = {
     "train_vit": Stage("vit", True),
     "train_backbone": Stage("backbone", True),
     "train": Stage("model", True),
+    "decode": Stage("model", False, NEW_TOKENS),
 }
 """``vit``: pixels to the outputs of the read blocks, scoring and planning included; ``backbone``:
 ViT and connector; ``prefill``: with the language model, filling its cache; ``train...``: forward
-and backward of the same, without an optimizer step."""
+and backward of the same, without an optimizer step; ``decode``: tokens of an answer behind a
+filled cache, greedy and without a stop token."""
+NO_STOP = -1
+"""A stop id that no token has."""
 
 
-def run_vit(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome:
+def run_vit(model: TemporalVideoOlmo, inputs: Inputs, stage: Stage) -> Outcome:
     """The ViT alone, as the backbone calls it."""
     backbone, images = model.vision_backbone, inputs.images
     frames, vit = images.flatten(0, 1), backbone.image_vit
@@ -86,7 +97,7 @@ def run_vit(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome:
     return Outcome(out.features, keep, slot=out.slot, aux_loss=out.aux_loss)
 
 
-def run_backbone(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome:
+def run_backbone(model: TemporalVideoOlmo, inputs: Inputs, stage: Stage) -> Outcome:
     """ViT and connector."""
     out = model.vision_backbone(
         inputs.images, None, inputs.token_pooling, inputs.num_images, inputs.multimodal_type
@@ -94,21 +105,23 @@ def run_backbone(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outc
     return Outcome(out.features, out.keep, len(out.features), aux_loss=out.aux_loss)
 
 
-def run_model(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome:
-    """The whole model: logits of the answer in training, else of the last token, and a cache."""
+def run_model(model: TemporalVideoOlmo, inputs: Inputs, stage: Stage) -> Outcome:
+    """The whole model: logits of the answer in training, else of the last token, and a cache; or
+    the tokens of an answer, their summed log-probabilities as values."""
+    if stage.new_tokens:
+        answer = model.generate(inputs.batch(), stage.new_tokens, [NO_STOP])
+        return Outcome(
+            answer.scores,
+            row_lengths=answer.n_prompt_tokens.tolist(),
+            tokens=answer.token_ids,
+            timings=answer.timings,
+        )
     wanted = inputs.answer
-    if not trains:
+    if not stage.trains:
         wanted = torch.zeros_like(wanted)
         wanted[:, -1] = True
-    out = model(
-        inputs.input_ids,
-        images=inputs.images,
-        token_pooling=inputs.token_pooling,
-        num_images=inputs.num_images,
-        multimodal_type=inputs.multimodal_type,
-        response_mask=wanted,
-        cache=None if trains else KVCache(),
-    )
+    cache = None if stage.trains else KVCache()
+    out = model(**inputs.batch(), response_mask=wanted, cache=cache)
     vision = out.vision
     assert vision is not None
     lengths = out.valid.sum(1).tolist()
@@ -118,7 +131,7 @@ def run_model(model: TemporalVideoOlmo, inputs: Inputs, trains: bool) -> Outcome
     )
 
 
-SCOPES: dict[str, Callable[[TemporalVideoOlmo, Inputs, bool], Outcome]] = {
+SCOPES: dict[str, Callable[[TemporalVideoOlmo, Inputs, Stage], Outcome]] = {
     "vit": run_vit,
     "backbone": run_backbone,
     "model": run_model,
@@ -136,7 +149,7 @@ def run_stage(
         torch.set_grad_enabled(stage.trains),
         torch.autocast(device, torch.bfloat16, enabled=half),
     ):
-        out = SCOPES[stage.scope](model, inputs, stage.trains)
+        out = SCOPES[stage.scope](model, inputs, stage)
     if not stage.trains:
         return out
     if stage.scope == "model":
@@ -149,15 +162,52 @@ def run_stage(
     return dataclasses.replace(out, values=out.values.detach(), loss=loss.detach(), aux_loss=None)
 
 
-def stage_flops(config: TemporalVideoOlmoConfig, inputs: Inputs, stage: Stage) -> StageFlops:
-    """Forward FLOPs of one row as ``config`` is set, 0 for what the stage leaves out."""
+@dataclass(frozen=True)
+class Work:
+    """What a run needs at least, for all rows together.
+
+    Attributes:
+        flops: of the forward pass; a training step needs the same multiple of it with and
+            without pruning.
+        bytes: that decoding must read; 0 for stages that are bound by FLOPs.
+    """
+
+    flops: StageFlops
+    bytes: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        """What the time follows, if nothing else takes any."""
+        return self.bytes or self.flops.total
+
+
+def stage_work(model: TemporalVideoOlmo, inputs: Inputs, setting: Setting, stage: Stage) -> Work:
+    """Work of ``model`` with ``setting`` (which is applied), 0 for what the stage leaves out."""
+    setting.apply(model)
+    config, n_rows = model.config, inputs.n_rows
+    if stage.new_tokens:
+        n_prompt = inputs.n_kept(config, setting) + inputs.n_text_tokens
+        steps, size = stage.new_tokens - 1, next(model.parameters()).element_size()
+        flops = StageFlops(0.0, 0.0, 0.0, n_rows * decode_flops(config.llm, n_prompt, steps))
+        return Work(flops, decode_bytes(config.llm, n_prompt, steps, n_rows, size))
     pool = config.vision_backbone.video_pooling
     n_logits = ANSWER_TOKENS if stage.trains else 1
     flops = model_flops(
         config.vision_backbone, config.llm, inputs.n_frames, inputs.n_text_tokens, n_logits, pool
     )
-    if stage.scope != "model":
-        flops = dataclasses.replace(flops, llm=0.0)
-    if stage.scope == "vit":
-        flops = dataclasses.replace(flops, connector=0.0)
-    return flops
+    reached = ("vit", "scorer", "connector", "llm")[: {"vit": 2, "backbone": 3}.get(stage.scope, 4)]
+    return Work(
+        StageFlops(
+            **{
+                name: n_rows * value if name in reached else 0.0
+                for name, value in dataclasses.asdict(flops).items()
+            }
+        )
+    )
+
+
+def mean_work(works: Sequence[Work]) -> Work:
+    """Mean over runs on different shapes."""
+    parts = [dataclasses.asdict(w.flops) for w in works]
+    flops = {name: fmean(part[name] for part in parts) for name in parts[0]}
+    return Work(StageFlops(**flops), fmean(w.bytes for w in works))

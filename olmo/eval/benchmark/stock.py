@@ -1,0 +1,174 @@
+"""The dense model as stock ``transformers`` runs it: same weights, same inputs.
+
+The weights are views of ours (but for the embedding, whose two tables are one there), so that
+they take no memory of their own. In bfloat16 it runs without autocast, as its users do. Pixels
+are floats before the time starts, as its processor gives them; ours are bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from olmo.eval.benchmark.clock import Clock
+from olmo.eval.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
+from olmo.eval.benchmark.workload import Outcome, Stage, run_stage
+from olmo.models.hf_layout.config import to_hf
+from olmo.models.hf_layout.keys import HEAD, SCORER, TRANSFORMERS_RULES, find_group
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.tokenizer import BIDIRECTIONAL_TOKENS
+
+MODULE = "transformers.models.molmo2.modeling_molmo2"
+
+
+def stock_classes() -> Any:
+    """transformers' module of Molmo2. ``ValueError`` where it has none."""
+    try:
+        return import_module(MODULE)
+    except ImportError as e:
+        raise ValueError(f"--baseline transformers needs {MODULE}: {e}") from e
+
+
+class Stock:
+    """``Molmo2ForConditionalGeneration`` with ``sdpa`` attention over the weights of ``model``."""
+
+    def __init__(self, model: TemporalVideoOlmo):
+        config, classes = model.config, stock_classes()
+        if config.bi_directional_attn != "image_tokens":
+            raise ValueError("transformers has bi_directional_attn=image_tokens only")
+        ids = [config.llm.special_ids()[token] for token in BIDIRECTIONAL_TOKENS]
+        self.visual_ids = torch.tensor(ids, device=model.device)
+        made = classes.Molmo2Config(**to_hf(config, "transformers"))
+        made._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            self.model = classes.Molmo2ForConditionalGeneration(made)
+        self.model.load_state_dict(stock_state(model), assign=True)
+        text = self.model.model.language_model
+        for name, scaled in (("rotary_emb", True), ("rotary_emb_unscaled", False)):
+            rotary = classes.Molmo2RotaryEmbedding(made.text_config, scaled=scaled)
+            setattr(text, name, rotary.to(model.device))
+        if config.llm.activation_checkpoint:
+            text.gradient_checkpointing_enable()
+        if config.vision_backbone.vit.activation_checkpointing:
+            self.vit.gradient_checkpointing_enable()
+        self.prepared: tuple[Inputs | None, dict[str, Any]] = (None, {})
+
+    @property
+    def vit(self) -> Any:
+        return self.model.model.vision_tower
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Bring ``inputs`` into transformers' form, for the next runs."""
+        if self.prepared[0] is inputs:
+            return
+        n_rows, n_frames, n_patches = inputs.images.shape[:3]
+        starts = torch.arange(n_rows, device=inputs.images.device)[:, None, None]
+        pooling = inputs.token_pooling
+        pooling = torch.where(pooling >= 0, pooling + starts * n_frames * n_patches, -1)
+        pixels = inputs.images.flatten(0, 1).float() / 255 * 2 - 1
+        n_cells = pooling.shape[1] // n_frames
+        found = {
+            "input_ids": inputs.input_ids,
+            "attention_mask": torch.ones_like(inputs.input_ids),
+            "mm_token_type_ids": torch.isin(inputs.input_ids, self.visual_ids).long(),
+            "pixel_values_videos": pixels.to(self.model.dtype),
+            "video_token_pooling": pooling.flatten(0, 1),
+            "video_grids": torch.tensor([[n_frames, 1, n_cells]] * n_rows),
+        }
+        self.prepared = (inputs, found)
+
+    def run(self, inputs: Inputs, stage: Stage, clock: Clock | None = None) -> Outcome:
+        """The same as ``run_stage`` of our dense model."""
+        self.prepare(inputs)
+        batch, clock = self.prepared[1], clock or Clock(inputs.images.device)
+        if stage.new_tokens:
+            return self._decode(inputs, stage, batch, clock)
+        with torch.set_grad_enabled(stage.trains):
+            out = self.model(
+                **batch,
+                use_cache=not stage.trains,
+                logits_to_keep=ANSWER_TOKENS if stage.trains else 1,
+            )
+        logits, loss = out.logits.flatten(0, 1), None
+        if stage.trains:
+            loss = F.cross_entropy(logits.float(), inputs.input_ids[inputs.answer])
+            with clock.span("backward"):
+                loss.backward()
+            loss = loss.detach()
+        return Outcome(logits.detach(), row_lengths=_lengths(inputs), loss=loss)
+
+    @torch.no_grad()
+    def _decode(self, inputs: Inputs, stage: Stage, batch: dict[str, Any], clock: Clock) -> Outcome:
+        marks: list[float] = []
+
+        def mark(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+            """Called behind every token: with the first one the prefill ends."""
+            if not marks:
+                clock.synchronize()
+                marks.append(time.perf_counter())
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        clock.synchronize()
+        start = time.perf_counter()
+        out = self.model.generate(
+            **batch, **options, max_new_tokens=stage.new_tokens, stopping_criteria=[mark]
+        )
+        clock.synchronize()
+        timings = {"prefill": marks[0] - start, "decode": time.perf_counter() - marks[0]}
+        tokens = out[:, inputs.input_ids.shape[1] :]
+        return Outcome(tokens, row_lengths=_lengths(inputs), tokens=tokens, timings=timings)
+
+
+def _lengths(inputs: Inputs) -> list[int]:
+    return [inputs.input_ids.shape[1]] * inputs.n_rows
+
+
+def stock_state(model: TemporalVideoOlmo) -> dict[str, Tensor]:
+    """The weights by transformers' names: views of ours wherever rows are cut and not joined."""
+    state = model.state_dict()
+    out: dict[str, Tensor] = {}
+    for key in state:
+        group = find_group(key, TRANSFORMERS_RULES)
+        if key.startswith(SCORER) or group is None or group.other[0] in out:
+            continue
+        native = [state[name] for name in group.native]
+        rows = native[0] if len(native) == 1 else torch.cat(native)
+        lengths = group.other_rows([len(part) for part in native], model.config.llm)
+        whole = len(group.other) == 1
+        out |= zip(group.other, [rows] if whole else rows.split(lengths), strict=True)
+    return out if HEAD in out else out | {HEAD: state["transformer.wte.embedding"]}
+
+
+class Bench:
+    """The models of a measurement: ours, and stock transformers if it is asked for."""
+
+    def __init__(self, model: TemporalVideoOlmo, stock: Stock | None = None):
+        self.model, self.stock = model, stock
+
+    def prepare(self, setting: Setting, inputs: Inputs, trains: bool) -> None:
+        """What a run of ``setting`` needs beforehand; no time is taken of it."""
+        setting.apply(self.model)
+        self.model.train(trains)
+        if setting == STOCK and self.stock is not None:
+            self.stock.model.train(trains)
+            self.stock.prepare(inputs)
+        self.zero_grad()
+
+    def run(
+        self, setting: Setting, inputs: Inputs, stage: Stage, clock: Clock | None = None
+    ) -> Outcome:
+        """One pass of a prepared ``setting``."""
+        if setting != STOCK:
+            return run_stage(self.model, inputs, stage, clock)
+        assert self.stock is not None, "stock transformers was not built"
+        return self.stock.run(inputs, stage, clock)
+
+    def zero_grad(self) -> None:
+        for model in (self.model, *([] if self.stock is None else [self.stock.model])):
+            model.zero_grad(set_to_none=True)
