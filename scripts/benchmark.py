@@ -19,7 +19,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +91,7 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     return Suite((plan,), "cuda" if torch.cuda.is_available() else "cpu", "float32")
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a command line asks for."""
-
-    plans: tuple[tuple[Plan, ModelSpec], ...]
-    options: Options
-    out: Path
-
-
-def read_job(args: argparse.Namespace, rest: list[str]) -> Job:
+def read_plans(args: argparse.Namespace, rest: list[str]) -> list[tuple[Plan, ModelSpec]]:
     """``ValueError`` for what cannot be measured, before anything runs."""
     overrides = parse_overrides(rest)
     if set(overrides) - {"model"}:
@@ -120,19 +110,7 @@ def read_job(args: argparse.Namespace, rest: list[str]) -> Job:
         groups(plan)
         spec.config().build("meta")
         plans.append((plan, spec))
-    options = Options(args.repeats, args.threads, not args.no_cpu_memory, args.baseline)
-    return Job(tuple(plans), options, args.out)
-
-
-def run(job: Job, command: str) -> Report:
-    """Measure and save, group by group."""
-    torch.set_num_threads(job.options.threads)
-    report = Report(command, job.plans[0][1], job.options)
-    for plan, spec in job.plans:
-        for results in run_plan(plan, spec, job.options):
-            report.results += results
-            report.save(job.out)
-    return report
+    return plans
 
 
 @exit_code()
@@ -142,14 +120,21 @@ def main(argv: list[str] | None = None) -> int:
     known = parser()
     args, rest = known.parse_known_args(argv)
     try:
-        job = read_job(args, rest)
+        plans = read_plans(args, rest)
     except (RuntimeError, ValueError) as e:  # torch's own complaint of a device is the former
         known.error(str(e))
-    report = run(job, shlex.join(["python", "scripts/benchmark.py", *argv]))
+    options = Options(args.repeats, args.threads, not args.no_cpu_memory, args.baseline)
+    torch.set_num_threads(options.threads)
+    command = shlex.join(["python", "scripts/benchmark.py", *argv])
+    report = Report(command, plans[0][1], options)
+    for plan, spec in plans:
+        for results in run_plan(plan, spec, options):
+            report.results += results
+            report.save(args.out)
     print(report.table())
     print(f"\n{report.setting_line()}")
     for suffix in ("md", "json", "png"):
-        print(job.out / f"benchmark.{suffix}")
+        print(args.out / f"benchmark.{suffix}")
     return 1 if report.problems else 0
 
 

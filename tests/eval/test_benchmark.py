@@ -16,10 +16,9 @@ import olmo.eval.benchmark.measure as measure
 import olmo.eval.benchmark.stock as stock
 from olmo.eval.benchmark.checks import Checker
 from olmo.eval.benchmark.clock import Clock, split_parts, watched
-from olmo.eval.benchmark.inputs import DENSE, STOCK, Inputs, Setting, settings
+from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
 from olmo.eval.benchmark.measure import Options, groups, run_plan
 from olmo.eval.benchmark.memory import (
-    MemoryRun,
     MemoryRunError,
     PeakMemory,
     can_measure_cpu,
@@ -74,6 +73,8 @@ def test_settings_are_all_combinations():
         ({"layouts": ("loose",)}, "layouts: 'loose' is not one of ragged, packed"),
         ({"topk": (1.0,)}, r"share to remove, in \[0, 1\): got 1.0"),
         ({"frames": (0,)}, "frames must be at least 1"),
+        ({"new_tokens": 1}, "new_tokens must be at least 2, got 1"),
+        ({"frames": (64, 9), "vary": True}, "vary needs at least 10 frames, got 9"),
     ],
 )
 def test_wrong_plans(change: dict[str, Any], message: str):
@@ -164,19 +165,60 @@ def test_results(monkeypatch: pytest.MonkeyPatch):
         assert dense.setting == DENSE and dense.speedup is None and dense.ceiling == 1
         assert pruned.speedup == Spread(1.0, 1.0, 1.0)  # by this watch every run takes a second
         assert pruned.rounds == [1.0, 1.0] and pruned.problem is None
-        assert 1 < pruned.ceiling < pruned.ceiling_without_scorer
+        assert pruned.ceiling > 1
         assert pruned.reached == pytest.approx(1 / pruned.ceiling)
         assert (pruned.cells, pruned.all_cells) == (18, 36)
     assert found[1][1].flops.vit == 2 * found[0][1].flops.vit
 
 
+def test_decoding(model: TemporalVideoOlmo):
+    """Against transformers too, on shapes that change with every round."""
+    plan = Plan("tiny", ("decode", "vit"), (12,), (0.5,), vary=True, new_tokens=5)
+    (dense, theirs, pruned), vit = run_plan(plan, SPEC, Options(2, baseline="transformers"))
+    assert [r.setting for r in vit] == [DENSE, RAGGED]
+    for r in (dense, theirs, pruned):
+        assert r.problem is None and r.shapes == "varying" and set(r.parts) == {"prefill", "decode"}
+        assert r.seconds is not None and r.seconds.median == pytest.approx(sum(r.rounds) / 2)
+        assert r.rates["ms/token"] == pytest.approx(1000 * r.seconds.median / 4)
+        assert r.rates["GB/s"] == pytest.approx(r.bytes / r.seconds.median / 1e9)
+    assert theirs.bytes == dense.bytes and theirs.ceiling == 1
+    assert pruned.ceiling == pytest.approx(dense.bytes / pruned.bytes) and pruned.ceiling > 1
+    assert pruned.speedup is not None and pruned.speedup_over_best is not None
+    faster = min(sum(dense.rounds), sum(theirs.rounds))
+    assert pruned.speedup_over_best.median == pytest.approx(faster / sum(pruned.rounds))
+
+
+def test_varying_shapes(model: TemporalVideoOlmo):
+    """Every round is new, in 90 to 100% of the frames, and the same for the same seed."""
+    group = Group("prefill", 20, 2, (DENSE,), vary=True)
+    found = group.inputs(model, 8, seed=1)
+    shapes = [(x.n_frames, x.n_rows, x.input_ids.shape[1]) for x in found]
+    assert len({length for *_, length in shapes}) == 8
+    assert {n for n, *_ in shapes} == {18, 19, 20} and {rows for _, rows, _ in shapes} == {2}
+    again = group.inputs(model, 8, seed=1)
+    assert [x.digest() for x in found] == [x.digest() for x in again]
+    assert len(dataclasses.replace(group, vary=False).inputs(model, 8, seed=1)) == 1
+
+
+def test_stock_transformers_takes_no_memory_for_weights(model: TemporalVideoOlmo):
+    ours = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    state = stock_state(model)
+    copied = [k for k, v in state.items() if v.untyped_storage().data_ptr() not in ours]
+    assert copied == ["model.language_model.embed_tokens.weight"]
+    theirs = Stock(model).model
+    assert {k: v.data_ptr() for k, v in theirs.state_dict().items() if k not in copied} == {
+        k: v.data_ptr() for k, v in state.items() if k not in copied
+    }
+    assert not any(t.is_meta for t in (*theirs.parameters(), *theirs.buffers()))
+
+
 def test_memory_of_training_stages(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def peak(run: MemoryRun) -> PeakMemory:
-        if run.setting == PACKED:
+    def peak(spec: ModelSpec, stage: str, setting: Setting, *shape: int) -> PeakMemory:
+        if setting == PACKED:
             raise MemoryRunError("its process was killed")
-        return PeakMemory(400 if run.setting == DENSE else 100, 1)
+        return PeakMemory(400 if setting == DENSE else 100, 1)
 
     monkeypatch.setattr(measure, "cpu_peak", peak)
     plan = Plan("tiny", ("vit", "train_vit"), (4,), (0.5,), layouts=("ragged", "packed"))
@@ -210,7 +252,7 @@ def time_tiny(
 
 def test_no_speedup_for_a_setting_with_a_problem(model: TemporalVideoOlmo):
     found = time_tiny(model, {DENSE: None, RAGGED: "not the same work: x", PACKED: None})
-    dense, ragged, packed = summarize(model, [found[0]], "tiny", *found[1:])
+    dense, ragged, packed = summarize(model, [found[0]], *found[1:])
     assert dense.seconds is not None and packed.speedup is not None
     assert ragged.seconds is None and ragged.speedup is None
     assert ragged.problem == "not the same work: x"
@@ -226,7 +268,7 @@ def test_no_speedup_over_a_dense_side_with_a_problem(
 
     monkeypatch.setattr(stock, "run_stage", too_large)
     found = time_tiny(model, {DENSE: None, RAGGED: None})
-    dense, ragged = summarize(model, [found[0]], "tiny", *found[1:])
+    dense, ragged = summarize(model, [found[0]], *found[1:])
     assert dense.problem == "out of memory" and ragged.problem == "dense: out of memory"
     assert ragged.seconds is not None and ragged.speedup is None and ragged.reached is None
 
@@ -260,7 +302,7 @@ def test_every_timed_run_is_checked(model: TemporalVideoOlmo, monkeypatch: pytes
     assert found[DENSE].seconds == []
 
 
-MEMORY_RUN = MemoryRun(SPEC, "train_vit", DENSE, 64, 1, 1)
+MEMORY_RUN = (SPEC, "train_vit", DENSE, 64, 1, 1)
 
 
 def plausible(found: PeakMemory) -> bool:
@@ -273,7 +315,7 @@ def plausible(found: PeakMemory) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not can_measure_cpu(), reason="needs Linux")
 def test_peak_memory_of_a_fresh_process():
-    assert plausible(cpu_peak(MEMORY_RUN))
+    assert plausible(cpu_peak(*MEMORY_RUN))
 
 
 @pytest.mark.gpu
@@ -295,6 +337,7 @@ def test_on_a_gpu(stage: str):
 def test_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     grid = ["--preset", "tiny", "--stages", "vit,train_vit", "--frames", "4", "--topk", "0.3,0.5"]
     flags = ["--device", "cpu", "--threads", "1", "--repeats", "1", "--no_cpu_memory"]
+    flags += ["--baseline", "transformers"]
     args = [*grid, *flags, "--out", str(tmp_path), "--model.vision_backbone.vit.prune_at=2"]
     assert script.main(args) == 0
     shown = capsys.readouterr().out
@@ -307,7 +350,9 @@ def test_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for result in data["results"]:
         assert f"{result['seconds']['median']:.3f}" in shown
         assert f"| {result['seconds']['median']:.3f} |" in text
-    assert "pruned blocks" in text and "--topk 0.3,0.5" in text
+    assert "pruned blocks" in text and "--topk 0.3,0.5" in text and "TFLOP/s" in text
+    assert "train_vit: transformers was not run, only for whole models" in shown
+    assert "ms/token" not in text and {r["shapes"] for r in data["results"]} == {"fixed"}
     assert Image.open(tmp_path / "benchmark.png").width > 500
 
 
@@ -329,6 +374,7 @@ def test_script_tells_what_it_refused(
     ("args", "message"),
     [
         (["--suite", "cpu", "--frames", "8"], "--suite cpu has its own --frames"),
+        (["--suite", "cpu", "--vary"], "--suite cpu has its own --vary"),
         (["--device", "cpu", "--repeats", "0"], "at least 1"),
         (["--device", "cpu", "--model.llm.d_modl=3"], "Did you mean 'd_model'"),
         (["--device", "cpu", "--model.vision_backbone.vit.prune_at=11"], "0 <= prune_at <= 10"),
@@ -354,7 +400,7 @@ def test_help_names_the_tables(capsys: pytest.CaptureFixture[str]):
 
 def test_a_wide_range_is_pointed_out(model: TemporalVideoOlmo):
     found = time_tiny(model, {DENSE: None, RAGGED: None})
-    dense, ragged = summarize(model, [found[0]], "tiny", *found[1:])
+    dense, ragged = summarize(model, [found[0]], *found[1:])
     quiet = dataclasses.replace(ragged, speedup=Spread(1.5, 1.45, 1.55))
     noisy = dataclasses.replace(ragged, speedup=Spread(1.5, 1.0, 2.0))
     report = Report("", SPEC, Options(), [dense, quiet])

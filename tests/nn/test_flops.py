@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.attention import force_masked_bias
-from olmo.nn.flops import StageFlops, model_flops, scorer_flops
+from olmo.nn.flops import (
+    StageFlops,
+    decode_bytes,
+    decode_flops,
+    llm_flops,
+    model_flops,
+    scorer_flops,
+)
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from tests.models.conftest import PRUNING, Row, build, collate, video_row
@@ -81,6 +88,21 @@ def test_dense_model() -> None:
     want, config = counted(model, collate(row)), model.config
     got = model_flops(config.vision_backbone, config.llm, 2, n_text, len(row["input_ids"]))
     assert got == want
+
+
+def test_decoding() -> None:
+    """A token is a row of one token that also looks at the cache; a step reads every matrix."""
+    model = build(WIDE)
+    llm = model.config.llm
+    numbers = llm.n_layers * llm.n_heads * llm.head_size
+    steps = [llm_flops(llm, 1) + 4.0 * numbers * n for n in (7, 8, 9)]
+    assert decode_flops(llm, 7, 3) == sum(steps)
+    table = model.transformer.wte.embedding
+    matrices = [p for p in model.transformer.blocks.parameters() if p.dim() == 2]
+    weights = 3 * sum(p.numel() for p in (*matrices, table))
+    cache = 2 * llm.n_layers * llm.kv_heads * llm.head_size * (8 + 9 + 10)
+    assert decode_bytes(llm, 7, 3, 1, 4) == 4 * (weights + cache)
+    assert decode_bytes(llm, 7, 3, 5, 2) == 2 * (weights + 5 * cache)
 
 
 def test_nothing_to_remove() -> None:

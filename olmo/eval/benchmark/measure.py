@@ -21,7 +21,6 @@ from olmo.eval.benchmark.inputs import (
     settings,
 )
 from olmo.eval.benchmark.memory import (
-    MemoryRun,
     MemoryRunError,
     can_measure_cpu,
     cpu_peak,
@@ -80,7 +79,7 @@ def run_plan(plan: Plan, spec: ModelSpec, options: Options) -> Iterator[list[Res
         runs = time_group(bench, inputs, group, problems, options.repeats)
         if model.device.type == "cpu" and options.cpu_memory and group.work.trains:
             _measure_cpu_memory(group, runs, spec, options.threads)
-        yield summarize(model, inputs, plan.preset, group, runs)
+        yield summarize(model, inputs, group, runs)
 
 
 def time_group(
@@ -147,8 +146,8 @@ def _measure_cpu_memory(
         return
     for setting, run in tqdm(runs.items(), desc="peak memory", unit="run"):
         if run.problem is None and setting != STOCK:
-            job = MemoryRun(spec, group.stage, setting, group.n_frames, group.n_rows, threads)
+            shape = (group.n_frames, group.n_rows)
             try:
-                run.memory = cpu_peak(job)
+                run.memory = cpu_peak(spec, group.stage, setting, *shape, threads)
             except MemoryRunError as e:
                 log.warning("no peak memory of %s, %s: %s", group.stage, setting.label, e)

@@ -30,18 +30,6 @@ class MemoryRunError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class MemoryRun:
-    """One run of a fresh process."""
-
-    model: ModelSpec
-    stage: str
-    setting: Setting
-    n_frames: int
-    n_rows: int
-    threads: int
-
-
-@dataclass(frozen=True)
 class PeakMemory:
     """Bytes: ``baseline`` before the run (process or allocator), ``extra`` at its peak."""
 
@@ -66,29 +54,34 @@ def can_measure_cpu() -> bool:
     return STATUS.is_file() and CLEAR.is_file()
 
 
-def cpu_peak(run: MemoryRun) -> PeakMemory:
-    """Peak in a fresh process. ``MemoryRunError`` if it was killed, as for want of memory."""
+def cpu_peak(
+    spec: ModelSpec, stage: str, setting: Setting, n_frames: int, n_rows: int, threads: int
+) -> PeakMemory:
+    """Peak of a run in a fresh process. ``MemoryRunError`` if it was killed, as for want of
+    memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measure_here, run).result()
+            run = pool.submit(_measure_here, spec, stage, setting, n_frames, n_rows, threads)
+            return run.result()
         except BrokenProcessPool as e:
             raise MemoryRunError("its process was killed: out of memory?") from e
 
 
-def measure_here(run: MemoryRun) -> PeakMemory:
-    """Peak in this process, which is better a fresh one: a busy one may have memory to spare."""
-    torch.set_num_threads(run.threads)
-    model, stage = run.model.build(), STAGES[run.stage]
-    run.setting.apply(model)
-    model.train(stage.trains)
-    run_stage(model, Inputs.make(model.config, 2, 1), stage)  # what libraries allocate once
+def _measure_here(
+    spec: ModelSpec, stage: str, setting: Setting, n_frames: int, n_rows: int, threads: int
+) -> PeakMemory:
+    torch.set_num_threads(threads)
+    model, work = spec.build(), STAGES[stage]
+    setting.apply(model)
+    model.train(work.trains)
+    run_stage(model, Inputs.make(model.config, 2, 1), work)  # what libraries allocate once
     model.zero_grad(set_to_none=True)
-    inputs = Inputs.make(model.config, run.n_frames, run.n_rows, run.model.seed)
+    inputs = Inputs.make(model.config, n_frames, n_rows, spec.seed)
     gc.collect()
     CLEAR.write_text(RESET_PEAK)
     before = _status("VmRSS")
-    run_stage(model, inputs, stage)
+    run_stage(model, inputs, work)
     return PeakMemory(_status("VmHWM") - before, before)
 
 

@@ -22,9 +22,9 @@ from olmo.eval.benchmark.results import Result
 from olmo.eval.comparison import markdown_table
 from olmo.eval.report import format_table
 from olmo.eval.timing import Spread
-from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, peak_of
 
 NAMES = ("stage", "frames", "rows", "shapes", "setting")
+RATES = ("ms/token", "tokens/s", "TFLOP/s", "GB/s", "of card %")
 MIB = 1 << 20
 NOISY = 1.15
 """Ratio of the highest to the lowest speed-up of a round from which a warning is due."""
@@ -57,17 +57,13 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """Stages that ``--baseline transformers`` does not cover."""
-        without = {r.stage for r in self.results} - {
-            r.stage for r in self.results if r.setting == STOCK
-        }
-        if not self.options.baseline or not without:
-            return []
-        stages = ", ".join(sorted(without))
-        return [f"transformers runs whole models: there is no run of it for {stages}"]
+        asked = {r.stage for r in self.results} if self.options.baseline else set()
+        without = sorted(asked - {r.stage for r in self.results if r.setting == STOCK})
+        return [f"{stage}: transformers was not run, only for whole models" for stage in without]
 
     def _columns(self) -> tuple[list[str], list[list[object]]]:
         """Headers and rows of the table, without columns in which nothing stands."""
-        rows = [_row(r, self.spec) for r in self.results]
+        rows = [_row(r) for r in self.results]
         names = [n for n in (rows or [{}])[0] if any(row[n] is not None for row in rows)]
         return names, [[row[n] for n in names] for row in rows]
 
@@ -146,10 +142,9 @@ def _name(result: Result) -> str:
     return f"{result.stage}, {shape}{vary}, {result.setting.label}"
 
 
-def _row(r: Result, spec: ModelSpec) -> dict[str, object]:
-    reached, share = r.reached, r.memory_share
-    best = r.speedup_over_best
-    rates = {unit: f"{value:.3g}" for unit, value in r.rates.items()}
+def _row(r: Result) -> dict[str, object]:
+    reached, share, best = r.reached, r.memory_share, r.speedup_over_best
+    rates = {unit: value and f"{value:.3g}" for unit, value in r.rates.items()}
     return {
         "stage": r.stage,
         "frames": r.n_frames,
@@ -164,25 +159,10 @@ def _row(r: Result, spec: ModelSpec) -> dict[str, object]:
         "over best dense": None if best is None else f"{best.median:.2f}",
         "ceiling": f"{r.ceiling:.2f}",
         "reached %": _number(None if reached is None else 100 * reached, 1),
-        "ms/token": rates.get("ms/token"),
-        "tokens/s": rates.get("tokens/s"),
-        "TFLOP/s": rates.get("TFLOP/s"),
-        "GB/s": rates.get("GB/s"),
-        "of card %": _number(_share_of_card(r, spec), 1),
+        **{unit: rates.get(unit) for unit in RATES},
         "peak MiB": None if r.memory is None else f"{r.memory.extra / MIB:.0f}",
         "of dense %": _number(None if share is None else 100 * share, 1),
     }
-
-
-def _share_of_card(r: Result, spec: ModelSpec) -> float | None:
-    """Percent of the card's bandwidth that decoding reached, or of its bf16 FLOP/s that other
-    stages did; None if the card is unknown."""
-    device = torch.device(spec.device)
-    if "GB/s" in r.rates:
-        peak = peak_of(PEAK_BANDWIDTH, device)
-        return 100e9 * r.rates["GB/s"] / peak if peak else None
-    peak = peak_of(PEAK_FLOPS, device) if spec.dtype == "bfloat16" else None
-    return 100e12 * r.rates["TFLOP/s"] / peak if peak and r.rates else None
 
 
 def _parts_table(results: Sequence[Result]) -> tuple[tuple[str, ...], list[list[object]]]:

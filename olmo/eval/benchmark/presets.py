@@ -28,56 +28,27 @@ LONG = {"max_sequence_length": 36864}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "llm": {
-            **LONG,
-            "d_model": 64,
-            "n_heads": 2,
-            "n_layers": 2,
-            "mlp_hidden_size": 256,
-            "vocab_size": 256,
-            "initializer_range": 0.125,
-        },
+        "llm": LONG
+        | {"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 256}
+        | {"vocab_size": 256, "initializer_range": 0.125},
         "vision_backbone": {
-            "vit": {
-                "image_default_input_size": [126, 126],
-                "image_patch_size": 14,
-                "image_emb_dim": 64,
-                "image_num_heads": 2,
-                "image_num_key_value_heads": 2,
-                "image_head_dim": 32,
-                "image_num_layers": 6,
-                "image_mlp_dim": 256,
-                "image_num_pos": 81,
-                "initializer_range": 0.125,
-                "prune_at": 1,
-                "activation_checkpointing": False,
-            },
+            "vit": {"image_default_input_size": [126, 126], "image_patch_size": 14}
+            | {"image_emb_dim": 64, "image_num_heads": 2, "image_num_key_value_heads": 2}
+            | {"image_head_dim": 32, "image_num_layers": 6, "image_mlp_dim": 256}
+            | {"image_num_pos": 81, "initializer_range": 0.125, "prune_at": 1}
+            | {"activation_checkpointing": False},
             "vit_layers": [-1, -3],
             "connector_activation_checkpointing": False,
         },
     },
     "small": {
-        "llm": {
-            **LONG,
-            "d_model": 256,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "n_layers": 4,
-            "mlp_hidden_size": 2048,
-            "vocab_size": 4096,
-            "initializer_range": 0.0625,
-        },
+        "llm": LONG
+        | {"d_model": 256, "n_heads": 4, "n_kv_heads": 2, "n_layers": 4}
+        | {"mlp_hidden_size": 2048, "vocab_size": 4096, "initializer_range": 0.0625},
         "vision_backbone": {
-            "vit": {
-                "image_emb_dim": 192,
-                "image_num_heads": 3,
-                "image_num_key_value_heads": 3,
-                "image_head_dim": 64,
-                "image_num_layers": 12,
-                "image_mlp_dim": 768,
-                "initializer_range": 0.07,
-                "activation_checkpointing": False,
-            },
+            "vit": {"image_emb_dim": 192, "image_num_heads": 3, "image_num_key_value_heads": 3}
+            | {"image_head_dim": 64, "image_num_layers": 12, "image_mlp_dim": 768}
+            | {"initializer_range": 0.07, "activation_checkpointing": False},
             "vit_layers": [-1, -7],
             "connector_activation_checkpointing": False,
         },

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 
+import torch
+
 from olmo.eval.benchmark.inputs import (
     DENSE,
     NEW_TOKENS,
@@ -20,7 +22,7 @@ from olmo.eval.benchmark.memory import PeakMemory
 from olmo.eval.benchmark.workload import STAGES, Stage, Work, mean_work, stage_work
 from olmo.eval.timing import Spread
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.flops import TRAINING, StageFlops
+from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, TRAINING, StageFlops, peak_of
 
 Centre = Callable[[Sequence[float]], float]
 
@@ -88,14 +90,12 @@ class Result:
         speedup: dense over pruned time: ratio of the medians, smallest and largest ratio of a
             round. None where ``problem`` says why.
         speedup_over_best: the same over the faster of our dense run and that of transformers.
-        ceiling: dense over pruned FLOPs, for decoding bytes; ``ceiling_without_scorer`` leaves
-            the scorer out.
+        ceiling: dense over pruned FLOPs, for decoding bytes.
         rates: what ``seconds`` amount to, by unit. FLOPs that are computed twice count once.
         memory: peak of a run over what was there before.
         memory_share: ``memory.extra`` over that of dense.
     """
 
-    preset: str
     stage: str
     n_frames: int
     n_rows: int
@@ -106,11 +106,10 @@ class Result:
     flops: StageFlops
     bytes: float
     ceiling: float
-    ceiling_without_scorer: float
     seconds: Spread | None = None
     rounds: list[float] = field(default_factory=list)
     parts: dict[str, float] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float | None] = field(default_factory=dict)
     speedup: Spread | None = None
     speedup_over_best: Spread | None = None
     memory: PeakMemory | None = None
@@ -124,31 +123,27 @@ class Result:
 
 
 def summarize(
-    model: TemporalVideoOlmo,
-    inputs: Sequence[Inputs],
-    preset: str,
-    group: Group,
-    runs: dict[Setting, Runs],
+    model: TemporalVideoOlmo, inputs: Sequence[Inputs], group: Group, runs: dict[Setting, Runs]
 ) -> list[Result]:
     """Results of a group, dense first. There is no speed-up without a sound dense side."""
-    counted = inputs[1:] or inputs
+    counted, centre, out = inputs[1:] or inputs, group.centre, []
     work = {s: mean_work([stage_work(model, x, s, group.work) for x in counted]) for s in runs}
-    dense, stock, out = runs[DENSE], runs.get(STOCK), []
-    best = dense
-    if stock and not stock.problem and not dense.problem:
-        best = min(dense, stock, key=lambda run: group.centre(run.seconds))
+    dense, stock = runs[DENSE], runs.get(STOCK)
     for setting, run in runs.items():
-        flops, problem = work[setting].flops, run.problem
+        problem = run.problem
         if problem is None and dense.problem is not None:
             problem = f"dense: {dense.problem}"
-        compared = problem is None and setting != DENSE
-        share = None
-        if compared and run.memory and dense.memory:
-            share = run.memory.extra / max(dense.memory.extra, 1)
-        seconds = _spread(run.seconds, group.centre) if run.seconds else None
+        speedup = over_best = share = seconds = None
+        if problem is None and setting != DENSE:
+            speedup = over_best = compare(dense.seconds, run.seconds, centre)
+            if stock and stock.problem is None and centre(stock.seconds) < centre(dense.seconds):
+                over_best = compare(stock.seconds, run.seconds, centre)
+            if run.memory and dense.memory:
+                share = run.memory.extra / max(dense.memory.extra, 1)
+        if run.seconds:
+            seconds = Spread(centre(run.seconds), min(run.seconds), max(run.seconds))
         out.append(
             Result(
-                preset=preset,
                 stage=group.stage,
                 n_frames=group.n_frames,
                 n_rows=group.n_rows,
@@ -156,18 +151,15 @@ def summarize(
                 setting=setting,
                 cells=counted[0].n_kept(model.config, setting),
                 all_cells=counted[0].n_kept(model.config, DENSE),
-                flops=flops,
+                flops=work[setting].flops,
                 bytes=work[setting].bytes,
                 ceiling=work[DENSE].bound / work[setting].bound,
-                ceiling_without_scorer=work[DENSE].bound / (work[setting].bound - flops.scorer),
                 seconds=seconds,
                 rounds=run.seconds,
                 parts=_medians(run.parts),
-                rates=rates(group, work[setting], seconds.median) if seconds else {},
-                speedup=compare(dense.seconds, run.seconds, group.centre) if compared else None,
-                speedup_over_best=compare(best.seconds, run.seconds, group.centre)
-                if compared and stock
-                else None,
+                rates=rates(model, group, work[setting], seconds.median) if seconds else {},
+                speedup=speedup,
+                speedup_over_best=over_best if stock else None,
                 memory=run.memory,
                 memory_share=share,
                 problem=problem,
@@ -176,16 +168,25 @@ def summarize(
     return out
 
 
-def rates(group: Group, work: Work, seconds: float) -> dict[str, float]:
-    """Useful FLOPs, and for decoding bytes and tokens, per time."""
-    passes = TRAINING if group.work.trains else 1
-    out = {"TFLOP/s": passes * work.flops.total / seconds / 1e12}
-    if group.work.new_tokens:
-        steps = group.work.new_tokens - 1
-        out["GB/s"] = work.bytes / seconds / 1e9
-        out["tokens/s"] = group.n_rows * steps / seconds
-        out["ms/token"] = 1000 * seconds / steps
-    return out
+def rates(
+    model: TemporalVideoOlmo, group: Group, work: Work, seconds: float
+) -> dict[str, float | None]:
+    """Useful FLOPs, and for decoding bytes and tokens, per time; ``of card %`` is the share of
+    what a known card can do: of its bytes in decoding, else of its FLOPs in bfloat16."""
+    flops = work.flops.total / seconds * (TRAINING if group.work.trains else 1)
+    if not group.work.new_tokens:
+        half = next(model.parameters()).dtype == torch.bfloat16
+        peak = peak_of(PEAK_FLOPS, model.device) if half else None
+        return {"TFLOP/s": flops / 1e12, "of card %": 100 * flops / peak if peak else None}
+    steps, rate = group.work.new_tokens - 1, work.bytes / seconds
+    peak = peak_of(PEAK_BANDWIDTH, model.device)
+    return {
+        "ms/token": 1000 * seconds / steps,
+        "tokens/s": group.n_rows * steps / seconds,
+        "TFLOP/s": flops / 1e12,
+        "GB/s": rate / 1e9,
+        "of card %": 100 * rate / peak if peak else None,
+    }
 
 
 def compare(
@@ -195,10 +196,6 @@ def compare(
     ``centre``), lowest and highest ratio within a round."""
     ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
     return Spread(centre(dense) / centre(pruned), min(ratios), max(ratios))
-
-
-def _spread(values: Sequence[float], centre: Centre) -> Spread:
-    return Spread(centre(values), min(values), max(values))
 
 
 def _medians(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Stock:
             text.gradient_checkpointing_enable()
         if config.vision_backbone.vit.activation_checkpointing:
             self.vit.gradient_checkpointing_enable()
-        self.prepared: tuple[Inputs | None, dict[str, Any]] = (None, {})
+        self.batch: dict[str, Any] = {}
 
     @property
     def vit(self) -> Any:
@@ -64,15 +64,13 @@ class Stock:
 
     def prepare(self, inputs: Inputs) -> None:
         """Bring ``inputs`` into transformers' form, for the next runs."""
-        if self.prepared[0] is inputs:
-            return
         n_rows, n_frames, n_patches = inputs.images.shape[:3]
         starts = torch.arange(n_rows, device=inputs.images.device)[:, None, None]
         pooling = inputs.token_pooling
         pooling = torch.where(pooling >= 0, pooling + starts * n_frames * n_patches, -1)
         pixels = inputs.images.flatten(0, 1).float() / 255 * 2 - 1
         n_cells = pooling.shape[1] // n_frames
-        found = {
+        self.batch = {
             "input_ids": inputs.input_ids,
             "attention_mask": torch.ones_like(inputs.input_ids),
             "mm_token_type_ids": torch.isin(inputs.input_ids, self.visual_ids).long(),
@@ -80,20 +78,14 @@ class Stock:
             "video_token_pooling": pooling.flatten(0, 1),
             "video_grids": torch.tensor([[n_frames, 1, n_cells]] * n_rows),
         }
-        self.prepared = (inputs, found)
 
-    def run(self, inputs: Inputs, stage: Stage, clock: Clock | None = None) -> Outcome:
-        """The same as ``run_stage`` of our dense model."""
-        self.prepare(inputs)
-        batch, clock = self.prepared[1], clock or Clock(inputs.images.device)
+    def run(self, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
+        """The same as ``run_stage`` of our dense model, on prepared ``inputs``."""
         if stage.new_tokens:
-            return self._decode(inputs, stage, batch, clock)
+            return self._decode(inputs, stage, clock)
+        n_logits = ANSWER_TOKENS if stage.trains else 1
         with torch.set_grad_enabled(stage.trains):
-            out = self.model(
-                **batch,
-                use_cache=not stage.trains,
-                logits_to_keep=ANSWER_TOKENS if stage.trains else 1,
-            )
+            out = self.model(**self.batch, use_cache=not stage.trains, logits_to_keep=n_logits)
         logits, loss = out.logits.flatten(0, 1), None
         if stage.trains:
             loss = F.cross_entropy(logits.float(), inputs.input_ids[inputs.answer])
@@ -103,7 +95,7 @@ class Stock:
         return Outcome(logits.detach(), row_lengths=_lengths(inputs), loss=loss)
 
     @torch.no_grad()
-    def _decode(self, inputs: Inputs, stage: Stage, batch: dict[str, Any], clock: Clock) -> Outcome:
+    def _decode(self, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
         marks: list[float] = []
 
         def mark(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
@@ -117,7 +109,7 @@ class Stock:
         clock.synchronize()
         start = time.perf_counter()
         out = self.model.generate(
-            **batch, **options, max_new_tokens=stage.new_tokens, stopping_criteria=[mark]
+            **self.batch, **options, max_new_tokens=stage.new_tokens, stopping_criteria=[mark]
         )
         clock.synchronize()
         timings = {"prefill": marks[0] - start, "decode": time.perf_counter() - marks[0]}
@@ -160,13 +152,11 @@ class Bench:
             self.stock.prepare(inputs)
         self.zero_grad()
 
-    def run(
-        self, setting: Setting, inputs: Inputs, stage: Stage, clock: Clock | None = None
-    ) -> Outcome:
+    def run(self, setting: Setting, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
         """One pass of a prepared ``setting``."""
         if setting != STOCK:
             return run_stage(self.model, inputs, stage, clock)
-        assert self.stock is not None, "stock transformers was not built"
+        assert self.stock is not None
         return self.stock.run(inputs, stage, clock)
 
     def zero_grad(self) -> None:

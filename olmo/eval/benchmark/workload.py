@@ -195,15 +195,9 @@ def stage_work(model: TemporalVideoOlmo, inputs: Inputs, setting: Setting, stage
     flops = model_flops(
         config.vision_backbone, config.llm, inputs.n_frames, inputs.n_text_tokens, n_logits, pool
     )
-    reached = ("vit", "scorer", "connector", "llm")[: {"vit": 2, "backbone": 3}.get(stage.scope, 4)]
-    return Work(
-        StageFlops(
-            **{
-                name: n_rows * value if name in reached else 0.0
-                for name, value in dataclasses.asdict(flops).items()
-            }
-        )
-    )
+    left_out = {"vit": ("connector", "llm"), "backbone": ("llm",)}.get(stage.scope, ())
+    parts = dataclasses.asdict(flops).items()
+    return Work(StageFlops(**{k: 0.0 if k in left_out else n_rows * v for k, v in parts}))
 
 
 def mean_work(works: Sequence[Work]) -> Work:
