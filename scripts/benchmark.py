@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
             report.results += results
             report.save(args.out)
     print(report.table())
-    print(f"\n{report.setting_line()}")
+    print(f"\n{report.setting_line()}\n{report.kernel_line()}")
     for suffix in ("md", "json", "png"):
         print(args.out / f"benchmark.{suffix}")
     return 1 if report.problems else 0

@@ -22,6 +22,7 @@ from olmo.eval.benchmark.results import Result
 from olmo.eval.comparison import markdown_table
 from olmo.eval.report import format_table
 from olmo.eval.timing import Spread
+from olmo.nn.attention import kernel_table
 
 NAMES = ("stage", "frames", "rows", "shapes", "setting")
 RATES = ("ms/token", "tokens/s", "TFLOP/s", "GB/s", "of card %")
@@ -78,7 +79,7 @@ class Report:
         lines += [markdown_table(*self._columns()), ""]
         if remarks := [f"- {text}" for text in (*self.problems, *self.warnings, *self.notes)]:
             lines += [*remarks, ""]
-        lines += ["Where the time goes, median milliseconds:", ""]
+        lines += [self.kernel_line(), "", "Where the time goes, median milliseconds:", ""]
         lines += [markdown_table(*_parts_table(self.results)), ""]
         return "\n".join(lines)
 
@@ -91,10 +92,18 @@ class Report:
             f"{self.options.repeats} rounds in which the settings take turns."
         )
 
+    def kernel_line(self) -> str:
+        """What runs the attention of ours."""
+        return f"Attention: {'; '.join(f'{case}: {name}' for case, name in self._kernels())}."
+
+    def _kernels(self) -> list[tuple[str, str]]:
+        return kernel_table(torch.device(self.spec.device), getattr(torch, self.spec.dtype))
+
     def json(self) -> str:
         data = {
             "command": self.command,
             "environment": environment(self.spec.device),
+            "attention": dict(self._kernels()),
             "model": dataclasses.asdict(self.spec),
             "options": dataclasses.asdict(self.options),
             "results": [
