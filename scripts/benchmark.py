@@ -27,7 +27,7 @@ import torch
 from olmo.command_line import Parser, exit_code, path, positive, seed
 from olmo.config import parse_overrides, section
 from olmo.eval.benchmark.inputs import LAYOUTS, NEW_TOKENS
-from olmo.eval.benchmark.measure import Options, groups, run_plan
+from olmo.eval.benchmark.measure import Options, groups, run_plans
 from olmo.eval.benchmark.output import Report
 from olmo.eval.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
 from olmo.eval.benchmark.stock import stock_classes
@@ -57,7 +57,7 @@ GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
     "batch_sizes": (integers, (1,), "rows of one video each"),
     "new_tokens": (int, NEW_TOKENS, "tokens of an answer, stage decode"),
 }
-"""Flags of the fields of ``Plan``: type, default, help."""
+"""Flags of the preset and of the fields of ``Plan``: type, default, help."""
 
 
 def parser() -> Parser:
@@ -87,11 +87,12 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
         if given:
             raise ValueError(f"--suite {args.suite} has its own --{', --'.join(given)}")
         return SUITES[args.suite]
-    plan = Plan(**({name: default for name, (_, default, _) in GRID.items()} | given))
-    return Suite((plan,), "cuda" if torch.cuda.is_available() else "cpu", "float32")
+    chosen = {name: default for name, (_, default, _) in GRID.items()} | given
+    preset, device = chosen.pop("preset"), "cuda" if torch.cuda.is_available() else "cpu"
+    return Suite((Plan(**chosen),), preset, device, "float32")
 
 
-def read_plans(args: argparse.Namespace, rest: list[str]) -> list[tuple[Plan, ModelSpec]]:
+def read_plans(args: argparse.Namespace, rest: list[str]) -> tuple[tuple[Plan, ...], ModelSpec]:
     """``ValueError`` for what cannot be measured, before anything runs."""
     overrides = parse_overrides(rest)
     if set(overrides) - {"model"}:
@@ -104,13 +105,11 @@ def read_plans(args: argparse.Namespace, rest: list[str]) -> list[tuple[Plan, Mo
         raise ValueError(f"device {device}: torch sees no GPU")
     if args.baseline:
         stock_classes()
-    plans = []
+    spec = ModelSpec(suite.preset, device, dtype, args.seed, section(overrides, "model"))
+    spec.config().build("meta")
     for plan in suite.plans:
-        spec = ModelSpec(plan.preset, device, dtype, args.seed, section(overrides, "model"))
         groups(plan)
-        spec.config().build("meta")
-        plans.append((plan, spec))
-    return plans
+    return suite.plans, spec
 
 
 @exit_code()
@@ -120,17 +119,16 @@ def main(argv: list[str] | None = None) -> int:
     known = parser()
     args, rest = known.parse_known_args(argv)
     try:
-        plans = read_plans(args, rest)
+        plans, spec = read_plans(args, rest)
     except (RuntimeError, ValueError) as e:  # torch's own complaint of a device is the former
         known.error(str(e))
     options = Options(args.repeats, args.threads, not args.no_cpu_memory, args.baseline)
     torch.set_num_threads(options.threads)
     command = shlex.join(["python", "scripts/benchmark.py", *argv])
-    report = Report(command, plans[0][1], options)
-    for plan, spec in plans:
-        for results in run_plan(plan, spec, options):
-            report.results += results
-            report.save(args.out)
+    report = Report(command, spec, options)
+    for results in run_plans(plans, spec, options):
+        report.results += results
+        report.save(args.out)
     print(report.table())
     print(f"\n{report.setting_line()}\n{report.kernel_line()}")
     for suffix in ("md", "json", "png"):

@@ -17,7 +17,7 @@ import olmo.eval.benchmark.stock as stock
 from olmo.eval.benchmark.checks import Checker
 from olmo.eval.benchmark.clock import Clock, split_parts, watched
 from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
-from olmo.eval.benchmark.measure import Options, groups, run_plan
+from olmo.eval.benchmark.measure import Options, groups, run_plans
 from olmo.eval.benchmark.memory import (
     MemoryRunError,
     PeakMemory,
@@ -78,13 +78,13 @@ def test_settings_are_all_combinations():
     ],
 )
 def test_wrong_plans(change: dict[str, Any], message: str):
-    plan = Plan("tiny", ("vit",), (4,), (0.5,))
+    plan = Plan(("vit",), (4,), (0.5,))
     with pytest.raises(ValueError, match=message):
         groups(dataclasses.replace(plan, **change))
 
 
 def test_a_method_that_prunes_behind_the_vit_has_no_vit_stage():
-    plan = Plan("tiny", ("vit", "backbone"), (4,), (0.5,), ("evs",))
+    plan = Plan(("vit", "backbone"), (4,), (0.5,), ("evs",))
     assert [len(g.settings) for g in groups(plan)] == [1, 2]
 
 
@@ -109,7 +109,7 @@ def test_presets():
     small = ModelSpec("small").config().vision_backbone
     assert small.vit.image_num_patch == (27, 27) and small.vit.image_emb_dim == 192
     assert max(small.read_layers()) + 1 == 12
-    assert {plan.preset for suite in SUITES.values() for plan in suite.plans} <= set(PRESETS)
+    assert {suite.preset for suite in SUITES.values()} <= set(PRESETS)
     for suite in SUITES.values():
         assert [groups(plan) for plan in suite.plans]
 
@@ -156,8 +156,8 @@ def test_speedup():
 def test_results(monkeypatch: pytest.MonkeyPatch):
     ticks = iter(range(10_000))
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    plan = Plan("tiny", ("vit", "prefill"), (4,), (0.5,), batch_sizes=(1, 2))
-    found = list(run_plan(plan, SPEC, Options(repeats=2)))
+    plan = Plan(("vit", "prefill"), (4,), (0.5,), batch_sizes=(1, 2))
+    found = list(run_plans([plan], SPEC, Options(repeats=2)))
     assert [(r[0].stage, r[0].n_rows) for r in found] == [
         *(("vit", 1), ("vit", 2), ("prefill", 1), ("prefill", 2))
     ]
@@ -173,8 +173,8 @@ def test_results(monkeypatch: pytest.MonkeyPatch):
 
 def test_decoding(model: TemporalVideoOlmo):
     """Against transformers too, on shapes that change with every round."""
-    plan = Plan("tiny", ("decode", "vit"), (12,), (0.5,), vary=True, new_tokens=5)
-    (dense, theirs, pruned), vit = run_plan(plan, SPEC, Options(2, baseline="transformers"))
+    plan = Plan(("decode", "vit"), (12,), (0.5,), vary=True, new_tokens=5)
+    (dense, theirs, pruned), vit = run_plans([plan], SPEC, Options(2, baseline="transformers"))
     assert [r.setting for r in vit] == [DENSE, RAGGED]
     for r in (dense, theirs, pruned):
         assert r.problem is None and r.shapes == "varying" and set(r.parts) == {"prefill", "decode"}
@@ -221,8 +221,8 @@ def test_memory_of_training_stages(
         return PeakMemory(400 if setting == DENSE else 100, 1)
 
     monkeypatch.setattr(measure, "cpu_peak", peak)
-    plan = Plan("tiny", ("vit", "train_vit"), (4,), (0.5,), layouts=("ragged", "packed"))
-    forward, (dense, ragged, packed) = run_plan(plan, SPEC, Options(repeats=1))
+    plan = Plan(("vit", "train_vit"), (4,), (0.5,), layouts=("ragged", "packed"))
+    forward, (dense, ragged, packed) = run_plans([plan], SPEC, Options(repeats=1))
     assert [r.memory for r in forward] == [None] * 3
     assert dense.memory == PeakMemory(400, 1) and dense.memory_share is None
     assert ragged.memory_share == 0.25
@@ -323,10 +323,10 @@ def test_peak_memory_of_a_fresh_process():
 def test_on_a_gpu(stage: str):
     methods = ("scorer", "easy", "heuristic", "random", "evs")
     layouts = ("ragged", "packed", "packed+refill")
-    plan = Plan("tiny", (stage,), (8,), (0.3, 0.8), methods, layouts, (1, 2))
+    plan = Plan((stage,), (8,), (0.3, 0.8), methods, layouts, (1, 2))
     for dtype in ("float32", "bfloat16"):
         spec = ModelSpec("tiny", "cuda", dtype)
-        for result in (r for found in run_plan(plan, spec, Options(2)) for r in found):
+        for result in (r for found in run_plans([plan], spec, Options(2)) for r in found):
             assert result.problem is None, f"{result.setting.label}: {result.problem}"
             assert result.memory is not None and result.memory.extra > 0
 

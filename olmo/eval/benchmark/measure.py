@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import chain, cycle, product
 
 import torch
 from tqdm import tqdm
@@ -68,12 +68,12 @@ def groups(plan: Plan, baseline: str | None = None) -> list[Group]:
     return out
 
 
-def run_plan(plan: Plan, spec: ModelSpec, options: Options) -> Iterator[list[Result]]:
+def run_plans(plans: Sequence[Plan], spec: ModelSpec, options: Options) -> Iterator[list[Result]]:
     """Measure group by group. The first group of a stage starts with its checks."""
     model = spec.build()
     bench = Bench(model, Stock(model) if options.baseline else None)
     checker = Checker(model, spec.seed, bench.stock)
-    for group in groups(plan, options.baseline):
+    for group in chain.from_iterable(groups(plan, options.baseline) for plan in plans):
         problems = {s: checker.problem(s, group.work) for s in group.settings}
         inputs = group.inputs(model, options.repeats + 1, spec.seed)
         runs = time_group(bench, inputs, group, problems, options.repeats)

@@ -6,7 +6,6 @@ A plan is a grid of measurements on one model; a suite is a named list of plans.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -100,7 +99,6 @@ class Plan:
     topk, method and layout. ``vary``: every round has another number of frames, down to 10% fewer,
     and another length of text; all shapes are new when they come."""
 
-    preset: str
     stages: tuple[str, ...]
     frames: tuple[int, ...]
     topk: tuple[float, ...]
@@ -113,57 +111,57 @@ class Plan:
 
 @dataclass(frozen=True)
 class Suite:
-    """Plans with the number type that they are meant for."""
+    """Plans on one model, with the device and number type that they are meant for."""
 
     plans: tuple[Plan, ...]
+    preset: str
     device: str
     dtype: str
 
 
-_small, _large = partial(Plan, "small"), partial(Plan, "molmo2_4b")
-_CPU, _GPU = ("cpu", "float32"), ("cuda", "bfloat16")
+_CPU, _GPU = ("small", "cpu", "float32"), ("molmo2_4b", "cuda", "bfloat16")
 METHODS = ("scorer", "easy", "heuristic", "random", "evs")
 
 SUITES = {
     "cpu": Suite(
         (
-            _small(("vit",), (64,), (0.3, 0.5, 0.7, 0.8)),
-            _small(("train_backbone",), (32,), (0.5,)),
+            Plan(("vit",), (64,), (0.3, 0.5, 0.7, 0.8)),
+            Plan(("train_backbone",), (32,), (0.5,)),
         ),
         *_CPU,
     ),
-    "cpu-decode": Suite((_small(("decode",), (16,), (0.5,), batch_sizes=(1, 8)),), *_CPU),
-    "methods": Suite((_small(("prefill",), (16,), (0.5,), METHODS, tuple(LAYOUTS)),), *_CPU),
+    "cpu-decode": Suite((Plan(("decode",), (16,), (0.5,), batch_sizes=(1, 8)),), *_CPU),
+    "methods": Suite((Plan(("prefill",), (16,), (0.5,), METHODS, tuple(LAYOUTS)),), *_CPU),
     "gpu-vit": Suite(
         (
-            _large(("vit",), (64, 128, 256), (0.3, 0.5, 0.8)),
-            _large(("vit",), (128,), (0.5,), vary=True),
+            Plan(("vit",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            Plan(("vit",), (128,), (0.5,), vary=True),
         ),
         *_GPU,
     ),
     "gpu-prefill": Suite(
         (
-            _large(("prefill",), (64, 128, 256), (0.3, 0.5, 0.8)),
-            _large(("prefill",), (64,), (0.5,), batch_sizes=(2,)),
-            _large(("prefill",), (128,), (0.5,), vary=True),
+            Plan(("prefill",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            Plan(("prefill",), (64,), (0.5,), batch_sizes=(2,)),
+            Plan(("prefill",), (128,), (0.5,), vary=True),
         ),
         *_GPU,
     ),
     "gpu-train": Suite(
         (
-            _large(("train",), (64, 128), (0.3, 0.5, 0.8)),
-            _large(("train",), (256,), (0.5,)),
-            _large(("train",), (64,), (0.5,), batch_sizes=(2,)),
-            _large(("train",), (128,), (0.5,), vary=True),
+            Plan(("train",), (64, 128), (0.3, 0.5, 0.8)),
+            Plan(("train",), (256,), (0.5,)),
+            Plan(("train",), (64,), (0.5,), batch_sizes=(2,)),
+            Plan(("train",), (128,), (0.5,), vary=True),
         ),
         *_GPU,
     ),
     "gpu-decode": Suite(
         (
-            _large(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),
-            _large(("decode",), (64,), (0.5,), batch_sizes=(1, 8), vary=True),
+            Plan(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),
+            Plan(("decode",), (64,), (0.5,), batch_sizes=(1, 8), vary=True),
         ),
         *_GPU,
     ),
 }
-"""The parts of ``gpu-...`` are short enough to be run one by one, each in less than ten minutes."""
+"""Each of ``gpu-...`` is meant to fit into ten minutes on an H100: by FLOPs, it is not measured."""
