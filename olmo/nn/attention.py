@@ -7,13 +7,14 @@
 
 A bias per key needs no mask: one head dimension is added, 1 for every query and ``bias / scale``
 for every key. A mask would rule out the fast kernels, and the bias stays differentiable.
-``force_masked_bias`` lets a test run the plain, masked form instead.
+``force_masks`` lets a test run the plain, masked form instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,12 +55,12 @@ KERNELS = {
 }
 """Case -> kernel in half precision on a GPU from Ampere on, on any other GPU, on the CPU."""
 
-_masked_bias = False
+_masks = False
 
 
 def masks_forced() -> bool:
-    """Whether this runs under ``force_masked_bias``."""
-    return _masked_bias
+    """Whether this runs under ``force_masks``."""
+    return _masks
 
 
 def kernel_table(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
@@ -69,14 +70,14 @@ def kernel_table(device: torch.device, dtype: torch.dtype) -> list[tuple[str, st
 
 
 @contextlib.contextmanager
-def force_masked_bias() -> Iterator[None]:
+def force_masks() -> Iterator[None]:
     """Give every kernel a mask, for key biases and whole rows: the slow form, for tests."""
-    global _masked_bias
-    _masked_bias, before = True, _masked_bias
+    global _masks
+    _masks, before = True, _masks
     try:
         yield
     finally:
-        _masked_bias = before
+        _masks = before
 
 
 def attention(
@@ -110,7 +111,7 @@ def attention(
     if key_bias is not None:
         if mask is not None:
             raise ValueError("key_bias and mask together are not supported")
-        if _masked_bias:
+        if _masks:
             mask = key_bias[:, None, None, :].to(q.dtype).expand(-1, 1, q.shape[2], -1)
         else:
             q, k, v = _append_bias(q, k, v, key_bias[:, None] / scale)
@@ -224,38 +225,56 @@ SPLIT = 256
 """Keys of one piece when a single query's keys are shared out among the processors of a GPU."""
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Keys of a cache in pieces of ``SPLIT``, each a segment with one head for the kernel.
+
+    Attributes:
+        query_ends, key_ends: int32 [pieces + 1].
+        used: int32 [pieces], filled keys of each.
+        empty: bool [B, KV, pieces of a row, 1].
+    """
+
+    query_ends: Tensor
+    key_ends: Tensor
+    used: Tensor
+    empty: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, n_groups: int, group: int, capacity: int) -> Pieces:
+        """Rows of ``lengths`` [B], each for ``n_groups`` key heads of ``group`` query heads."""
+        starts = torch.arange(0, capacity, SPLIT, device=lengths.device)
+        used = (lengths[:, None] - starts).clamp(0, SPLIT)[:, None].expand(-1, n_groups, -1)
+        order = torch.arange(used.numel() + 1, device=lengths.device, dtype=torch.int32)
+        flat = used.flatten().to(torch.int32)
+        return cls(order * group, order * SPLIT, flat, (used == 0)[..., None])
+
+
 def token_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
     """One query per row over its first ``lengths`` [B] keys; None: over all of them.
 
     q ``[B, H, D]``; k, v ``[B, KV, S, D]``, never repeated: the query heads of a group are query
-    positions. Nothing is read on the host, so that the step can be captured as a CUDA graph. On a
-    GPU in half precision ``S`` is a multiple of ``SPLIT`` and keys are contiguous.
+    positions.
     """
-    grouped = q.unflatten(1, (k.shape[1], -1)).to(v.dtype)
-    if lengths is not None and has_flash(v.device, v.dtype):
-        return _split_attention(grouped, k, v, lengths).flatten(1, 2)
-    mask = None
+    grouped, mask = q.unflatten(1, (k.shape[1], -1)).to(v.dtype), None
     if lengths is not None:
         mask = (torch.arange(k.shape[2], device=k.device) < lengths[:, None])[:, None, None]
         mask = mask.expand(-1, -1, grouped.shape[2], -1)
     return attention(grouped, k, v, mask=mask).flatten(1, 2)
 
 
-def _split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """q ``[B, KV, G, D]`` over pieces of ``SPLIT`` keys, each a segment of its own with one head;
-    the pieces merge by their log-sum-exp, an empty one counts nothing."""
-    n_rows, n_groups, group, _ = q.shape
-    n_pieces = k.shape[2] // SPLIT
-    starts = torch.arange(n_pieces, device=k.device) * SPLIT
-    used = (lengths[:, None] - starts).clamp(0, SPLIT)[:, None].expand(-1, n_groups, -1)
-    ends = torch.arange(n_rows * n_groups * n_pieces + 1, device=k.device, dtype=torch.int32)
-    queries = q[:, :, None].expand(-1, -1, n_pieces, -1, -1).flatten(0, 3)
+def split_attention(q: Tensor, k: Tensor, v: Tensor, pieces: Pieces) -> Tensor:
+    """``token_attention`` where ``has_flash``, the keys shared out among the processors of a GPU:
+    the pieces' results merge by their log-sum-exp. ``S`` is a multiple of ``SPLIT`` and keys are
+    contiguous. Nothing is read on the host, so that the step can be captured as a CUDA graph."""
+    n_groups, n_pieces = k.shape[1], k.shape[2] // SPLIT
+    q = q.unflatten(1, (n_groups, 1, -1)).expand(-1, -1, n_pieces, -1, -1).to(v.dtype)
+    group = q.shape[3]
     keys, values = (x.flatten(0, 2)[:, None] for x in (k, v))
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        *(queries[:, None], keys, values, ends * group, ends * SPLIT, group, SPLIT),
-        *(0.0, False, False),
-        seqused_k=used.flatten().to(torch.int32),
+        *(q.flatten(0, 3)[:, None], keys, values, pieces.query_ends, pieces.key_ends),
+        *(group, SPLIT, 0.0, False, False),
+        seqused_k=pieces.used,
     )
-    shape = (n_rows, n_groups, n_pieces, group)
-    shares = lse.view(shape).masked_fill((used == 0)[..., None], -torch.inf).softmax(2)
-    return (out.view(*shape, -1) * shares[..., None]).sum(2).to(v.dtype)
+    shares = lse.view(q.shape[:4]).masked_fill(pieces.empty, -torch.inf).softmax(2)
+    return (out.view(q.shape) * shares[..., None]).sum(2).to(v.dtype).flatten(1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,15 +44,14 @@ class KVCache:
             # zeros: what is not filled yet has weight 0, but must be a number
             keys, values = k.new_zeros(2, rows, heads, capacity, width)
             self.layers[layer] = (keys, values)
-        for buffer, new in zip(self.layers[layer], (k, v), strict=True):
-            if self.lengths is None:
-                buffer[:, :, : k.shape[1]] = new.transpose(1, 2)
-            else:
-                row = torch.arange(len(new), device=new.device)
-                buffer[row, :, self.lengths] = new[:, 0].to(buffer.dtype)
-        if self.lengths is None:
-            return k, v
         keys, values = self.layers[layer]
+        if self.lengths is None:
+            keys[:, :, : k.shape[1]], values[:, :, : k.shape[1]] = (
+                x.transpose(1, 2) for x in (k, v)
+            )
+            return k, v
+        keys[self.rows, :, self.lengths] = k[:, 0].to(keys.dtype)
+        values[self.rows, :, self.lengths] = v[:, 0].to(values.dtype)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def mask(self) -> FilledMask:
@@ -62,6 +62,11 @@ class KVCache:
         longest = int(self.lengths.max())
         same = bool((self.lengths == longest).all())
         return FilledMask(None if same else self.lengths + 1, longest + 1)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        assert self.lengths is not None
+        return torch.arange(len(self.lengths), device=self.lengths.device)
 
     def advance(self) -> None:
         """The token that every layer has added counts."""

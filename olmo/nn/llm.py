@@ -230,9 +230,12 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.normed(x) * self.weight
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Before the weight."""
         with torch.autocast(x.device.type, enabled=False):  # or x would become float32 and stay it
-            y = nn.functional.rms_norm(x, x.shape[-1:], None, self.eps)
-        return y * self.weight
+            return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps)
 
 
 class Embedding(nn.Module):
@@ -321,13 +324,17 @@ class LlmBlock(nn.Module):
         mask: Mask,
         cache: KVCache | None,
     ) -> Tensor:
-        q, k, v = self.att_proj(x).split(self.split, -1)
+        qk, v = self.att_proj(x).split((sum(self.split[:2]), self.split[2]), -1)
         if not self.per_head_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.unflatten(-1, (-1, self.config.head_size)) for t in (q, k, v))
+            q, k = qk.split(self.split[:2], -1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), -1)
+        qk, v = (t.unflatten(-1, (-1, self.config.head_size)) for t in (qk, v))
+        heads = (self.config.n_heads, self.config.kv_heads)
         if self.per_head_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+            norms = zip((self.q_norm, self.k_norm), heads, strict=True)
+            weight = torch.cat([norm.weight.expand(n, -1) for norm, n in norms])
+            qk = self.q_norm.normed(qk) * weight
+        q, k = apply_rope(qk, *rope).split(heads, -2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.config.attention_dropout if self.training else 0.0

@@ -17,7 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from olmo.nn.attention import attention, masks_forced, token_attention
+from olmo.nn.attention import (
+    Pieces,
+    attention,
+    masks_forced,
+    split_attention,
+    token_attention,
+)
 from olmo.nn.attention_parts import (
     AttentionPart,
     Segments,
@@ -240,15 +246,22 @@ PARTS_FROM = 3072
 above it as fast, and grows with the square of the row."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FilledMask:
     """One query per row over the first ``lengths`` int64 [B] keys of a cache's buffers; None: over
     the first ``used`` of every row. Keys beyond ``used`` are not even looked at; None looks at all,
-    so that shapes stay the same."""
+    so that shapes stay the same. ``pieces`` are made by the first layer."""
 
     lengths: Tensor | None
     used: int | None
+    pieces: Pieces | None = None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-        keys, values = (x.transpose(1, 2)[:, :, : self.used] for x in (k, v))
-        return token_attention(q[:, 0], keys, values, self.lengths)[:, None]
+        q, k, v = q[:, 0], k.transpose(1, 2), v.transpose(1, 2)
+        if self.lengths is None or not has_flash(v.device, v.dtype):
+            keys, values = (x[:, :, : self.used] for x in (k, v))
+            return token_attention(q, keys, values, self.lengths)[:, None]
+        if self.pieces is None:
+            n_groups, capacity = k.shape[1:3]
+            self.pieces = Pieces.of(self.lengths, n_groups, q.shape[1] // n_groups, capacity)
+        return split_attention(q, k, v, self.pieces)[:, None]

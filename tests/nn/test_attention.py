@@ -8,7 +8,7 @@ from torch import Tensor
 
 from olmo.nn.attention import (
     attention,
-    force_masked_bias,
+    force_masks,
     segment_attention,
 )
 from olmo.nn.token_layout import CellGrid, TokenLayout
@@ -70,7 +70,7 @@ def test_key_bias_forms_agree(head_dim: int) -> None:
         q, k, v = (x.clone().requires_grad_() for x in fixed[0])
         bias = fixed[1].clone().requires_grad_()
         if masked:
-            with force_masked_bias():
+            with force_masks():
                 out = attention(q, k, v, key_bias=bias)
         else:
             out = attention(q, k, v, key_bias=bias)

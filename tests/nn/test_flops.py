@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from olmo.models.molmo2.molmo2 import Molmo2
-from olmo.nn.attention import force_masked_bias
+from olmo.nn.attention import force_masks
 from olmo.nn.flops import (
     StageFlops,
     decode_bytes,
@@ -35,7 +35,7 @@ def counted(model: Molmo2, batch: Row) -> StageFlops:
     """By module. Two settings let torch count all of the attention and nothing else: plain
     matrix products instead of a fused kernel, and the score bias as a mask."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH), force_masked_bias():
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH), force_masks():
         model(**batch)
     root = type(model).__name__
     found = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn import llm_mask
-from olmo.nn.attention import MOST_ROWS, attention, force_masked_bias, segment_attention
+from olmo.nn.attention import MOST_ROWS, attention, force_masks, segment_attention
 from olmo.nn.llm_mask import RowMask, TokenMask
 from olmo.nn.token_layout import CellGrid, TokenLayout
 from olmo.tokenizer import special_token_ids
@@ -120,7 +120,7 @@ def test_bfloat16(name: str, pure: bool, device: str, monkeypatch: pytest.Monkey
     given, run = PATHS[name]()
     given = [x.bfloat16().float() for x in given]
     exact = [x.clone().requires_grad_() for x in given]
-    with force_masked_bias():
+    with force_masks():
         want = run(*exact)
     (weight,) = draw(tuple(want.shape))
     (want * weight).sum().backward()

@@ -100,7 +100,8 @@ def test_parts_are_the_rule(
 
 def error(x: Tensor | None, y: Tensor | None) -> float:
     assert x is not None and y is not None
-    return float((x.detach().double() - y).norm() / y.detach().norm())
+    x, y = x.detach().double(), y.detach().double()
+    return float((x - y).norm() / y.norm())
 
 
 def test_what_parts_do_not_cover_is_masked() -> None:

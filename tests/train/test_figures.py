@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from olmo.nn.attention import force_masked_bias
+from olmo.nn.attention import force_masks
 from olmo.train.loss import ChunkedLoss, token_loss, unpack
 from olmo.train.metrics import KEPT_HISTOGRAM
 from tests.models.conftest import CELLS
@@ -116,7 +116,7 @@ def test_flops_of_a_batch(kind: str, tmp_path: Path) -> None:
     trainer = make_trainer(train_config(kind, tmp_path / "run"), tmp_path)
     batch = micro_batch([[0]]).tensors
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH), force_masked_bias():
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH), force_masks():
         trainer.forward(batch)
     assert trainer.count_flops(batch) / 3 == pytest.approx(counter.get_total_flops(), rel=0.05)
 

@@ -24,7 +24,7 @@ from olmo.eval.benchmark.slow_forms import masked_llm, masked_vit, present_patch
 from olmo.eval.benchmark.stock import Bench, Stock
 from olmo.eval.benchmark.workload import STAGES, Outcome, Stage, run_stage, run_vit
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.attention import force_masked_bias
+from olmo.nn.attention import force_masks
 from olmo.nn.token_pruning import PRUNE_METHODS
 
 SAMPLE_FRAMES = 6
@@ -265,7 +265,7 @@ def check_attention(model: TemporalVideoOlmo, sample: Inputs) -> None:
         fast = attention.forward_flat(layout.gather(x), layout)
         slow, fast = slow.flatten(0, 1)[survivors], fast[layout.slot[survivors]]
         _compare(fast, slow, tolerance, "attention among the survivors")
-        with force_masked_bias():
+        with force_masks():
             slow = attention(x, key_bias=bias)
         fast = attention.forward_flat(x, layout, bias)
         slow, fast = slow.flatten(0, 1)[survivors], fast[layout.slot[survivors]]

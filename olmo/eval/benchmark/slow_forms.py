@@ -10,7 +10,7 @@ from torch import Tensor
 
 from olmo.eval.benchmark.inputs import Inputs
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.attention import force_masked_bias
+from olmo.nn.attention import force_masks
 from olmo.nn.image_vit import ViTBlock
 from olmo.nn.llm_mask import DenseMask, TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
@@ -31,7 +31,7 @@ def masked_vit(model: TemporalVideoOlmo, sample: Inputs) -> Tensor:
         x = block(x)
         found.append(x)
     keep, bias = _score(vit, x, images, table, grid)
-    with force_masked_bias():
+    with force_masks():
         x = vit.blocks[vit.config.prune_at + 1](x, key_bias=bias)
     found.append(x)
     present = present_patches(vit, keep, grid)
