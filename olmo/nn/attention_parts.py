@@ -19,9 +19,11 @@ from torch import Tensor
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's FlashAttention runs there: half precision, Ampere or newer."""
-    half = dtype in (torch.float16, torch.bfloat16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether torch's FlashAttention runs there: half precision, Ampere or newer. A GPU that is
+    not there is taken for a new one."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -46,9 +46,8 @@ class KVCache:
             self.layers[layer] = (keys, values)
         keys, values = self.layers[layer]
         if self.lengths is None:
-            keys[:, :, : k.shape[1]], values[:, :, : k.shape[1]] = (
-                x.transpose(1, 2) for x in (k, v)
-            )
+            for buffer, new in ((keys, k), (values, v)):
+                buffer[:, :, : new.shape[1]] = new.transpose(1, 2)
             return k, v
         keys[self.rows, :, self.lengths] = k[:, 0].to(keys.dtype)
         values[self.rows, :, self.lengths] = v[:, 0].to(values.dtype)

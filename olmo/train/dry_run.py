@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from olmo.config import to_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+from olmo.nn.attention import kernel_table
 from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.patch_grid import pooled_grid
@@ -34,6 +37,10 @@ def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
     lines += _parameter_report(model)
     lines += _video_report(config)
     lines += _run_report(config, model, n_gpus)
+    lines += ["Attention kernels on a GPU, in bfloat16"]
+    lines += [
+        f"  {case:28s}{name}" for case, name in kernel_table(torch.device("cuda"), torch.bfloat16)
+    ]
     return "\n".join(lines)
 
 
