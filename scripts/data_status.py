@@ -33,7 +33,8 @@ from olmo.data.datasets.declare import (
 from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.synthetic_video import TABLE, rendered
-from olmo.data.video_container import VideoReadError, open_container
+from olmo.data.video_container import open_container
+from olmo.data.video_error import VideoReadError
 from olmo.outside import foreign
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"

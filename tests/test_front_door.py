@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file

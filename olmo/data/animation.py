@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from olmo.data.video_container import VideoReadError
+from olmo.data.video_error import VideoReadError
 from olmo.data.video_timeline import Timeline
 from olmo.limits import Limits
 from olmo.outside import OutsideError, foreign

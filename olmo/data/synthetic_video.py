@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -125,6 +124,8 @@ def _blend(frame: np.ndarray, character: Character, t: float) -> None:
 
 def encode_mp4(frames: np.ndarray) -> bytes:
     """An H.264 mp4 file of ``frames`` at ``FPS``."""
+    import av  # imported late: the data sets of text do without
+
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=X264)

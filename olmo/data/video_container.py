@@ -13,25 +13,14 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from olmo.data.video_error import VideoReadError
 from olmo.limits import Limits
-from olmo.outside import OutsideError
 
 NOT_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp")
 """FFmpeg formats that decode to frames but are text, a single picture (as is ``*_pipe``) or a
 list of other files."""
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 """Streams that are no video, such as the cover of a record."""
-
-
-class VideoReadError(OutsideError, OSError):
-    """A video that cannot be used. ``path`` and ``reason`` are kept as attributes."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"cannot read video {path}: {reason}")
-        self.path, self.reason = str(path), reason
-
-    def __reduce__(self) -> tuple[type[VideoReadError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)  # so that it crosses worker processes
 
 
 def file_url(path: str | Path) -> str:

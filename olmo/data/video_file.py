@@ -16,14 +16,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from olmo.data.video_container import (
-    VideoReadError,
-    display_matrix,
-    open_container,
-    upright,
-    video_stream,
-)
-from olmo.data.video_timeline import packets_of, read_timeline
+from olmo.data.video_container import display_matrix, open_container, upright, video_stream
+from olmo.data.video_error import VideoReadError
+from olmo.data.video_packets import packets_of, read_timeline
 from olmo.limits import Limits
 
 SEEKABLE = ("mov", "matroska")

@@ -18,10 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from olmo.data.animation import MovingWebp, is_moving_webp
+from olmo.data.frame_folder import FrameFolder
 from olmo.data.frame_sampling import FrameSampling, sample_times
-from olmo.data.video_backends import FrameFolder, TorchcodecFile, check_torchcodec
-from olmo.data.video_container import VideoReadError
-from olmo.data.video_file import VideoFile
+from olmo.data.video_error import VideoReadError
 from olmo.limits import Limits
 from olmo.outside import foreign
 from olmo.preprocessing.chat import Rng
@@ -49,10 +48,24 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-DECODERS: dict[str, Callable[[str | Path, Limits], Reader]] = {
-    "pyav": VideoFile,
-    "torchcodec": TorchcodecFile,
-}
+Opener = Callable[[str | Path, Limits], Reader]
+
+
+def _pyav() -> Opener:
+    from olmo.data.video_file import VideoFile
+
+    return VideoFile
+
+
+def _torchcodec() -> Opener:
+    from olmo.data.video_torchcodec import TorchcodecFile, check_torchcodec
+
+    check_torchcodec()
+    return TorchcodecFile
+
+
+DECODERS: dict[str, Callable[[], Opener]] = {"pyav": _pyav, "torchcodec": _torchcodec}
+"""What opens a file, by name; asked for, it loads its library or raises ``ImportError``."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +122,7 @@ def open_video(
     """The reader of a file or folder. Nothing is opened that could block, such as a pipe."""
     if decoder not in DECODERS:
         raise ValueError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
-    if decoder == "torchcodec":
-        check_torchcodec()
+    open_file = DECODERS[decoder]()
     limits = limits or Limits()
     named = partial(VideoReadError, path)
     with foreign(named):
@@ -124,7 +136,7 @@ def open_video(
         elif is_moving_webp(path):  # which FFmpeg cannot decode
             reader = MovingWebp(path, limits)
         else:
-            reader = DECODERS[decoder](path, limits)
+            reader = open_file(path, limits)
     try:
         yield reader
     finally:

@@ -8,9 +8,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 from PIL import Image
 
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+pytest.importorskip("av")
+
 from olmo.data.datasets.frame_clips import encode
 from olmo.data.synthetic_video import make_clip
 from scripts import data_status

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("pyarrow")
+
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.arrow import ArrowRows, write_table

@@ -4,9 +4,12 @@ import itertools
 import json
 from collections import Counter
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 
 from olmo.data import synthetic_video
 from olmo.data.registry import MissingDataError, dataset_names, get_dataset, register_dataset

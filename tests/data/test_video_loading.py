@@ -3,9 +3,12 @@ import pickle
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 from PIL import Image
 
 from olmo.data import video_timeline

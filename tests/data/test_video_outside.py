@@ -3,9 +3,12 @@
 import os
 import zlib
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 from PIL import Image, features
 
 from olmo.data import video_container, video_file

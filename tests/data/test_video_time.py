@@ -4,9 +4,12 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 
 from olmo.data import video_file
 from olmo.data.frame_sampling import FrameSampling

@@ -9,6 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
 from PIL import Image

@@ -8,8 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("av")
+
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn

@@ -6,9 +6,12 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("av")
+
 import av
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 

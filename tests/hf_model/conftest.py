@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 from safetensors.torch import save_file
 
 from olmo.models.molmo2.molmo2 import Molmo2
@@ -28,7 +28,7 @@ def native_model(*changes: dict[str, Any]) -> Molmo2:
 def save_native(model: Molmo2, folder: Path) -> Path:
     """``config.yaml`` and ``model.safetensors``."""
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create({"model": model.config.to_dict()}), folder / "config.yaml")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model.config.to_dict()}))
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
     )

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import pytest
 from torch import Tensor
+
+pytest.importorskip("transformers.models.molmo2")
+
 from transformers import Cache, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 

@@ -4,6 +4,9 @@ import json
 import re
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 from transformers import AutoConfig
 
 from olmo.config import ConfigError

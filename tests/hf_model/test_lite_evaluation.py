@@ -1,6 +1,9 @@
 """Native evaluation and the Hugging Face form answer the synthetic test questions alike."""
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 
 from olmo.data.examples import load_example

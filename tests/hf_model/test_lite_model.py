@@ -4,6 +4,9 @@ import json
 from functools import partial
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoProcessor

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 from einops import rearrange
 from safetensors.torch import load_file, save_file

@@ -7,8 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 

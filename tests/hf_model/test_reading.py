@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Molmo2ForConditionalGeneration

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 import torch.distributed.checkpoint as dcp
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing

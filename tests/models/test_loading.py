@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from olmo.config import ConfigError
@@ -195,6 +194,8 @@ def test_old_config_file(tmp_path: Path) -> None:
             },
         }
     )
+    from omegaconf import OmegaConf
+
     OmegaConf.save(OmegaConf.create({"model": data}), tmp_path / "config.yaml")
     video = load_model_config(tmp_path).mm_preprocessor.video
     assert (video.max_frames, video.max_fps) == (384, [2])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("transformers.models.molmo2")
+
 from olmo.config import ConfigError, merge
 from olmo.hf_model.lite_loading import generation_config
 from olmo.models.json_files import MAX_BYTES, read_json

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 from einops import rearrange
 from torch import Tensor

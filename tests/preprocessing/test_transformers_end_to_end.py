@@ -8,8 +8,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Molmo2ForConditionalGeneration

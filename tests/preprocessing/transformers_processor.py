@@ -14,6 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+pytest.importorskip("transformers.models.molmo2")
+
 import torch
 import torch.nn.functional as F
 import transformers.image_processing_backends as image_backend

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("wandb")
+
 import wandb
 
 from olmo.train.callbacks import WandbError, check_wandb

@@ -8,10 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import av
 import numpy as np
 
-from olmo.data.video_container import file_url
 from olmo.preprocessing.images import load_image
 
 FRAMES_PER_SECOND = 3
@@ -48,6 +46,10 @@ def write_frame_clip(clip: Path) -> bool:
 
 def encode(files: Iterable[Path], target: Path) -> None:
     """An H.264 mp4 file of picture files, all padded to the size of the first one."""
+    import av  # imported late: only this needs it, and the names of clips do not
+
+    from olmo.data.video_container import file_url
+
     with av.open(file_url(target), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         stream.pix_fmt = "yuv420p"

@@ -1,9 +1,8 @@
-"""Other sources of frames than a file read by PyAV: torchcodec, and folders of pictures."""
+"""A video file through torchcodec, which an installation may lack."""
 
 from __future__ import annotations
 
 import importlib
-import re
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,76 +12,16 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from olmo.data.video_container import VideoReadError, display_matrix, file_url, upright
+from olmo.data.video_container import display_matrix, file_url, upright
+from olmo.data.video_error import VideoReadError
 from olmo.data.video_file import ONE_THREAD, VideoFile
 from olmo.limits import Limits
-from olmo.preprocessing.images import load_image
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 EDGE_S = 1e-6
 """Times that differ by less are the same."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Frame ``number`` and the time it covers, in seconds."""
-
-    number: int
-    start: float
-    end: float
-
-
-class FrameFolder:
-    """A folder of pictures, in the order of the numbers in their names, at a fixed rate.
-
-    Raises ``VideoReadError`` without pictures or rate, and for pictures of several sizes.
-    """
-
-    def __init__(self, path: str | Path, frame_rate: float | None, limits: Limits) -> None:
-        files = [f for f in Path(path).iterdir() if f.suffix.lower() in PICTURES]
-        if not files:
-            raise VideoReadError(path, "a folder without pictures")
-        if frame_rate is None or not frame_rate > 0:
-            raise VideoReadError(
-                path, f"a folder of pictures needs metadata.frame_rate > 0, got {frame_rate}"
-            )
-        self.path, self.rate = path, float(frame_rate)
-        self._limits, self._n_read = limits, 0
-        self._check = limits.clock(partial(VideoReadError, path))
-        self._files = sorted(files, key=_natural)
-        self.duration = len(files) / self.rate
-        self._last: Picture | None = None
-        self._size: tuple[int, ...] | None = None
-
-    def close(self) -> None:
-        pass
-
-    def frame_at(self, t: float) -> Picture:
-        number = min(int(t * self.rate + EDGE_S), len(self._files) - 1)
-        if self._last is None or self._last.number != number:
-            self._last = Picture(number, number / self.rate, (number + 1) / self.rate)
-        return self._last
-
-    def pixels(self, span: Picture) -> np.ndarray:
-        self._n_read += 1
-        self._check(self._n_read)
-        pixels = load_image(self._files[span.number], self._limits)
-        self._size = self._size or pixels.shape[:2]
-        if pixels.shape[:2] != self._size:
-            raise VideoReadError(
-                self.path,
-                f"{self._files[span.number].name} is {pixels.shape[:2]}, the first {self._size}",
-            )
-        return pixels
-
-
-def _natural(file: Path) -> list[int | str]:
-    """Sort key by which ``img2`` comes before ``img10``."""
-    parts = re.split(r"(\d+)", file.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)
