@@ -95,6 +95,8 @@ class Checkpointer:
         on_main(self._make_part)
         files = self._small_files(state)
         model_state, optim_state = get_state_dict(model, optimizer)
+        for group in cast(list[dict[str, Any]], optim_state["param_groups"]):
+            group.pop("fused", None)  # of this device: the run may go on on another
         written = dcp.async_save(
             {"model": model_state, "optim": optim_state},
             checkpoint_id=self.part / SHARDED,

@@ -10,29 +10,21 @@ from torch import Tensor
 from olmo.distributed import all_reduce_sum
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
+from olmo.train.device_batches import upload
 from olmo.train.loss import TokenLoss
 
-SUMS = (
-    "cross_entropy",
-    "z_loss",
-    "correct",
-    "aux",
-    "tokens",
-    "frames",
-    "flops",
-    "prunable_videos",
-    "vit_rows",
-    "scores",
-    "score",
-    "score_squared",
-)
-"""Fixed names, the same on every rank and in every step."""
+ON_DEVICE = ("cross_entropy", "z_loss", "correct", "aux", "tokens", "score", "score_squared")
+ON_HOST = ("frames", "flops", "prunable_videos", "vit_rows", "scores")
+"""Where a sum is known. Fixed names, the same on every rank and in every step."""
 
 KEPT_HISTOGRAM = "stts/kept_tokens_per_frame_histogram"
 
 
 class StepSums:
-    """Accumulates on the device; ``reduce`` is the only place that waits for it."""
+    """Accumulates on the device what is known there, on the host the rest.
+
+    ``reduce`` is the only place that waits for the device. ``flops`` is for the caller to add to.
+    """
 
     def __init__(self, model: Molmo2, device: torch.device):
         backbone = model.vision_backbone
@@ -40,7 +32,10 @@ class StepSums:
         if isinstance(backbone, TemporalVisionBackbone) and backbone.config.vit.prune:
             self.backbone = backbone
         n_bins = 0 if self.backbone is None else self.backbone.image_vit.n_cells + 1
-        self.values = torch.zeros(len(SUMS) + n_bins, dtype=torch.float64, device=device)
+        self.values = torch.zeros(len(ON_DEVICE), dtype=torch.float64, device=device)
+        self.bins = torch.zeros(n_bins, dtype=torch.float64, device=device)
+        self.host = dict.fromkeys(ON_HOST, 0.0)
+        self.flops = 0.0
 
     def add(
         self,
@@ -48,32 +43,28 @@ class StepSums:
         aux: Tensor | None,
         out: Molmo2Output,
         batch: dict[str, Tensor],
-        flops: float,
     ) -> None:
         """Add a micro-batch. ``aux`` is the weighted sum over its auxiliary terms."""
         stats = out.vision.stats if out.vision is not None else {}
         frames = float(batch["num_images"].clamp(min=0).sum())
-        host = {
-            "frames": frames,
-            "flops": flops,
-            "prunable_videos": stats.get("stts/prunable_videos", 0.0),
-            "vit_rows": frames * stats.get("stts/vit_tokens_ratio", 1.0),
-        }
-        device = {
+        self.host["frames"] += frames
+        self.host["prunable_videos"] += stats.get("stts/prunable_videos", 0.0)
+        self.host["vit_rows"] += frames * stats.get("stts/vit_tokens_ratio", 1.0)
+        found = {
             "cross_entropy": loss.cross_entropy,
             "z_loss": loss.z_loss,
             "correct": loss.correct,
             "tokens": out.valid.sum(),
         }
         if aux is not None:
-            device["aux"] = aux
-        self.values[: len(SUMS)] += torch.tensor(
-            [host.get(name, 0.0) for name in SUMS], dtype=torch.float64
-        ).to(self.values.device)
-        for name, value in device.items():
-            self.values[SUMS.index(name)] += value.detach().double()
+            found["aux"] = aux
+        self._add(found)
         if self.backbone is not None and stats.get("stts/prunable_videos"):
             self._add_pruning(self.backbone, out, batch)
+
+    def _add(self, found: dict[str, Tensor]) -> None:
+        for name, value in found.items():
+            self.values[ON_DEVICE.index(name)] += value.detach().double()
 
     def _add_pruning(
         self, backbone: TemporalVisionBackbone, out: Molmo2Output, batch: dict[str, Tensor]
@@ -83,26 +74,28 @@ class StepSums:
         assert vision is not None
         n_slots, n_patches = batch["images"].shape[1:3]
         table = backbone.frames(batch["num_images"], batch["multimodal_type"], n_slots)
-        table = table.to(pooling.device)
-        slots = table.slots[table.prunable]
+        places = table.slots[table.prunable]
+        slots = upload(places, pooling.device)
         row = torch.arange(len(pooling), device=pooling.device)[:, None]
         frame = row * n_slots + pooling.amax(-1).clamp(min=0) // n_patches
         kept = vision.keep.new_zeros(len(pooling) * n_slots, dtype=torch.int64)
         kept = kept.index_add(0, frame.flatten(), vision.keep.flatten().to(torch.int64))
-        n_bins = len(self.values) - len(SUMS)
-        self.values[len(SUMS) :] += torch.bincount(kept[slots], minlength=n_bins)
+        self.bins.index_add_(0, kept[slots], self.bins.new_ones(len(slots)))
         if vision.scores is not None:
-            scores = vision.scores.detach()[slots[table.has_previous]].double()
-            for name, value in (("score", scores), ("score_squared", scores.square())):
-                self.values[SUMS.index(name)] += value.sum()
-            self.values[SUMS.index("scores")] += scores.numel()
+            compared = upload(places[table.has_previous], pooling.device)
+            scores = vision.scores.detach()[compared].double()
+            self._add({"score": scores.sum(), "score_squared": scores.square().sum()})
+            self.host["scores"] += scores.numel()
 
     def reduce(
         self, weight: float, aux_terms: float
     ) -> tuple[dict[str, float], dict[str, list[int]]]:
         """Means over the global batch and histograms, by the name they are logged under."""
-        values = all_reduce_sum(self.values).tolist()
-        total = dict(zip(SUMS, values, strict=False))
+        self.host["flops"] = self.flops
+        known = torch.tensor(list(self.host.values()), dtype=torch.float64)
+        sums = torch.cat((self.values, upload(known, self.values.device), self.bins))
+        values = all_reduce_sum(sums).tolist()
+        total = dict(zip((*ON_DEVICE, *ON_HOST), values, strict=False))
         metrics = {
             "train/CrossEntropyLoss": total["cross_entropy"] / weight,
             "train/ZLoss": total["z_loss"] / weight,
@@ -118,7 +111,7 @@ class StepSums:
             metrics["train/loss"] += metrics["train/AuxLoss"]
         if not total["prunable_videos"]:
             return metrics, {}
-        histogram = [int(count) for count in values[len(SUMS) :]]
+        histogram = [int(count) for count in values[len(total) :]]
         return metrics | _pruning_metrics(total, histogram), {KEPT_HISTOGRAM: histogram}
 
 

@@ -86,7 +86,8 @@ def freeze(model: nn.Module, groups: list[str]) -> None:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with one parameter group per name; only matrices decay."""
+    """AdamW with one parameter group per name; only matrices decay. On a GPU it is the fused one,
+    which needs no temporary copies of a group."""
     param_groups: list[dict[str, Any]] = []
     for group, params in named_groups(model).items():
         lr = getattr(config, f"{group}_learning_rate")
@@ -109,7 +110,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
                 )
     if not param_groups:
         raise ValueError("every parameter group is frozen: nothing to train")
-    return torch.optim.AdamW(param_groups, betas=config.betas, eps=config.eps)
+    on_gpu = all(p.is_cuda for group in param_groups for p in group["params"])
+    return torch.optim.AdamW(
+        param_groups, betas=config.betas, eps=config.eps, fused=True if on_gpu else None
+    )
 
 
 def cosine_lr(step: int, peak: float, warmup: int, total: int, config: SchedulerConfig) -> float:
@@ -140,19 +144,20 @@ def clip_gradients(
 ) -> dict[str, float]:
     """Scale each group's gradients to at most its norm and return the norms before.
 
-    Gradients whose norm is not finite stay as they are.
+    Gradients whose norm is not finite stay as they are. Waits for the device once, at the end.
     """
-    norms = {}
+    norms: dict[str, Tensor] = {}
     for group, params in groups.items():
         grads = [p.grad for p in params.values() if p.grad is not None]
         if not grads:
-            norms[group] = 0.0
             continue
         norm = torch.nn.utils.get_total_norm(grads)
         if isinstance(norm, torch.distributed.tensor.DTensor):
             norm = norm.full_tensor()
-        norms[group] = float(norm)
+        norms[group] = norm
         max_norm = max_norms.get(group)
-        if max_norm is not None and math.isfinite(norms[group]):
-            torch.nn.utils.clip_grads_with_norm_(params.values(), max_norm, norm)
-    return norms
+        if max_norm is not None:
+            limited = norm.where(norm.isfinite(), 0.0)  # of norm 0, they are scaled by 1
+            torch.nn.utils.clip_grads_with_norm_(params.values(), max_norm, limited)
+    read = torch.stack(list(norms.values())).tolist() if norms else []
+    return dict.fromkeys(groups, 0.0) | dict(zip(norms, read, strict=True))

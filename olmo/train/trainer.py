@@ -3,6 +3,11 @@
 A step takes the global batch's rows in micro-batches, one loss over the whole of it: sums are
 divided by the global token weight and the global number of auxiliary terms, so that the result
 does not depend on how rows are spread over ranks and micro-batches.
+
+On a GPU a step waits for the device twice at its end: ``clip_gradients`` reads the norms, when the
+last backward pass is done, and ``StepSums.reduce`` the sums, which are there by then. Between them
+and the next step only the optimizer's kernels are under way. What ranks agree on before a step is
+known on the host and stays there. The model waits by itself where kept tokens decide a size.
 """
 
 from __future__ import annotations
@@ -23,10 +28,11 @@ from torch.utils.data import DataLoader
 from olmo.data.loader import MicroBatch, skipped_thing
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
-from olmo.models.parallel import HOST_INPUTS, last_micro_batch
+from olmo.models.parallel import last_micro_batch
 from olmo.nn.flops import PEAK_FLOPS, peak_of
 from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
+from olmo.train.device_batches import MODEL_INPUTS, DeviceBatches
 from olmo.train.diagnose import bad_gradients, first_bad_module
 from olmo.train.errors import TrainingError
 from olmo.train.loss import ChunkedLoss, unpack
@@ -37,16 +43,6 @@ from olmo.train.state import TrainerState
 from olmo.train.throughput import FlopCounter
 
 log = logging.getLogger(__name__)
-
-MODEL_INPUTS = (
-    "input_ids",
-    "position_ids",
-    "subsegment_ids",
-    "images",
-    "token_pooling",
-    "num_images",
-    "multimodal_type",
-)
 
 
 class Callback:
@@ -61,19 +57,22 @@ class Callback:
 
 @dataclass(frozen=True)
 class Normalisers:
-    """What the ranks agree on before a step, all of it from one all-reduce.
+    """What the ranks agree on before a step, all of it from one all-reduce on the host.
 
     Attributes:
         weight: sum of the loss weights of the global batch.
         aux_terms: terms of the auxiliary loss of the global batch.
         stop: some rank was asked to end.
         save_failed: some rank could not write the checkpoint under way.
+        examples, skipped: examples in the global batch, and those left out on the way to it.
     """
 
     weight: float
     aux_terms: float
     stop: bool
     save_failed: bool
+    examples: int
+    skipped: int
 
 
 @dataclass
@@ -97,6 +96,7 @@ class Trainer:
         self.signal = StopSignal()
         self.stopping = False
         self.skipped_in_a_row = 0
+        self.on_device = DeviceBatches(self.device)
         self.count_flops = FlopCounter(self.config.model)
         peak = self.config.train.peak_tflops
         self.peak_flops = peak * 1e12 if peak else peak_of(PEAK_FLOPS, self.device)
@@ -163,10 +163,10 @@ class Trainer:
             self.checkpoints.wait()
         self.stopping = agreed.stop
         sums = self.accumulate(micro, agreed)
-        metrics, self.histograms = sums.reduce(agreed.weight, agreed.aux_terms)
-        self._count(micro, metrics)
         max_norms = self.config.optimizer.max_norms(self.config.max_grad_norm)
         norms = clip_gradients(named_groups(self.model), max_norms)
+        metrics, self.histograms = sums.reduce(agreed.weight, agreed.aux_terms)
+        self._count(micro, agreed, metrics)
         rates = set_learning_rates(
             self.optimizer, self.state.step, self.config.max_duration, self.config.scheduler
         )
@@ -185,47 +185,45 @@ class Trainer:
         """Gradients of the global batch's loss, from this rank's micro-batches."""
         self.optimizer.zero_grad(set_to_none=True)
         sums = StepSums(self.model, self.device)
-        for batch in micro:
+        arriving = self.on_device(batch.tensors for batch in micro)
+        for batch, tensors in zip(micro, arriving, strict=True):
             last_micro_batch(self.model, batch is micro[-1])
-            self._forward_backward(batch, agreed, sums)
+            self._forward_backward(tensors, agreed, sums)
+            sums.flops += self.count_flops(batch.tensors)
         return sums
 
     def _agree(self, micro: list[MicroBatch]) -> Normalisers:
         weight = sum(float(m.tensors["loss_masks"].clamp(min=0).double().sum()) for m in micro)
         terms = sum(self.model.n_aux_terms(m.tensors) for m in micro)
         stop, failed = self.signal.received is not None, self.checkpoints.failed
-        total = torch.tensor([weight, terms, stop, failed], dtype=torch.float64).to(self.device)
-        weight, aux_terms, n_stop, n_failed = all_reduce_sum(total).tolist()
+        counts = (sum(m.n_examples for m in micro), sum(len(m.skipped) for m in micro))
+        total = torch.tensor([weight, terms, stop, failed, *counts], dtype=torch.float64)
+        weight, terms, stop, failed, examples, skipped = all_reduce_sum(total).tolist()
         if weight <= 0:
             raise TrainingError(f"step {self.state.step}: no token of the batch has a loss")
-        return Normalisers(weight, aux_terms, n_stop > 0, n_failed > 0)
+        return Normalisers(weight, terms, stop > 0, failed > 0, int(examples), int(skipped))
 
     def forward(self, batch: dict[str, Tensor]) -> Molmo2Output:
         """The model on a collated batch; ``logits`` are the sums of ``ChunkedLoss``."""
-        return self._forward(self._to_device(batch))
-
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            k: v if k in HOST_INPUTS else v.to(self.device, non_blocking=True)
-            for k, v in batch.items()
-        }
+        return self._forward(next(self.on_device([batch])))
 
     def _forward(self, tensors: dict[str, Tensor]) -> Molmo2Output:
         inputs = {k: tensors[k] for k in MODEL_INPUTS if k in tensors}
-        has_loss, config = tensors["loss_masks"] > 0, self.config
+        config, response = self.config, tensors["response_mask"]
         head = ChunkedLoss(
-            tensors["labels"][has_loss],
-            tensors["loss_masks"][has_loss],
+            tensors["labels"],
+            tensors["weights"],
             config.softmax_auxiliary_loss_scale if config.softmax_auxiliary_loss else 0.0,
             config.train.loss_chunk,
         )
         bf16 = config.precision == "amp_bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            out: Molmo2Output = self.model(**inputs, response_mask=has_loss, head=head)
+            out: Molmo2Output = self.model(**inputs, response_mask=response, head=head)
         return out
 
-    def _forward_backward(self, batch: MicroBatch, agreed: Normalisers, sums: StepSums) -> None:
-        tensors = self._to_device(batch.tensors)
+    def _forward_backward(
+        self, tensors: dict[str, Tensor], agreed: Normalisers, sums: StepSums
+    ) -> None:
         out = self._forward(tensors)
         loss = unpack(out.logits)
         # FSDP averages gradients over ranks, hence the factor of the world size
@@ -236,7 +234,7 @@ class Trainer:
             aux = aux * vision.aux_count if vision.aux_count else aux
             total = total + aux * (get_world_size() / max(agreed.aux_terms, 1.0))
         total.backward()
-        sums.add(loss, aux, out, tensors, self.count_flops(batch.tensors))
+        sums.add(loss, aux, out, tensors)
 
     def _not_finite(self, micro: list[MicroBatch], loss: float, norms: dict[str, float]) -> None:
         """Say where it comes from; leave the update out or raise ``TrainingError``."""
@@ -281,22 +279,18 @@ class Trainer:
             peak = torch.cuda.max_memory_allocated(self.device)
             metrics["throughput/peak_memory_gib"] = peak / 2**30
 
-    def _count(self, micro: list[MicroBatch], metrics: dict[str, float]) -> None:
-        counts = torch.tensor(
-            [sum(m.n_examples for m in micro), sum(len(m.skipped) for m in micro)],
-            dtype=torch.float64,
-            device=self.device,
-        )
-        examples, skipped = (int(v) for v in all_reduce_sum(counts).tolist())
+    def _count(
+        self, micro: list[MicroBatch], agreed: Normalisers, metrics: dict[str, float]
+    ) -> None:
         for batch in micro:
             self.state.lanes |= batch.lanes
-        self.state.examples_seen += examples
-        self.state.examples_skipped += skipped
+        self.state.examples_seen += agreed.examples
+        self.state.examples_skipped += agreed.skipped
         self.state.tokens_seen += int(metrics["batch/tokens"])
         metrics["data/examples_seen"] = float(self.state.examples_seen)
         metrics["data/examples_skipped"] = float(self.state.examples_skipped)
         metrics["throughput/total_tokens"] = float(self.state.tokens_seen)
-        if skipped:
+        if agreed.skipped:
             self._note_bad({skipped_thing(s) for m in micro for s in m.skipped})
 
     def _note_bad(self, names: set[str]) -> None:

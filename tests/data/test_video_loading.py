@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from olmo.data import video_timeline
+from olmo.data import video_packets
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import DECODERS, Clip, VideoReadError, load_video
@@ -272,7 +272,7 @@ def test_sound_longer_than_the_pictures_is_fine(tmp_path, suffix):
 @pytest.mark.parametrize("audio_s", [20.0, 0.0])
 def test_only_the_length_of_the_whole_file_is_known(tmp_path, monkeypatch, audio_s):
     """Sound that reaches the end tells a short picture track from a cut file."""
-    monkeypatch.setattr(video_timeline, "_stated_end", lambda container, stream: (20.0, False))
+    monkeypatch.setattr(video_packets, "_stated_end", lambda container, stream: (20.0, False))
     path = write_clip(tmp_path / "a.mkv", n_frames=30, audio_s=audio_s)
     if audio_s:
         assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 15, 29]

@@ -280,7 +280,7 @@ def count(trainer: Trainer, *skipped: str) -> float:
     batch = micro_batch([[1]])
     batch.skipped = list(skipped)
     metrics = {"batch/tokens": 1.0}
-    trainer._count([batch], metrics)
+    trainer._count([batch], trainer._agree([batch]), metrics)
     return metrics["data/examples_skipped"]
 
 

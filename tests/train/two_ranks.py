@@ -15,11 +15,11 @@ import torch.distributed as dist
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
 from olmo.train.checkpoint import load_checkpoint
+from olmo.train.device_batches import MODEL_INPUTS
 from olmo.train.errors import TrainingError
 from olmo.train.optim import clip_gradients, named_groups
 from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
-from olmo.train.trainer import MODEL_INPUTS
 from tests.train.rows import (
     FOUR_RANKS,
     TWO_RANKS,
@@ -138,7 +138,7 @@ def _bad_examples(rank: int, folder: Path) -> dict[str, Any]:
         batch.skipped = [f"{name}: gone" for name in step[rank]]
         metrics = {"batch/tokens": 1.0}
         try:
-            trainer._count([batch], metrics)
+            trainer._count([batch], trainer._agree([batch]), metrics)
         except TrainingError as e:
             said = str(e)
         found.append((list(trainer.state.bad_examples), metrics["data/examples_skipped"]))
