@@ -41,19 +41,8 @@ def test_the_benchmark_starts():
 
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path):
-    asked = [
-        "--preset",
-        "tiny",
-        "--stages",
-        "vit,train",
-        "--frames",
-        "4",
-        "--topk",
-        "0.5",
-        "--repeats",
-        "1",
-    ]
-    done = script("scripts/benchmark.py", *asked, "--out", str(tmp_path))
+    sizes = ("--preset=tiny", "--frames=4", "--topk=0.5", "--repeats=1")
+    done = script("scripts/benchmark.py", *sizes, "--stages=vit,train", f"--out={tmp_path}")
     assert (tmp_path / "benchmark.md").is_file(), done.stderr
 
 
@@ -69,9 +58,8 @@ def test_training_starts(tmp_path: Path):
 @pytest.mark.slow
 def test_the_gpu_tests_are_collected():
     code = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    done = python(
-        code, *["-n", "0", "-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
-    )
+    chosen = ("-m", "gpu", "--collect-only", "-q", "-n", "0", "-p", "no:cacheprovider")
+    done = python(code, *chosen, "tests")
     assert done.returncode == 0, done.stdout[-3000:]
     counts = re.findall(r"^tests/\S+\.py: (\d+)$", done.stdout, re.M)
     assert sum(map(int, counts)) >= 29, done.stdout

@@ -133,14 +133,14 @@ def write_start(kind: str, folder: Path) -> None:
     save_unsharded(model, train_config(kind, folder), folder)
 
 
-def make_trainer(config: TrainConfig, start: Path) -> Trainer:
+def make_trainer(config: TrainConfig, start: Path, device: str = "cpu") -> Trainer:
     """A trainer without a loader: tests give it micro-batches themselves."""
-    device = torch.device("cpu")
-    model = build_model(config, device)
+    place = torch.device(device)
+    model = build_model(config, place)
     load_weights(model, start, fresh_scorer=True)
     optimizer = build_optimizer(model, config.optimizer)
     loader: DataLoader[MicroBatch] = DataLoader([], batch_size=None)  # type: ignore[arg-type]
-    trainer = Trainer(config, model, optimizer, loader, device, TrainerState())
+    trainer = Trainer(config, model, optimizer, loader, place, TrainerState())
     trainer.model.train()
     return trainer
 
