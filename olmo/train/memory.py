@@ -1,8 +1,10 @@
 """Peak memory of one GPU, estimated from shapes alone; good to about a fifth.
 
-Counted: sharded weights, gradients and Adam state, the weights that are gathered at one time,
-what the forward pass keeps for the backward pass, and the logits of one chunk. Not counted: the
-CUDA context, kernels' workspaces and fragmentation, together some GiB.
+Counted: sharded weights, gradients and Adam state, the weights that are gathered at one time (on
+one GPU the copies in half precision that autocast keeps), what the forward pass keeps for the
+backward pass, and the logits of one chunk. Attention is taken to keep queries, keys, values, its
+output and the log-sum-exp of every query, but no mask. Not counted: the CUDA context, kernels'
+workspaces and fragmentation, together some GiB.
 """
 
 from __future__ import annotations
@@ -21,6 +23,21 @@ from olmo.train.config import TrainConfig
 GIB = 2**30
 FLOAT, BFLOAT = 4, 2
 """Bytes of a number: weights between steps are float32, the rest follows the precision."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a number in products, and in the weights as a block sees them: float32 ones on one
+    GPU, and with ``fsdp.precision=float``."""
+
+    product: int
+    weight: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, n_gpus: int) -> Sizes:
+        product = FLOAT if config.precision == "fp32" else BFLOAT
+        gathered = n_gpus > 1 and config.fsdp.precision != "float"
+        return cls(product, product if gathered else FLOAT)
 
 
 @dataclass(frozen=True)
@@ -53,25 +70,26 @@ def estimate_memory(config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: i
     shards = n_shards(n_gpus, config.fsdp.replicas)
     n_all = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    size = FLOAT if config.precision == "fp32" else BFLOAT
+    sizes = Sizes.of(config, n_gpus)
     largest = max(_numel(unit) for unit in _units(model))
     rows = config.device_train_microbatch_size
-    vision = vision_activations(config.model, row, size)
-    llm = llm_activations(config.model.llm, rows, row.tokens, size)
+    vision = vision_activations(config.model, row, sizes)
+    llm = llm_activations(config.model.llm, rows, row.tokens, sizes)
     # soft-max and gradient of a chunk, each in float32, beside the logits themselves
     logits = 3 * config.train.loss_chunk * config.model.llm.n_embeddings * FLOAT
+    copies = sizes.product * n_trained if sizes.product < sizes.weight else 0.0
     return Memory(
         weights=FLOAT * n_all / shards,
         gradients=FLOAT * n_trained / shards,
         optimizer=2 * FLOAT * n_trained / shards,
         # the unit at work, the one fetched ahead, and the gradients of the one at work
-        gathered=0.0 if n_gpus == 1 else 3 * largest * size,
+        gathered=copies if n_gpus == 1 else 3 * largest * sizes.weight,
         activations=rows * vision + llm,
         logits=logits,
     )
 
 
-def vision_activations(config: Molmo2Config, row: RowShape, size: int) -> float:
+def vision_activations(config: Molmo2Config, row: RowShape, sizes: Sizes) -> float:
     """Bytes that the vision tower keeps for one row."""
     backbone, vit = config.vision_backbone, config.vision_backbone.vit
     n_blocks = max(backbone.read_layers()) + 1
@@ -82,8 +100,8 @@ def vision_activations(config: Molmo2Config, row: RowShape, size: int) -> float:
         share = 1.0 - config.removed_share
         cells = tokens / slots
         scorer = cells * (3 * slots * vit.image_emb_dim + 5 * vit.image_mlp_dim)
-    block = _vit_block(vit)
-    kept = vit.image_emb_dim if vit.activation_checkpointing else block
+    size, block = sizes.product, vit_block_bytes(vit, sizes)
+    kept = size * vit.image_emb_dim if vit.activation_checkpointing else block
     blocks = tokens * kept * (full + (n_blocks - full) * share)
     one = tokens * block if vit.activation_checkpointing else 0.0
     wide = vit.image_emb_dim * len(backbone.vit_layers)
@@ -91,24 +109,38 @@ def vision_activations(config: Molmo2Config, row: RowShape, size: int) -> float:
         slots * (wide + 2 * vit.image_emb_dim) + 3 * config.llm.mlp_hidden_size // 2
     )
     features = tokens * share * wide
-    return size * (blocks + one + scorer + connector + features)
+    return blocks + one + size * (scorer + connector + features)
 
 
-def llm_activations(llm: LlmConfig, rows: int, tokens: float, size: int) -> float:
+def llm_activations(llm: LlmConfig, rows: int, tokens: float, sizes: Sizes) -> float:
     """Bytes that the language model keeps for ``rows`` rows of ``tokens`` tokens."""
-    q, kv = llm.n_heads * llm.head_size, llm.kv_heads * llm.head_size
-    inside = 5 * llm.d_model + 2 * (q + 2 * kv) + q + 2 * llm.mlp_hidden_size
+    block = llm_block_bytes(llm, sizes)
     if llm.activation_checkpoint:
-        per_token = llm.n_layers * llm.d_model + inside
-    else:
-        per_token = llm.n_layers * inside
-    mask = tokens * tokens * (1 + size)
-    return rows * (tokens * per_token * size + mask)
+        return rows * tokens * (llm.n_layers * sizes.weight * llm.d_model + block)
+    return rows * tokens * llm.n_layers * block
 
 
-def _vit_block(vit: VitConfig) -> float:
-    """Numbers per token that one block keeps: norms, q, k, v, attention, MLP."""
-    return 7 * vit.image_emb_dim + 2 * vit.image_mlp_dim
+def vit_block_bytes(vit: VitConfig, sizes: Sizes) -> float:
+    """Bytes per token that one block keeps.
+
+    With float32 weights a GPU's autocast computes both norms in float32, which keep their input so,
+    and rounds the first one's output for each of the query, key and value projections, and keeps
+    all three.
+    """
+    rounded = 1 if sizes.weight == sizes.product else 3
+    in_products = (rounded + 1 + 4) * vit.image_emb_dim + 2 * vit.image_mlp_dim
+    return 2 * sizes.weight * vit.image_emb_dim + sizes.product * in_products
+
+
+def llm_block_bytes(llm: LlmConfig, sizes: Sizes) -> float:
+    """As ``vit_block_bytes``. An RMS norm keeps its input as float32 and its result before the
+    weight. What goes past the block has the type of the weights."""
+    q, kv = llm.n_heads * llm.head_size, llm.kv_heads * llm.head_size
+    size = sizes.product
+    norms = 2 * (FLOAT + sizes.weight + size) * llm.d_model  # with the input of the next product
+    head_norms = (q + kv) * (size if size == FLOAT else size + FLOAT)
+    attention = size * ((q + 2 * kv) + (q + kv) + q) + FLOAT * llm.n_heads
+    return norms + head_norms + attention + size * 2 * llm.mlp_hidden_size
 
 
 def _units(model: Molmo2) -> list[nn.Module]:
