@@ -9,7 +9,7 @@ workspaces and fragmentation, together some GiB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
@@ -87,6 +87,18 @@ def estimate_memory(config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: i
         activations=rows * vision + llm,
         logits=logits,
     )
+
+
+def most_rows(
+    config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: int, available: float
+) -> int:
+    """The largest micro-batch of rows like ``row`` for which ``available`` bytes of one GPU are
+    enough; 0 if not even one is."""
+    one, two = (
+        estimate_memory(replace(config, device_train_microbatch_size=n), model, row, n_gpus).total
+        for n in (1, 2)
+    )
+    return max(int((available - one) // (two - one)) + 1, 0)
 
 
 def vision_activations(config: Molmo2Config, row: RowShape, sizes: Sizes) -> float:

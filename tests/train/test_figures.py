@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from olmo.config import merge
+from olmo.model_configs import preset_model_config
 from olmo.nn.attention import force_masks
+from olmo.train.config import TrainConfig
+from olmo.train.dry_run import full_row
 from olmo.train.loss import ChunkedLoss, token_loss, unpack
+from olmo.train.memory import GIB, most_rows
 from olmo.train.metrics import KEPT_HISTOGRAM
+from olmo.train.optim import freeze
 from tests.models.conftest import CELLS
 from tests.train.rows import (
     make_trainer,
@@ -128,3 +136,27 @@ def test_upstream_checkpoint_starts_a_run_with_pruning(
     trainer = upstream_trainer(tmp_path)
     n_new = sum(".temporal_token_scorer." in name for name in trainer.model.state_dict())
     assert n_new and f"no token scorer: initialised {n_new} tensors" in caplog.text
+
+
+def test_rows_that_fit_are_those_of_the_docs() -> None:
+    table = Path(__file__).parents[2].joinpath("docs/performance.md").read_text()
+    lines = re.findall(r"^\| (\d+) \| (dense|0\.5) \| ([\d |]+) \|$", table, re.M)
+    assert len(lines) == 6
+    for frames, topk, rows in lines:
+        prune = {"prune": False} if topk == "dense" else {"topk": float(topk)}
+        changes: dict[str, Any] = {
+            "model_name": "temporal_video_olmo",
+            "vision_backbone": {"vit": prune},
+            "mm_preprocessor": {"video": {"max_frames": int(frames)}},
+        }
+        data = {"model": merge(preset_model_config("qwen3_4b_instruct"), changes)}
+        config = TrainConfig.from_dict(data)
+        model = config.model.build("meta")
+        freeze(model, config.frozen)
+        row = full_row(config)[1]
+        fits = [
+            most_rows(config, model, row, n_gpus, available * GIB)
+            for n_gpus in (1, 8)
+            for available in (72, 133)
+        ]
+        assert fits == [int(n) for n in rows.split(" | ")], (frames, topk)

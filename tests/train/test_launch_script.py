@@ -202,7 +202,7 @@ REPORT = (
     "tokens of a step 619,904",
     "FLOPs of a step 3.070e+16",
     "predicted speed-up 1.95x",
-    "Memory of one of 8 GPUs, 2 rows at a time: about 42 GiB",
+    "Memory of one of 8 GPUs, 2 rows at a time: about 43 GiB",
     "sdpa_backend: efficient",
     "compile_vit: null",
 )
