@@ -17,7 +17,10 @@ from torch.utils.data import DataLoader
 
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.device_batches import TARGETS, DeviceBatches
+from olmo.train.optim import build_optimizer
+from olmo.train.state import TrainerState
 from olmo.train.trainer import Callback, Trainer
+from tests.pretended_gpu import pretended_gpu, to_gpu
 from tests.train.rows import gradients, make_trainer, micro_batch, train_config, write_start
 from tests.train.state import snapshot, take_step
 
@@ -245,3 +248,26 @@ def test_a_run_goes_on_on_another_device(
     for state in again.optimizer.state.values():
         assert state["step"].device.type == resumed_on
     assert losses(again, 2) == pytest.approx(losses(first, 2), rel=1e-4)
+
+
+def test_a_step_waits_twice_besides_the_model(start: Path, tmp_path: Path) -> None:
+    """On a pretended GPU, with the losses of the CPU."""
+    layout = ROWS[:2]
+    changes: dict[str, Any] = {"max_grad_norm": 1.0, "device_train_microbatch_size": 1}
+    config = train_config("stts", tmp_path, global_train_batch_size=2, **changes)
+    on_host = make_trainer(config, start)
+    with pretended_gpu() as gpu:
+        model = to_gpu(make_trainer(config, start).model)
+        optimizer = build_optimizer(model, config.optimizer)
+        assert {group["fused"] for group in optimizer.param_groups} == {True}
+        place = torch.device("cuda", 0)
+        trainer = Trainer(config, model, optimizer, on_host.loader, place, TrainerState())
+        for _ in range(2):
+            gpu.reset()
+            metrics = trainer.step(iter([micro_batch(rows).pin_memory() for rows in layout]))
+            waits = dict(gpu.waits)
+            expected = take_step(on_host, layout)
+            assert metrics["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-6)
+    model_waits = sum(n for line, n in waits.items() if "olmo/nn/" in line)
+    assert model_waits == 2 * len(layout)
+    assert sum(waits.values()) - model_waits == 2, waits
