@@ -43,7 +43,8 @@ def settings(recompute: bool, **compiled: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("recompute", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [True, False])
 def test_compiled_blocks_give_the_same_gradients(
     recompute: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from tests.train.conftest import (
 PACKED = ("--seq_len", "1200", "--packing", "--data.packing.buffer_size=2")
 
 
+@pytest.mark.slow
 def test_same_curve_on_one_and_two_processes(run_train: Run, tmp_path: Path) -> None:
     flags = (*STTS, *PACKED, "--max_duration=4")
     run_train(tmp_path / "one", *flags)
@@ -39,6 +40,7 @@ def test_same_curve_on_one_and_two_processes(run_train: Run, tmp_path: Path) -> 
     assert last["stts/vit_tokens_ratio"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_resumed_curve_equals_the_uninterrupted_one(run_train: Run, tmp_path: Path) -> None:
     flags = (*STTS, *PACKED, "--save_interval=2", "--scheduler.alpha_f=1.0")
     run_train(tmp_path / "whole", *flags, "--max_duration=4")
@@ -50,6 +52,7 @@ def test_resumed_curve_equals_the_uninterrupted_one(run_train: Run, tmp_path: Pa
     same_curves(tmp_path / "whole", part)
 
 
+@pytest.mark.slow
 def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_path: Path) -> None:
     """All processes are signalled, and torchrun was told to ignore SIGUSR1: what a batch system
     does when the time is up. The ranks must agree on the step, with their loaders alive."""

@@ -149,10 +149,14 @@ COMPILED: dict[str, dict[str, Any]] = {
     "connector, default": {"model": {"vision_backbone": {"compile_connector": "default"}}},
     "llm": {"compile_llm": True},
 }
+SLOW = {"llm"}
+"""Whole blocks are compiled twice."""
 
 
 @devices
-@pytest.mark.parametrize("option", COMPILED)
+@pytest.mark.parametrize(
+    "option", [pytest.param(o, marks=pytest.mark.slow) if o in SLOW else o for o in COMPILED]
+)
 def test_compiled_parts_give_the_gradients_of_eager_ones(
     option: str, device: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
