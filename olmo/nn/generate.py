@@ -22,8 +22,8 @@ from olmo.nn.transfer import to_device, to_host
 
 STOP_CHECK = 8
 """On a GPU: tokens between two looks at which rows have ended. The host runs ahead meanwhile."""
-CAPTURE_AFTER = 4
-"""On a GPU: plain steps before one is captured as a graph; answers of a letter are over by then."""
+CAPTURE_STEP = 4
+"""On a GPU: the step that is captured as a graph; answers of a letter are over by then."""
 
 MODEL_INPUTS = (
     "input_ids",
@@ -183,7 +183,7 @@ class _Step:
         self.token.copy_(token)
         self.position += 1
         self.n_calls += 1
-        if self.model.capturable and self.n_calls == CAPTURE_AFTER:
+        if self.model.capturable and self.n_calls == CAPTURE_STEP:
             self._capture()
         if self.graph is None:
             self.logits = self._run()
