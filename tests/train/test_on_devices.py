@@ -149,8 +149,8 @@ COMPILED: dict[str, dict[str, Any]] = {
     "connector, default": {"model": {"vision_backbone": {"compile_connector": "default"}}},
     "llm": {"compile_llm": True},
 }
-SLOW = {"llm"}
-"""Whole blocks are compiled twice."""
+SLOW = {"llm", "connector, default"}
+"""Of a kind that another one of them tests, too."""
 
 
 @devices
@@ -188,9 +188,12 @@ def group_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 @pytest.mark.parametrize(
     ("precision", "autocast", "limit"),
     [
-        ("float", False, 1e-4),
         ("mixed", False, 1e-4),
-        *(("float", True, 0.03), ("mixed", True, 0.03), ("pure", True, 0.03)),
+        ("pure", True, 0.03),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("float", False, 1e-4), ("float", True, 0.03), ("mixed", True, 0.03))
+        ),
     ],
 )
 @pytest.mark.usefixtures("group_of_one")
