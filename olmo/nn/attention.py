@@ -250,16 +250,14 @@ class Pieces:
         return cls(order * group, order * SPLIT, flat, (used == 0)[..., None])
 
 
-def token_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Tensor:
-    """One query per row over its first ``lengths`` [B] keys; None: over all of them.
+def token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """One query per row over the keys that ``mask`` bool [B, 1, 1, S] allows; None: over all.
 
     q ``[B, H, D]``; k, v ``[B, KV, S, D]``, never repeated: the query heads of a group are query
     positions.
     """
-    grouped, mask = q.unflatten(1, (k.shape[1], -1)).to(v.dtype), None
-    if lengths is not None:
-        mask = (torch.arange(k.shape[2], device=k.device) < lengths[:, None])[:, None, None]
-        mask = mask.expand(-1, -1, grouped.shape[2], -1)
+    grouped = q.unflatten(1, (k.shape[1], -1)).to(v.dtype)
+    mask = None if mask is None else mask.expand(-1, -1, grouped.shape[2], -1)
     return attention(grouped, k, v, mask=mask).flatten(1, 2)
 
 

@@ -204,8 +204,10 @@ class DenseMask:
     mask: Tensor
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-        heads = (x.transpose(1, 2) for x in (q, k, v))
-        return attention(*heads, mask=self.mask, dropout_p=dropout_p).transpose(1, 2)
+        heads, keys, values = (x.transpose(1, 2) for x in (q, k, v))
+        if q.shape[1] == 1 and not dropout_p:
+            return token_attention(q[:, 0], keys, values, self.mask)[:, None]
+        return attention(heads, keys, values, mask=self.mask, dropout_p=dropout_p).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -259,8 +261,11 @@ class FilledMask:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         q, k, v = q[:, 0], k.transpose(1, 2), v.transpose(1, 2)
         if self.lengths is None or not has_flash(v.device, v.dtype):
-            keys, values = (x[:, :, : self.used] for x in (k, v))
-            return token_attention(q, keys, values, self.lengths)[:, None]
+            k, v, mask = k[:, :, : self.used], v[:, :, : self.used], None
+            if self.lengths is not None:
+                order = torch.arange(k.shape[2], device=k.device)
+                mask = (order < self.lengths[:, None])[:, None, None]
+            return token_attention(q, k, v, mask)[:, None]
         if self.pieces is None:
             n_groups, capacity = k.shape[1:3]
             self.pieces = Pieces.of(self.lengths, n_groups, q.shape[1] // n_groups, capacity)

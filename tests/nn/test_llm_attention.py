@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from olmo.nn import llm_mask
-from olmo.nn.attention import SPLIT, token_attention
+from olmo.nn.attention import SPLIT
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
+from olmo.nn.llm_mask import BidirectionalMode, FilledMask, RowMask, TokenMask
 from olmo.tokenizer import special_token_ids
 from olmo.types import SHARED_SUBSEGMENT, SUBSEGMENTS_PER_EXAMPLE
 
@@ -182,10 +182,10 @@ def test_a_cache_gives_what_the_whole_rows_give(lengths: list[int]) -> None:
 def test_decoding_on_a_gpu(dtype: torch.dtype) -> None:
     """Rows of 1, of a whole piece and of several, over a buffer whose rest is empty."""
     lengths = torch.tensor([1, SPLIT, 2 * SPLIT + 3])
-    q = torch.randn(3, 8, 64, dtype=dtype)
-    k, v = torch.randn(2, 3, 2, 4 * SPLIT, 64, dtype=dtype)
-    want = token_attention(q.double(), k.double(), v.double(), lengths)
-    got = token_attention(*(x.cuda() for x in (q, k, v, lengths)))
+    q = torch.randn(3, 1, 8, 64, dtype=dtype)
+    k, v = torch.randn(2, 3, 2, 4 * SPLIT, 64, dtype=dtype).transpose(2, 3)
+    want = FilledMask(lengths, None).attend(q.double(), k.double(), v.double())
+    got = FilledMask(lengths.cuda(), None).attend(*(x.cuda() for x in (q, k, v)))
     assert error(got.cpu(), want) < (2e-2 if dtype is torch.bfloat16 else 1e-5)
 
 
