@@ -19,6 +19,7 @@ from olmo.eval.examples import ExampleLoader, Pass, example_id, labels
 from olmo.eval.lockstep import Lockstep
 from olmo.eval.scorers import score_example
 from olmo.eval.tasks import Task
+from olmo.models.parallel import HOST_INPUTS
 from olmo.tokenizer import MolmoTokenizer
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-
-HOST_INPUTS = ("num_images", "multimodal_type")
-"""Read on the host to plan; on a GPU they would only make a sync necessary."""
 
 
 @dataclass

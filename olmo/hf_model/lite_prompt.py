@@ -18,6 +18,7 @@ from olmo.models.molmo2.molmo2 import Molmo2, TextRow
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import DenseMask, RowMask
+from olmo.nn.transfer import to_host
 from olmo.nn.vision_backbone import VisionOutput
 
 
@@ -95,7 +96,7 @@ def encode_prompt(
     ids = input_ids.masked_fill(~valid, -1)
     if position_ids is None:
         position_ids = (valid.cumsum(1) - 1).clamp(min=0)
-    row, vision = TextRow(ids, position_ids, valid), None
+    row, vision = TextRow(ids, position_ids, valid).move(to_host), None
     if visual.images is not None:
         if visual.token_pooling is None:
             raise ValueError("images need token_pooling")
@@ -103,8 +104,8 @@ def encode_prompt(
             visual.images, None, visual.token_pooling, visual.num_images, visual.multimodal_type
         )
     elif not has_embeds:
-        model.check_text(ids)
-    text = model.plan(row, vision)
+        model.check_text(row.input_ids)
+    text = model.plan(row, vision, ids.device)
     row = text.row
     embeds = model.embed(row.input_ids, vision, text.patches)
     return Prompt(row, embeds, text.mask, valid, row.kept_tokens, vision)

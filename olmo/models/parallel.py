@@ -26,8 +26,11 @@ from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
-HOST_INPUTS = ("num_images", "multimodal_type")
-"""Inputs of the model that are read on the host, to plan; on a GPU each would cost a sync."""
+HOST_INPUTS = (
+    *("num_images", "multimodal_type"),
+    *("input_ids", "position_ids", "subsegment_ids", "response_mask"),
+)
+"""Inputs of the model that are read on the host, to plan; from a GPU they would cost a wait."""
 
 
 @dataclass

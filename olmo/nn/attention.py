@@ -13,8 +13,9 @@ for every key. A mask would rule out the fast kernels, and the bias stays differ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,7 @@ SDPA_BACKENDS = {
 """Kernels that a ``sdpa_backend`` setting allows on a GPU. ``all`` leaves cuDNN out: it builds a
 plan for every new shape, and the shapes of videos are always new."""
 
-MOST_ROWS = 65_535
+LARGEST_LAUNCH = 65_535
 """Rows of a batch that a kernel takes in one launch on a GPU: the limit of a grid's z."""
 
 KERNELS = {
@@ -126,8 +127,11 @@ def attention(
     if not q.is_cuda:
         return run(q, k, v, mask)[..., :head_dim].to(dtype)
     with sdpa_kernel(SDPA_BACKENDS[backend]):
-        out = [run(*launch) for launch in _launches(q, k, v, mask)]
-    return (out[0] if len(out) == 1 else torch.cat(out))[..., :head_dim].to(dtype)
+        if len(q) <= LARGEST_LAUNCH:  # a loop alone would tie compiled code to len(q)
+            out = run(q, k, v, mask)
+        else:
+            out = torch.cat([run(*launch) for launch in _launches(q, k, v, mask)])
+    return out[..., :head_dim].to(dtype)
 
 
 def _may_widen(x: Tensor) -> bool:
@@ -137,10 +141,13 @@ def _may_widen(x: Tensor) -> bool:
 def _launches(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    """The batch in pieces of ``MOST_ROWS`` rows; a mask for all rows serves every piece."""
-    for start in range(0, max(len(q), 1), MOST_ROWS):
-        rows = slice(start, start + MOST_ROWS)
-        yield q[rows], k[rows], v[rows], mask if mask is None or len(mask) == 1 else mask[rows]
+    """The batch in pieces of ``LARGEST_LAUNCH`` rows."""
+    # split, not slices: the gradient of a slice is as large as the whole
+    heads = [x.split(LARGEST_LAUNCH) for x in (q, k, v)]
+    masks: Iterable[Tensor | None] = repeat(None, len(heads[0]))
+    if mask is not None:
+        masks = mask.expand(len(q), *mask.shape[1:]).split(LARGEST_LAUNCH)
+    yield from zip(*heads, masks, strict=True)
 
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,8 +217,9 @@ def _flat_attention(
     scale, head_dim = q.shape[-1] ** -0.5, q.shape[-1]
     if key_bias is not None:
         q, k, v = _append_bias(q, k, v, key_bias[..., None] / scale)
-    q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
-    ends, longest = layout.cu_seqlens, max(layout.lengths, default=0)
+    if fill := -q.shape[-1] % 8:  # a pad by nothing would copy
+        q, k, v = (F.pad(x, (0, fill)) for x in (q, k, v))
+    ends, longest = layout.cu_seqlens, max(layout.lengths)
     key_ends, most_keys = ends, longest
     if k.dim() == 4:
         most_keys = k.shape[1]

@@ -16,12 +16,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NEW_ENOUGH = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
+WIDEST_HEAD = 256
+"""Head dim that FlashAttention takes; it must be a multiple of 8, too."""
 
 
-def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's FlashAttention runs there: half precision, Ampere or newer. A GPU that is
-    not there is taken for a new one."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+def has_flash(device: torch.device, dtype: torch.dtype, head_dim: int = 8) -> bool:
+    """Whether torch's FlashAttention runs there: half precision, Ampere or newer, torch 2.7 (whose
+    log-sum-exp has a flat form) or newer. A GPU that is not there is taken for a new one."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    fits = head_dim % 8 == 0 and head_dim <= WIDEST_HEAD
+    if device.type != "cuda" or not half or not fits or not NEW_ENOUGH:
         return False
     return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -38,7 +45,8 @@ class Segments:
 
     Attributes:
         ends: int32 [segments + 1] on the device, where each starts and the last one ends.
-        longest: tokens of the longest, or more.
+        longest: tokens of the longest, or more. Not 1 with grouped heads: there the kernel turns
+            heads into positions, and the order of its log-sum-exp with them.
         tokens: int64 [n] the flat row's tokens that they are made of; None: all, in order.
         bounds: ``ends`` on the host, which the CPU's kernel needs.
     """
@@ -55,14 +63,14 @@ class Segments:
 @dataclass(frozen=True)
 class AttentionPart:
     """Segment i of ``queries`` attends to segment i of ``keys``: to all of it, or ``causal``, for
-    segments of equal length. A query is in one segment of a part at most."""
+    segments of equal length. A query is in one segment of a part at most. All parts but the first
+    name the ``tokens`` of both sides."""
 
     queries: Segments
     keys: Segments
     causal: bool = False
 
 
-@torch.compiler.disable
 def parts_attention(
     q: Tensor, k: Tensor, v: Tensor, parts: Sequence[AttentionPart], scale: float | None = None
 ) -> Tensor:
@@ -70,8 +78,7 @@ def parts_attention(
 
     The parts' results are merged by their log-sum-exp, as in ring attention (arXiv 2310.01889);
     backward, every part's kernel is given the merged result and log-sum-exp. Memory is linear in
-    T. On a GPU half precision only, see ``has_flash``. Not compiled: the parts differ from batch
-    to batch.
+    T. On a GPU half precision only, see ``has_flash``.
 
     Args:
         q: ``[T, H, D]``; k, v: ``[Tk, KV, D]``, ``H`` a multiple of ``KV``. Under autocast in its
@@ -101,16 +108,16 @@ class _Parts(torch.autograd.Function):
             new, new_lse, state = kernel(of_q.take(q), of_k.take(k), of_k.take(v), part, scale)
             ctx.states.append(state)
             rows = of_q.tokens
-            before = lse[:, rows]
-            merged = torch.logaddexp(before, new_lse)
-            share, new_share = ((x - merged).exp().T[..., None] for x in (before, new_lse))
-            out[rows] = (out[rows] * share + new * new_share).to(out.dtype)
-            lse[:, rows] = merged
+            old, before = out[rows], lse[:, rows]
+            share = torch.sigmoid(new_lse - before).T[..., None]
+            out[rows] = old.addcmul_(new - old, share)
+            lse[:, rows] = torch.logaddexp(before, new_lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.parts, ctx.scale = parts, scale
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
@@ -165,7 +172,7 @@ def _cpu_flash(
     """As ``_flash``, segment by segment."""
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[1], len(q), dtype=torch.promote_types(q.dtype, torch.float32))
-    for at, keys in _stretches(part):
+    for at, keys in _bounds(part):
         heads = _grouped(q[at], k[keys], v[keys])
         y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             *heads, 0.0, part.causal, scale=scale
@@ -187,7 +194,7 @@ def _cpu_flash_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     n_groups = k.shape[1]
-    for at, keys in _stretches(part):
+    for at, keys in _bounds(part):
         heads = _grouped(q[at], k[keys], v[keys])
         grad_y, y = (x[at].unflatten(1, (n_groups, -1)).permute(1, 2, 0, 3) for x in (grad, out))
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -199,7 +206,7 @@ def _cpu_flash_backward(
     return dq, dk, dv
 
 
-def _stretches(part: AttentionPart) -> Iterator[tuple[slice, slice]]:
+def _bounds(part: AttentionPart) -> Iterator[tuple[slice, slice]]:
     """Queries and keys of each segment, from the host's bounds."""
     bounds = (part.queries.bounds, part.keys.bounds)
     ends = ([slice(a, b) for a, b in pairwise(x)] for x in bounds)

@@ -8,10 +8,12 @@ and after a few of them the step is replayed as a CUDA graph.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache as cached
 from typing import Any, Protocol
 
 import torch
@@ -20,10 +22,14 @@ from torch import Tensor
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.transfer import to_device, to_host
 
+log = logging.getLogger(__name__)
+
 STOP_CHECK = 8
 """On a GPU: tokens between two looks at which rows have ended. The host runs ahead meanwhile."""
-CAPTURE_STEP = 4
-"""On a GPU: the step that is captured as a graph; answers of a letter are over by then."""
+EARLY_CHECKS = (2, 4)
+"""And after so many tokens: a letter and its end; and before a step is captured as a graph."""
+CAPTURE_STEP, WORTH_CAPTURING = 4, 16
+"""On a GPU: the step that is captured, if at least so many more may follow."""
 
 MODEL_INPUTS = (
     "input_ids",
@@ -39,6 +45,9 @@ class GenerativeModel(Protocol):
     """What ``generate`` needs of a model. ``capturable``: ``decode_step`` may be a CUDA graph."""
 
     config: Any
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def capturable(self) -> bool: ...
@@ -67,7 +76,9 @@ class Sampling:
         """One token per row of ``log_probs`` [B, V] -> int64 [B]."""
         probs, token = (log_probs / self.temperature).softmax(-1).sort(-1, descending=True)
         before = probs.cumsum(-1) - probs
-        place = torch.multinomial(probs * (before < self.top_p), 1, generator=generator)
+        # the draw of torch.multinomial, which on a GPU would wait to look at the probabilities
+        noise = torch.empty_like(probs).exponential_(generator=generator)
+        place = (probs * (before < self.top_p) / noise).argmax(-1, keepdim=True)
         return token.gather(-1, place).squeeze(-1)
 
 
@@ -110,10 +121,10 @@ def generate(
     inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
     (ids,) = to_host([inputs["input_ids"]])
     _check_right_padded(ids)
-    device = inputs["input_ids"].device
+    inputs["input_ids"], device = ids, model.device
     last = ids.new_zeros(ids.shape, dtype=torch.bool)
     last.scatter_(1, (ids >= 0).sum(1, keepdim=True) - 1, True)
-    last, stops = to_device([last, torch.tensor(list(stop_ids))], device)
+    (stops,) = to_device([torch.tensor(list(stop_ids))], device)
     cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
     with _timed("prefill", timings, device):
@@ -144,7 +155,7 @@ def _decode(
     generator = torch.Generator(device)
     generator.manual_seed(0 if sampling is None else sampling.seed)
     last = prefill.valid.sum(1, keepdim=True) - 1
-    step = _Step(model, cache, prefill.position_ids.gather(1, last))
+    step = _Step(model, cache, prefill.position_ids.gather(1, last), max_new_tokens - 1)
     logits = prefill.logits
     done = torch.zeros(n_rows, dtype=torch.bool, device=device)
     scores = torch.zeros(n_rows, device=device)
@@ -158,8 +169,9 @@ def _decode(
         tokens.append(token)
         done = done | torch.isin(token, stops)
         ends.append(done.all())
-        look = device.type == "cpu" or i % STOP_CHECK == STOP_CHECK - 1
-        if i + 1 == max_new_tokens or (look and bool(ends[-1])):
+        n = i + 1
+        look = device.type == "cpu" or n % STOP_CHECK == 0 or n in EARLY_CHECKS
+        if n == max_new_tokens or (look and bool(ends[-1])):
             break
         logits = step(token[:, None])
     n_steps = len(tokens) - int(torch.stack(ends[:-1]).sum()) if len(ends) > 1 else 1
@@ -169,11 +181,12 @@ def _decode(
 class _Step:
     """``decode_step`` on tensors that keep their place, so that it can be replayed as a graph.
 
-    ``position`` int64 [B, 1], that of each row's last token.
+    ``position`` int64 [B, 1], that of each row's last token; ``most``: steps that there may be.
     """
 
-    def __init__(self, model: GenerativeModel, cache: KVCache, position: Tensor):
+    def __init__(self, model: GenerativeModel, cache: KVCache, position: Tensor, most: int):
         self.model, self.cache = model, cache
+        self.captures = model.capturable and most - CAPTURE_STEP >= WORTH_CAPTURING
         self.token, self.position = torch.zeros_like(position), position.clone()
         self.graph: torch.cuda.CUDAGraph | None = None
         self.n_calls = 0
@@ -183,7 +196,7 @@ class _Step:
         self.token.copy_(token)
         self.position += 1
         self.n_calls += 1
-        if self.model.capturable and self.n_calls == CAPTURE_STEP:
+        if self.captures and self.n_calls == CAPTURE_STEP:
             self._capture()
         if self.graph is None:
             self.logits = self._run()
@@ -196,10 +209,22 @@ class _Step:
         return self.model.decode_step(self.token, self.position, self.cache)
 
     def _capture(self) -> None:
-        """Records the launches; nothing is computed before ``replay``."""
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = self._run()
+        """Records the launches; nothing is computed before ``replay``. A graph that does not come
+        about costs speed only. Other threads, such as a loader's, may go on calling CUDA."""
+        graph, stream = torch.cuda.CUDAGraph(), _capture_stream(self.token.device)
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                logits = self._run()
+        except RuntimeError as e:
+            log.warning("decoding goes on without a graph: %s", e)
+        else:
+            self.graph, self.logits = graph, logits
+
+
+@cached
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device: cuBLAS keeps memory for every stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def _check_right_padded(input_ids: Tensor) -> None:

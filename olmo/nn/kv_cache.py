@@ -42,7 +42,7 @@ class KVCache:
             rows, size, heads, width = k.shape
             capacity = -(-(size + self.room) // SPLIT) * SPLIT
             # zeros: what is not filled yet has weight 0, but must be a number
-            keys, values = k.new_zeros(2, rows, heads, capacity, width)
+            keys, values = v.new_zeros(2, rows, heads, capacity, width)
             self.layers[layer] = (keys, values)
         keys, values = self.layers[layer]
         if self.lengths is None:

@@ -180,7 +180,7 @@ def _sent(
     tokens = [torch.from_numpy(np.concatenate(side)) for side in sides[2:]]
     sent = to_device([*ends, *tokens], device)
     of_part = [
-        Segments(at, max(map(len, side)), where, tuple(end.tolist()))
+        Segments(at, max(2, *map(len, side)), where, tuple(end.tolist()))
         for side, end, at, where in zip(
             *(sides, ends, sent[: len(ends)], [None, None, *sent[len(ends) :]]), strict=True
         )
@@ -231,18 +231,16 @@ class RowMask:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         if masks_forced() or dropout_p or not self._runs(q, v) or self.parts is None:
             return self.dense.attend(q, k, v, dropout_p)
-        flat = (x.flatten(0, 1) for x in (q, k, v))
-        return parts_attention(*flat, self.parts).unflatten(0, q.shape[:2])
+        flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
+        return parts_attention(flat_q, flat_k, flat_v, self.parts).unflatten(0, q.shape[:2])
 
     def _runs(self, q: Tensor, v: Tensor) -> bool:
         """Whether the kernels of the parts do, and are not slower than a mask."""
         if self.device.type == "cpu":
             return q.shape[1] >= PARTS_FROM
-        return has_flash(self.device, product_dtype(v)) and q.shape[-1] <= MOST_WIDTH
+        return has_flash(self.device, product_dtype(v), q.shape[-1])
 
 
-MOST_WIDTH = 256
-"""Head dim that FlashAttention takes."""
 PARTS_FROM = 3072
 """Tokens of a row from which on the CPU runs the parts: under it a mask is up to twice as fast,
 above it as fast, and grows with the square of the row."""
@@ -260,7 +258,7 @@ class FilledMask:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         q, k, v = q[:, 0], k.transpose(1, 2), v.transpose(1, 2)
-        if self.lengths is None or not has_flash(v.device, v.dtype):
+        if self.lengths is None or not has_flash(v.device, v.dtype, v.shape[-1]):
             k, v, mask = k[:, :, : self.used], v[:, :, : self.used], None
             if self.lengths is not None:
                 order = torch.arange(k.shape[2], device=k.device)

@@ -24,9 +24,14 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == "cpu":
         return list(tensors)
     flat = torch.cat([t.flatten().to(torch.int64) for t in tensors])
+    return _shaped(upload(flat, device), tensors)
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host, of any type, on ``device``; nobody waits for the copy."""
     if device.type == "cuda":
-        flat = flat.pin_memory()  # from pageable memory the host would wait
-    return _shaped(flat.to(device, non_blocking=True), tensors)
+        x = x.pin_memory()  # from pageable memory the host would wait
+    return x.to(device, non_blocking=True)
 
 
 def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

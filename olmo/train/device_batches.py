@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from olmo.models.parallel import HOST_INPUTS
+from olmo.nn.transfer import upload
 
-MODEL_INPUTS = (
+STEP_INPUTS = (
     "input_ids",
     "position_ids",
     "subsegment_ids",
@@ -22,20 +23,13 @@ TARGETS = ("response_mask", "labels", "weights")
 Batch = dict[str, Tensor]
 
 
-def upload(x: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the host on ``device``; nobody waits for the copy."""
-    if device.type == "cuda":
-        x = x.pin_memory()  # from pageable memory the host would wait
-    return x.to(device, non_blocking=True)
-
-
 def inputs_and_targets(batch: Batch) -> Batch:
-    """What a step takes of a collated batch: ``MODEL_INPUTS``, ``response_mask`` bool [B, S] of the
+    """What a step takes of a collated batch: ``STEP_INPUTS``, ``response_mask`` bool [B, S] of the
     tokens with a loss, and their ``labels`` int64 [n] and loss ``weights`` [n].
 
     To be called on the host: on a GPU the index by a mask would wait for the device.
     """
-    mask, taken = batch["loss_masks"] > 0, {k: batch[k] for k in MODEL_INPUTS if k in batch}
+    mask, taken = batch["loss_masks"] > 0, {k: batch[k] for k in STEP_INPUTS if k in batch}
     targets = (mask, batch["labels"][mask], batch["loss_masks"][mask])
     return taken | dict(zip(TARGETS, targets, strict=True))
 
@@ -68,10 +62,11 @@ class DeviceBatches:
 
     def _begin(self, batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.Event]:
         with torch.cuda.stream(stream):
-            for key in TARGETS:
-                batch[key] = upload(batch[key], self.device)
-            for key in batch.keys() - {*TARGETS, *HOST_INPUTS}:
-                batch[key] = batch[key].to(self.device, non_blocking=True)
+            for key in batch.keys() - set(HOST_INPUTS):
+                if key in TARGETS:  # made here: the loader has not pinned them
+                    batch[key] = upload(batch[key], self.device)
+                else:
+                    batch[key] = batch[key].to(self.device, non_blocking=True)
             return batch, stream.record_event()
 
     def _arrived(self, batch: Batch, copied: torch.Event) -> Batch:

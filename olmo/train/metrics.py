@@ -10,7 +10,7 @@ from torch import Tensor
 from olmo.distributed import all_reduce_sum
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
-from olmo.train.device_batches import upload
+from olmo.nn.transfer import upload
 from olmo.train.loss import TokenLoss
 
 ON_DEVICE = ("cross_entropy", "z_loss", "correct", "aux", "tokens", "score", "score_squared")

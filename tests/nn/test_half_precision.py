@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn import llm_mask
-from olmo.nn.attention import MOST_ROWS, attention, force_masks, segment_attention
+from olmo.nn.attention import LARGEST_LAUNCH, attention, force_masks, segment_attention
 from olmo.nn.llm_mask import RowMask, TokenMask
 from olmo.nn.token_layout import CellGrid, TokenLayout
 from olmo.tokenizer import special_token_ids
@@ -144,7 +144,7 @@ def error(x: Tensor | None, y: Tensor | None) -> float:
 @pytest.mark.gpu
 @torch.no_grad()
 def test_more_windows_than_a_grid_has_rows() -> None:
-    n = MOST_ROWS + 10
+    n = LARGEST_LAUNCH + 10
     q, k, v = (torch.randn(n, 4, s, 72, device="cuda", dtype=torch.bfloat16) for s in (1, 9, 9))
     mask = torch.ones(n, 1, 1, 9, dtype=torch.bool, device="cuda")
     out = attention(q, k, v, mask=mask)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -168,7 +170,7 @@ class TextPlan:
     row: TextRow
     mask: RowMask
     patches: Tensor
-    wanted: Tensor | None
+    wanted: Tensor | None = None
 
 
 class Molmo2(nn.Module):
@@ -206,7 +208,8 @@ class Molmo2(nn.Module):
         cache: KVCache | None = None,
         head: HeadFunction = nn.functional.linear,
     ) -> Molmo2Output:
-        """Run the model on a batch.
+        """Run the model on a batch. The text's fields may lie on the host, where rows are planned:
+        from a GPU they cost a wait.
 
         Args:
             input_ids: int64 [B, S], right padding -1.
@@ -229,7 +232,7 @@ class Molmo2(nn.Module):
             if subsegment_ids is not None:
                 raise ValueError("subsegment_ids need position_ids")
             position_ids = (valid.cumsum(1) - 1).clamp(min=0)
-        row = TextRow(input_ids, position_ids, valid, subsegment_ids, response_mask)
+        row = TextRow(input_ids, position_ids, valid, subsegment_ids, response_mask).move(to_host)
         vision = None
         if images is not None:
             if token_pooling is None:
@@ -238,8 +241,8 @@ class Molmo2(nn.Module):
                 images, image_masks, token_pooling, num_images, multimodal_type
             )
         else:
-            self.check_text(input_ids)
-        text = self.plan(row, vision)
+            self.check_text(row.input_ids)
+        text = self.plan(row, vision, self.device)
         x = self.embed(text.row.input_ids, vision, text.patches)
         hidden = self.transformer(x, text.row.position_ids, text.mask, cache)
         wanted = hidden if text.wanted is None else hidden.flatten(0, 1)[text.wanted]
@@ -252,30 +255,20 @@ class Molmo2(nn.Module):
             vision,
         )
 
-    def plan(self, row: TextRow, vision: VisionOutput | None = None) -> TextPlan:
-        """What the language model is given of ``row``: tokens without a feature leave.
-
-        Waits once for the device; one copy brings the result back to it.
-        """
-        device, host = row.input_ids.device, row.move(to_host)
+    def plan(self, row: TextRow, vision: VisionOutput | None, device: torch.device) -> TextPlan:
+        """What the language model is given of ``row``, which lies on the host: tokens without a
+        feature leave. The rest goes to ``device``, for which nobody waits."""
         if vision is not None:
-            host = self.drop_removed(host, vision)
+            row = self.drop_removed(row, vision)
         rule = TokenMask.build(
-            *(host.input_ids, self.special_ids, self.config.bi_directional_attn),
-            *(host.subsegment_ids, host.valid),
+            *(row.input_ids, self.special_ids, self.config.bi_directional_attn),
+            *(row.subsegment_ids, row.valid),
         )
-        patches = (host.input_ids == self.special_ids["<im_patch>"]).flatten().nonzero()[:, 0]
-        wanted = host.response_mask
-        extra = [patches] if wanted is None else [patches, wanted.flatten().nonzero()[:, 0]]
-        found: list[Tensor] = []
-
-        def send(fields: list[Tensor]) -> list[Tensor]:
-            sent = to_device([*fields, *extra], device)
-            found[:] = sent[len(fields) :]
-            return sent[: len(fields)]
-
-        row = host.move(send)
-        return TextPlan(row, RowMask(rule, device), found[0], None if wanted is None else found[1])
+        found = [row.input_ids == self.special_ids["<im_patch>"], row.response_mask]
+        flat = [x.flatten().nonzero()[:, 0] for x in found if x is not None]
+        patches, *wanted = to_device(flat, device)
+        row = row.move(partial(to_device, device=device))
+        return TextPlan(row, RowMask(rule, device), patches, *wanted)
 
     def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
         """Hook for models that prune: remove tokens of ``row``, which lies on the host, that have
@@ -309,7 +302,7 @@ class Molmo2(nn.Module):
         """Answers to a right-padded batch, greedy without ``sampling``; see
         ``olmo.nn.generate.generate``."""
         half = next(self.parameters()).dtype == torch.bfloat16 and self.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+        with torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
             return generate(self, batch, max_new_tokens, stop_ids, sampling)
 
     def embed(
