@@ -112,12 +112,21 @@ def generate(
     Args:
         batch: collated prompts; ``input_ids`` [B, S] must be padded on the right with -1.
         max_new_tokens: at least 1; prompt + new tokens must fit ``llm.max_sequence_length``.
-        stop_ids: a row ends with any of them.
+        stop_ids: a row ends with any of them; at least one.
         sampling: None is greedy.
 
     Raises:
-        ValueError: left padding, or a prompt that is too long.
+        ValueError: left padding, a prompt that is too long, nothing to generate or to stop at; or
+            nothing to draw from, because the logits are not numbers.
     """
+    limit = model.config.llm.max_sequence_length
+    if not 1 <= max_new_tokens <= limit:
+        raise ValueError(
+            f"max_new_tokens must be from 1 to llm.max_sequence_length {limit}, "
+            f"got {max_new_tokens}"
+        )
+    if not stop_ids:
+        raise ValueError("stop_ids must name at least one token")
     inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
     (ids,) = to_host([inputs["input_ids"]])
     _check_right_padded(ids)
@@ -130,7 +139,6 @@ def generate(
     with _timed("prefill", timings, device):
         out = model(**inputs, cache=cache, response_mask=last)
     longest = int(out.position_ids.masked_fill(~out.valid, 0).max()) + 1
-    limit = model.config.llm.max_sequence_length
     if longest + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed "
@@ -140,6 +148,8 @@ def generate(
     with _timed("decode", timings, device):
         cache.start(lengths)
         tokens, scores = _decode(model, out, cache, max_new_tokens, stops, sampling)
+    if sampling is not None and bool(scores.isnan().any()):
+        raise ValueError("cannot draw a token: the model's logits are not numbers")
     return GenerateOutput(tokens, scores, lengths, timings)
 
 

@@ -111,8 +111,8 @@ class TokenMask:
         A run is a stretch of neighbours of one segment. The parts are: every run by itself,
         causally; runs and the whole of earlier runs that they see, such as the branches of an
         example and their prefix; visual tokens and those after them, which is causal in reverse
-        order. Padding sees padding. None if visual tokens of one group lie in several runs: then
-        these parts do not cover the rule.
+        order. Padding sees padding. None where the parts do not cover the rule, because visual
+        tokens of one group lie in several runs, or repeat more than ``MOST_REPEATED`` of the row.
         """
         flat = [getattr(self, f.name).numpy().ravel() for f in fields(self)]
         valid, group, image, segment = flat
@@ -124,6 +124,8 @@ class TokenMask:
         seen = list(_seen_runs(row[first], segment[first], valid[first]))
         if seen:
             queries, keys = zip(*seen, strict=True)
+            if sum(np.diff(bounds)[ids].sum() for ids in keys) > MOST_REPEATED * len(row):
+                return None
             parts.append((_joined(runs, queries), _joined(runs, keys), False))
         visual = np.flatnonzero(valid & (group >= 0))
         own = np.stack([x[visual] for x in (row, group, image)])
@@ -136,6 +138,9 @@ class TokenMask:
         return _sent(parts, device)
 
 
+MOST_REPEATED = 4
+"""Keys of earlier runs, in rows: each set of queries with its own ones has a copy of them. Examples
+with branches need less than one; holes in a row by the hundred would need its square."""
 Stretches = list[np.ndarray]
 """Segments, each as the flat row's tokens."""
 

@@ -114,6 +114,18 @@ def test_what_parts_do_not_cover_is_masked() -> None:
     assert torch.equal(mask.attend(*given), mask.dense.attend(*given))
 
 
+def test_a_row_full_of_holes_is_masked() -> None:
+    """Its parts would repeat the keys before each hole."""
+    ids = torch.arange(400)[None] % 7
+    ids[0, 1::2] = -1
+    rule = TokenMask.build(ids, IDS, "image_tokens", torch.zeros_like(ids))
+    assert rule.parts(CPU) is None
+    ids[0, :350] = 5
+    assert TokenMask.build(ids, IDS, "image_tokens", torch.zeros_like(ids)).parts(CPU) is None
+    ids[0, :397] = 5
+    assert TokenMask.build(ids, IDS, "image_tokens", torch.zeros_like(ids)).parts(CPU) is not None
+
+
 def test_packed_examples_do_not_see_each_other() -> None:
     ids, segments = batch(1, n_rows=1)
     assert len(segments.unique()) > 2

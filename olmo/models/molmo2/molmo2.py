@@ -214,7 +214,8 @@ class Molmo2(nn.Module):
         Args:
             input_ids: int64 [B, S], right padding -1.
             position_ids: [B, S]; default counts the valid tokens of a row.
-            attention_mask: bool [B, S], True = no padding; default ``input_ids >= 0``.
+            attention_mask: bool [B, S], True = no padding; default ``input_ids >= 0``. States and
+                logits of padding mean nothing.
             subsegment_ids: [B, S] of packed or branched rows (needs ``position_ids``).
             images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
             token_pooling: int64 [B, P, slots]; its valid rows belong, in order, to the
