@@ -30,7 +30,7 @@ SOURCE = ROOT / "tests" / "fixtures" / "pretended_gpu.cpp"
 
 
 @cache
-def library() -> ctypes.CDLL:
+def switch() -> ctypes.CDLL:
     """``pretend_cuda`` turns the device on, and off again. Compiled once for each version of torch
     and text of the source."""
     if torch.backends.cuda.is_built():

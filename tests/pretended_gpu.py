@@ -280,7 +280,7 @@ def _refuse_mixed_devices(
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[PretendedGpu]:
     """The device, while the context lasts. Skips the test where there is no ``g++``."""
-    library = pretended_cuda.library()
+    switch = pretended_cuda.switch()
     gpu = PretendedGpu()
     real_sdpa, lifted = F.scaled_dot_product_attention, torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:
@@ -291,8 +291,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
             (torch, "Generator", pretended_cuda.Generator),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
-        library.pretend_cuda()
-        stack.callback(library.pretend_cuda)
+        switch.pretend_cuda()
+        stack.callback(switch.pretend_cuda)
         overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # module.to(device)

@@ -102,10 +102,11 @@ class _Parts(torch.autograd.Function):
     ) -> Tensor:
         kernel = _flash if q.is_cuda else _cpu_flash
         first, *others = parts
-        out, lse, *ctx.states = kernel(q, k, v, first, scale)
+        out, lse, *ctx.states = kernel((q, k, v), first, scale)
         for part in others:
             of_q, of_k = part.queries, part.keys
-            new, new_lse, state = kernel(of_q.take(q), of_k.take(k), of_k.take(v), part, scale)
+            heads = (of_q.take(q), of_k.take(k), of_k.take(v))
+            new, new_lse, state = kernel(heads, part, scale)
             ctx.states.append(state)
             rows = of_q.tokens
             old, before = out[rows], lse[:, rows]
@@ -120,85 +121,72 @@ class _Parts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
-        grad = grads[0].contiguous()
         kernel = _flash_backward if q.is_cuda else _cpu_flash_backward
         first, *others = zip(ctx.parts, ctx.states, strict=True)
-        dq, dk, dv = kernel(grad, q, k, v, out, lse, *first, ctx.scale)
+        result = (out, lse, grads[0].contiguous())
+        dq, dk, dv = kernel((q, k, v), result, *first, ctx.scale)
         for part, state in others:
             of_q, of_k, rows = part.queries, part.keys, part.queries.tokens
-            inputs = (of_q.take(grad), of_q.take(q), of_k.take(k), of_k.take(v))
-            found = kernel(*inputs, out[rows], lse[:, rows].contiguous(), part, state, ctx.scale)
+            heads = (of_q.take(q), of_k.take(k), of_k.take(v))
+            own = (out[rows], lse[:, rows].contiguous(), result[2][rows])
+            found = kernel(heads, own, part, state, ctx.scale)
             dq[rows] += found[0]
             dk.index_add_(0, of_k.tokens, found[1])
             dv.index_add_(0, of_k.tokens, found[2])
         return dq, dk, dv, None, None
 
 
-def _flash(
-    q: Tensor, k: Tensor, v: Tensor, part: AttentionPart, scale: float
-) -> tuple[Tensor, Tensor, Any]:
-    """Result [T, H, D], log-sum-exp [H, T] float32, what the backward pass wants to have back."""
+Three = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values; their gradients; or result [T, H, D], log-sum-exp [H, T] float32 and
+the gradient of the result."""
+
+
+def _flash(heads: Three, part: AttentionPart, scale: float) -> tuple[Tensor, Tensor, Any]:
+    """Result, log-sum-exp, what the backward pass wants to have back."""
     of_q, of_k = part.queries, part.keys
     out, lse, *state = torch.ops.aten._flash_attention_forward(
-        *(q, k, v, of_q.ends, of_k.ends, of_q.longest, of_k.longest, 0.0, part.causal, False),
+        *(*heads, of_q.ends, of_k.ends, of_q.longest, of_k.longest, 0.0, part.causal, False),
         scale=scale,
     )
     return out, lse, state[:2]
 
 
 def _flash_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    part: AttentionPart,
-    state: Any,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    of_q, of_k = part.queries, part.keys
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
-        *(grad, q, k, v, out, lse, of_q.ends, of_k.ends, of_q.longest, of_k.longest),
+    heads: Three, result: Three, part: AttentionPart, state: Any, scale: float
+) -> Three:
+    of_q, of_k, (out, lse, grad) = part.queries, part.keys, result
+    found: Three = torch.ops.aten._flash_attention_backward(
+        *(grad, *heads, out, lse, of_q.ends, of_k.ends, of_q.longest, of_k.longest),
         *(0.0, part.causal, *state),
         scale=scale,
     )
     return found
 
 
-def _cpu_flash(
-    q: Tensor, k: Tensor, v: Tensor, part: AttentionPart, scale: float
-) -> tuple[Tensor, Tensor, Any]:
+def _cpu_flash(heads: Three, part: AttentionPart, scale: float) -> tuple[Tensor, Tensor, Any]:
     """As ``_flash``, segment by segment."""
+    q, k, v = heads
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[1], len(q), dtype=torch.promote_types(q.dtype, torch.float32))
     for at, keys in _bounds(part):
-        heads = _grouped(q[at], k[keys], v[keys])
         y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *heads, 0.0, part.causal, scale=scale
+            *_grouped(q[at], k[keys], v[keys]), 0.0, part.causal, scale=scale
         )
         out[at], lse[:, at] = _flat(y), sums.flatten(0, 1)
     return out, lse, None
 
 
 def _cpu_flash_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    part: AttentionPart,
-    state: Any,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    heads: Three, result: Three, part: AttentionPart, state: None, scale: float
+) -> Three:
+    (q, k, v), (out, lse, grad) = heads, result
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     n_groups = k.shape[1]
     for at, keys in _bounds(part):
-        heads = _grouped(q[at], k[keys], v[keys])
+        grouped = _grouped(q[at], k[keys], v[keys])
         grad_y, y = (x[at].unflatten(1, (n_groups, -1)).permute(1, 2, 0, 3) for x in (grad, out))
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *(grad_y, *heads, y, lse[:, at].unflatten(0, (n_groups, -1)), 0.0, part.causal),
+            *(grad_y, *grouped, y, lse[:, at].unflatten(0, (n_groups, -1)), 0.0, part.causal),
             scale=scale,
         )
         dq[at] = _flat(found[0])

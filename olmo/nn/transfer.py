@@ -12,11 +12,13 @@ from torch import Tensor
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Bool and integer tensors of one device on the host. On a GPU this waits for the device."""
-    if all(t.device.type == "cpu" for t in tensors):
+    """Bool and integer tensors on the host; for those of a device, the host waits."""
+    away = [t for t in tensors if t.device.type != "cpu"]
+    if not away:
         return list(tensors)
-    flat = torch.cat([t.flatten().to(torch.int64) for t in tensors]).cpu()
-    return _shaped(flat, tensors)
+    flat = torch.cat([t.flatten().to(torch.int64) for t in away]).cpu()
+    back = iter(_shaped(flat, away))
+    return [t if t.device.type == "cpu" else next(back) for t in tensors]
 
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:

@@ -32,7 +32,7 @@ NO_MATTER = (
     *("data.num_workers", "data.prefetch_factor", "data.pin_memory", "data.max_skipped"),
     *("data.skip_missing", "data.mixture", "data.custom"),  # what they open is compared
     *("*.compile_vit", "*.compile_connector", "*.activation_checkpoint*", "*.sdpa_backend"),
-    *("*.connector_activation_checkpointing", "*.attention_type", "*.float32_attention"),
+    *("*.connector_activation_checkpointing", "*.float32_attention"),
     *("*.normalize_on_gpu", "*.vit.layout", "*.init_path", "*.tokenizer_dir", "*.decoder"),
     *("*.initializer_range", "*.new_embedding_init_range", "*.limits.*"),
 )

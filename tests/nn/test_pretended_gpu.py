@@ -18,6 +18,7 @@ from olmo.eval.benchmark.presets import ModelSpec
 from olmo.eval.benchmark.workload import STAGES, Outcome, run_stage
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.generate import GenerateOutput
+from olmo.nn.kv_cache import KVCache
 from tests.models.conftest import PRUNING, VOCAB, build, collate, text_row, video_row
 from tests.pretended_gpu import PretendedGpu, pretended_gpu, to_gpu, to_host
 
@@ -160,3 +161,46 @@ def test_generation(name: str, phase: str, dtype: torch.dtype) -> None:
     more = [(b.total() - a.total()) / (many - few) for a, b in (waits[1:], launches[1:])]
     print(f"    one token more, {phase}: {more[0]:g} waits, {more[1]:g} launches")
     assert more[0] <= most_waits, waits[2] - waits[1]
+
+
+def test_text_on_the_host_costs_no_wait() -> None:
+    """Also if only a part of its fields lies there."""
+    batch = collate(video_row(3, 0), video_row(2, 1), text_row(4, 1))
+    valid = batch["input_ids"] >= 0
+    want = build(PRUNING)(**batch).logits[:, 0].detach()
+    visual = {k: v.to("cpu") for k, v in batch.items()}
+    for mask, waits in ((valid, 1), (valid, 2)):
+        with pretended_gpu() as gpu, torch.no_grad():
+            model = to_gpu(build(PRUNING))
+            on_gpu = {k: visual[k].to("cuda") for k in ("images", "token_pooling")}
+            given = mask.to("cuda") if waits == 2 else mask
+            gpu.reset()
+            out = model(**visual | on_gpu, attention_mask=given)
+            assert gpu.waits.total() == waits, gpu.waits
+            torch.testing.assert_close(to_host(out.logits[:, 0]), want)
+
+
+def test_launches() -> None:
+    """Of a ViT block under autocast; and of one layer of the language model for one token, the norm
+    counted once: a GPU has one kernel for it, which the device here does not pretend."""
+    llm = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
+    counts = []
+    for n_layers in (2, 4):
+        overrides = {"llm": llm | {"n_layers": n_layers}}
+        model = ModelSpec("tiny", dtype="bfloat16", overrides=overrides).build().eval()
+        DENSE.apply(model)
+        cache, token = KVCache(room=1), torch.zeros(1, 1, dtype=torch.int64)
+        with pretended_gpu() as gpu, torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            to_gpu(model)
+            frames = torch.randn(2, 81, 64).to("cuda", torch.bfloat16)
+            gpu.reset()
+            model.vision_backbone.image_vit.blocks[0](frames)
+            assert gpu.launches.total() <= 12, gpu.launches
+            for layer in range(n_layers):
+                cache.append(layer, *torch.randn(2, 1, 20, 2, 16).to("cuda", torch.bfloat16))
+            cache.start(torch.full((1,), 20).to("cuda"))
+            gpu.reset()
+            model.decode_step(token.to("cuda"), token.to("cuda"), cache)
+            norms = 7 * gpu.launches["rsqrt"]  # cast, square, mean, add, rsqrt, product, cast
+            counts.append(gpu.launches.total() - norms + gpu.launches["rsqrt"])
+    assert (counts[1] - counts[0]) / 2 <= 28, counts
