@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
-from olmo.data.synthetic_video import SyntheticVideoQA
 from olmo.data.video_loading import load_video
 from olmo.distributed import init_distributed, setup_logging
 from olmo.eval.comparison import (
@@ -41,13 +41,13 @@ from olmo.eval.comparison import (
     markdown_table,
 )
 from olmo.eval.evaluator import EvalSettings, fixed_batches
-from olmo.eval.pruning_picture import answer_lines, cell_grid, kept_cells, pruning_picture
 from olmo.eval.report import format_table
 from olmo.eval.significance import paired_difference
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.eval.timing import compare_prefill
 from olmo.models.loading import is_checkpoint, load_model, load_model_config, select_checkpoint
 from olmo.train.dry_run import video_flops
+from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"

@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
+from olmo.benchmark.inputs import LAYOUTS, NEW_TOKENS
+from olmo.benchmark.measure import Options, groups, run_plans
+from olmo.benchmark.output import Report
+from olmo.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
+from olmo.benchmark.stock import stock_classes
+from olmo.benchmark.workload import STAGES
 from olmo.command_line import Parser, exit_code, path, positive, seed
 from olmo.config import parse_overrides, section
-from olmo.eval.benchmark.inputs import LAYOUTS, NEW_TOKENS
-from olmo.eval.benchmark.measure import Options, groups, run_plans
-from olmo.eval.benchmark.output import Report
-from olmo.eval.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
-from olmo.eval.benchmark.stock import stock_classes
-from olmo.eval.benchmark.workload import STAGES
 from olmo.nn.token_pruning import PRUNE_METHODS
 
 

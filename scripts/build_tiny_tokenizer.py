@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from olmo.command_line import Parser, exit_code, path
-from olmo.data.synthetic_questions import (
+from olmo.data.datasets.synthetic.questions import (
     COLOURS,
     GLYPHS,
     LEVELS,

@@ -30,9 +30,9 @@ from olmo.data.datasets.declare import (
     select_rows,
     videos_of,
 )
+from olmo.data.datasets.synthetic.video import TABLE, rendered
 from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
-from olmo.data.synthetic_video import TABLE, rendered
 from olmo.data.video_container import open_container
 from olmo.data.video_error import VideoReadError
 from olmo.outside import foreign

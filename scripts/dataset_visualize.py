@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, natural, path, positive, seed
 from olmo.config import merge
-from olmo.data.example_page import error_card, example_card, page
 from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
 from olmo.data.mixture import MIXTURES, open_named
 from olmo.data.stream import MixtureStream, example_rng
 from olmo.models.loading import model_of_file
 from olmo.models.registry import model_config_from_dict
+from olmo.viewer.example_page import error_card, example_card, page
 
 
 def parser() -> Parser:

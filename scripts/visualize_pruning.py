@@ -37,15 +37,6 @@ from olmo.config import merge
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import setup_logging
-from olmo.eval.pruning_html import pruning_page
-from olmo.eval.pruning_picture import pruning_picture
-from olmo.eval.pruning_video import write_pruning_video
-from olmo.eval.pruning_view import (
-    ScoredVideo,
-    load_for_scoring,
-    score_pixels,
-    score_with_model,
-)
 from olmo.limits import Limits
 from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
@@ -53,6 +44,15 @@ from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_pruning import PRUNE_METHODS
 from olmo.preprocessing.video import VideoPreprocessorConfig
 from olmo.types import VideoFrames
+from olmo.viewer.page import pruning_page
+from olmo.viewer.picture import pruning_picture
+from olmo.viewer.scores import (
+    ScoredVideo,
+    load_for_scoring,
+    score_pixels,
+    score_with_model,
+)
+from olmo.viewer.video import write_pruning_video
 
 VIT_FLAGS = ("topk", "prune_method", "prune_at", "new_ref_threshold", "random_seed")
 PIXEL_FLAGS = {"frame_size": (378, 378), "patch_size": 14, "pool": 3}

@@ -14,7 +14,7 @@ from PIL import Image
 from launch_scripts import demo, train_image_video_sft
 from launch_scripts.demo import DemoError, Options, main, parse_args, training_command
 from olmo.config import merge, parse_overrides, read_yaml
-from olmo.data.synthetic_video import SyntheticVideoQA
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.eval.comparison import (
     COLUMNS,
     Contender,

@@ -18,7 +18,7 @@ from transformers import pipeline
 
 import olmo
 from olmo import load_model
-from olmo.data.synthetic_video import SyntheticVideoQA, clip_path
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA, clip_path
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.hf_model.lite_answer import STAGES
 from olmo.hf_model.processor_files import write_processor_files

@@ -2,7 +2,7 @@ import string
 
 import pytest
 
-from olmo.data.synthetic_questions import COLOURS, DIRECTIONS, GLYPHS, WHO
+from olmo.data.datasets.synthetic.questions import COLOURS, DIRECTIONS, GLYPHS, WHO
 from olmo.tokenizer import ASSETS, SPECIAL_TOKENS, MolmoTokenizer, TokenizerConfig
 
 

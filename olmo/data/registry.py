@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 DATASET_MODULES = (
-    "olmo.data.synthetic_video",
+    "olmo.data.datasets.synthetic.video",
     "olmo.data.datasets.video_benchmarks",
     "olmo.data.datasets.long_benchmarks",
     "olmo.data.datasets.video_splits",

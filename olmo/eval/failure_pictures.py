@@ -14,7 +14,7 @@ from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
 from olmo.eval.answering import Row
 from olmo.eval.examples import collate_examples, raw_example
-from olmo.eval.pruning_picture import cell_grid, kept_cells, pruning_picture
+from olmo.viewer.picture import cell_grid, kept_cells, pruning_picture
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2

@@ -11,7 +11,7 @@ import numpy as np
 from olmo.eval import answer_rules as rules
 from olmo.eval import point_metrics
 from olmo.eval.points import read_points, read_timed_points, read_tracks
-from olmo.eval.scorers import Metadata, Score, score_of, scorer
+from olmo.eval.score import Metadata, Score, score_of, scorer
 
 
 def _count(prediction: str, metadata: Metadata, pointed: bool) -> Score:

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, replace
 
 from olmo.data.registry import check_split
-from olmo.eval.scorers import QUESTION_ANSWERING
+from olmo.eval.text_scorers import QUESTION_ANSWERING
 
 MC = "video_eval_multiple_choice"
 MC_SUBTITLE = "video_eval_multiple_choice_w_subtitle"

@@ -1,32 +1,25 @@
-"""Model classes by the ``model_name`` of their config."""
+"""Model config classes by the ``model_name`` of a config."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from olmo.config import ConfigError
+from olmo.config import ConfigError, convert
+from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 
-if TYPE_CHECKING:
-    from olmo.models.molmo2.molmo2 import Molmo2Config
-
-MODEL_CONFIGS: dict[str, type[Any]] = {}
-T = TypeVar("T")
-
-
-def register_model(config_class: type[T]) -> type[T]:
-    """Register a model config under its ``model_names``."""
-    for name in config_class.model_names:  # type: ignore[attr-defined]
-        MODEL_CONFIGS[name] = config_class
-    return config_class
+MODEL_CONFIGS: dict[str, type[Molmo2Config]] = {
+    name: config
+    for config in (Molmo2Config, TemporalVideoOlmoConfig)
+    for name in config.model_names
+}
+"""A new model class is one more in this table."""
 
 
 def model_config_from_dict(data: dict[str, Any], path: str = "model") -> Molmo2Config:
     """Config object of the class that ``model_name`` asks for."""
-    import olmo.models.temporal_video_olmo.temporal_video_olmo  # noqa: F401 (registers)
-
-    name = data.get("model_name", "video_olmo")
+    name = convert(str, data.get("model_name", "video_olmo"), f"{path}.model_name")
     if name not in MODEL_CONFIGS:
         known = ", ".join(sorted(MODEL_CONFIGS))
         raise ConfigError(f"{path}.model_name: {name!r} is not one of {known}")
-    config: Molmo2Config = MODEL_CONFIGS[name].from_dict(data, path)
-    return config
+    return MODEL_CONFIGS[name].from_dict(data, path)

@@ -14,7 +14,6 @@ from olmo.data.loader import LaneDataset
 from olmo.data.stream import example_rng
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
-from olmo.eval.pruning_picture import cell_grid, pruning_picture
 from olmo.eval.report import write_result
 from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
@@ -22,6 +21,7 @@ from olmo.nn.vision_backbone import VisionOutput
 from olmo.train.config import InLoopConfig
 from olmo.train.trainer import Callback, Trainer
 from olmo.types import VideoFrames
+from olmo.viewer.picture import cell_grid, pruning_picture
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.examples import ExampleSource, load_example
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import get_dataset
 from olmo.data.stream import example_rng
-from olmo.data.synthetic_video import encode_mp4
 from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.types import MultimodalType

@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("av")
 
 from olmo.data.datasets.frame_clips import encode
-from olmo.data.synthetic_video import make_clip
+from olmo.data.datasets.synthetic.video import make_clip
 from scripts import data_status
 from tests.data.datasets_miniature import IMAGES, Miniature, write_file
 

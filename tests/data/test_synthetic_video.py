@@ -12,9 +12,7 @@ import av
 import numpy as np
 
 from olmo.data import synthetic_video
-from olmo.data.registry import MissingDataError, dataset_names, get_dataset, register_dataset
-from olmo.data.stream import example_rng
-from olmo.data.synthetic_questions import (
+from olmo.data.datasets.synthetic.questions import (
     CATEGORIES,
     CLEAR_X,
     CLEAR_Y,
@@ -30,7 +28,7 @@ from olmo.data.synthetic_questions import (
     sample_scene,
     scene_questions,
 )
-from olmo.data.synthetic_video import (
+from olmo.data.datasets.synthetic.video import (
     QUESTIONS_PER_CLIP,
     SyntheticTextQA,
     SyntheticVideoQA,
@@ -41,6 +39,8 @@ from olmo.data.synthetic_video import (
     glyph_mask,
     load_annotations,
 )
+from olmo.data.registry import MissingDataError, dataset_names, get_dataset, register_dataset
+from olmo.data.stream import example_rng
 from olmo.preprocessing.chat import DataFormatterConfig
 
 

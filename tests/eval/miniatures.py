@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.registry import Dataset, check_split, get_dataset
-from olmo.data.synthetic_video import encode_mp4
 from olmo.eval.evaluator import EvalSettings, evaluate_task, example_order
 from olmo.eval.report import TaskResult
 from olmo.eval.tasks import Task, resolve_tasks

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from olmo.data.synthetic_video import SyntheticVideoQA
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.eval.evaluator import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks

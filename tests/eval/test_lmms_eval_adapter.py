@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from olmo.data.synthetic_video import SyntheticVideoQA
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.examples import raw_example
 from olmo.eval.tasks import Task

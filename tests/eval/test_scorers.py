@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from olmo.eval import point_scorers  # noqa: F401 (registers)
-from olmo.eval.scorers import SCORERS, anls, relaxed_correctness, score_example, vqa_score
+from olmo.eval.scorers import SCORERS, score_example
+from olmo.eval.text_scorers import anls, relaxed_correctness, vqa_score
 
 
 def test_score_multiple_choice():

@@ -6,9 +6,9 @@ pytest.importorskip("transformers.models.molmo2")
 
 import torch
 
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.examples import load_example
 from olmo.data.stream import example_rng
-from olmo.data.synthetic_video import SyntheticVideoQA
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.tasks import Task
 from olmo.hf_model.lite_loading import load_model

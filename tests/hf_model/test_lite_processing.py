@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.frame_sampling import FrameSampling
-from olmo.data.synthetic_video import encode_mp4
 from olmo.data.video_loading import VideoReadError, load_video
 from olmo.hf_model.lite import Molmo2LiteConfig, Molmo2LiteProcessor
 from olmo.hf_model.processing_media import from_question

@@ -29,9 +29,14 @@ from transformers import (
 )
 
 from olmo.config import read_yaml
+from olmo.data.datasets.synthetic.questions import FPS
+from olmo.data.datasets.synthetic.video import (
+    SyntheticVideoQA,
+    draw_frames,
+    encode_mp4,
+    load_annotations,
+)
 from olmo.data.frame_sampling import FrameSampling
-from olmo.data.synthetic_questions import FPS
-from olmo.data.synthetic_video import SyntheticVideoQA, draw_frames, encode_mp4, load_annotations
 from olmo.data.video_loading import load_video
 from olmo.hf_model.export import export_checkpoint
 from olmo.hf_model.lite_loading import load_model as load_lite

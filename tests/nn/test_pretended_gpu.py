@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting
-from olmo.eval.benchmark.presets import ModelSpec
-from olmo.eval.benchmark.workload import STAGES, Outcome, run_stage
+from olmo.benchmark.inputs import DENSE, Inputs, Setting
+from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.workload import STAGES, Outcome, run_stage
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.generate import GenerateOutput
 from olmo.nn.kv_cache import KVCache
@@ -124,7 +124,7 @@ def test_host_waits_of_a_stage(name: str, setting: Setting, dtype: str) -> None:
     gpu = on_gpu(name, setting, dtype).gpu
     assert gpu is not None
     report(f"{name}, {setting.label}, {dtype}", gpu)
-    of_model = {line: n for line, n in gpu.waits.items() if "olmo/eval/benchmark" not in line}
+    of_model = {line: n for line, n in gpu.waits.items() if "olmo/benchmark" not in line}
     assert sum(of_model.values()) <= WAITS[name], gpu.waits
     assert not any("CUDNN_ATTENTION" in call.backends for call in gpu.sdpa_calls)
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from olmo.config import Config, ConfigError
-from olmo.models.registry import register_model
 from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
@@ -31,7 +30,6 @@ from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2Preprocesso
 from olmo.tokenizer import MolmoTokenizer
 
 
-@register_model
 @dataclass
 class Molmo2Config(Config):
     """The ``model`` part of a ``config.yaml``."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from olmo.config import Config, convert, section
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, TextRow, check_video_pooling
-from olmo.models.registry import register_model
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import (
     TemporalVisionBackbone,
@@ -25,7 +24,6 @@ from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
-@register_model
 @dataclass
 class TemporalVideoOlmoConfig(Molmo2Config):
     """Model config with a pruning vision backbone.

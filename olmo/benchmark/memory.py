@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from olmo.eval.benchmark.inputs import Inputs, Setting
-from olmo.eval.benchmark.presets import ModelSpec
-from olmo.eval.benchmark.workload import STAGES, run_stage
+from olmo.benchmark.inputs import Inputs, Setting
+from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.workload import STAGES, run_stage
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"

@@ -7,9 +7,9 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw
 
-from olmo.eval.benchmark.inputs import DENSE
-from olmo.eval.benchmark.results import Result
-from olmo.eval.pruning_draw import FAINT, INK, PAPER, font, wrap
+from olmo.benchmark.inputs import DENSE
+from olmo.benchmark.results import Result
+from olmo.viewer.draw import FAINT, INK, PAPER, font, wrap
 
 BAR, CEILING, AXIS = (70, 122, 178), (208, 76, 52), (215, 218, 224)
 WIDTH, LABELS, NOTES, MARGIN = 1080, 250, 250, 24

@@ -10,7 +10,7 @@ from itertools import cycle
 
 import torch
 
-from olmo.eval.benchmark.inputs import (
+from olmo.benchmark.inputs import (
     DENSE,
     NEW_TOKENS,
     QUESTION_TOKENS,
@@ -18,8 +18,8 @@ from olmo.eval.benchmark.inputs import (
     Inputs,
     Setting,
 )
-from olmo.eval.benchmark.memory import PeakMemory
-from olmo.eval.benchmark.workload import STAGES, Stage, Work, mean_work, stage_work
+from olmo.benchmark.memory import PeakMemory
+from olmo.benchmark.workload import STAGES, Stage, Work, mean_work, stage_work
 from olmo.eval.timing import Spread
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, TRAINING, StageFlops, peak_of

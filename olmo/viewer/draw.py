@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from olmo.eval.pruning_cells import CellEdges, HeatScale
+from olmo.viewer.cells import CellEdges, HeatScale
 
 Colour = tuple[int, int, int]
 

@@ -12,25 +12,25 @@ from itertools import chain, cycle, product
 import torch
 from tqdm import tqdm
 
-from olmo.eval.benchmark.checks import Checker, WorkMismatch, check_outcome
-from olmo.eval.benchmark.clock import Clock, split_parts, watched
-from olmo.eval.benchmark.inputs import (
+from olmo.benchmark.checks import Checker, WorkMismatch, check_outcome
+from olmo.benchmark.clock import Clock, split_parts, watched
+from olmo.benchmark.inputs import (
     STOCK,
     Inputs,
     Setting,
     settings,
 )
-from olmo.eval.benchmark.memory import (
+from olmo.benchmark.memory import (
     MemoryRunError,
     can_measure_cpu,
     cpu_peak,
     gpu_peak,
     reset_gpu_peak,
 )
-from olmo.eval.benchmark.presets import ModelSpec, Plan
-from olmo.eval.benchmark.results import Group, Result, Runs, summarize
-from olmo.eval.benchmark.stock import Bench, Stock
-from olmo.eval.benchmark.workload import STAGES, Stage
+from olmo.benchmark.presets import ModelSpec, Plan
+from olmo.benchmark.results import Group, Result, Runs, summarize
+from olmo.benchmark.stock import Bench, Stock
+from olmo.benchmark.workload import STAGES, Stage
 from olmo.eval.timing import take_turns
 
 log = logging.getLogger(__name__)

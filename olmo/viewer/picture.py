@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from olmo.eval.pruning_cells import CellEdges, HeatScale
-from olmo.eval.pruning_draw import (
+from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
+from olmo.patch_grid import pooled_grid
+from olmo.types import MultimodalType
+from olmo.viewer.cells import CellEdges, HeatScale
+from olmo.viewer.draw import (
     FAINT,
     INK,
     PAPER,
@@ -33,9 +36,6 @@ from olmo.eval.pruning_draw import (
     stack,
     text_block,
 )
-from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
-from olmo.patch_grid import pooled_grid
-from olmo.types import MultimodalType
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-import olmo.eval.benchmark.measure as measure
-import olmo.eval.benchmark.stock as stock
-from olmo.eval.benchmark.clock import Clock, split_parts, watched
-from olmo.eval.benchmark.inputs import DENSE, Inputs, Setting, settings
-from olmo.eval.benchmark.measure import Options, groups, run_plans
-from olmo.eval.benchmark.memory import (
+import olmo.benchmark.measure as measure
+import olmo.benchmark.stock as stock
+from olmo.benchmark.clock import Clock, split_parts, watched
+from olmo.benchmark.inputs import DENSE, Inputs, Setting, settings
+from olmo.benchmark.measure import Options, groups, run_plans
+from olmo.benchmark.memory import (
     MemoryRunError,
     PeakMemory,
     can_measure_cpu,
     cpu_peak,
 )
-from olmo.eval.benchmark.output import Report
-from olmo.eval.benchmark.presets import PRESETS, SUITES, ModelSpec, Plan
-from olmo.eval.benchmark.results import Group, Runs, compare, summarize
-from olmo.eval.benchmark.stock import Bench, Stock, stock_state
-from olmo.eval.benchmark.workload import STAGES, run_stage, stage_work
+from olmo.benchmark.output import Report
+from olmo.benchmark.presets import PRESETS, SUITES, ModelSpec, Plan
+from olmo.benchmark.results import Group, Runs, compare, summarize
+from olmo.benchmark.stock import Bench, Stock, stock_state
+from olmo.benchmark.workload import STAGES, run_stage, stage_work
 from olmo.eval.timing import Spread, take_turns
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 

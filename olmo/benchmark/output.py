@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from olmo.eval.benchmark.chart import speedup_chart
-from olmo.eval.benchmark.clock import PARTS
-from olmo.eval.benchmark.inputs import STOCK
-from olmo.eval.benchmark.measure import Options
-from olmo.eval.benchmark.presets import ModelSpec
-from olmo.eval.benchmark.results import Result
+from olmo.benchmark.chart import speedup_chart
+from olmo.benchmark.clock import PARTS
+from olmo.benchmark.inputs import STOCK
+from olmo.benchmark.measure import Options
+from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.results import Result
 from olmo.eval.comparison import markdown_table
 from olmo.eval.report import format_table
 from olmo.eval.timing import Spread

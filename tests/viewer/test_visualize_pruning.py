@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from olmo.eval.pruning_picture import kept_cells
 from olmo.models.loading import load_model
 from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
+from olmo.viewer.picture import kept_cells
 from scripts import visualize_pruning
 from scripts.visualize_pruning import main
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
+from olmo.benchmark.inputs import LAYOUTS, NEW_TOKENS
 from olmo.config import ConfigError, merge
-from olmo.eval.benchmark.inputs import LAYOUTS, NEW_TOKENS
 from olmo.model_configs import preset_model_config
 from olmo.models.parallel import checkpoint_activations
 from olmo.models.registry import model_config_from_dict

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from olmo.eval.benchmark.checks import Checker
-from olmo.eval.benchmark.inputs import DENSE, Setting
-from olmo.eval.benchmark.presets import ModelSpec
+from olmo.benchmark.checks import Checker
+from olmo.benchmark.inputs import DENSE, Setting
+from olmo.benchmark.presets import ModelSpec
 from scripts import benchmark as script
 
 SPEC = ModelSpec("tiny")

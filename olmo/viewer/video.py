@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from olmo.data.video_container import file_url
-from olmo.eval.pruning_draw import (
+from olmo.viewer.draw import (
     PAPER,
     TEXT,
     TITLE,
@@ -25,8 +25,8 @@ from olmo.eval.pruning_draw import (
     stack,
     text_block,
 )
-from olmo.eval.pruning_picture import GAP, MARGIN, resized, tile_header
-from olmo.eval.pruning_view import ScoredVideo
+from olmo.viewer.picture import GAP, MARGIN, resized, tile_header
+from olmo.viewer.scores import ScoredVideo
 
 X264 = {"crf": "16", "preset": "medium", "tune": "stillimage"}
 

@@ -12,11 +12,6 @@ import pytest
 import torch
 
 import olmo
-from olmo.eval.pruning_cells import CellEdges, HeatScale
-from olmo.eval.pruning_draw import ACCENT, EDGE, PALE, count_plot
-from olmo.eval.pruning_html import page_data, pruning_page
-from olmo.eval.pruning_picture import kept_cells
-from olmo.eval.pruning_view import score_pixels, score_with_model
 from olmo.models.loading import merged_model_config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import FrameTable, VideoSpan
@@ -26,6 +21,11 @@ from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
+from olmo.viewer.cells import CellEdges, HeatScale
+from olmo.viewer.draw import ACCENT, EDGE, PALE, count_plot
+from olmo.viewer.page import page_data, pruning_page
+from olmo.viewer.picture import kept_cells
+from olmo.viewer.scores import score_pixels, score_with_model
 
 RULE = Path(olmo.__file__).parent / "assets" / "pruning" / "rule.js"
 NODE = shutil.which("node")

@@ -14,9 +14,9 @@ from importlib.resources import files
 
 from PIL import Image
 
-from olmo.eval.pruning_draw import DIM, EDGE, HEAT
-from olmo.eval.pruning_picture import resized
-from olmo.eval.pruning_view import ScoredVideo
+from olmo.viewer.draw import DIM, EDGE, HEAT
+from olmo.viewer.picture import resized
+from olmo.viewer.scores import ScoredVideo
 
 JPEG_QUALITY = 88
 

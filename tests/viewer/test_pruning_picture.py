@@ -5,8 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from olmo.eval.pruning_draw import font, light_cells, wrap
-from olmo.eval.pruning_picture import (
+from olmo.models.loading import merged_model_config
+from olmo.preprocessing.video import video_token_pooling
+from olmo.token_budget import n_removed_tokens
+from olmo.types import MultimodalType
+from olmo.viewer.draw import font, light_cells, wrap
+from olmo.viewer.picture import (
     GAP,
     MARGIN,
     answer_lines,
@@ -14,10 +18,6 @@ from olmo.eval.pruning_picture import (
     kept_cells,
     pruning_picture,
 )
-from olmo.models.loading import merged_model_config
-from olmo.preprocessing.video import video_token_pooling
-from olmo.token_budget import n_removed_tokens
-from olmo.types import MultimodalType
 
 N_FRAMES, GRID, N_CELLS = 5, (2, 3), 6
 MODEL = {

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from olmo.eval.pruning_cells import CellEdges, HeatScale
 from olmo.models.loading import load_weights
 from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     TemporalVideoOlmo,
@@ -32,6 +31,7 @@ from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
+from olmo.viewer.cells import CellEdges, HeatScale
 
 LATER_LLM_BLOCKS = re.compile(r"transformer\.blocks\.\d+\..*")
 SCORING_TOPK = 0.5

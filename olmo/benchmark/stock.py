@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from olmo.eval.benchmark.clock import Clock
-from olmo.eval.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
-from olmo.eval.benchmark.workload import Outcome, Stage, run_stage
+from olmo.benchmark.clock import Clock
+from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
+from olmo.benchmark.workload import Outcome, Stage, run_stage
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.keys import HEAD, SCORER, TRANSFORMERS_RULES, find_group
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo

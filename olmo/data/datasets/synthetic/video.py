@@ -20,8 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from olmo.data.registry import data_root, register_dataset
-from olmo.data.synthetic_questions import (
+from olmo.data.datasets.synthetic.questions import (
     FPS,
     FRAME_SIZE,
     LEVELS,
@@ -33,6 +32,7 @@ from olmo.data.synthetic_questions import (
     scene_questions,
     tell,
 )
+from olmo.data.registry import data_root, register_dataset
 
 log = logging.getLogger(__name__)
 

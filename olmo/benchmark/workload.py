@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from olmo.eval.benchmark.clock import Clock
-from olmo.eval.benchmark.inputs import ANSWER_TOKENS, NEW_TOKENS, STOCK, Inputs, Setting
+from olmo.benchmark.clock import Clock
+from olmo.benchmark.inputs import ANSWER_TOKENS, NEW_TOKENS, STOCK, Inputs, Setting
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.flops import StageFlops, decode_bytes, decode_flops, model_flops
 from olmo.nn.kv_cache import KVCache
