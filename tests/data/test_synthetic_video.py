@@ -11,7 +11,7 @@ pytest.importorskip("av")
 import av
 import numpy as np
 
-from olmo.data import synthetic_video
+from olmo.data.datasets.synthetic import video as synthetic_video
 from olmo.data.datasets.synthetic.questions import (
     CATEGORIES,
     CLEAR_X,
