@@ -38,14 +38,13 @@ from olmo.eval.comparison import (
     comparison_table,
     guessing_accuracy,
     load_batch,
-    markdown_table,
 )
 from olmo.eval.evaluator import EvalSettings, fixed_batches
-from olmo.eval.report import format_table
 from olmo.eval.significance import paired_difference
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.eval.timing import compare_prefill
 from olmo.models.loading import is_checkpoint, load_model, load_model_config, select_checkpoint
+from olmo.text import format_table, markdown_table
 from olmo.train.dry_run import video_flops
 from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
 

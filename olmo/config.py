@@ -12,12 +12,11 @@ lists those of them that may only hold certain values.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import math
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -36,6 +35,7 @@ from olmo.setting_text import (
     to_float,
     to_int,
 )
+from olmo.text import nearest
 from olmo.yaml_file import read_settings, read_yaml, to_yaml
 
 __all__ = [
@@ -93,7 +93,8 @@ class Config:
             elif key in cls.legacy_keys:
                 log.debug("ignored old key %s", where)
             elif key not in cls.single_values:
-                raise ConfigError(_unknown_key(str(key), where, list(fields), cls.__name__))
+                hint = nearest(str(key), fields, listed=True)
+                raise ConfigError(f"unknown key {where!r} ({cls.__name__}); {hint}")
             elif not any(_same(value, option) for option in cls.single_values[key]):
                 options = ", ".join(map(repr, cls.single_values[key]))
                 raise ConfigError(f"{where}: {value!r} is not supported, only {options}")
@@ -168,18 +169,6 @@ def check_seed(seed: int) -> None:
     """``ValueError`` for a seed that numpy does not take."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be in 0 to {MAX_SEED}, got {seed}")
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """What may have been meant by ``word``, for an error message."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-
-
-def _unknown_key(key: str, where: str, known: list[str], owner: str) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown key {where!r} ({owner}).{hint} Known keys: {', '.join(sorted(known))}"
 
 
 def _plain(value: Any) -> Any:

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from olmo.command_line import Parser, exit_code, path
-from olmo.eval.comparison import markdown_table
-from olmo.eval.report import format_table
 from olmo.eval.run_table import accuracy_table, difference_table, load_runs
+from olmo.text import format_table, markdown_table
 
 FORMATS = {"text": format_table, "markdown": markdown_table}
 

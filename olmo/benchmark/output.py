@@ -19,10 +19,9 @@ from olmo.benchmark.inputs import STOCK
 from olmo.benchmark.measure import Options
 from olmo.benchmark.presets import ModelSpec
 from olmo.benchmark.results import Result
-from olmo.eval.comparison import markdown_table
-from olmo.eval.report import format_table
 from olmo.eval.timing import Spread
 from olmo.nn.attention import kernel_table
+from olmo.text import format_table, markdown_table
 
 NAMES = ("stage", "frames", "rows", "shapes", "setting")
 RATES = ("ms/token", "tokens/s", "TFLOP/s", "GB/s", "of card %")

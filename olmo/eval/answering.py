@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from olmo.data.examples import describe_error
+from olmo.device import device_seconds
 from olmo.distributed import is_main
 from olmo.eval.examples import ExampleLoader, Pass, example_id, labels
 from olmo.eval.lockstep import Lockstep
@@ -185,17 +186,12 @@ class VisionWatch:
     started: float = 0.0
 
     def begin(self, *_: object) -> None:
-        self.started = self._now()
+        self.started = device_seconds(self.device)
 
     def end(self, module: object, inputs: object, output: Any) -> None:
-        self.seconds["vision"] = self._now() - self.started
+        self.seconds["vision"] = device_seconds(self.device) - self.started
         stats = getattr(output, "stats", None) or {}
         self.stats = {k.removeprefix("stts/"): round(float(v), 6) for k, v in stats.items()}
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -110,13 +110,6 @@ def comparison_table(
     return rows
 
 
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; all columns but the first are aligned to the right."""
-    lines = [list(headers), ["---"] + ["---:"] * (len(headers) - 1)]
-    lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def guessing_accuracy(
     rows: Sequence[Mapping[str, Any]], answers: Sequence[tuple[str, str]]
 ) -> float:

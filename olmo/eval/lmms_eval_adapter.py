@@ -22,6 +22,7 @@ from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-no
 from tqdm import tqdm
 
 from olmo.config import ConfigError, merge
+from olmo.device import DTYPES
 from olmo.eval.question_answerer import QuestionAnswerer
 
 MODEL_ID = "molmo2_stts"
@@ -30,8 +31,6 @@ SHORT_KEYS = {
     "prune_method": "vision_backbone.vit.prune_method",
     "max_frames": "mm_preprocessor.max_frames",
 }
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bfloat16": torch.bfloat16}
-DTYPES |= {"float32": torch.float32}
 MAX_NEW_TOKENS = 256
 """For tasks that set no limit."""
 

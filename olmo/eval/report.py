@@ -12,6 +12,7 @@ from olmo.eval.answering import RankResults, Row
 from olmo.eval.metrics import aggregate
 from olmo.eval.store import write_result as write_result  # for those who only report
 from olmo.eval.tasks import Task, groups
+from olmo.text import format_table
 
 HEADERS = (
     "task",
@@ -118,29 +119,6 @@ def _mean(values: Sequence[float]) -> float | None:
 # --- tables ------------------------------------------------------------------------------------
 
 
-def format_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned for a monospaced font, two spaces apart, under a dashed line.
-
-    A column is aligned to the right when all its cells are numbers; None is shown as ``-``.
-    Raises ``ValueError`` for a row that is longer or shorter than the headers.
-    """
-    for row in rows:
-        if len(row) != len(headers):
-            raise ValueError(f"row {list(row)} has {len(row)} cells for {len(headers)} headers")
-    cells = [["-" if c is None else str(c) for c in row] for row in rows]
-    columns = list(zip(headers, *cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(map(_is_number, column[1:])) for column in columns]
-    lines = [list(headers), ["-" * w for w in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
 def format_problems(problems: Sequence[Problem]) -> str:
     """One line per problem."""
     return "\n".join(f"  {p.task}: {p.reason}" for p in problems)
@@ -187,11 +165,3 @@ def interval_text(interval: Sequence[float] | None) -> str | None:
 
 def _number(value: float | None, digits: int, factor: float = 1) -> str | None:
     return None if value is None else f"{factor * value:.{digits}f}"
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell == "-"
-    return True

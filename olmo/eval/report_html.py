@@ -11,7 +11,8 @@ from typing import Any
 
 from olmo.eval.failure_pictures import is_failure, picture_path
 from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
-from olmo.eval.store import PREDICTIONS_FILE, write_text
+from olmo.eval.store import PREDICTIONS_FILE
+from olmo.files import write_text
 
 REPORT_FILE = "report.html"
 MAX_FAILURES = 100

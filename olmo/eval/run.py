@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from olmo.data.registry import Dataset, get_dataset
+from olmo.device import DTYPES
 from olmo.distributed import broadcast_object, is_main
 from olmo.eval.answering import Row
 from olmo.eval.evaluator import (
@@ -30,8 +31,9 @@ from olmo.eval.loading import load_for_evaluation
 from olmo.eval.report import Problem, TaskResult, find_problems
 from olmo.eval.report_html import write_report
 from olmo.eval.settings import EvalPlan, EvalSettings
-from olmo.eval.store import TaskStore, data_version, run_key, write_json
+from olmo.eval.store import TaskStore, data_version, run_key
 from olmo.eval.tasks import Task
+from olmo.files import write_json
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
@@ -154,9 +156,8 @@ class _Run:
         }
 
     def _dtype(self) -> torch.dtype:
-        named = {"bf16": torch.bfloat16, "fp32": torch.float32}
         default = "bf16" if self.device.type == "cuda" else "fp32"
-        return named[self.plan.config.weights or default]
+        return DTYPES[self.plan.config.weights or default]
 
     def _load(self) -> Molmo2:
         if self.model is None:

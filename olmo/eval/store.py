@@ -25,6 +25,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from olmo.eval.tasks import Task
+from olmo.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -166,18 +167,6 @@ def write_result(folder: Path, metrics: Mapping[str, Any], rows: Sequence[Row]) 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PREDICTIONS_FILE, rows)
     write_json(folder / METRICS_FILE, metrics)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Whole or not at all."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _read_json(path: Path) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
 from olmo.data.registry import check_split
 from olmo.eval.text_scorers import QUESTION_ANSWERING
+from olmo.text import nearest
 
 MC = "video_eval_multiple_choice"
 MC_SUBTITLE = "video_eval_multiple_choice_w_subtitle"
@@ -227,11 +227,8 @@ def _named(name: str) -> list[Task]:
     known = {task.name: [task] for task in TASKS} | groups()
     base, _, split = name.partition(":")
     if base not in known:
-        near = difflib.get_close_matches(base, known, n=3, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(
-            f"unknown evaluation task {base!r}.{hint} Known groups: {', '.join(groups())}"
-        )
+        hint = f"{nearest(base, known)} Known groups: {', '.join(groups())}"
+        raise ValueError(f"unknown evaluation task {base!r}; {hint}")
     if not split:
         return known[base]
     if base in groups():

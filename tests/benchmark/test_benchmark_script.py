@@ -60,7 +60,7 @@ def test_script_tells_what_it_refused(
         (["--suite", "cpu", "--frames", "8"], "--suite cpu has its own --frames"),
         (["--suite", "cpu", "--vary"], "--suite cpu has its own --vary"),
         (["--device", "cpu", "--repeats", "0"], "at least 1"),
-        (["--device", "cpu", "--model.llm.d_modl=3"], "Did you mean 'd_model'"),
+        (["--device", "cpu", "--model.llm.d_modl=3"], "did you mean 'd_model'"),
         (["--device", "cpu", "--model.vision_backbone.vit.prune_at=11"], "0 <= prune_at <= 10"),
         (["--device", "cpu", "--speed=3"], "unknown flags --speed=3"),
         (["--device", "cpu", "--preset", "large"], "preset 'large' is not one of tiny, small"),

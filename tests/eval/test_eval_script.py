@@ -72,7 +72,7 @@ def test_help_explains_every_flag():
 
 
 def test_unknown_key():
-    with pytest.raises(ConfigError, match=r"'maks_examples'.*Did you mean 'max_examples'"):
+    with pytest.raises(ConfigError, match=r"'maks_examples'.*did you mean 'max_examples'"):
         build_config(["runs/demo", "--maks_examples=3"])
 
 
@@ -81,7 +81,7 @@ def test_unknown_key():
     [
         (["--mode=synthetic", "--modle.x=1"], "unknown key 'modle'"),
         (["--mode=synthetic"], "no such checkpoint"),
-        (["--tasks=synthetic_vidoe"], "Did you mean synthetic_video_qa"),
+        (["--tasks=synthetic_vidoe"], "did you mean 'synthetic_video_qa'"),
         ([], "no task given"),
         (["--mode=synthetic", "--max_examples=0"], "max_examples must be at least 1"),
         (["--mode=synthetic", "stray"], "unexpected argument 'stray'"),

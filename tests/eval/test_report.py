@@ -11,32 +11,12 @@ from olmo.eval.report import (
     find_problems,
     format_problems,
     format_summary,
-    format_table,
     summarize,
     timing,
 )
 from olmo.eval.report_html import write_report
 from olmo.eval.store import write_result
 from olmo.eval.tasks import groups
-
-
-def test_format_table():
-    table = format_table(["name", "n", "x"], [["first", 10, "1.50"], ["b", None, "22.75"]])
-    assert table.splitlines() == [
-        "name    n      x",
-        "-----  --  -----",
-        "first  10   1.50",
-        "b       -  22.75",
-    ]
-
-
-def test_format_table_without_rows():
-    assert format_table(["a", "bb"], []).splitlines() == ["a  bb", "-  --"]
-
-
-def test_row_of_the_wrong_length():
-    with pytest.raises(ValueError, match="1 cells for 2 headers"):
-        format_table(["a", "b"], [["x"]])
 
 
 def test_summary():

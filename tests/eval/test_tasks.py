@@ -70,7 +70,7 @@ def test_resolve():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"synthetic_vidoe.*Did you mean synthetic_video_qa") as e:
+    with pytest.raises(ValueError, match=r"vidoe.*did you mean 'synthetic_video_qa'") as e:
         resolve_tasks(None, "synthetic_vidoe")
     assert "Known groups: synthetic, short_video" in str(e.value)
 
