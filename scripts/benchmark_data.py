@@ -34,13 +34,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from olmo.benchmark.stage_clock import StageClock
 from olmo.command_line import Parser, exit_code, number, path, positive, seed
 from olmo.config import merge
 from olmo.data import examples as examples_module
 from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.loader import DataConfig, LaneDataset, build_train_loader
 from olmo.data.mixture import MIXTURES, Mixture, open_named
-from olmo.data.stage_clock import StageClock
 from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import load_video
 from olmo.models.loading import model_of_file

@@ -34,7 +34,7 @@ from olmo.data.datasets.synthetic.video import TABLE, rendered
 from olmo.data.mixture import CUSTOM, MixtureConfig
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.video_container import open_container
-from olmo.data.video_error import VideoReadError
+from olmo.data.video_source import VideoReadError
 from olmo.outside import foreign
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from olmo.data.video_error import VideoReadError
+from olmo.data.video_source import VideoReadError
 from olmo.limits import Limits
 
 NOT_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp")
@@ -21,6 +23,12 @@ NOT_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp")
 list of other files."""
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 """Streams that are no video, such as the cover of a record."""
+USUAL_RATE = 25
+"""Frames per second of a stream that says nothing."""
+JOINT_S = Fraction(1, 10)
+"""Time stamps that go back so far belong to a file that another one was joined to."""
+JOINABLE = ("mpegts", "mpeg", "ogg")
+"""Formats that can be joined by just writing one file after the other."""
 
 
 def file_url(path: str | Path) -> str:
@@ -34,12 +42,49 @@ def open_container(path: str | Path) -> InputContainer:
     return av.open(file_url(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
 
 
-def video_stream(container: InputContainer, path: str | Path, limits: Limits) -> VideoStream:
-    """The stream that is flagged as the one to show, else the first; set up for one thread. Where
-    several are flagged, one of a single frame (the still of a moving AVIF) comes last.
+class OpenVideo:
+    """An open file with the stream to show, which decodes in one thread.
 
-    Raises ``VideoReadError`` where there is none that can be decoded within ``limits``.
+    ``VideoReadError`` where no stream can be decoded within ``limits``.
     """
+
+    def __init__(self, path: str | Path, limits: Limits) -> None:
+        self.path = path
+        self.container = open_container(path)
+        self.form: str = self.container.format.name
+        try:
+            self.stream = _shown_stream(self.container, path, limits)
+        except BaseException:
+            self.container.close()
+            raise
+        self.base = self.stream.time_base or Fraction(1, USUAL_RATE)
+        """Seconds of a tick."""
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Packets of the stream in the order of decoding, the last one empty: it flushes the
+        decoder.
+
+        Where files were joined, the time stamps of the second go on from those of the first. A
+        file that breaks off ends there.
+        """
+        jumps, shift, last, length = self.form in JOINABLE, 0, None, 0
+        for packet in self.container.demux(self.stream):
+            empty = not packet.size and packet.dts is not None  # an AVI has them; not to be decoded
+            if empty or (packet.is_corrupt and not jumps):
+                continue
+            if jumps and packet.dts is not None:
+                if last is not None and (last - packet.dts - shift) * self.base > JOINT_S:
+                    shift = last + length - packet.dts
+                last, length = packet.dts + shift, packet.duration or 0
+                if shift:
+                    packet.dts += shift
+                    packet.pts = None if packet.pts is None else packet.pts + shift
+            yield packet
+
+
+def _shown_stream(container: InputContainer, path: str | Path, limits: Limits) -> VideoStream:
+    """The stream that is flagged as the one to show, else the first. Where several are flagged,
+    one of a single frame (the still of a moving AVIF) comes last."""
     name = container.format.name
     streams = [s for s in container.streams.video if not s.disposition & PICTURES]
     if not streams or name in NOT_VIDEO or name.endswith("_pipe"):

@@ -11,44 +11,23 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from olmo.data.animation import MovingWebp, is_moving_webp
-from olmo.data.frame_folder import FrameFolder
+from olmo.data.animation import FrameFolder, MovingWebp, is_moving_webp
 from olmo.data.frame_sampling import FrameSampling, sample_times
-from olmo.data.video_error import VideoReadError
+from olmo.data.video_source import Source, VideoReadError
 from olmo.limits import Limits
 from olmo.outside import foreign
 from olmo.preprocessing.chat import Rng
 from olmo.types import VideoFrames
 
+__all__ = ["DECODERS", "Clip", "VideoReadError", "load_video", "open_video"]
+
 Transform = Callable[[np.ndarray], np.ndarray]
-
-
-class Reader(Protocol):
-    """Frames of one video in the order of time; a context manager."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the first frame to the end of the last one."""
-        ...
-
-    def frame_at(self, t: float) -> Any:
-        """What is shown at ``t`` seconds; the same object as long as the frame is the same."""
-        ...
-
-    def pixels(self, span: Any) -> np.ndarray:
-        """uint8 ``[h, w, 3]`` of what ``frame_at`` gave."""
-        ...
-
-    def close(self) -> None: ...
-
-
-Opener = Callable[[str | Path, Limits], Reader]
+Opener = Callable[[str | Path, Limits], Source]
 
 
 def _pyav() -> Opener:
@@ -58,9 +37,8 @@ def _pyav() -> Opener:
 
 
 def _torchcodec() -> Opener:
-    from olmo.data.video_torchcodec import TorchcodecFile, check_torchcodec
+    from olmo.data.video_torchcodec import TorchcodecFile
 
-    check_torchcodec()
     return TorchcodecFile
 
 
@@ -80,11 +58,17 @@ class Clip:
     @classmethod
     def of(cls, metadata: dict[str, Any]) -> Clip:
         """The clip that an example's metadata name."""
-        return cls(
-            metadata.get("clip_start_time"),
-            metadata.get("clip_end_time"),
-            metadata.get("frame_rate"),
-        )
+        keys = ("clip_start_time", "clip_end_time", "frame_rate")
+        return cls(*map(metadata.get, keys))
+
+    def within(self, source: Source) -> tuple[float, float]:
+        """Its begin and end, cut at the end of the video."""
+        first = 0.0 if self.start is None else float(self.start)
+        last = source.duration if self.end is None else min(float(self.end), source.duration)
+        if not 0 <= first < last:
+            span = f"clip {self.start} to {self.end} s"
+            raise source.named(f"{span} is not inside its {source.duration:.3f} s")
+        return first, last
 
 
 def load_video(
@@ -104,11 +88,12 @@ def load_video(
     :class:`VideoReadError`, and nothing else about the file, for one that is missing, unreadable,
     empty, truncated or beyond the limits, and for a clip outside the video.
     """
-    clip, limits = clip or Clip(), limits or Limits()
-    with open_video(path, decoder, clip.frame_rate, limits) as reader:
-        start, end = _bounds(path, reader.duration, clip)
+    clip = clip or Clip()
+    with open_video(path, decoder, clip.frame_rate, limits) as source:
+        start, end = clip.within(source)
         times = sample_times(sampling, end - start, rng, is_training)
-        frames, size = _collect(path, reader, times + start, transform, limits)
+        numbers = [source.number_at(float(t)) for t in times + start]
+        frames, size = _collect(source, numbers, transform)
     return VideoFrames(frames=frames, timestamps=times, duration=end - start, size=size)
 
 
@@ -118,30 +103,29 @@ def open_video(
     decoder: str = "pyav",
     frame_rate: float | None = None,
     limits: Limits | None = None,
-) -> Iterator[Reader]:
-    """The reader of a file or folder. Nothing is opened that could block, such as a pipe."""
+) -> Iterator[Source]:
+    """The frames of a file or folder. Nothing is opened that could block, such as a pipe."""
     if decoder not in DECODERS:
         raise ValueError(f"decoder {decoder!r} is not one of {', '.join(DECODERS)}")
     open_file = DECODERS[decoder]()
     limits = limits or Limits()
-    named = partial(VideoReadError, path)
-    with foreign(named):
+    with foreign(lambda reason: VideoReadError(path, reason)):
         mode = _mode(path)
         if stat.S_ISDIR(mode):
-            reader: Reader = FrameFolder(path, frame_rate, limits)
+            source: Source = FrameFolder(path, limits, frame_rate)
         elif not stat.S_ISREG(mode):
             raise VideoReadError(path, "neither a file nor a folder")
         elif os.path.getsize(path) == 0:
             raise VideoReadError(path, "the file is empty")
         elif is_moving_webp(path):  # which FFmpeg cannot decode
-            reader = MovingWebp(path, limits)
+            source = MovingWebp(path, limits)
         else:
-            reader = open_file(path, limits)
+            source = open_file(path, limits)
     try:
-        yield reader
+        yield source
     finally:
-        with foreign(named):
-            reader.close()
+        with foreign(source.named):
+            source.close()
 
 
 def _mode(path: str | Path) -> int:
@@ -153,41 +137,23 @@ def _mode(path: str | Path) -> int:
         raise VideoReadError(path, getattr(e, "strerror", None) or str(e)) from e
 
 
-def _bounds(path: str | Path, duration: float, clip: Clip) -> tuple[float, float]:
-    first = 0.0 if clip.start is None else float(clip.start)
-    last = duration if clip.end is None else min(float(clip.end), duration)
-    if not 0 <= first < last:
-        span = f"clip {clip.start} to {clip.end} s"
-        raise VideoReadError(path, f"{span} is not inside its {duration:.3f} s")
-    return first, last
-
-
 def _collect(
-    path: str | Path,
-    reader: Reader,
-    wanted: np.ndarray,
-    transform: Transform | None,
-    limits: Limits,
+    source: Source, numbers: list[int], transform: Transform | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Frames uint8 ``[n, h, w, 3]`` for the ascending times ``wanted``; width and height of the
+    """Frames uint8 ``[n, h, w, 3]`` with the ascending ``numbers``; width and height of the
     video."""
-    named = partial(VideoReadError, path)
-    out: list[np.ndarray] = []
-    shown, size = None, (0, 0)
-    for t in wanted:
-        with foreign(named):
-            at = reader.frame_at(float(t))
-            pixels = None if at is shown else reader.pixels(at)
-        if pixels is None:
-            out.append(out[-1])
+    out, size = np.empty(0, np.uint8), (0, 0)
+    for i, number in enumerate(numbers):
+        if i and number == numbers[i - 1]:
+            out[i] = out[i - 1]
             continue
+        with foreign(source.named):
+            pixels = source.frame(number)
         frame = pixels if transform is None else transform(pixels[None])[0]
-        if not out:
+        if i == 0:
+            height, width = frame.shape[:2]
+            source.limits.check_output(len(numbers), width, height, source.named)
             size = (pixels.shape[1], pixels.shape[0])
-            limits.check_output(len(wanted), frame.shape[1], frame.shape[0], named)
-        shown = at
-        out.append(frame)
-    return np.stack(out), size
-
-
-__all__ = ["DECODERS", "Clip", "VideoReadError", "load_video", "open_video"]
+            out = np.empty((len(numbers), *frame.shape), frame.dtype)
+        out[i] = frame
+    return out, size

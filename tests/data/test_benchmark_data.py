@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from olmo.data.stage_clock import StageClock
+from olmo.benchmark.stage_clock import StageClock
 from tests.data.broken_media import write_video
 from tests.train.conftest import REPOSITORY
 

@@ -21,7 +21,7 @@ from olmo.data.loader import (
     skipped_thing,
 )
 from olmo.data.mixture import Mixture, WithSettings
-from olmo.data.video_error import VideoReadError
+from olmo.data.video_source import VideoReadError
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.image_files import ImageReadError

@@ -76,7 +76,7 @@ def test_reference_values(clip, case):
 def test_jumping_equals_decoding_everything(long_clip, monkeypatch):
     sampling = FrameSampling(7)
     jumped = load_video(long_clip, sampling, clip=Clip(11.3))
-    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader, t: False)
+    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader: False)
     slow = load_video(long_clip, sampling, clip=Clip(11.3))
     assert frame_numbers(jumped.frames) == frame_numbers(slow.frames)
     np.testing.assert_array_equal(jumped.frames, slow.frames)
@@ -86,10 +86,10 @@ def test_jumps_do_not_decode_what_lies_between(long_clip, monkeypatch):
     decoded = []
     original = VideoFile._decode
 
-    def counting(reader):
-        for span in original(reader):
-            decoded.append(span.start)
-            yield span
+    def counting(reader, packets):
+        for frame in original(reader, packets):
+            decoded.append(frame.pts)
+            yield frame
 
     monkeypatch.setattr(VideoFile, "_decode", counting)
     load_video(long_clip, FrameSampling(4))
@@ -117,8 +117,9 @@ def test_a_frame_that_does_not_come_gives_way_to_the_one_before(tmp_path, monkey
     original = VideoFile._decode
 
     def without(numbers):
-        def decode(reader):
-            return (s for s in original(reader) if round(s.start * 10) not in numbers)
+        def decode(reader, packets):
+            frames, base = original(reader, packets), reader.timeline.base
+            return (f for f in frames if round(f.pts * base * 10) not in numbers)
 
         return decode
 
@@ -159,14 +160,14 @@ def test_one_key_frame_disables_jumping(tmp_path):
 
 
 def test_stops_after_the_last_wanted_frame(long_clip, monkeypatch):
-    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader, t: False)
+    monkeypatch.setattr(VideoFile, "_jump_pays", lambda reader: False)
     last = []
     original = VideoFile._decode
 
-    def watching(reader):
-        for span in original(reader):
-            last.append(span.start)
-            yield span
+    def watching(reader, packets):
+        for frame in original(reader, packets):
+            last.append(float(frame.pts * reader.timeline.base))
+            yield frame
 
     monkeypatch.setattr(VideoFile, "_decode", watching)
     load_video(long_clip, FrameSampling(4), clip=Clip(0.0, 2.0))
@@ -272,7 +273,7 @@ def test_sound_longer_than_the_pictures_is_fine(tmp_path, suffix):
 @pytest.mark.parametrize("audio_s", [20.0, 0.0])
 def test_only_the_length_of_the_whole_file_is_known(tmp_path, monkeypatch, audio_s):
     """Sound that reaches the end tells a short picture track from a cut file."""
-    monkeypatch.setattr(video_packets, "_stated_end", lambda container, stream: (20.0, False))
+    monkeypatch.setattr(video_packets, "_stated_end", lambda video: (20.0, False))
     path = write_clip(tmp_path / "a.mkv", n_frames=30, audio_s=audio_s)
     if audio_s:
         assert frame_numbers(load_video(path, FrameSampling(3)).frames) == [0, 15, 29]

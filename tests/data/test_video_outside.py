@@ -102,7 +102,7 @@ def failing(error):
 def test_whatever_a_decoder_raises_names_the_file(clip, monkeypatch, where, error):
     owner, name = {
         "open": (video_container.av, "open"),
-        "demux": (video_file, "packets_of"),
+        "demux": (video_container.OpenVideo, "packets"),
         "decode": (video_file.VideoFile, "_decode"),
         "convert": (video_file, "display_matrix"),
         "close": (video_file.VideoFile, "close"),

@@ -1,8 +1,8 @@
-"""When each frame of a video is on the screen.
+"""What every reader of a video offers: a source of frames, and the times at which they are shown.
 
-The rule: frame ``i`` is shown from its time stamp until that of the next frame, the last one for
-as long as its packet says. The video begins with the first frame and ends with the last one;
-what a header says about its length is used only to notice a file that was cut off.
+Frame ``i`` is on the screen from its time stamp until that of the next frame, the last one for as
+long as its packet says. The video begins with the first frame and ends with the last one; what a
+header says about its length is used only to notice a file that was cut off.
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from olmo.data.video_error import VideoReadError
+from olmo.limits import Limits
+from olmo.outside import OutsideError
 
 EDGE_S = 1e-6
-"""Moments so near to the begin or end of the video are moved inside."""
+"""Times that differ by less are the same."""
+
+
+class VideoReadError(OutsideError, OSError):
+    """A video that cannot be used. ``path`` and ``reason`` are kept as attributes."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"cannot read video {path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[type[VideoReadError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)  # so that it crosses worker processes
 
 
 @dataclass(frozen=True)
@@ -46,19 +58,8 @@ class Timeline:
     @property
     def found(self) -> float:
         """Seconds from the first frame to the end of the last one."""
-        return self.seconds(self.end)
-
-    @property
-    def duration(self) -> float:
-        return self.found if self.stated is None else self.stated
-
-    def seconds(self, stamp: int) -> float:
-        """From the begin of the video to a time stamp."""
-        return (stamp - self._first) * self.base.numerator / self.base.denominator
-
-    @cached_property
-    def _first(self) -> int:
-        return int(self.stamps[0])
+        ticks = self.end - int(self.stamps[0])
+        return ticks * self.base.numerator / self.base.denominator
 
     @property
     def has_key_first(self) -> bool:
@@ -79,17 +80,8 @@ class Timeline:
 
     def copies(self, stamp: int) -> int:
         """Number of frames with this time stamp; the last one of them is shown."""
-        return int(np.count_nonzero(self.stamps == stamp)) if self._has_copies else 1
-
-    @cached_property
-    def _has_copies(self) -> bool:
-        return bool((np.diff(self.stamps) == 0).any())
-
-    def distance(self, number: int, last: int) -> int:
-        """About how many frames are decoded on the way from frame ``last`` to ``number``."""
-        key = self.key_before(int(self.stamps[number]))
-        first = 0 if key is None else int(self.stamps.searchsorted(key))
-        return number + 1 - max(first, last + 1)
+        first, after = self.stamps.searchsorted((stamp, stamp + 1))
+        return int(after - first)
 
     def key_before(self, stamp: int) -> int | None:
         """Time stamp of the last key frame up to ``stamp``; None if the video begins with it."""
@@ -101,3 +93,34 @@ class Timeline:
         """Without the frames before ``stamp``: those that lack what they are made from."""
         rest = self.stamps[self.stamps >= stamp]
         return dataclasses.replace(self, stamps=rest if len(rest) else np.array([stamp]))
+
+
+class Source:
+    """Frames of one video, asked for by number, in ascending order.
+
+    A reader sets ``timeline`` and writes ``frame``. It calls ``check`` with the number of frames
+    decoded so far, which raises past a limit. What a foreign decoder raises comes as it is.
+    """
+
+    timeline: Timeline
+
+    def __init__(self, path: str | Path, limits: Limits) -> None:
+        self.path, self.limits = path, limits
+        self.named = partial(VideoReadError, path)
+        self.check = limits.clock(self.named)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last one."""
+        return self.timeline.found if self.timeline.stated is None else self.timeline.stated
+
+    def number_at(self, t: float) -> int:
+        """Number of the frame that is shown at ``t`` seconds."""
+        return self.timeline.number_at(t)
+
+    def frame(self, number: int) -> np.ndarray:
+        """uint8 ``[h, w, 3]`` RGB, upright; all frames have the size of the first one."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the file."""
