@@ -2,26 +2,24 @@
 
 An unknown key fails and names the nearest known one. A value of the wrong type fails and names
 its key. Text is read by the type of its field: a text field takes it as it is, any other reads its
-number, word or list from it (``olmo.setting_text``).
-
-``legacy_keys`` of a config class lets an old ``config.yaml`` pass: keys that upstream
-wrote and that this project does not need are dropped there, and nowhere else; ``single_values``
-lists those of them that may only hold certain values.
+number, word or list from it (``olmo.setting_text``). ``legacy.yaml`` lists the keys of old config
+files that are accepted although no field has their name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
+from olmo import legacy
+from olmo.mappings import merge, nested, section
 from olmo.setting_text import (
-    INT64,
     IS_PATH,
     ConfigError,
     FilePath,
@@ -31,9 +29,8 @@ from olmo.setting_text import (
     flow_list,
     flow_mapping,
     override,
-    to_bool,
-    to_float,
-    to_int,
+    read_as,
+    same,
 )
 from olmo.text import nearest
 from olmo.yaml_file import read_settings, read_yaml, to_yaml
@@ -57,8 +54,8 @@ __all__ = [
 ]
 
 MAX_SEED = 2**32 - 1
-
-log = logging.getLogger(__name__)
+INT64 = range(-(2**63), 2**63)
+"""Larger integers fit no seed, size or step."""
 C = TypeVar("C", bound="Config")
 
 
@@ -66,38 +63,31 @@ C = TypeVar("C", bound="Config")
 class Config:
     """Base of every config dataclass."""
 
-    legacy_keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys of old config files that are accepted and ignored."""
-
-    single_values: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Keys of old config files that are accepted only with one of these values."""
-
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Rewrite the keys of an old or flat layout into this class's own. May return ``data``."""
         return data
 
     @classmethod
+    @functools.cache
+    def field_types(cls) -> dict[str, Any]:
+        """The type of every field that a file or command line may set."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+
+    @classmethod
     def from_dict(cls: type[C], data: dict[str, Any], path: str = "") -> C:
         """Build the config from nested dicts. ``path`` is the key prefix used in errors."""
         if not isinstance(data, dict):
             raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {data!r}")
-        data = cls.upgrade(dict(data))
-        hints = typing.get_type_hints(cls, include_extras=True)
-        fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+        fields = cls.field_types()
         values = {}
-        for key, value in data.items():
+        for key, value in cls.upgrade(legacy.translate(cls, dict(data), fields, path)).items():
             where = f"{path}.{key}" if path else str(key)
-            if key in fields:
-                values[key] = convert(fields[key], value, where)
-            elif key in cls.legacy_keys:
-                log.debug("ignored old key %s", where)
-            elif key not in cls.single_values:
+            if key not in fields:
                 hint = nearest(str(key), fields, listed=True)
                 raise ConfigError(f"unknown key {where!r} ({cls.__name__}); {hint}")
-            elif not any(_same(value, option) for option in cls.single_values[key]):
-                options = ", ".join(map(repr, cls.single_values[key]))
-                raise ConfigError(f"{where}: {value!r} is not supported, only {options}")
+            values[key] = convert(fields[key], value, where)
         try:
             return cls(**values)
         except (TypeError, ValueError) as e:
@@ -112,9 +102,12 @@ class Config:
         Path(path).write_text(to_yaml(self.to_dict()), encoding="utf-8")
 
 
-def parse_overrides(args: list[str]) -> dict[str, Any]:
+def parse_overrides(
+    args: list[str], known: Callable[[], Collection[str]] = tuple[str]
+) -> dict[str, Any]:
     """``["--a.b=1", "--flag"]`` to ``{"a": {"b": 1}, "flag": True}``. Of a key given twice the
     last value holds. Everything behind the first ``=`` is the value; see ``setting_text.override``.
+    ``known`` names flags, for the hint about one that is misspelt and stands before its value.
     """
     out: dict[str, Any] = {}
     for i, arg in enumerate(args):
@@ -124,44 +117,14 @@ def parse_overrides(args: list[str]) -> dict[str, Any]:
             hint = "overrides are written --key=value"
             if before.startswith("-") and "=" not in before:
                 hint = f"if it is the value of {before}, write {before}={arg}"
+                name, names = before.lstrip("-").replace("-", "_"), known()
+                if names and name.partition(".")[0] not in names:
+                    hint = f"unknown flag {before}; {nearest(name, names)}"
             raise ConfigError(f"unexpected argument {arg!r}: {hint}")
         parts = key.lstrip("-").replace("-", "_").split(".")
         if "" in parts:
-            raise ConfigError(f"{arg!r}: {key!r} is no key")
+            raise ConfigError(f"{arg!r}: {key!r} is not a key")
         out = merge(out, nested(".".join(parts), override(text) if eq else True))
-    return out
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """``a.b`` and a value as ``{"a": {"b": value}}``."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return typing.cast(dict[str, Any], value)
-
-
-def section(data: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The mapping at ``keys`` of nested dicts; empty where there is none. ``ConfigError`` names
-    the keys if something else stands there."""
-    found: Any = data
-    for i, key in enumerate(keys):
-        found = found.get(key)
-        if found is None:
-            return {}
-        if not isinstance(found, dict):
-            if not isinstance(found, Config):
-                raise ConfigError(f"{'.'.join(keys[: i + 1])}: expected a mapping, got {found!r}")
-            found = found.to_dict()
-    return typing.cast(dict[str, Any], found)
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over`` laid on top, key by key."""
-    out = dict(base)
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(out.get(key), dict):
-            out[key] = merge(out[key], value)
-        else:
-            out[key] = value
     return out
 
 
@@ -181,16 +144,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _same(value: Any, option: Any) -> bool:
-    """Whether ``value``, or the value of its text, is ``option``."""
-    if not isinstance(value, Plain) or option is None:
-        return bool(value == option)
-    try:
-        return bool(convert(type(option), value, "") == option)
-    except ConfigError:
-        return False
-
-
 def convert(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the type ``hint``; text is read by it. ``ConfigError`` names ``where``."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -203,7 +156,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         for option in args:
-            if _same(value, option):
+            if same(value, option):
                 return option
         raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
     if origin in (list, tuple):
@@ -237,13 +190,10 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     raise ConfigError(errors[-1] + ("; null is allowed" if optional else ""))
 
 
-READERS: dict[Any, Callable[[str], Any]] = {int: to_int, float: to_float, bool: to_bool}
-
-
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     """A number, a truth value or text. A number for a text field is its text."""
-    if hint in READERS:
-        value = _read(READERS[hint], value, where)
+    if hint in (int, float, bool):
+        value = _read(functools.partial(read_as, hint), value, where)
         if hint is float and type(value) is int and value in INT64:
             value = float(value)
         if hint is float and isinstance(value, float) and not math.isfinite(value):

@@ -26,9 +26,10 @@ FilePath = Annotated[str, IS_PATH]
 
 BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 PAIRS = {"[": "]", "{": "}"}
-QUOTED = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^']|'')*' """, re.VERBOSE)
-INT64 = range(-(2**63), 2**63)
-"""Larger integers fit no seed, size or step."""
+QUOTES = ("'", '"')
+QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'""")
+MARK = re.compile(rf"(?<=[\[{{,:])\s*({QUOTED.pattern}|['\"])|[\[\]{{}},]")
+"""Brackets, commas and quoted text; a quote counts where a key or value begins."""
 
 
 class Plain(str):
@@ -50,17 +51,16 @@ def expand(path: str | os.PathLike[str]) -> str:
 def scalar(text: str) -> int | float | Plain:
     """The number that ``text`` is the canonical form of, else the text. Of numbers with an
     exponent only PyYAML's own form counts (``1.0e-05``)."""
-    if len(text) < 40:
-        for kind in (int, float):
-            try:
-                number: int | float = kind(text)
-            except ValueError:
-                continue
-            form = repr(number)
-            if "e" in form and "." not in form:
-                form = form.replace("e", ".0e")
-            if form == text and math.isfinite(number):
-                return number
+    for kind in (int, float) if len(text) < 40 else ():
+        try:
+            number: int | float = kind(text)
+        except ValueError:
+            continue
+        form = repr(number)
+        if "e" in form and "." not in form:
+            form = form.replace("e", ".0e")
+        if form == text and math.isfinite(number):
+            return number
     return Plain(text)
 
 
@@ -69,10 +69,37 @@ def override(text: str) -> Any:
     no value, text in braces a mapping, and see ``scalar``."""
     if text == "null":
         return None
-    if text[:1] == "{" and (mapping := _mapping_or_none(text)) is not None:
-        return mapping
+    if text[:1] == "{":
+        try:
+            return flow_mapping(text)
+        except ValueError:
+            return Plain(text)  # for a field that wants text, and an error for any other
     value = scalar(text)
     return Plain(text) if isinstance(value, float) and "e" in text else value
+
+
+def read_as(kind: type, text: str) -> Any:
+    """``text`` as ``bool`` (a word of ``BOOLS`` in any case), ``int`` (``612``, ``1_000``, ``1e6``)
+    or ``float``; decimal. ``ValueError`` for anything else."""
+    try:
+        if kind is bool:
+            return BOOLS[text.lower()]
+        if kind is int and "e" in text.lower() and (whole := float(text)).is_integer():
+            return int(whole)
+        return kind(text)
+    except (KeyError, ValueError) as e:
+        words = " (true or false)" if kind is bool else ""
+        raise ValueError(f"expected {kind.__name__}{words}") from e
+
+
+def same(value: Any, option: Any) -> bool:
+    """Whether ``value``, or what its text says in the type of ``option``, is ``option``."""
+    if isinstance(value, Plain) and isinstance(option, (bool, int, float)):
+        try:
+            return bool(read_as(type(option), value) == option)
+        except ValueError:
+            return False
+    return bool(value == option)
 
 
 def flow_list(text: str) -> list[Any]:
@@ -85,47 +112,15 @@ def flow_mapping(text: str) -> TextMapping:
     out = TextMapping()
     out.text = text
     for part in _parts(text, "{"):
-        quote = part[:1] if part[:1] in ("'", '"') else ""
-        colon = part.find(":", part.find(quote, 1) if quote else 0)
+        quoted = QUOTED.match(part)
+        colon = part.find(":", quoted.end() if quoted else 0)
         if colon < 1:
-            raise ValueError(f"{part!r} is no `key: value`")
+            raise ValueError(f"{part!r} is not `key: value`")
         key = str(_item(part[:colon].strip()))
         if key in out:
             raise ValueError(f"{key!r} stands twice")
         out[key] = _item(part[colon + 1 :].strip())
     return out
-
-
-def to_int(text: str) -> int:
-    """``612``, ``1_000`` or a whole number with an exponent, ``1e6``; decimal."""
-    try:
-        whole = float(text) if "e" in text.lower() else 0.5
-        return int(whole) if whole.is_integer() else int(text)
-    except ValueError as e:
-        raise ValueError("expected int") from e
-
-
-def to_float(text: str) -> float:
-    """A decimal number."""
-    try:
-        return float(text)
-    except ValueError as e:
-        raise ValueError("expected float") from e
-
-
-def to_bool(text: str) -> bool:
-    """``true``, ``false``, ``yes``, ``no``, ``on`` or ``off``, in any case."""
-    try:
-        return BOOLS[text.lower()]
-    except KeyError as e:
-        raise ValueError("expected bool (true or false)") from e
-
-
-def _mapping_or_none(text: str) -> TextMapping | None:
-    try:
-        return flow_mapping(text)
-    except ValueError:
-        return None  # text for a field that wants text, and an error for any other
 
 
 def _item(part: str) -> Any:
@@ -138,30 +133,23 @@ def _item(part: str) -> Any:
 
 def _parts(text: str, bracket: str) -> list[str]:
     """What stands between the outer brackets, cut at the commas that are in no quotes and in no
-    inner brackets. A quote counts where a key or value begins."""
+    inner brackets."""
     text = text.strip()
     if len(text) < 2 or text[0] != bracket or text[-1] != PAIRS[bracket]:
         raise ValueError(f"expected {bracket}...{PAIRS[bracket]}")
-    parts, open_until, start, i, begins = [], [], 1, 1, True
-    while i < len(text) - 1:
-        char = text[i]
-        if begins and char in "'\"":
-            quoted = QUOTED.match(text, i)
-            if quoted is None:
-                raise ValueError(f"the quote {char} is not closed")
-            i = quoted.end()
-            begins = False
-            continue
-        if char in PAIRS:
-            open_until.append(PAIRS[char])
-        elif char in PAIRS.values():
-            if not open_until or open_until.pop() != char:
-                raise ValueError(f"{char} closes nothing")
-        elif char == "," and not open_until:
-            parts.append(text[start:i].strip())
-            start = i + 1
-        begins = char in "[{,:" or (begins and char.isspace())
-        i += 1
+    parts, open_until, start = [], [], 1
+    for found in MARK.finditer(text):
+        mark = found[0].strip()
+        if mark in QUOTES:
+            raise ValueError(f"the quote {mark} is not closed")
+        if mark in PAIRS:
+            open_until.append(PAIRS[mark])
+        elif mark in PAIRS.values():
+            if open_until.pop() != mark or (not open_until and found.end() < len(text)):
+                raise ValueError(f"{mark} closes nothing")
+        elif mark == "," and len(open_until) == 1:
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
     if open_until:
         raise ValueError(f"{open_until[-1]} is missing")
     last = text[start:-1].strip()

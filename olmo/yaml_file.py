@@ -72,6 +72,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def scalar_value(text: str) -> Any:
+    """Value of a scalar without quotes."""
+    return CONSTANTS[text] if text in CONSTANTS else scalar(text)
+
+
 def to_yaml(data: dict[str, Any]) -> str:
     """YAML of plain values that ``read_settings`` gives back."""
     return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=2**31)
@@ -101,10 +106,8 @@ class _Reader:
             return [self.value(item, depth + 1) for item in node.value]
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, depth)
-        text: str = node.value
-        if node.style is not None:  # quoted or a block
-            return text
-        return CONSTANTS[text] if text in CONSTANTS else scalar(text)
+        quoted_or_block = node.style is not None
+        return node.value if quoted_or_block else scalar_value(node.value)
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         """A key given twice is an error; ``<<`` lays its mapping below the other keys."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from olmo.config import Config, ConfigError, section
+from olmo.legacy import rows_of
 from olmo.limits import Limits
 from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig, Rng
@@ -74,8 +75,7 @@ class Molmo2PreprocessorConfig(Config):
 
 def _names(config: type[Config]) -> set[str]:
     """Keys that the section of ``config`` knows or accepts."""
-    fields = {f.name for f in dataclasses.fields(config)}
-    return fields | config.legacy_keys | set(config.single_values)
+    return {*config.field_types(), *rows_of(config)}
 
 
 @dataclass

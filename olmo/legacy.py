@@ -1,0 +1,96 @@
+"""Keys of old and foreign config files, as the rows of ``legacy.yaml`` say."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from olmo.mappings import section
+from olmo.setting_text import ConfigError, same
+from olmo.text import nearest
+from olmo.yaml_file import read_yaml, scalar_value
+
+ROWS = Path(__file__).with_name("legacy.yaml")
+BOUND = re.compile(r"(<=|>=|<|>) *(-?[\d.]+)")
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def rows_of(cls: type) -> dict[str, Any]:
+    """Rows by key of a config class and of its base classes; its own go first."""
+    table = _table()
+    return {k: row for c in reversed(cls.__mro__) for k, row in table.get(c.__name__, {}).items()}
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return read_yaml(ROWS)
+
+
+def translate(
+    cls: type, data: dict[str, Any], fields: Collection[str], path: str = ""
+) -> dict[str, Any]:
+    """``data`` with every key that is no field but has a row in ``cls`` dropped or replaced by
+    those that it stands for. ``ConfigError`` for a value that is not supported."""
+    for key in [key for key in data if key not in fields]:
+        if (row := rows_of(cls).get(key)) is not None:
+            value = data[key]
+            data = {k: v for k, v in data.items() if k != key}
+            data = _applied(row, value, data, f"{path}.{key}" if path else key)
+    return data
+
+
+def _applied(row: Any, value: Any, data: dict[str, Any], where: str) -> dict[str, Any]:
+    if row == "ignored":
+        return data
+    if isinstance(row, list):
+        row = {"allow": row}
+    for option, over in row.get("set", {}).items():
+        if _fits(value, scalar_value(option)):
+            for key, new in over.items():
+                data = _laid(data, key, new)
+            if option != "section":
+                return data
+    if any(_fits(value, option) for option in row.get("allow", ())):
+        return data
+    if "to" in row:
+        *above, last = row["to"].split(".")
+        found = section(data, *above).get(last, value)
+        if str(found) != str(value):
+            raise ConfigError(
+                f"{where}={value} and {row['to']}={found} contradict: give one of them"
+            )
+        return _laid(data, row["to"], value)
+    if "keys" in row and (value is None or isinstance(value, dict)):
+        for key, inner in (value or {}).items():
+            if key not in row["keys"]:
+                raise ConfigError(f"unknown key '{where}.{key}'; {nearest(key, row['keys'], True)}")
+            data = _applied(row["keys"][key], inner, data, f"{where}.{key}")
+        return data
+    raise ConfigError(f"{where}: {value!r} is not supported{_instead(row)}")
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if option == "section":
+        return isinstance(value, dict)
+    bound = BOUND.fullmatch(option) if isinstance(option, str) else None
+    if bound is None:
+        return same(value, option)
+    number = type(value) in (int, float)
+    return number and bool(COMPARE[bound[1]](value, float(bound[2])))
+
+
+def _laid(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """``data`` with ``value`` at a dotted ``key``; a config on the way becomes a mapping."""
+    head, _, rest = key.partition(".")
+    return data | {head: _laid(section(data, head), rest, value) if rest else value}
+
+
+def _instead(row: dict[str, Any]) -> str:
+    allowed = ", ".join(map(repr, row.get("allow", ())))
+    return (f", only {allowed}" if allowed else "") + (
+        f"; use {row['use']}" if "use" in row else ""
+    )
