@@ -22,7 +22,6 @@ import av
 
 from olmo.command_line import Parser, exit_code, natural, path
 from olmo.data.datasets.declare import (
-    DatasetFormatError,
     DatasetRow,
     dataset_rows,
     present,
@@ -32,6 +31,7 @@ from olmo.data.datasets.declare import (
 )
 from olmo.data.datasets.synthetic.video import TABLE, rendered
 from olmo.data.mixture import CUSTOM, MixtureConfig
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.video_container import open_container
 from olmo.data.video_source import VideoReadError

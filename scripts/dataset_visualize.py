@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, natural, path, positive, seed
 from olmo.config import merge
-from olmo.data.examples import BAD_EXAMPLE, describe_error, load_example
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error, prepare
 from olmo.data.mixture import MIXTURES, open_named
-from olmo.data.stream import MixtureStream, example_rng
 from olmo.models.loading import model_of_file
 from olmo.models.registry import model_config_from_dict
 from olmo.viewer.example_page import error_card, example_card, page
@@ -62,17 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     model = model_config_from_dict(merge(data, overrides))
     tokenizer = model.build_tokenizer()
     preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
-    stream = MixtureStream(mixture, args.seed, not args.no_shuffle)
+    source = ExampleSource(mixture, preprocessor, args.seed, not args.no_shuffle)
+    training = not args.evaluation
     cards = []
     for i in tqdm(range(args.first, args.first + args.n), desc=args.name):
-        ref = stream[i]
+        ref = source.stream[i]
         name = f"{ref.dataset} {ref.index}"
-        rng, training = example_rng(args.seed, ref.index, ref.epoch), not args.evaluation
         try:
-            arrays = load_example(
-                *(mixture.datasets[ref.dataset], ref.index, rng, preprocessor),
-                *(training, not training),
-            )
+            arrays = prepare(*source.raw(i), preprocessor, training, not training)
         except BAD_EXAMPLE as e:
             cards.append(error_card(name, describe_error(e)))
             continue

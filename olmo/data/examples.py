@@ -10,7 +10,7 @@ import numpy as np
 
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.mixture import Mixture
-from olmo.data.registry import Dataset, MissingDataError, where
+from olmo.data.registry import Dataset, MissingDataError
 from olmo.data.stream import MixtureStream, example_rng
 from olmo.data.video_loading import Clip, load_video
 from olmo.preprocessing.chat import Rng
@@ -53,12 +53,22 @@ def load_example(
     is_training: bool,
     for_inference: bool,
 ) -> dict[str, Any]:
-    """Read example ``idx``, decode its video and preprocess it.
+    """Read example ``idx`` and :func:`prepare` it."""
+    return prepare(dataset.get(idx, rng), rng, preprocessor, is_training, for_inference)
+
+
+def prepare(
+    example: dict[str, Any],
+    rng: np.random.RandomState,
+    preprocessor: ExamplePreprocessor,
+    is_training: bool,
+    for_inference: bool,
+) -> dict[str, Any]:
+    """Decode the video of a raw example, if it has one, and preprocess it.
 
     Raises ``OutsideError`` for a file that cannot be used (it names the file), else what the data
     set or the preprocessor says.
     """
-    example = dataset.get(idx, rng)
     video = None
     if "video" in example:
         video = decode_video(example, preprocessor, rng, is_training)
@@ -100,15 +110,18 @@ class ExampleSource:
     def __post_init__(self) -> None:
         self.stream = MixtureStream(self.mixture, self.seed, self.shuffle)
 
-    def load(self, example_id: int) -> dict[str, Any]:
+    def raw(self, example_id: int) -> tuple[dict[str, Any], np.random.RandomState]:
+        """The example as its data set gives it, and the generator of its further choices."""
         ref = self.stream[example_id]
         rng = example_rng(self.seed, ref.index, ref.epoch)
-        dataset = self.mixture.datasets[ref.dataset]
-        return load_example(dataset, ref.index, rng, self.preprocessor, True, False)
+        return self.mixture.example(ref.dataset, ref.index, rng), rng
+
+    def load(self, example_id: int) -> dict[str, Any]:
+        return prepare(*self.raw(example_id), self.preprocessor, True, False)
 
     def describe(self, example_id: int) -> str:
-        """What names an example in messages: data set and index, and where it stands if that is
-        known. The same in every epoch."""
+        """What names an example in messages: data set and index, and where it stands if the data
+        set can tell. The same in every epoch."""
         ref = self.stream[example_id]
-        place = where(self.mixture.datasets[ref.dataset], ref.index)
-        return f"{ref.dataset} {ref.index}" + (f" ({place})" if place else "")
+        where = getattr(self.mixture.datasets[ref.dataset], "where", None)
+        return f"{ref.dataset} {ref.index}" + (f" ({where(ref.index)})" if where else "")

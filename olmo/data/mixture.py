@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,7 @@ import numpy as np
 
 from olmo.config import Config, ConfigError, FilePath, read_settings
 from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
-from olmo.data.registry import (
-    Dataset,
-    MissingDataError,
-    data_root,
-    dataset_names,
-    get_dataset,
-    where,
-)
+from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
 from olmo.preprocessing.chat_tokens import MessageWeight
 
 log = logging.getLogger(__name__)
@@ -66,36 +59,21 @@ class WeightedDataset(Config):
     def open(self, split: str, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
         """The data set; ``max_line_bytes`` bounds the lines of a jsonl file. An unknown name and
         absent files are a ``MissingDataError``."""
-        extra = {"weight": self.message_weight, "p_high_res": self.p_high_res}
-        extra = {k: v for k, v in extra.items() if v is not None}
         if self.name == CUSTOM and self.path is None:
             raise ConfigError(f"the mixture has {CUSTOM!r}: give --data.custom=FILE.jsonl")
         if self.path is not None:
-            dataset: Dataset = CustomDataset.open(self.path, max_line_bytes)
-        elif self.name in (known := dataset_names()):
-            dataset = get_dataset(self.name, split)
-        else:
+            return CustomDataset.open(self.path, max_line_bytes)
+        if self.name not in (known := dataset_names()):
             near = difflib.get_close_matches(self.name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else ""
             raise MissingDataError(self.name, ["a reader of that name"], data_root(), hint)
-        return WithSettings(dataset, extra) if extra else dataset
+        return get_dataset(self.name, split)
 
-
-@dataclass
-class WithSettings:
-    """A data set whose examples carry settings of the mixture."""
-
-    dataset: Dataset
-    extra: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
-        return self.dataset.get(idx, rng) | self.extra
-
-    def where(self, idx: int) -> str:
-        return where(self.dataset, idx)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its examples carry beside their own fields."""
+        found = {"weight": self.message_weight, "p_high_res": self.p_high_res}
+        return {k: v for k, v in found.items() if v is not None}
 
 
 @dataclass
@@ -173,21 +151,24 @@ class MixtureConfig(Config):
         if custom is not None:
             return self.with_custom(custom).open(split, skip_missing, None, max_line_bytes)
         datasets: dict[str, Dataset] = {}
-        missing: dict[str, MissingDataError] = {}
-        for entry in (d for g in self.groups for d in g.datasets):
-            try:
-                datasets[entry.name] = entry.open(split, max_line_bytes)
-            except MissingDataError as e:
-                missing[entry.name] = e
-        if missing and not (skip_missing and datasets):
-            raise _absent(missing, len(datasets))
         rates: dict[str, float] = {}
+        settings: dict[str, dict[str, Any]] = {}
+        missing: dict[str, MissingDataError] = {}
         for group in self.groups:
-            entries = [d for d in group.datasets if d.name in datasets]
-            weights = {d.name: d.weight(len(datasets[d.name])) for d in entries}
+            weights: dict[str, float] = {}
+            for entry in group.datasets:
+                try:
+                    datasets[entry.name] = data = entry.open(split, max_line_bytes)
+                except MissingDataError as e:
+                    missing[entry.name] = e
+                    continue
+                weights[entry.name] = entry.weight(len(data))
+                settings[entry.name] = entry.settings
             total = sum(weights.values())
             rates |= {name: group.rate * w / total for name, w in weights.items()}
-        mixture = Mixture(datasets, rates)
+        if missing and not (skip_missing and datasets):
+            raise _absent(missing, len(datasets))
+        mixture = Mixture(datasets, rates, settings)
         if missing:
             left_out = ", ".join(missing)
             log.warning("left out, their files are absent: %s\n%s", left_out, mixture.table())
@@ -200,6 +181,8 @@ class Mixture:
 
     datasets: dict[str, Dataset]
     rates: dict[str, float]
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Fields that all examples of a data set get, by its name."""
 
     def __post_init__(self) -> None:
         for name, dataset in self.datasets.items():
@@ -209,6 +192,10 @@ class Mixture:
     @property
     def names(self) -> list[str]:
         return sorted(self.datasets)
+
+    def example(self, name: str, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        """Raw example ``idx`` of a data set, with the fields that the mixture sets."""
+        return self.datasets[name].get(idx, rng) | self.settings.get(name, {})
 
     def table(self) -> str:
         """Data sets with their numbers of examples and shares of the stream."""

@@ -52,12 +52,6 @@ class Dataset(Protocol):
         ...
 
 
-def where(dataset: Dataset, idx: int) -> str:
-    """File and line of example ``idx``; "" where the data set does not know them."""
-    tell: Callable[[int], str] | None = getattr(dataset, "where", None)
-    return tell(idx) if tell is not None else ""
-
-
 DatasetBuilder = Callable[[str], Dataset]
 B = TypeVar("B", bound=DatasetBuilder)
 

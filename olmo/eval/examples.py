@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from olmo.data.examples import BAD_EXAMPLE, load_example, skip_reason
+from olmo.data.examples import BAD_EXAMPLE, load_example, prepare, skip_reason
 from olmo.data.registry import Dataset
 from olmo.data.stream import example_rng
 from olmo.tokenizer import MolmoTokenizer
@@ -86,11 +86,11 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
         """The arrays of an example, and what is known about it."""
         start = time.perf_counter()
         raw = raw_example(self.dataset, index, self.seed)
-        styled: Dataset = (
-            self.dataset if self.prompt is None else _Styled(self.dataset, self.prompt)
-        )
         rng = example_rng(self.seed, index, epoch=0)
-        arrays = load_example(styled, index, rng, self.preprocessor, False, True)
+        example = self.dataset.get(index, rng)
+        if self.prompt is not None:
+            example |= {"style": self.prompt}
+        arrays = prepare(example, rng, self.preprocessor, False, True)
         ids = [int(i) for i in arrays["input_tokens"]]
         return arrays, {
             "index": index,
@@ -99,20 +99,6 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
             "n_tokens": len(ids),
             "load": time.perf_counter() - start,
         }
-
-
-@dataclass
-class _Styled:
-    """A data set whose examples have one style."""
-
-    dataset: Dataset
-    style: str
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def get(self, idx: int, rng: Any) -> dict[str, Any]:
-        return self.dataset.get(idx, rng) | {"style": self.style}
 
 
 def raw_example(dataset: Dataset, index: int, seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from olmo.data.animation import is_video
-from olmo.data.examples import load_example
+from olmo.data.examples import prepare
 from olmo.eval.answering import on_device
 from olmo.eval.loading import load_for_evaluation
 from olmo.eval.settings import evaluation_overrides
@@ -79,7 +79,7 @@ class QuestionAnswerer:
         """
         example = {"question": question, "style": style, **media_fields(media)}
         rng = np.random.RandomState(0)  # evaluation draws nothing from it
-        arrays = load_example(_Single(example), 0, rng, self.preprocessor, False, True)
+        arrays = prepare(example, rng, self.preprocessor, False, True)
         batch = self.collator([arrays])
         inputs = on_device({k: v for k, v in batch.items() if k != "metadata"}, self.device)
         tokens = {stop: self.tokenizer.control_id(stop) for stop in filter(None, until)}
@@ -102,16 +102,3 @@ def media_fields(media: Sequence[Any]) -> dict[str, Any]:
     if videos:
         raise ValueError(f"{len(videos)} videos among {len(media)} media: one video, or images")
     return {"image": media[0] if len(media) == 1 else list(media)}
-
-
-@dataclass
-class _Single:
-    """A data set of one example."""
-
-    example: dict[str, Any]
-
-    def __len__(self) -> int:
-        return 1
-
-    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
-        return dict(self.example)

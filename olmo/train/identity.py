@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.data.custom import CustomDataset
-from olmo.data.mixture import CUSTOM, Mixture, WithSettings, mixture_file
+from olmo.data.mixture import CUSTOM, Mixture, mixture_file
 from olmo.models.loading import SHARDED, select_checkpoint
 from olmo.train.config import TrainConfig
 
@@ -166,8 +166,8 @@ def _words(entry: dict[str, Any] | None) -> str:
 def _data_set(mixture: Mixture, name: str) -> dict[str, Any]:
     data = mixture.datasets[name]
     entry: dict[str, Any] = {"examples": len(data), "rate": float(mixture.rates[name])}
-    if isinstance(data, WithSettings):
-        entry["settings"], data = data.extra, data.dataset
+    if settings := mixture.settings.get(name):
+        entry["settings"] = settings
     if isinstance(data, CustomDataset):
         entry["sha256"] = hashlib.sha256(data.path.read_bytes()).hexdigest()
     return entry

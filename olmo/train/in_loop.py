@@ -11,7 +11,6 @@ from torch import Tensor
 
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
-from olmo.data.stream import example_rng
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.report import write_result
@@ -151,10 +150,8 @@ def first_clip(source: ExampleSource) -> tuple[VideoFrames, dict[str, Any]] | No
     """The first video of the stream that can be read, with its preprocessed example."""
     preprocessor = source.preprocessor
     for i in range(CLIP_SEARCH):
-        ref = source.stream[i]
-        rng = example_rng(source.seed, ref.index, ref.epoch)
         try:
-            example = source.mixture.datasets[ref.dataset].get(ref.index, rng)
+            example, rng = source.raw(i)
             if "video" in example:
                 video = decode_video(example, preprocessor, rng)
                 return video, preprocessor(example, video, rng, True, False)

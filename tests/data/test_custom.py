@@ -92,13 +92,20 @@ def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
     assert example["metadata"]["frame_rate"] == 2.5 and example["metadata"]["clip_end_time"] == 3
 
 
+@pytest.mark.parametrize("name", ["a7", "", 7, 7.5])
+def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
+    (example,) = read(folder, VIDEO | {"id": name})
+    assert example["metadata"] == {"example_id": "my.jsonl:1", "id": name}
+    assert example.keys() == read(folder, VIDEO)[0].keys()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{'video': 1}", "not valid JSON: .* at column 2"),
         ("[1]", r"expected an object in braces, got '\[1\]'"),
         ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
-        ({**VIDEO, "fps": 2}, "unknown key 'fps'; known: answer, end, frame_rate, image, options"),
+        ({**VIDEO, "fps": 2}, "unknown key 'fps'; known: answer, end, frame_rate, id, image"),
         ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
         ({"video": "clips/a.mp4", "question": "x"}, "no 'answer'"),
@@ -106,7 +113,10 @@ def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
         ({**VIDEO, "image": "b.jpg"}, "expected either 'video' or 'image'"),
         ({**VIDEO, "video": "clips/z.mp4"}, "no file .*clips/z.mp4"),
         ({**VIDEO, "image": ["b.jpg", "z.png"], "video": None}, "no file .*z.png"),
-        ({**VIDEO, "image": [], "video": None}, r"'image': expected text, got \[\]"),
+        (
+            {**VIDEO, "image": [], "video": None},
+            r"'image': expected a path or a list of .*, got \[\]",
+        ),
         ({**VIDEO, "question": "  "}, "'question': expected text"),
         ({**VIDEO, "answer": 3}, "'answer': expected text, got 3"),
         ({**CHOICE, "answer": "z"}, r"'answer' 'z' is not one of the options \['x', 'y'\]"),
@@ -143,7 +153,10 @@ def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
         ({**VIDEO, "video": "clips", "frame_rate": "2"}, "'frame_rate': expected frames"),
         ({**VIDEO, "frame_rate": 2}, "'frame_rate' is for a folder of pictures, .*a.mp4 is a file"),
         ({**VIDEO, "image": "clips", "video": None}, "no file .*clips"),
-        ({**VIDEO, "image": ["b.jpg", 3], "video": None}, "'image': expected text, got 3"),
+        (
+            {**VIDEO, "image": ["b.jpg", 3], "video": None},
+            r"'image': expected a path or a list of paths, got \['b.jpg', 3\]",
+        ),
         ({**VIDEO, "question": ["x"]}, r"'question': expected text, got \['x'\]"),
         ({**VIDEO, "answer": " "}, "'answer': expected text, got ' '"),
         ({**VIDEO, "answer": ["a"]}, r"'answer': expected text, got \['a'\]"),
@@ -165,6 +178,7 @@ def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
             {**VIDEO, "subtitle": [{"start": 0, "end": 1, "text": 5}]},
             r"'subtitle\[0\].text': expected text, got 5",
         ),
+        ({**VIDEO, "id": ["a"]}, r"'id': expected text or a number, got \['a'\]"),
         ("null", "expected an object in braces, got 'null'"),
         ('{"video": "clips/a.mp4"} x', "not valid JSON: Extra data at column"),
     ],

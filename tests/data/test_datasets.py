@@ -17,15 +17,11 @@ import numpy as np
 from PIL import Image
 
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
-from olmo.data.datasets.declare import (
-    DatasetFormatError,
-    PackedRecords,
-    dataset_rows,
-    select_rows,
-)
+from olmo.data.datasets.declare import dataset_rows, select_rows
 from olmo.data.datasets.disk import Disk, pick, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.frame_clips import frame_clip, frame_span, write_frame_clip
+from olmo.data.records import DatasetFormatError, PackedRecords
 from olmo.data.registry import MissingDataError, get_dataset
 from tests.data.datasets_miniature import Miniature, write_arrow, write_file
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from olmo.data.datasets.declare import DatasetFormatError
 from olmo.data.datasets.image_benchmarks import letter_index
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import get_dataset
 from tests.data.datasets_miniature import Miniature, plain
 from tests.data.test_datasets_images import mini

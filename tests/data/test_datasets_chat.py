@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from olmo.data.datasets.declare import DatasetFormatError
 from olmo.data.datasets.tables import address_name
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import get_dataset
 from tests.data.datasets_miniature import IMAGES, Miniature
 from tests.data.test_datasets_benchmarks import seen

@@ -14,7 +14,6 @@ from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.examples import ExampleSource, load_example
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import get_dataset
-from olmo.data.stream import example_rng
 from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.types import MultimodalType
@@ -109,8 +108,7 @@ def test_the_whole_mixture(
     for i in range(80):
         ref = source.stream[i]
         drawn.add(group_of[ref.dataset])
-        rng = example_rng(source.seed, ref.index, ref.epoch)
-        example = mixture.datasets[ref.dataset].get(ref.index, rng)
+        example, _ = source.raw(i)
         fill(example, media)
         pointing = group_of[ref.dataset] in ("tracking", "video_pointing", "image_pointing")
         assert (example.get("weight", {}).get("weight") == 0.2) == pointing

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.arrow import ArrowRows, write_table
-from olmo.data.datasets.declare import DatasetRow, Record
+from olmo.data.datasets.declare import DatasetRow
 from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.tables import DatasetFormatError, TableRecords
+from olmo.data.datasets.tables import TableRecords
+from olmo.data.records import DatasetFormatError, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
 from tests.data.datasets_miniature import write_arrow, write_file

@@ -20,7 +20,7 @@ from olmo.data.loader import (
     build_train_loader,
     skipped_thing,
 )
-from olmo.data.mixture import Mixture, WithSettings
+from olmo.data.mixture import Mixture
 from olmo.data.video_source import VideoReadError
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
@@ -165,8 +165,8 @@ def tiny() -> tuple[Molmo2Config, ExamplePreprocessor]:
 
 def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
     model, preprocessor = tiny()
-    mixture = WithSettings(dataset, {"weight": 0.5})
-    source = ExampleSource(Mixture({"few": mixture}, {"few": 1.0}), preprocessor, 1)
+    mixture = Mixture({"few": dataset}, {"few": 1.0}, {"few": {"weight": 0.5}})
+    source = ExampleSource(mixture, preprocessor, 1)
     return Lane(source, model.build_collator(200), step, 0, max_skipped=max_skipped)
 
 
@@ -233,7 +233,7 @@ def test_no_odd_example_ends_a_run(kind: str, caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.WARNING, "olmo.data.loader")
     found = lane(Few(2, {0: ODD[kind]}))
     if kind == "an unknown weight":
-        found.source.mixture.datasets["few"] = Few(2, {0: ODD[kind]})
+        found.source.mixture.settings.clear()
     rows = [found.next_row() for _ in range(4)]
     assert [row["metadata"]["example_id"] for row in rows] == ["1"] * 4
     entry = found.skipped[0]

@@ -12,7 +12,7 @@ import pytest
 
 from olmo.config import ConfigError
 from olmo.data.datasets.declare import dataset_rows
-from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig, WeightedDataset
+from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig, MixtureGroup, WeightedDataset
 from olmo.data.registry import MissingDataError, register_dataset
 from olmo.data.stream import CHUNK, KEPT_CHUNKS, MixtureStream, example_rng
 from tests.data.datasets_miniature import Miniature
@@ -251,9 +251,11 @@ def test_the_molmo2_mixture() -> None:
 def test_settings_of_a_mixture_reach_the_example() -> None:
     weight = {"weight": 0.2, "root_subsegments": False}
     entry = WeightedDataset("d_400", message_weight=weight, p_high_res=0.3)
-    example = entry.open("train").get(7, np.random.RandomState(0))
+    plain = WeightedDataset("d_10000")
+    mixture = MixtureConfig([MixtureGroup(1.0, [entry, plain])]).open("train")
+    example = mixture.example("d_400", 7, np.random.RandomState(0))
     assert example == {"idx": 7, "weight": weight, "p_high_res": 0.3}
-    assert WeightedDataset("d_400").open("train").get(7, np.random.RandomState(0)) == {"idx": 7}
+    assert mixture.example("d_10000", 7, np.random.RandomState(0)) == {"idx": 7}
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class FakeDataset:
         metadata = {"category": "even" if idx % 2 == 0 else "odd", "example_id": f"e{idx}"}
         noise = rng.randint(1000, size=length - 1)
         example = {"input_tokens": np.array([idx + 1, *noise]), "metadata": metadata}
+        if idx in self.broken:
+            example["video"] = f"clip{idx}.mp4"
         if idx % 3:
             metadata |= {"options": list("wxyz"), "answer_idx": idx % 4}
             return example
@@ -42,11 +44,11 @@ class FakeDataset:
         return example | {"question": f"what is {idx}?"}
 
 
-def fake_load_example(dataset, idx, rng, preprocessor, is_training, for_inference):
+def fake_prepare(example, rng, preprocessor, is_training, for_inference):
     assert preprocessor == "preprocessor" and not is_training and for_inference
-    if idx in getattr(dataset, "broken", ()):
-        raise VideoReadError(f"clip{idx}.mp4", "no such file")
-    return dataset.get(idx, rng)
+    if "video" in example:
+        raise VideoReadError(example["video"], "no such file")
+    return example
 
 
 def fake_collator(examples):
@@ -145,6 +147,6 @@ class Ranks:
 
 def install(monkeypatch):
     """Put the fakes in the place of data loading and of the registry."""
-    monkeypatch.setattr(examples, "load_example", fake_load_example)
+    monkeypatch.setattr(examples, "prepare", fake_prepare)
     for module in (evaluator, run):
         monkeypatch.setattr(module, "get_dataset", lambda name, split: FakeDataset())

@@ -124,12 +124,11 @@ def test_only_some_examples():
 def test_the_prompt_form_of_the_task_is_used(monkeypatch):
     seen = []
 
-    def load(dataset, idx, rng, *args):
-        example = dataset.get(idx, rng)
+    def prepare(example, *args):
         seen.append(example["style"])
         return example
 
-    monkeypatch.setattr("olmo.eval.examples.load_example", load)
+    monkeypatch.setattr("olmo.eval.examples.prepare", prepare)
     evaluate(task=replace(TASK, prompt="video_eval_multiple_choice"), max_examples=2)
     assert seen == ["video_eval_multiple_choice"] * 2
 

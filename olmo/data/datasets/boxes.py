@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from olmo.data.datasets.declare import TRACKING, PackedRecords, dataset
+from olmo.data.datasets.declare import TRACKING, dataset
 from olmo.data.datasets.disk import Disk, file_text
 from olmo.data.datasets.draws import CLIP
 from olmo.data.datasets.sources import Manual
@@ -18,6 +18,7 @@ from olmo.data.datasets.tracking import (
     TRACK,
     frames_per_second,
 )
+from olmo.data.records import PackedRecords
 from olmo.preprocessing.image_files import open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
 

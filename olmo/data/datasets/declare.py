@@ -12,26 +12,31 @@
         for row in disk.csv(f"IntentQA/{split}.csv"):
             yield {"video": f"IntentQA/videos/{row['video_id']}.mp4", "question": ...}
 
-The function yields *records*: examples in plain JSON types. Paths are relative to the home of the
-data set, subtitles are lists ``[start, end, text]``, and what is random is only announced (see
-``draws``). ``DeclaredDataset.get`` turns a record into an example with the generator it is given.
+The function yields *records* (``olmo.data.records``), in which what is random is only announced
+(see ``draws``). ``DeclaredDataset`` makes an example of one with the generator it is given.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.sources import Source
-from olmo.data.datasets.tables import DatasetFormatError, TableRecords, reading
+from olmo.data.datasets.tables import TableRecords
+from olmo.data.records import (
+    DatasetFormatError,
+    PackedRecords,
+    Record,
+    RecordDataset,
+    media_of,
+    reading,
+)
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
 
 log = logging.getLogger(__name__)
@@ -45,7 +50,6 @@ VIDEO_POINTING, TRACKING = "video_pointing", "tracking"
 IMAGE_ACADEMIC, IMAGE_POINTING, DEMO, NLP = "image_academic", "image_pointing", "demo", "nlp"
 """Groups of data sets: the names that download and status take."""
 
-Record = dict[str, Any]
 Reader = Callable[[Disk, str], Iterable[Record]]
 
 
@@ -129,58 +133,13 @@ class DatasetRow:
         return f"get it with: python scripts/download_datasets.py {self.name}"
 
 
-@dataclass
-class PackedRecords(Sequence[Record]):
-    """Records as JSON in one buffer: small, and quick to hand to another process."""
-
-    data: bytes
-    ends: np.ndarray
-
-    @classmethod
-    def pack(cls, records: Iterable[Record]) -> PackedRecords:
-        parts = [json.dumps(r, separators=(",", ":"), ensure_ascii=False).encode() for r in records]
-        return cls(b"".join(parts), np.cumsum([len(p) for p in parts], dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, idx: Any) -> Any:
-        if not isinstance(idx, (int, np.integer)) or not 0 <= idx < len(self):
-            raise IndexError(f"no record {idx!r} among {len(self)}")
-        start = int(self.ends[idx - 1]) if idx else 0
-        return json.loads(self.data[start : int(self.ends[idx])])
-
-
-@dataclass
-class DeclaredDataset:
+class DeclaredDataset(RecordDataset):
     """Examples of one split of a declared data set."""
 
-    name: str
-    split: str
-    home: Path
-    records: Sequence[Record]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
-        """Example ``idx``: absolute paths, ``subtitle`` as ``{(start, end): text}`` or text."""
-        with reading(lambda: f"{self.name}:{self.split} example {idx}"):
-            return self._example(self.records[idx], rng)
-
-    def _example(self, record: Record, rng: np.random.RandomState) -> dict[str, Any]:
-        example: dict[str, Any] = drawn(record, rng)
+    def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
+        example = drawn(record, rng)
         if "message_list" in example:
             example["message_list"] = [drawn(m, rng) for m in example["message_list"]]
-        if "video" in example:
-            example["video"] = str(self.home / example["video"])
-        image = example.get("image")
-        if isinstance(image, str):
-            example["image"] = str(self.home / image)
-        elif isinstance(image, list):
-            example["image"] = [str(self.home / i) if isinstance(i, str) else i for i in image]
-        if isinstance(example.get("subtitle"), list):
-            example["subtitle"] = {(float(s), float(e)): text for s, e, text in example["subtitle"]}
         return example
 
 
@@ -203,12 +162,6 @@ def single_questions(records: Iterable[Record]) -> Iterator[Record]:
     for record in records:
         messages = record.pop("message_list", [{}])
         yield from (record | message for message in messages)
-
-
-def media_of(record: Record) -> list[str]:
-    """Paths of the media files of a record."""
-    media = [record[k] for k in ("video", "image") if k in record]
-    return [p for m in media for p in (m if isinstance(m, list) else [m]) if isinstance(p, str)]
 
 
 def videos_of(records: Sequence[Record]) -> Iterable[str]:

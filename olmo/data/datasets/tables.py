@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,32 +11,11 @@ import numpy as np
 
 from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
-from olmo.outside import OutsideError, foreign
+from olmo.data.records import reading
 
 Row = dict[str, Any]
 Convert = Callable[[list[Row]], dict[str, Any]]
 """Rows of one example -> its record."""
-
-
-class DatasetFormatError(OutsideError):
-    """Files of a data set are there but not in the layout that its reader expects."""
-
-
-@contextlib.contextmanager
-def reading(where: Callable[[], str]) -> Iterator[None]:
-    """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with
-    ``where()``, the file and the row."""
-
-    def named(reason: str) -> DatasetFormatError:
-        return DatasetFormatError(f"{where()}: {reason}")
-
-    with foreign(named):
-        try:
-            yield
-        except OutsideError:
-            raise
-        except (ValueError, LookupError) as e:  # of the readers; these say it without their type
-            raise named(f"no field {e}" if isinstance(e, KeyError) else str(e)) from e
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.declare import TRACKING, PackedRecords, dataset
+from olmo.data.datasets.declare import TRACKING, dataset
 from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.draws import CLIP, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
@@ -20,6 +20,7 @@ from olmo.data.datasets.sources import Manual, Source
 from olmo.data.datasets.tables import TableRecords
 from olmo.data.datasets.video_pointing import hub_table
 from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
+from olmo.data.records import PackedRecords
 
 Row = dict[str, Any]
 Record = dict[str, Any]
