@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from olmo.config import Config, FilePath
+from olmo.config import Config, ConfigError, FilePath
 from olmo.data.custom import MAX_LINE_BYTES
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, skip_reason
 from olmo.data.mixture import Mixture
@@ -60,6 +60,17 @@ class DataConfig(Config):
     once, however often it comes up."""
     max_line_bytes: int = MAX_LINE_BYTES
     """Longest line of a jsonl file of own data."""
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """``null`` stands for the mixture and padding of this project; a mixture has a file."""
+        mixture = data.get("mixture")
+        if isinstance(mixture, dict):
+            raise ConfigError(
+                f"data.mixture: {mixture!r} is not a name; write it to a YAML file, and give that "
+                "as the MIXTURE argument"
+            )
+        return {k: v for k, v in data.items() if v is not None or k not in ("mixture", "pad")}
 
     def __post_init__(self) -> None:
         if self.max_line_bytes < 1:

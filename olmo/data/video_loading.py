@@ -37,8 +37,9 @@ def _pyav() -> Opener:
 
 
 def _torchcodec() -> Opener:
-    from olmo.data.video_torchcodec import TorchcodecFile
+    from olmo.data.video_torchcodec import TorchcodecFile, check_torchcodec
 
+    check_torchcodec()
     return TorchcodecFile
 
 
