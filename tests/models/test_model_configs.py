@@ -59,5 +59,5 @@ def test_a_preset_is_not_shared() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="'qwen' is no preset; the presets are qwen3_4b, "):
+    with pytest.raises(ValueError, match="'qwen' is not a preset; the presets are qwen3_4b, "):
         preset_model_config("qwen")
