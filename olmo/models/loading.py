@@ -236,4 +236,4 @@ def _initialise_scorer(params: dict[str, Tensor], vit: TemporalVitConfig, seed: 
         scorer = TemporalTokenScorer(vit, "cpu")
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():
-        assign(params[MAY_BE_MISSING[0] + key], [value])
+        assign(params[MAY_BE_MISSING[0] + key], lambda a, b, whole=value: [whole[a:b]])  # type: ignore[misc]

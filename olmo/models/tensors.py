@@ -89,6 +89,21 @@ def _repeats(tensor: Tensor) -> bool:
     return False
 
 
+def own_part(tensor: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
+    """What this rank holds of a tensor that may be sharded, and where that lies in the whole."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), tuple(slice(0, n) for n in tensor.shape)
+    sizes, offsets = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    part = tuple(slice(o, o + n) for o, n in zip(offsets, sizes, strict=True))
+    local: Tensor = tensor.to_local()
+    return local.detach(), part
+
+
 def check_finite(
     tensor: Tensor, where: Path, name: str, dtype: torch.dtype | None = None
 ) -> Tensor:

@@ -6,16 +6,18 @@ Names and shapes are known before a tensor is read, and tensors are read one at 
 from __future__ import annotations
 
 import zipfile
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from olmo.models.dcp_files import CheckpointReader, read_into
+from olmo.models.dcp_files import CheckpointReader
 from olmo.models.dcp_metadata import is_plain_name
 from olmo.models.errors import CheckpointError
+from olmo.models.hf_layout.keys import Rule, rules_of
 from olmo.models.json_files import read_json
 from olmo.models.tensors import Shape, check_plain, torch_load, weight_table
 from olmo.outside import foreign
@@ -32,15 +34,21 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 """Types of weights that a script can be asked for, by name."""
 
 
-class WeightSource(Protocol):
+class WeightSource:
     """Named tensors on disk. ``where`` is the file or folder that errors name."""
 
     where: Path
     shapes: dict[str, Shape]
     dtypes: dict[str, torch.dtype]
 
-    def read(self, key: str) -> Tensor:
-        """One tensor on the CPU, in the stored type. It may be a view of the file."""
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of one tensor on the CPU, in the stored type. It may be a view of the file."""
+        raise NotImplementedError
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """Rules between the native names and those of this layout."""
+        return rules_of(self.shapes.keys())
 
 
 def has_weights(folder: Path) -> bool:
@@ -62,7 +70,7 @@ def open_weights(folder: Path) -> WeightSource:
     raise CheckpointError(f"{folder}: no {SHARDED}/, {SAFETENSORS}, {INDEX} or {TORCH_FILE}")
 
 
-class SafetensorsSource:
+class SafetensorsSource(WeightSource):
     """One safetensors file, or the shards that an index names. All are opened here."""
 
     def __init__(self, where: Path):
@@ -98,10 +106,10 @@ class SafetensorsSource:
         self._file_of |= dict.fromkeys(slices, file)
         return found
 
-    def read(self, key: str) -> Tensor:
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         with foreign(lambda reason: CheckpointError(f"{self.where}: {key!r}: {reason}")):
             tensor: Tensor = self._file_of[key].get_tensor(key)
-        return tensor
+        return tensor[start:stop]
 
 
 SAFETENSORS_DTYPES = {
@@ -125,7 +133,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
     return shards
 
 
-class TorchSource:
+class TorchSource(WeightSource):
     """``model.pt``: a flat dict of tensors, read with ``weights_only``."""
 
     def __init__(self, where: Path):
@@ -145,11 +153,11 @@ class TorchSource:
             where, [(k, tuple(v.shape), v.dtype) for k, v in self.tensors.items()]
         )
 
-    def read(self, key: str) -> Tensor:
-        return self.tensors[key]
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        return self.tensors[key][start:stop]
 
 
-class DcpSource:
+class DcpSource(WeightSource):
     """A ``torch.distributed.checkpoint`` folder; keys there carry the prefix ``model.``."""
 
     def __init__(self, folder: Path):
@@ -164,11 +172,5 @@ class DcpSource:
             ],
         )
 
-    def read(self, key: str) -> Tensor:
-        out = torch.empty(self.shapes[key], dtype=self.dtypes[key])
-        self.copy_into({key: out})
-        return out
-
-    def copy_into(self, params: dict[str, Tensor]) -> None:
-        """Fill ``params`` in place; each rank reads what its shards need."""
-        read_into(self.reader, {f"model.{k}": v for k, v in params.items()})
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        return self.reader.read(f"model.{key}", (slice(start, stop),))

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.hf_layout.keys import (
     EMBEDDING,
     NATIVE_HEAD,
@@ -24,8 +27,8 @@ from olmo.models.hf_layout.keys import (
     layout_of,
     native_name,
 )
-from olmo.models.tensors import check_finite
-from olmo.models.weight_files import CheckpointError, DcpSource, WeightSource
+from olmo.models.tensors import check_finite, own_part
+from olmo.models.weight_files import WeightSource
 
 
 @dataclass(frozen=True)
@@ -197,18 +200,28 @@ class NativeWeights:
         """Stored type of ``name``."""
         return self.source.dtypes[self.plan[name][0].key]
 
-    def parts(self, name: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
-        """Tensors whose rows, one under the other, are those of ``name``; ``CheckpointError`` if
-        one holds a value that is not finite, or would not be as ``dtype``. They are small, so that
-        a check costs little: what it reads is still in the processor's cache when it is copied."""
+    def parts(
+        self, name: str, dtype: torch.dtype | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[Tensor]:
+        """Tensors whose rows, one under the other, are rows ``start`` to ``stop`` of ``name``;
+        ``CheckpointError`` if one holds a value that is not finite, or would not be as ``dtype``.
+        They are small, so that a check costs little: what it reads is still in the processor's
+        cache when it is copied."""
         group = find_group(name, self.rules)
         assert group is not None
+        wanted = range(sum(p.stop - p.start for p in self.plan[name]))[start:stop]
+        first = 0
         for piece in self.plan[name]:
-            tensor = self.source.read(piece.key)
+            shift, end = piece.start - first, first + piece.stop - piece.start
+            a, b = max(wanted.start, first), min(wanted.stop, end)
+            first = end
+            if a >= b:
+                continue
+            tensor = self.source.read(piece.key, a + shift, b + shift)
             if group.rule.is_convolution:
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1)
             rows = max(PART_NUMEL // max(tensor[:1].numel(), 1), 1)
-            for part in tensor[piece.start : piece.stop].split(rows):
+            for part in tensor.split(rows):
                 yield check_finite(part, self.source.where, piece.key, dtype)
 
 
@@ -221,25 +234,24 @@ def copy_weights(
 ) -> None:
     """Fill ``params`` (native names) in place; nothing is written if a name or shape is wrong.
 
-    Values that are not finite are only found on the way.
+    Values that are not finite are only found on the way. Of a sharded parameter each rank reads
+    its own rows, and every rank calls this; an error of one is raised on all.
     """
     weights = NativeWeights(params, source, rules, unread)
-    if isinstance(source, DcpSource):
-        source.copy_into(params)
-        return
-    for name, param in params.items():
-        assign(param, weights.parts(name, param.dtype))
+
+    def fill() -> None:
+        for name, param in params.items():
+            assign(param, partial(weights.parts, name, param.dtype))
+
+    is_sharded = any(isinstance(param, DTensor) for param in params.values())
+    everywhere(fill) if is_sharded else fill()
 
 
-def assign(param: Tensor, parts: Iterable[Tensor]) -> None:
-    """Write ``parts``, one under the other, into a plain or a sharded parameter."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(param, DTensor):
-        value = torch.cat(list(parts)).to(param.device, param.dtype)
-        param.copy_(distribute_tensor(value, param.device_mesh, param.placements))
-        return
+def assign(param: Tensor, rows: Callable[[int, int], Iterable[Tensor]]) -> None:
+    """Fill this rank's part of ``param``. ``rows``: the rows from one to another, as tensors of
+    which each follows the one before."""
+    local, (own, *rest) = own_part(param)
     start = 0
-    for part in parts:
-        param[start : start + len(part)].copy_(part)
+    for part in rows(own.start, own.stop):
+        local[start : start + len(part)].copy_(part[(slice(None), *rest)])
         start += len(part)

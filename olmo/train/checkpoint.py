@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -37,10 +37,11 @@ from olmo.distributed import (
     is_main,
 )
 from olmo.models.dcp_files import read_into
+from olmo.models.errors import everywhere
 from olmo.models.hf_layout.keys import NATIVE_RULES
 from olmo.models.run_folder import CONFIG_FILE
 from olmo.models.tensors import check_finite
-from olmo.models.weight_files import SHARDED, CheckpointError, DcpSource
+from olmo.models.weight_files import SHARDED, DcpSource
 from olmo.models.weights import plan_reading
 from olmo.outside import describe
 from olmo.train.config import TrainConfig
@@ -61,7 +62,6 @@ from olmo.train.steps import latest_checkpoint, retain, set_aside
 __all__ = ["Checkpointer", "TrainerState", "latest_checkpoint", "load_checkpoint"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Checkpointer:
@@ -193,21 +193,6 @@ def on_main(action: Callable[[], object]) -> None:
             error = str(e)
     if (error := broadcast_object(error)) is not None:
         raise SaveError(error)
-
-
-def everywhere(action: Callable[[], T]) -> T:
-    """``action``'s result on this rank. If it fails on any, as what is read there is wrong, all
-    raise one ``CheckpointError``."""
-    result, error = None, None
-    try:
-        result = action()
-    except (ValueError, OSError) as e:
-        error = str(e) or describe(e)
-    errors = gather_object(error)
-    error = broadcast_object(next((e for e in errors or () if e is not None), None))
-    if error is not None:
-        raise CheckpointError(error)
-    return result  # type: ignore[return-value]
 
 
 def load_checkpoint(

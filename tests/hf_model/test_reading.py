@@ -295,9 +295,9 @@ def test_tensors_are_read_one_at_a_time(
     folder = folder_of(tmp_path, layout, files=5)
     read, alive, most = SafetensorsSource.read, [], 0
 
-    def watched(source: SafetensorsSource, key: str) -> torch.Tensor:
+    def watched(source: SafetensorsSource, key: str, *rows: int) -> torch.Tensor:
         nonlocal most
-        tensor = read(source, key)
+        tensor = read(source, key, *rows)
         alive.append(weakref.ref(tensor))
         most = max(most, sum(ref() is not None for ref in alive))
         return tensor
