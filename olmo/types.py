@@ -17,6 +17,15 @@ SUBSEGMENTS_PER_EXAMPLE = 100_000
 """Packed example ``n`` adds ``n`` times this to its subsegment ids."""
 
 
+TEXT_INPUTS = ("input_ids", "position_ids", "subsegment_ids")
+VISUAL_INPUTS = ("images", "token_pooling", "num_images", "multimodal_type")
+MODEL_INPUTS = (*TEXT_INPUTS, *VISUAL_INPUTS)
+"""What a model takes of a collated batch."""
+
+HOST_INPUTS = (*TEXT_INPUTS, "response_mask", "num_images", "multimodal_type")
+"""Inputs of a model that are read on the host, to plan; from a GPU they would cost a wait."""
+
+
 class MultimodalType(IntEnum):
     """Kind of one visual input (``multimodal_type`` of a batch; padding is -1)."""
 

@@ -20,8 +20,8 @@ from olmo.eval.examples import ExampleLoader, Pass, example_id, labels
 from olmo.eval.lockstep import Lockstep
 from olmo.eval.scorers import score_example
 from olmo.eval.tasks import Task
-from olmo.models.parallel import HOST_INPUTS
 from olmo.tokenizer import MolmoTokenizer
+from olmo.types import HOST_INPUTS
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from olmo.distributed import all_reduce_sum
-from olmo.nn.generate import MODEL_INPUTS, GenerateOutput, generate
+from olmo.nn.generate import GenerateOutput, generate
 from olmo.nn.kv_cache import KVCache
+from olmo.types import MODEL_INPUTS
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2

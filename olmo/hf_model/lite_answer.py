@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from olmo.config import convert
-from olmo.hf_model.lite_prompt import check_length
 from olmo.hf_model.processing import Molmo2LiteProcessor
 from olmo.hf_model.processing_media import VideoSource, from_question
 from olmo.preprocessing.images import ImageSource
@@ -88,7 +87,7 @@ class AnswerMixin:
             batch = processor.encode([given], max_frames).to(self.device)
         with _timed("vision", seconds, self.device):
             prompt = self.encode_prompt(**batch, topk=topk)
-        check_length(self.model, prompt, max_new_tokens)
+        prompt.check_length(self.model, max_new_tokens)
         clock = _FirstToken(self.device)
         with _timed("prefill", seconds, self.device):
             ids = self.generate_from_prompt(

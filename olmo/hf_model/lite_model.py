@@ -23,17 +23,16 @@ from olmo.hf_model.lite_answer import AnswerMixin
 from olmo.hf_model.lite_config import Molmo2LiteConfig, hub_or_folder
 from olmo.hf_model.lite_prompt import (
     HfCache,
-    Prompt,
-    VisualBatch,
-    check_length,
+    PaddedPrompt,
     continuation_mask,
-    encode_prompt,
     removed_share,
 )
 from olmo.models.loading import MAY_BE_MISSING, no_scorer
-from olmo.models.molmo2.molmo2 import TextRow
+from olmo.models.molmo2.molmo2 import Prompt
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.models.weights import CheckpointError
+from olmo.nn.text_row import TextRow, text_row
+from olmo.types import MODEL_INPUTS
 
 IGNORED_LABEL = -100
 
@@ -153,27 +152,29 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         if n_cached:
             assert kv is not None
             return self._continue(input_ids, attention_mask, position_ids, kv, logits_to_keep)
-        visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "images": images,
+            "token_pooling": token_pooling,
+            "num_images": num_images,
+            "multimodal_type": multimodal_type,
+        }
         with removed_share(self.model, topk):
-            prompt = encode_prompt(
-                *(self.model, input_ids, attention_mask, position_ids, visual),
-                has_embeds=prompt_embeds is not None,
-            )
-        row, x = prompt.row, prompt.embeds
-        if prompt_embeds is not None:
-            x = torch.cat((prompt_embeds, x[:, prompt_embeds.shape[1] :]), 1)
-        assert prompt.mask is not None
-        hidden = self.model.transformer(x, row.position_ids, prompt.mask, kv)
+            prompt = self.model.encode(batch, prompt_embeds)
+        row = prompt.row
+        hidden = self.model.transformer(prompt.embeds, row.position_ids, prompt.mask, kv)
         if kv is not None:
             kv.note(None, row)
         logits = self.model.transformer.logits(hidden[:, -logits_to_keep:])
         return Molmo2LiteOutput(
-            None if labels is None else self._loss(logits, labels, prompt, input_ids.shape),
+            None if labels is None else self._loss(logits, labels, prompt, text_row(batch).valid),
             logits,
             cache,
             attention_mask=row.valid,
             position_ids=row.position_ids,
-            kept_tokens=prompt.kept,
+            kept_tokens=row.kept_tokens,
         )
 
     def _continue(
@@ -215,18 +216,19 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             position_ids=position_ids,
         )
 
-    def _loss(self, logits: Tensor, labels: Tensor, prompt: Prompt, shape: torch.Size) -> Tensor:
-        """Next-token loss; a token keeps the successor it had before pruning."""
-        if labels.shape != shape or logits.shape[:2] != prompt.row.valid.shape:
+    def _loss(self, logits: Tensor, labels: Tensor, prompt: Prompt, given: Tensor) -> Tensor:
+        """Next-token loss; a token keeps the successor it had before pruning. ``given`` bool [B, S]
+        are the tokens of the input that are no padding."""
+        row = prompt.row
+        if labels.shape != given.shape or logits.shape[:2] != row.valid.shape:
             raise ValueError(
-                f"labels {tuple(labels.shape)} must cover the input {tuple(shape)} and all of the "
-                "logits (logits_to_keep=0)"
+                f"labels {tuple(labels.shape)} must cover the input {tuple(given.shape)} and all "
+                "of the logits (logits_to_keep=0)"
             )
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-        if prompt.kept is not None:
-            valid = prompt.row.valid
-            kept = torch.full_like(prompt.row.input_ids, IGNORED_LABEL)
-            kept[valid] = targets[prompt.kept & prompt.given]
+        if row.kept_tokens is not None:
+            kept = torch.full_like(row.input_ids, IGNORED_LABEL)
+            kept[row.valid] = targets[row.kept_tokens & given.to(targets.device)]
             targets = kept
         loss = nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL
@@ -235,26 +237,17 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         return loss if aux is None else loss + aux
 
     @torch.no_grad()
-    def encode_prompt(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        images: Tensor | None = None,
-        token_pooling: Tensor | None = None,
-        num_images: Tensor | None = None,
-        multimodal_type: Tensor | None = None,
-        topk: float | None = None,
-    ) -> Prompt:
-        """Run vision and drop what it removes; the result is padded on the left."""
-        visual = VisualBatch(images, token_pooling, num_images, multimodal_type)
+    def encode_prompt(self, topk: float | None = None, **batch: Tensor | None) -> PaddedPrompt:
+        """Run vision and drop what it removes. ``batch``: inputs of ``forward`` by name."""
+        if unknown := batch.keys() - {*MODEL_INPUTS, "attention_mask"}:
+            raise TypeError(f"no input of the model: {', '.join(sorted(unknown))}")
         with removed_share(self.model, topk):
-            prompt = encode_prompt(self.model, input_ids, attention_mask, None, visual)
-        return prompt.left_padded(self.pad_token_id)
+            return PaddedPrompt.of(self.model.encode(batch), self.pad_token_id)
 
     @torch.no_grad()
     def generate_from_prompt(
         self,
-        prompt: Prompt,
+        prompt: PaddedPrompt,
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -262,7 +255,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
 
         ``ValueError`` if the prompt and ``max_new_tokens`` do not fit the model's positions.
         """
-        check_length(self.model, prompt, kwargs.get("max_new_tokens") or 1)
+        prompt.check_length(self.model, kwargs.get("max_new_tokens") or 1)
         names = ("cache", "past_key_values")
         given = next((kwargs[n] for n in names if kwargs.get(n) is not None), None)
         if given is not None:
@@ -304,7 +297,13 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         if given is None:
             raise ValueError("generate needs input_ids")
         prompt = self.encode_prompt(
-            given, attention_mask, images, token_pooling, num_images, multimodal_type, topk
+            topk,
+            input_ids=given,
+            attention_mask=attention_mask,
+            images=images,
+            token_pooling=token_pooling,
+            num_images=num_images,
+            multimodal_type=multimodal_type,
         )
         out = self.generate_from_prompt(prompt, generation_config, **kwargs)
         sequences = out if torch.is_tensor(out) else out.sequences

@@ -14,112 +14,45 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from olmo.models.molmo2.molmo2 import Molmo2, TextRow
+from olmo.models.molmo2.molmo2 import Molmo2, Prompt
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from olmo.nn.generate import check_length
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.llm_mask import DenseMask, RowMask
-from olmo.nn.transfer import to_host
-from olmo.nn.vision_backbone import VisionOutput
+from olmo.nn.llm_mask import DenseMask
+from olmo.nn.text_row import TextRow
 
 
 @dataclass(frozen=True)
-class VisualBatch:
-    """Visual inputs of a batch, as ``Molmo2.forward`` takes them; None for text alone."""
-
-    images: Tensor | None = None
-    token_pooling: Tensor | None = None
-    num_images: Tensor | None = None
-    multimodal_type: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Rows after pruning.
+class PaddedPrompt:
+    """A prompt after pruning, all padding in front: token id ``pad_id`` and position 0.
 
     Attributes:
-        row: ids, positions and validity, each [B, S']; padding is anywhere, with id -1.
+        row: ids, positions and validity, each [B, S'].
         embeds: [B, S', D] token embeddings, visual features added.
-        mask: who sees whom; None once the rows were padded anew.
-        given: bool [B, S] tokens of the input that are no padding.
-        kept: bool [B, S] tokens of the input that stayed; None if all did.
-        vision: output of the vision backbone, if there were images.
     """
 
     row: TextRow
     embeds: Tensor
-    mask: RowMask | None
-    given: Tensor
-    kept: Tensor | None = None
-    vision: VisionOutput | None = None
+
+    @classmethod
+    def of(cls, prompt: Prompt, pad_id: int) -> PaddedPrompt:
+        valid = prompt.row.valid
+        order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
+        valid = valid.gather(1, order)
+        ids = prompt.row.input_ids.gather(1, order).masked_fill(~valid, pad_id)
+        positions = prompt.row.position_ids.gather(1, order).masked_fill(~valid, 0)
+        embeds = prompt.embeds.gather(1, order[..., None].expand_as(prompt.embeds))
+        return cls(TextRow(ids, positions, valid), embeds)
 
     @property
     def lengths(self) -> Tensor:
         """int64 [B], tokens that the language model sees."""
         return self.row.valid.sum(1)
 
-    def left_padded(self, pad_id: int) -> Prompt:
-        """The same rows with all padding in front, as token id ``pad_id`` and position 0."""
-        valid = self.row.valid
-        order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
-        valid = valid.gather(1, order)
-        ids = self.row.input_ids.gather(1, order).masked_fill(~valid, pad_id)
-        positions = self.row.position_ids.gather(1, order).masked_fill(~valid, 0)
-        embeds = self.embeds.gather(1, order[..., None].expand_as(self.embeds))
-        row = TextRow(ids, positions, valid)
-        return Prompt(row, embeds, None, self.given, self.kept, self.vision)
-
-
-def encode_prompt(
-    model: Molmo2,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    position_ids: Tensor | None,
-    visual: VisualBatch,
-    has_embeds: bool = False,
-) -> Prompt:
-    """Run the vision backbone and drop the tokens it removed.
-
-    Args:
-        input_ids: int64 [B, S], padded on either side.
-        attention_mask: [B, S], 0 = padding; default: ids of -1 are padding.
-        position_ids: [B, S]; default counts the valid tokens of a row.
-        visual: ``images`` [B, T, N, patch_dim] and so on.
-        has_embeds: the visual tokens have their embeddings already, from an earlier call.
-
-    Raises:
-        ValueError: ``images`` without ``token_pooling``, or counts that do not fit the text.
-    """
-    valid = input_ids >= 0 if attention_mask is None else attention_mask.bool()
-    if valid.shape != input_ids.shape:
-        shapes = f"{tuple(valid.shape)}, input_ids {tuple(input_ids.shape)}"
-        raise ValueError(f"attention_mask is {shapes}: a prompt needs both of one shape")
-    ids = input_ids.masked_fill(~valid, -1)
-    if position_ids is None:
-        position_ids = (valid.cumsum(1) - 1).clamp(min=0)
-    row, vision = TextRow(ids, position_ids, valid).move(to_host), None
-    if visual.images is not None:
-        if visual.token_pooling is None:
-            raise ValueError("images need token_pooling")
-        vision = model.vision_backbone(
-            visual.images, None, visual.token_pooling, visual.num_images, visual.multimodal_type
-        )
-    elif not has_embeds:
-        model.check_text(row.input_ids)
-    text = model.plan(row, vision, ids.device)
-    row = text.row
-    embeds = model.embed(row.input_ids, vision, text.patches)
-    return Prompt(row, embeds, text.mask, valid, row.kept_tokens, vision)
-
-
-def check_length(model: Molmo2, prompt: Prompt, max_new_tokens: int) -> None:
-    """``ValueError`` if the prompt and the answer do not fit the model's positions."""
-    longest = int(prompt.row.position_ids.masked_fill(~prompt.row.valid, 0).max()) + 1
-    limit = model.config.llm.max_sequence_length
-    if longest + max_new_tokens > limit:
-        raise ValueError(
-            f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed the model's "
-            f"{limit}: take fewer frames or a larger topk"
-        )
+    def check_length(self, model: Molmo2, max_new_tokens: int) -> None:
+        """``ValueError`` if the prompt and the answer do not fit the model's positions."""
+        limit = model.config.llm.max_sequence_length
+        check_length(self.row.position_ids, self.row.valid, max_new_tokens, limit)
 
 
 @contextmanager
@@ -197,8 +130,8 @@ class HfCache(KVCache):
         if begin is None or not torch.equal(begin, row.input_ids):
             delattr(self.cache, NOTE)
 
-    def prepare(self, prompt: Prompt, visual_from: int) -> None:
-        """Make sure that ``prompt`` (left-padded) goes on from what the cache holds.
+    def prepare(self, prompt: PaddedPrompt, visual_from: int) -> None:
+        """Make sure that ``prompt`` goes on from what the cache holds.
 
         A cache that holds all of the prompt gives its last token back, from which the answer
         starts. ``ValueError`` if the cache holds other tokens, or if a visual token (an id of

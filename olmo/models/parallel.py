@@ -24,13 +24,9 @@ from olmo.config import Config
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
+from olmo.types import HOST_INPUTS
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
-HOST_INPUTS = (
-    *("num_images", "multimodal_type"),
-    *("input_ids", "position_ids", "subsegment_ids", "response_mask"),
-)
-"""Inputs of the model that are read on the host, to plan; from a GPU they would cost a wait."""
 
 
 @dataclass

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.transfer import to_device, to_host
+from olmo.types import VISUAL_INPUTS
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,6 @@ EARLY_CHECKS = (2, 4)
 """And after so many tokens: a letter and its end; and before a step is captured as a graph."""
 CAPTURE_STEP, WORTH_CAPTURING = 4, 16
 """On a GPU: the step that is captured, if at least so many more may follow."""
-
-MODEL_INPUTS = (
-    "input_ids",
-    "images",
-    "image_masks",
-    "token_pooling",
-    "num_images",
-    "multimodal_type",
-)
 
 
 class GenerativeModel(Protocol):
@@ -127,7 +119,8 @@ def generate(
         )
     if not stop_ids:
         raise ValueError("stop_ids must name at least one token")
-    inputs = {k: batch[k] for k in MODEL_INPUTS if batch.get(k) is not None}
+    names = ("input_ids", "image_masks", *VISUAL_INPUTS)
+    inputs = {k: batch[k] for k in names if batch.get(k) is not None}
     (ids,) = to_host([inputs["input_ids"]])
     _check_right_padded(ids)
     inputs["input_ids"], device = ids, model.device
@@ -138,12 +131,7 @@ def generate(
     timings: dict[str, float] = {}
     with _timed("prefill", timings, device):
         out = model(**inputs, cache=cache, response_mask=last)
-    longest = int(out.position_ids.masked_fill(~out.valid, 0).max()) + 1
-    if longest + max_new_tokens > limit:
-        raise ValueError(
-            f"a prompt of {longest} positions and {max_new_tokens} new tokens exceed "
-            f"llm.max_sequence_length {limit}"
-        )
+    check_length(out.position_ids, out.valid, max_new_tokens, limit)
     lengths = out.valid.sum(1)
     with _timed("decode", timings, device):
         cache.start(lengths)
@@ -235,6 +223,16 @@ class _Step:
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     """One for each device: cuBLAS keeps memory for every stream that it has seen."""
     return torch.cuda.Stream(device)
+
+
+def check_length(position_ids: Tensor, valid: Tensor, n_new: int, limit: int) -> None:
+    """``ValueError`` if a prompt, [B, S] both, and its answer do not fit the model's positions."""
+    longest = int(position_ids.masked_fill(~valid, 0).max()) + 1
+    if longest + n_new > limit:
+        raise ValueError(
+            f"a prompt of {longest} positions and {n_new} new tokens exceed "
+            f"llm.max_sequence_length {limit}: take fewer frames or a larger topk"
+        )
 
 
 def _check_right_padded(input_ids: Tensor) -> None:

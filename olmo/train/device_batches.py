@@ -7,29 +7,20 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from olmo.models.parallel import HOST_INPUTS
 from olmo.nn.transfer import upload
+from olmo.types import HOST_INPUTS, MODEL_INPUTS
 
-STEP_INPUTS = (
-    "input_ids",
-    "position_ids",
-    "subsegment_ids",
-    "images",
-    "token_pooling",
-    "num_images",
-    "multimodal_type",
-)
 TARGETS = ("response_mask", "labels", "weights")
 Batch = dict[str, Tensor]
 
 
 def inputs_and_targets(batch: Batch) -> Batch:
-    """What a step takes of a collated batch: ``STEP_INPUTS``, ``response_mask`` bool [B, S] of the
+    """What a step takes of a collated batch: ``MODEL_INPUTS``, ``response_mask`` bool [B, S] of the
     tokens with a loss, and their ``labels`` int64 [n] and loss ``weights`` [n].
 
     To be called on the host: on a GPU the index by a mask would wait for the device.
     """
-    mask, taken = batch["loss_masks"] > 0, {k: batch[k] for k in STEP_INPUTS if k in batch}
+    mask, taken = batch["loss_masks"] > 0, {k: batch[k] for k in MODEL_INPUTS if k in batch}
     targets = (mask, batch["labels"][mask], batch["loss_masks"][mask])
     return taken | dict(zip(TARGETS, targets, strict=True))
 

@@ -32,7 +32,7 @@ from olmo.models.parallel import last_micro_batch
 from olmo.nn.flops import PEAK_FLOPS, peak_of
 from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
-from olmo.train.device_batches import STEP_INPUTS, DeviceBatches
+from olmo.train.device_batches import DeviceBatches
 from olmo.train.diagnose import bad_gradients, first_bad_module
 from olmo.train.errors import TrainingError
 from olmo.train.loss import ChunkedLoss, unpack
@@ -41,6 +41,7 @@ from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
 from olmo.train.signals import StopSignal, blocked_signals, end_workers
 from olmo.train.state import TrainerState
 from olmo.train.throughput import FlopCounter
+from olmo.types import MODEL_INPUTS
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class Trainer:
         return self._forward(next(self.on_device([batch])))
 
     def _forward(self, tensors: dict[str, Tensor]) -> Molmo2Output:
-        inputs = {k: tensors[k] for k in STEP_INPUTS if k in tensors}
+        inputs = {k: tensors[k] for k in MODEL_INPUTS if k in tensors}
         config, response = self.config, tensors["response_mask"]
         head = ChunkedLoss(
             tensors["labels"],

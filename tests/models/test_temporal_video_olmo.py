@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from olmo.config import ConfigError
-from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output, TextRow
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output
 from olmo.models.registry import model_config_from_dict
-from olmo.models.temporal_video_olmo.temporal_video_olmo import (
-    TemporalVideoOlmoConfig,
-    drop_tokens,
-    kept_tokens,
-)
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.llm_mask import DenseMask
+from olmo.nn.text_row import TextRow, drop_tokens, kept_tokens
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from tests.models.conftest import (
     CELLS,

@@ -11,10 +11,9 @@ import torch.multiprocessing
 from torch import Tensor
 
 from olmo.models.loading import load_model
-from olmo.models.parallel import HOST_INPUTS
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
 from olmo.train.optim import group_of
-from olmo.train.trainer import STEP_INPUTS
+from olmo.types import HOST_INPUTS, MODEL_INPUTS
 from tests.train.rows import (
     EXAMPLES,
     FOUR_RANKS,
@@ -203,8 +202,8 @@ def test_bad_examples_are_agreed_on(two_ranks: list[dict[str, Any]]) -> None:
 def test_counts_of_frames_stay_on_the_host(two_ranks: list[dict[str, Any]]) -> None:
     """Everything else goes where FSDP puts it."""
     moved = {name for name, same in two_ranks[0]["held on the host"].items() if not same}
-    assert set(two_ranks[0]["held on the host"]) == set(STEP_INPUTS)
-    assert moved == set(STEP_INPUTS) - set(HOST_INPUTS)
+    assert set(two_ranks[0]["held on the host"]) == set(MODEL_INPUTS)
+    assert moved == set(MODEL_INPUTS) - set(HOST_INPUTS)
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
 from olmo.train.checkpoint import load_checkpoint
-from olmo.train.device_batches import STEP_INPUTS
 from olmo.train.errors import TrainingError
 from olmo.train.optim import clip_gradients, named_groups
 from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
+from olmo.types import MODEL_INPUTS
 from tests.train.rows import (
     FOUR_RANKS,
     TWO_RANKS,
@@ -170,7 +170,7 @@ def _inputs_on_the_host(folder: Path) -> dict[str, bool]:
     """Whether inputs reach the model as they are when FSDP moves what it is given, as on a GPU."""
     model = make_trainer(train_config("stts", folder / "unused"), folder / "stts").model
     batch = micro_batch([[0], [3, 4]]).tensors
-    inputs = {name: batch[name] for name in STEP_INPUTS}
+    inputs = {name: batch[name] for name in MODEL_INPUTS}
     with torch.no_grad():
         model(**inputs)  # after this the streams of FSDP are those of the CPU
     model._get_fsdp_state()._device = torch.device("cuda")  # type: ignore[operator]

@@ -7,7 +7,7 @@ Legend: B rows, S tokens, T frame slots, N patches, P pooled tokens, D width, V 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,8 @@ from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
 from olmo.nn.ranges import MOST_POOL
-from olmo.nn.transfer import to_device, to_host
+from olmo.nn.text_row import TextRow, text_row
+from olmo.nn.transfer import to_device
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
@@ -135,40 +136,23 @@ class Molmo2Output:
     vision: VisionOutput | None = None
 
 
-@dataclass
-class TextRow:
-    """The fields of a row that are aligned token by token. On the host, where rows are planned:
-    they are small, and a length that is read there costs no wait."""
-
-    input_ids: Tensor
-    position_ids: Tensor
-    valid: Tensor
-    subsegment_ids: Tensor | None = None
-    response_mask: Tensor | None = None
-    kept_tokens: Tensor | None = None
-
-    def move(self, how: Callable[[list[Tensor]], list[Tensor]]) -> TextRow:
-        """The row with all of its fields taken through ``how`` at once."""
-        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None]
-        moved = how([getattr(self, name) for name in names])
-        return TextRow(**dict(zip(names, moved, strict=True)))
-
-
 @dataclass(frozen=True)
-class TextPlan:
-    """A row as the language model is given it, on the model's device.
+class Prompt:
+    """Rows as the language model is given them, on the device of their embeddings.
 
     Attributes:
-        row: after pruning.
+        row: after pruning, [B, S'] each.
+        embeds: [B, S', D] token embeddings, visual features added.
         mask: who sees whom.
-        patches, wanted: int64, places of the ``<im_patch>`` tokens and of those of the response
-            mask among the B * S' tokens; ``wanted`` is None without a response mask.
+        wanted: int64, places of the response mask's tokens among the B * S'; None without one.
+        vision: output of the vision backbone, if there were images.
     """
 
     row: TextRow
+    embeds: Tensor
     mask: RowMask
-    patches: Tensor
     wanted: Tensor | None = None
+    vision: VisionOutput | None = None
 
 
 class Molmo2(nn.Module):
@@ -226,48 +210,69 @@ class Molmo2(nn.Module):
         Raises:
             ValueError: as many ``<im_patch>`` tokens as features are needed.
         """
-        valid = input_ids >= 0 if attention_mask is None else attention_mask.bool()
-        if position_ids is None:
-            if subsegment_ids is not None:
-                raise ValueError("subsegment_ids need position_ids")
-            position_ids = (valid.cumsum(1) - 1).clamp(min=0)
-        row = TextRow(input_ids, position_ids, valid, subsegment_ids, response_mask).move(to_host)
-        vision = None
-        if images is not None:
-            if token_pooling is None:
-                raise ValueError("images need token_pooling")
-            vision = self.vision_backbone(
-                images, image_masks, token_pooling, num_images, multimodal_type
-            )
-        else:
-            self.check_text(row.input_ids)
-        text = self.plan(row, vision, self.device)
-        x = self.embed(text.row.input_ids, vision, text.patches)
-        hidden = self.transformer(x, text.row.position_ids, text.mask, cache)
-        wanted = hidden if text.wanted is None else hidden.flatten(0, 1)[text.wanted]
+        batch = {
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "attention_mask": attention_mask,
+            "subsegment_ids": subsegment_ids,
+            "images": images,
+            "image_masks": image_masks,
+            "token_pooling": token_pooling,
+            "num_images": num_images,
+            "multimodal_type": multimodal_type,
+            "response_mask": response_mask,
+        }
+        prompt = self.encode(batch)
+        row = prompt.row
+        hidden = self.transformer(prompt.embeds, row.position_ids, prompt.mask, cache)
+        asked = hidden if prompt.wanted is None else hidden.flatten(0, 1)[prompt.wanted]
+        logits = self.transformer.logits(asked, head)
         return Molmo2Output(
-            self.transformer.logits(wanted, head),
-            hidden,
-            text.row.valid,
-            text.row.position_ids,
-            text.row.kept_tokens,
-            vision,
+            logits, hidden, row.valid, row.position_ids, row.kept_tokens, prompt.vision
         )
 
-    def plan(self, row: TextRow, vision: VisionOutput | None, device: torch.device) -> TextPlan:
-        """What the language model is given of ``row``, which lies on the host: tokens without a
-        feature leave. The rest goes to ``device``, for which nobody waits."""
+    def encode(self, batch: Mapping[str, Tensor | None], embeds: Tensor | None = None) -> Prompt:
+        """The whole way from pixels and token ids to what the language model is given.
+
+        Args:
+            batch: inputs by name, as ``forward`` explains them; ``input_ids`` may be padded on
+                either side.
+            embeds: [B, n, D] known embeddings of the first tokens, visual features included; they
+                take the place of ``images``.
+
+        Raises:
+            ValueError: visual inputs that do not belong together, or not to the text.
+        """
+        # 1. Vision: features of the visual tokens that stay. The host waits to know which.
+        row, vision = text_row(batch), None
+        if batch.get("images") is not None:
+            vision = self.see(batch)
+        elif embeds is None:
+            self.check_text(row.input_ids)
+        # 2. Removed tokens leave the row, and the positions behind them move up.
         if vision is not None:
             row = self.drop_removed(row, vision)
-        rule = TokenMask.build(
-            *(row.input_ids, self.special_ids, self.config.bi_directional_attn),
-            *(row.subsegment_ids, row.valid),
-        )
-        found = [row.input_ids == self.special_ids["<im_patch>"], row.response_mask]
-        flat = [x.flatten().nonzero()[:, 0] for x in found if x is not None]
-        patches, *wanted = to_device(flat, device)
-        row = row.move(partial(to_device, device=device))
-        return TextPlan(row, RowMask(rule, device), patches, *wanted)
+        # 3. Plan who sees whom. This is still on the host, where lengths can be read.
+        mode, patch = self.config.bi_directional_attn, self.special_ids["<im_patch>"]
+        rule = TokenMask.build(row.input_ids, self.special_ids, mode, row.subsegment_ids, row.valid)
+        found = [row.input_ids == patch, row.response_mask]
+        places = [x.flatten().nonzero()[:, 0] for x in found if x is not None]
+        # 4. Send the plan to the device; nobody waits for it.
+        patches, *wanted = to_device(places, self.device)
+        row = row.move(partial(to_device, device=self.device))
+        # 5. Embed: each feature is added to its <im_patch> token.
+        x = self.embed(row.input_ids, vision, patches)
+        if embeds is not None:
+            x = torch.cat((embeds, x[:, embeds.shape[1] :]), 1)
+        return Prompt(row, x, RowMask(rule, self.device), wanted[0] if wanted else None, vision)
+
+    def see(self, batch: Mapping[str, Tensor | None]) -> VisionOutput:
+        """The vision backbone on a ``batch`` with images."""
+        if batch.get("token_pooling") is None:
+            raise ValueError("images need token_pooling")
+        names = ("images", "image_masks", "token_pooling", "num_images", "multimodal_type")
+        out: VisionOutput = self.vision_backbone(*map(batch.get, names))
+        return out
 
     def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
         """Hook for models that prune: remove tokens of ``row``, which lies on the host, that have

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from olmo.config import Config, convert, section
-from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, TextRow, check_video_pooling
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, check_video_pooling
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import (
     TemporalVisionBackbone,
     TemporalVisionBackboneConfig,
 )
+from olmo.nn.text_row import TextRow, drop_tokens, kept_tokens
 from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
-from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
@@ -105,67 +104,6 @@ class TemporalVideoOlmo(Molmo2):
         return self.vision_backbone.n_score_terms(
             batch["num_images"], batch["multimodal_type"], batch["images"].shape[1]
         )
-
-
-def kept_tokens(input_ids: Tensor, rows: Tensor, keep: Tensor, patch_id: int) -> Tensor:
-    """Which tokens stay, bool [B, S]: all but the ``<im_patch>`` tokens of removed cells.
-
-    The k-th ``<im_patch>`` token of a row belongs to its k-th real ``token_pooling`` row, those of
-    ``rows`` bool [B, P], of which ``keep`` stay. All on the host. ``ValueError`` if the counts
-    differ.
-    """
-    is_patch = input_ids == patch_id
-    if not torch.equal(is_patch.sum(1), rows.sum(1)):
-        raise ValueError(
-            f"<im_patch> tokens per row {is_patch.sum(1).tolist()}, "
-            f"token_pooling rows per row {rows.sum(1).tolist()}"
-        )
-    return torch.ones_like(is_patch).masked_scatter(is_patch, keep[rows])
-
-
-def drop_tokens(row: TextRow, kept: Tensor, compact: bool) -> TextRow:
-    """Close the gaps of removed tokens in every aligned field.
-
-    The result is as long as the longest row's remaining valid tokens; padding keeps its values
-    (-1 ids and positions, subsegment -1). With ``compact`` the positions of the tokens behind a
-    removed one move up, inside their own packed example.
-    """
-    position_ids = row.position_ids
-    if compact:
-        position_ids = position_ids - _removed_before(kept, row.subsegment_ids)
-    stays = kept & row.valid
-    length = int(stays.sum(1).max())
-    order = torch.argsort((~stays).to(torch.int8), dim=1, stable=True)[:, :length]
-    present = stays.gather(1, order)
-
-    def take(field: Tensor | None, fill: int) -> Tensor | None:
-        if field is None:
-            return None
-        return torch.where(present, field.gather(1, order), fill).to(field.dtype)
-
-    input_ids, positions = take(row.input_ids, -1), take(position_ids, -1)
-    assert input_ids is not None and positions is not None
-    return TextRow(
-        input_ids,
-        positions,
-        present,
-        take(row.subsegment_ids, -1),
-        take(row.response_mask, False),
-        kept,
-    )
-
-
-def _removed_before(kept: Tensor, subsegment_ids: Tensor | None) -> Tensor:
-    """[B, S]: removed tokens before each token, counted inside its packed example."""
-    removed = (~kept).to(torch.int64)
-    before = removed.cumsum(1) - removed
-    if subsegment_ids is None:
-        return before
-    example = subsegment_ids.clamp(min=0) // SUBSEGMENTS_PER_EXAMPLE
-    starts = torch.ones_like(kept)
-    starts[:, 1:] = example[:, 1:] != example[:, :-1]
-    at_start = torch.where(starts, before, torch.zeros_like(before))
-    return before - at_start.cummax(1).values
 
 
 def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
