@@ -10,7 +10,13 @@ from olmo.data.loader import DataConfig, rows_per_rank
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.parallel import FsdpConfig, n_shards
 from olmo.models.registry import model_config_from_dict
-from olmo.train.optim import OptimizerConfig, SchedulerConfig
+from olmo.train.optim import (
+    FROZEN_EMBEDDING,
+    GROUPS,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainedEmbedding,
+)
 
 
 @dataclass
@@ -87,15 +93,21 @@ class TrainConfig(Config):
     ft_vit: bool = True
     ft_connector: bool = True
     ft_temporal_token_scorer: bool = True
+    ft_embedding: TrainedEmbedding = "lm_head"
+    """What trains of word embeddings, final norm and output head, when the LLM does: ``lm_head``
+    head and norm (a tied head is the embeddings, and so does not), ``ln_f`` the norm alone, ``wte``
+    the embeddings alone, ``all``. The embeddings of the visual tokens are the connector's."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     save_folder: FilePath = ""
     """Of one run, and of no other; training needs it."""
     save_interval: int = 1000
-    """Steps between checkpoints; 0 saves at the end only."""
+    """Steps between checkpoints; 0 or less saves at the end only."""
     save_num_checkpoints_to_keep: int = 2
-    """At least one stays; -1 keeps all."""
+    """-1 keeps all."""
+    save_final_optim: bool = True
+    """False: the checkpoint of the last step holds no optimizer state."""
     initial_model_checkpoint: FilePath | None = None
     allow_resume: bool = True
     """Continue from the newest checkpoint in ``save_folder``; False: there must be none."""
@@ -105,8 +117,17 @@ class TrainConfig(Config):
     """Continue although start checkpoint, data, seed or model are not those of the run in
     ``save_folder``."""
     restore_dataloader: bool = True
+    """False: a resumed run takes its data from the start of the stream."""
+    reset_optimizer_state: bool = False
+    """A resumed run begins with a fresh optimizer."""
     max_duration: int = 10000
     """Optimizer steps."""
+    stop_at: int | None = None
+    """The step to end at, within the schedule of ``max_duration``."""
+    stop_after: int | None = None
+    """Steps after which this start of the run ends."""
+    time_limit: float | None = None
+    """Seconds after which the run saves a checkpoint and ends."""
     global_train_batch_size: int = 64
     """Rows per optimizer step, over all ranks."""
     device_train_microbatch_size: int = 2
@@ -136,14 +157,16 @@ class TrainConfig(Config):
 
     @property
     def frozen(self) -> list[str]:
-        """Parameter groups that do not train."""
+        """What does not train: parameter groups, and beginnings of names of parameters."""
         trains = {
             "llm": self.ft_llm,
             "vit": self.ft_vit,
             "connector": self.ft_connector,
             "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
         }
-        return [group for group, on in trains.items() if not on]
+        return [group for group in GROUPS if not trains[group]] + [
+            *FROZEN_EMBEDDING[self.ft_embedding]
+        ]
 
     def check_ranks(self, n_ranks: int) -> None:
         """``ValueError`` if rows or weights cannot be shared out among so many."""
@@ -151,10 +174,32 @@ class TrainConfig(Config):
         rows_per_rank(self.global_train_batch_size, self.device_train_microbatch_size, n_ranks)
 
     def __post_init__(self) -> None:
-        sizes = ("max_duration", "global_train_batch_size", "device_train_microbatch_size")
-        least = dict.fromkeys((*sizes, "console_log_interval"), 1) | {"save_interval": 0}
-        least["save_num_checkpoints_to_keep"] = -1
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        positive = (
+            *("max_duration", "stop_at", "stop_after", "console_log_interval"),
+            *("global_train_batch_size", "device_train_microbatch_size"),
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.save_num_checkpoints_to_keep < 1 and self.save_num_checkpoints_to_keep != -1:
+            raise ValueError(
+                "save_num_checkpoints_to_keep must be at least 1, or -1 for all, got "
+                f"{self.save_num_checkpoints_to_keep}"
+            )
+        for name in ("max_grad_norm", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, or null for none, got {value}")
         check_seed(self.seed)
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        first = self.scheduler.warmup_min_lr or 0.0
+        for group in GROUPS:
+            rate = self.optimizer.of(group, "learning_rate")
+            if first and first >= rate and group not in self.frozen:
+                raise ValueError(
+                    f"scheduler.warmup_min_lr={first} is not below "
+                    f"optimizer.{group}_learning_rate={rate}, which the warm-up leads to"
+                )

@@ -7,9 +7,9 @@ Groups: ``llm``, ``connector`` (with the embeddings of the visual tokens), ``vit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,24 @@ from torch import Tensor, nn
 from olmo.config import Config
 
 GROUPS = ("llm", "connector", "vit", "temporal_token_scorer")
+
+TrainedEmbedding = Literal["lm_head", "ln_f", "wte", "all"]
+FROZEN_EMBEDDING: dict[TrainedEmbedding, tuple[str, ...]] = {
+    "lm_head": ("transformer.wte.embedding",),
+    "ln_f": ("transformer.wte.embedding", "transformer.ff_out."),
+    "wte": ("transformer.ln_f.", "transformer.ff_out."),
+    "all": (),
+}
+"""What does not train of word embeddings, final norm and head, as beginnings of names. A tied head
+is the table of the embeddings."""
+
+NO_DECAY = {
+    *("wte", "ln_f", "pre_ln", "attn_norm", "ff_norm", "pre_attn_norm", "post_attn_norm"),
+    *("pre_ff_norm", "post_ff_norm", "attention_norm", "ffn_norm"),
+    *("positional_embedding", "class_embedding", "patch_embedding"),
+}
+"""Weight decay leaves a parameter alone if one of these is a component of its dotted name. It
+takes all others, biases and q/k norms included, as the published training code does."""
 
 
 @dataclass
@@ -36,8 +54,35 @@ class OptimizerConfig(Config):
     vit_max_grad_norm: float | None = None
     temporal_token_scorer_max_grad_norm: float | None = None
     """Clip of one group; None: the run's ``max_grad_norm``."""
+    llm_betas: tuple[float, float] | None = None
+    connector_betas: tuple[float, float] | None = None
+    vit_betas: tuple[float, float] | None = None
+    temporal_token_scorer_betas: tuple[float, float] | None = None
+    llm_eps: float | None = None
+    connector_eps: float | None = None
+    vit_eps: float | None = None
+    temporal_token_scorer_eps: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-6
+    """``betas`` and ``eps`` of every group without its own."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "learning_rate": ("at least 0", lambda rate: rate >= 0),
+            "weight_decay": ("at least 0", lambda decay: decay >= 0),
+            "max_grad_norm": ("above 0, or null for the run's", lambda norm: norm > 0),
+            "betas": ("in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+            "eps": ("above 0", lambda eps: eps > 0),
+        }
+        for key, value in vars(self).items():
+            words, holds = next(rule for name, rule in rules.items() if key.endswith(name))
+            if value is not None and not holds(value):
+                raise ValueError(f"{key} must be {words}, got {value}")
+
+    def of(self, group: str, key: str) -> Any:
+        """The value of ``key`` in one group."""
+        own = getattr(self, f"{group}_{key}")
+        return getattr(self, key) if own is None else own
 
     def max_norms(self, default: float | None) -> dict[str, float | None]:
         """Clip by group; None is no clip."""
@@ -54,7 +99,16 @@ class SchedulerConfig(Config):
     vit_t_warmup: int = 200
     temporal_token_scorer_t_warmup: int = 200
     alpha_f: float = 0.1
-    warmup_min_lr: float = 0.0
+    warmup_min_lr: float | None = 0.0
+    """None: a tenth of each group's learning rate."""
+    t_max: int | None = None
+    """Step at which the cosine ends; None: ``max_duration``."""
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            least = 1 if key == "t_max" else 0
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
 
 
 def group_of(name: str) -> str:
@@ -78,49 +132,48 @@ def named_groups(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     return {group: params for group, params in groups.items() if params}
 
 
-def freeze(model: nn.Module, groups: list[str]) -> None:
-    """Take whole groups out of training."""
+def freeze(model: nn.Module, frozen: Collection[str]) -> None:
+    """Take out of training whole groups, and parameters whose names begin so."""
     for name, param in model.named_parameters():
-        if group_of(name) in groups:
+        if group_of(name) in frozen or name.startswith(tuple(frozen)):
             param.requires_grad_(False)
 
 
+def decays(name: str, param: Tensor) -> bool:
+    """Whether weight decay takes a parameter; of the scorer it takes the matrices."""
+    if group_of(name) == "temporal_token_scorer":
+        return param.ndim >= 2
+    return NO_DECAY.isdisjoint(name.split("."))
+
+
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with one parameter group per name; only matrices decay. On a GPU it is the fused one,
-    which needs no temporary copies of a group."""
+    """AdamW with a parameter group per name, or two where there is decay: those that decay first.
+    On a GPU it is the fused one, which needs no temporary copies of a group."""
     param_groups: list[dict[str, Any]] = []
     for group, params in named_groups(model).items():
-        lr = getattr(config, f"{group}_learning_rate")
-        decay = getattr(config, f"{group}_weight_decay")
-        matrices = [p for p in params.values() if p.ndim >= 2]
-        vectors = [p for p in params.values() if p.ndim < 2]
-        split = (
-            [(list(params.values()), 0.0)] if decay == 0 else [(matrices, decay), (vectors, 0.0)]
-        )
-        for members, weight_decay in split:
-            if members:
+        rate, decay = (config.of(group, key) for key in ("learning_rate", "weight_decay"))
+        settings = {
+            **{"group_name": group, "lr": rate, "peak_lr": rate},
+            **{key: config.of(group, key) for key in ("betas", "eps")},
+        }
+        for takes in (True, False):
+            chosen = [p for n, p in params.items() if (decay > 0 and decays(n, p)) == takes]
+            if chosen:
                 param_groups.append(
-                    {
-                        "params": members,
-                        "lr": lr,
-                        "weight_decay": weight_decay,
-                        "group_name": group,
-                        "peak_lr": lr,
-                    }
+                    {"params": chosen, "weight_decay": decay if takes else 0.0, **settings}
                 )
     if not param_groups:
         raise ValueError("every parameter group is frozen: nothing to train")
     on_gpu = all(p.is_cuda for group in param_groups for p in group["params"])
-    return torch.optim.AdamW(
-        param_groups, betas=config.betas, eps=config.eps, fused=True if on_gpu else None
-    )
+    return torch.optim.AdamW(param_groups, fused=True if on_gpu else None)
 
 
 def cosine_lr(step: int, peak: float, warmup: int, total: int, config: SchedulerConfig) -> float:
     """Learning rate of ``step`` (1 at the first update) out of ``total``."""
     floor = config.alpha_f * peak
     if step < warmup:
-        return config.warmup_min_lr + (peak - config.warmup_min_lr) * step / warmup
+        first = 0.1 * peak if config.warmup_min_lr is None else config.warmup_min_lr
+        return first + (peak - first) * step / warmup
     if step >= total:
         return floor
     progress = (step - warmup) / (total - warmup)
@@ -133,9 +186,9 @@ def set_learning_rates(
     """Set every group's learning rate for ``step`` and return them by group name."""
     rates = {}
     for group in optimizer.param_groups:
-        name = group["group_name"]
+        name, end = group["group_name"], config.t_max or total
         warmup = getattr(config, f"{name}_t_warmup")
-        group["lr"] = rates[name] = cosine_lr(step, group["peak_lr"], warmup, total, config)
+        group["lr"] = rates[name] = cosine_lr(step, group["peak_lr"], warmup, end, config)
     return rates
 
 

@@ -63,7 +63,7 @@ class Normalisers:
     Attributes:
         weight: sum of the loss weights of the global batch.
         aux_terms: terms of the auxiliary loss of the global batch.
-        stop: some rank was asked to end.
+        stop: some rank was asked to end, or is late.
         save_failed: some rank could not write the checkpoint under way.
         examples, skipped: examples in the global batch, and those left out on the way to it.
     """
@@ -78,7 +78,7 @@ class Normalisers:
 
 @dataclass
 class Trainer:
-    """Runs ``config.max_duration`` steps from ``state.step`` on."""
+    """Trains from ``state.step`` to ``last_step``."""
 
     config: TrainConfig
     model: Molmo2
@@ -97,6 +97,7 @@ class Trainer:
         self.signal = StopSignal()
         self.stopping = False
         self.skipped_in_a_row = 0
+        self.started = time.monotonic()
         self.on_device = DeviceBatches(self.device)
         self.count_flops = FlopCounter(self.config.model)
         peak = self.config.train.peak_tflops
@@ -104,7 +105,22 @@ class Trainer:
 
     @property
     def outcome(self) -> str:
-        return "stopped by a signal" if self.stopping else "done"
+        if self.stopping:
+            return f"stopped by {'time_limit' if self.late else 'a signal'}"
+        return "done" if self.state.step >= self.config.max_duration else "stopped as asked"
+
+    @property
+    def late(self) -> bool:
+        """``time_limit`` is over."""
+        limit = self.config.time_limit
+        return limit is not None and time.monotonic() - self.started > limit
+
+    @property
+    def last_step(self) -> int:
+        """Where this start of the run ends, if nothing stops it before."""
+        config, step = self.config, self.state.step
+        ends = (config.max_duration, config.stop_at, step + n if (n := config.stop_after) else None)
+        return min(end for end in ends if end is not None)
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -113,8 +129,9 @@ class Trainer:
         return rows // config.device_train_microbatch_size
 
     def fit(self) -> None:
-        """Train to the end or until a signal asks to stop, saving on the way."""
+        """Train to the end or until a signal or ``time_limit`` asks to stop, saving on the way."""
         self.model.train()
+        last = self.last_step
         for callback in self.callbacks:
             callback.on_start(self)
         with self.signal:
@@ -122,7 +139,7 @@ class Trainer:
                 batches = iter(self.loader)
             saved = self.state.step
             try:
-                while self.state.step < self.config.max_duration and not self.stopping:
+                while self.state.step < last and not self.stopping:
                     metrics = self.step(batches)
                     self.pictures = {}
                     for callback in self.callbacks:
@@ -196,7 +213,8 @@ class Trainer:
     def _agree(self, micro: list[MicroBatch]) -> Normalisers:
         weight = sum(float(m.tensors["loss_masks"].clamp(min=0).double().sum()) for m in micro)
         terms = sum(self.model.n_aux_terms(m.tensors) for m in micro)
-        stop, failed = self.signal.received is not None, self.checkpoints.failed
+        stop = self.signal.received is not None or self.late
+        failed = self.checkpoints.failed
         counts = (sum(m.n_examples for m in micro), sum(len(m.skipped) for m in micro))
         total = torch.tensor([weight, terms, stop, failed, *counts], dtype=torch.float64)
         weight, terms, stop, failed, examples, skipped = all_reduce_sum(total).tolist()

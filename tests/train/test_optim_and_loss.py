@@ -18,8 +18,10 @@ from olmo.train.optim import (
     build_optimizer,
     clip_gradients,
     cosine_lr,
+    decays,
     freeze,
     named_groups,
+    set_learning_rates,
 )
 from tests.train.conftest import REPOSITORY, SMALLER
 
@@ -64,7 +66,75 @@ def test_groups_have_their_own_rates_and_can_be_frozen(model) -> None:
 def test_a_scorer_that_is_not_used_does_not_train(prune: bool, frozen: list[str]) -> None:
     """Else a checkpoint would lack its optimizer state, which resuming asks for."""
     model = TemporalVideoOlmoConfig.from_dict({"vision_backbone": {"vit": {"prune": prune}}})
-    assert TrainConfig(model=model).frozen == frozen
+    assert TrainConfig(model=model, ft_embedding="all").frozen == frozen
+
+
+@pytest.mark.parametrize(
+    ("value", "tied", "frozen"),
+    [
+        ("lm_head", True, {"wte.embedding"}),
+        ("lm_head", False, {"wte.embedding"}),
+        ("ln_f", True, {"wte.embedding"}),
+        ("ln_f", False, {"wte.embedding", "ff_out.weight"}),
+        ("wte", True, {"ln_f.weight"}),
+        ("wte", False, {"ln_f.weight", "ff_out.weight"}),
+        ("all", False, set()),
+    ],
+)
+def test_what_trains_of_the_embeddings(value: str, tied: bool, frozen: set[str]) -> None:
+    data = merge(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
+    model = merged_model_config(data, {"llm": {"weight_tying": tied}})
+    config = TrainConfig.from_dict({"model": model, "ft_embedding": value})
+    built = config.model.build("meta")
+    freeze(built, config.frozen)
+    found = {n for n, p in built.named_parameters() if not p.requires_grad}
+    assert found == {f"transformer.{name}" for name in frozen}
+    assert "transformer.wte.new_embedding" in named_groups(built)["connector"]
+
+
+def test_of_the_scorer_matrices_decay(model) -> None:
+    scorer = named_groups(model)["temporal_token_scorer"]
+    taken = {name for name, p in scorer.items() if decays(name, p)}
+    assert taken and taken < set(scorer) and all(scorer[name].ndim >= 2 for name in taken)
+
+
+def test_a_group_has_betas_and_eps_of_its_own(model) -> None:
+    config = OptimizerConfig(betas=(0.8, 0.9), vit_betas=(0.5, 0.6), llm_eps=1e-3)
+    found = {
+        g["group_name"]: (g["betas"], g["eps"]) for g in build_optimizer(model, config).param_groups
+    }
+    assert found["llm"] == ((0.8, 0.9), 1e-3) and found["vit"] == ((0.5, 0.6), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("optimizer", "llm_learning_rate", -1e-5, "must be at least 0, got -1e-05"),
+        ("optimizer", "vit_weight_decay", -0.1, "must be at least 0, got -0.1"),
+        ("optimizer", "vit_max_grad_norm", 0.0, "must be above 0, or null"),
+        ("optimizer", "betas", [0.9, 1.0], r"must be in \[0, 1\)"),
+        ("optimizer", "llm_eps", 0.0, "must be above 0"),
+        ("scheduler", "llm_t_warmup", -1, "must be at least 0, got -1"),
+        ("scheduler", "t_max", 0, "must be at least 1, got 0"),
+        ("scheduler", "warmup_min_lr", 1e-5, "optimizer.llm_learning_rate=1e-05"),
+        (None, "max_grad_norm", 0.0, "must be above 0, or null for none, got 0.0"),
+        (None, "time_limit", -1.0, "must be above 0, or null for none"),
+        (None, "save_num_checkpoints_to_keep", 0, "must be at least 1, or -1 for all, got 0"),
+        (None, "stop_at", 0, "must be at least 1, got 0"),
+    ],
+)
+def test_values_out_of_range_are_named(
+    section: str | None, key: str, value: object, said: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{key}.* {said}|.*{said}"):
+        TrainConfig.from_dict({section: {key: value}} if section else {key: value})
+
+
+def test_a_cosine_may_end_before_the_run(model) -> None:
+    optimizer = build_optimizer(model, OptimizerConfig())
+    config = SchedulerConfig(t_max=10, llm_t_warmup=2, warmup_min_lr=None)
+    rates = [set_learning_rates(optimizer, step, 20, config)["llm"] for step in (1, 2, 10, 20)]
+    assert rates == pytest.approx([5.5e-6, 1e-5, 1e-6, 1e-6])
 
 
 def test_schedule_of_the_recipe() -> None:
