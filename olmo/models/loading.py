@@ -22,6 +22,7 @@ from olmo.config import ConfigError, merge, section
 from olmo.distributed import is_main
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, layout_of, native_name, rules_of
+from olmo.models.lora import native_state
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.run_folder import is_checkpoint, model_of_file, native_section, select_checkpoint
@@ -189,7 +190,7 @@ def load_weights(
     the log, and the names of its parameters are returned.
     """
     source = source or _open_for(model, folder)
-    rules, params = rules_of(source.shapes.keys()), model.state_dict()
+    rules, params = rules_of(source.shapes.keys()), native_state(model)
     absent = _missing_scorer(params, source)
     if absent and not fresh_scorer:
         raise no_scorer(folder, absent)

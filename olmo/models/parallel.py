@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from olmo.config import Config
+from olmo.models.lora import add_same_adapters
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
@@ -60,8 +61,9 @@ def _dropout(config: VitConfig | LlmConfig) -> float:
 
 
 def _wrapped(module: nn.Module, dropout: float) -> nn.Module:
+    draws = dropout > 0 or any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules())
     return checkpoint_wrapper(
-        module, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=dropout > 0
+        module, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=draws
     )
 
 
@@ -170,6 +172,7 @@ def whole_copy(model: Molmo2, dtype: torch.dtype | None = None) -> Molmo2:
     if not isinstance(model, FSDPModule):
         return model.eval()
     copy = model.config.build("meta")
+    add_same_adapters(copy, model)
     copy = (copy if dtype is None else copy.to(dtype)).to_empty(device=model.device)
     target = copy.state_dict()
     for name, value in model.state_dict().items():

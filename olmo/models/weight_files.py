@@ -19,6 +19,7 @@ from olmo.models.dcp_metadata import is_plain_name
 from olmo.models.errors import CheckpointError
 from olmo.models.hf_layout.keys import Rule, rules_of
 from olmo.models.json_files import read_json
+from olmo.models.lora import merged
 from olmo.models.tensors import Shape, check_plain, torch_load, weight_table
 from olmo.outside import foreign
 
@@ -58,9 +59,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def open_weights(folder: Path) -> WeightSource:
-    """The weights of ``folder``. ``CheckpointError`` if there are none or they are damaged."""
+    """The weights of ``folder``, adapters merged. ``CheckpointError`` if there are none or they are
+    damaged."""
     if (folder / SHARDED / ".metadata").is_file():
-        return DcpSource(folder)
+        return merged(DcpSource(folder), folder / "config.yaml")
     if (folder / SAFETENSORS).is_file():
         return SafetensorsSource(folder / SAFETENSORS)
     if (folder / INDEX).is_file():

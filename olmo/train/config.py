@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from olmo.config import Config, FilePath, check_seed, section
 from olmo.data.loader import DataConfig, rows_per_rank
+from olmo.models.lora import LoraConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.parallel import FsdpConfig, n_shards
 from olmo.models.registry import model_config_from_dict
@@ -97,6 +98,8 @@ class TrainConfig(Config):
     """What trains of word embeddings, final norm and output head, when the LLM does: ``lm_head``
     head and norm (a tied head is the embeddings, and so does not), ``ln_f`` the norm alone, ``wte``
     the embeddings alone, ``all``. The embeddings of the visual tokens are the connector's."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters in place of the groups that ``targets`` names."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -164,9 +167,13 @@ class TrainConfig(Config):
             "connector": self.ft_connector,
             "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
         }
-        return [group for group in GROUPS if not trains[group]] + [
-            *FROZEN_EMBEDDING[self.ft_embedding]
-        ]
+        off = [group for group in GROUPS if not trains[group] or group in self.adapted]
+        return off + [*FROZEN_EMBEDDING[self.ft_embedding]]
+
+    @property
+    def adapted(self) -> list[str]:
+        """Parameter groups in which low-rank adapters train in place of the parameters."""
+        return [] if self.lora is None else self.lora.groups
 
     def check_ranks(self, n_ranks: int) -> None:
         """``ValueError`` if rows or weights cannot be shared out among so many."""
@@ -192,7 +199,7 @@ class TrainConfig(Config):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, or null for none, got {value}")
         check_seed(self.seed)
-        self._check_warmup()
+XXX        self._check_warmup()
 
     def _check_warmup(self) -> None:
         first = self.scheduler.warmup_min_lr or 0.0
@@ -202,4 +209,9 @@ class TrainConfig(Config):
                 raise ValueError(
                     f"scheduler.warmup_min_lr={first} is not below "
                     f"optimizer.{group}_learning_rate={rate}, which the warm-up leads to"
+        for group in self.adapted:
+            if not getattr(self, f"ft_{group}"):
+                raise ValueError(
+                    f"lora.targets has {group}, whose adapters would train, but ft_{group} is "
+                    "False: leave one of the two out"
                 )

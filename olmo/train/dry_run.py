@@ -17,8 +17,9 @@ from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.patch_grid import pooled_grid
 from olmo.token_budget import n_removed_tokens
 from olmo.train.config import TrainConfig
+from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
-from olmo.train.optim import freeze, named_groups
+from olmo.train.optim import named_groups
 
 TEXT_TOKENS_PER_FRAME = 8
 """Time stamp and frame tokens, roughly."""
@@ -32,7 +33,7 @@ N_GPUS = 8
 def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
     """The report of ``--dry_run`` for ``n_gpus`` processes."""
     model = config.model.build("meta")
-    freeze(model, config.frozen)
+    choose_trained(model, config)
     lines = [to_yaml(config.to_dict())]
     lines += _parameter_report(model)
     lines += _video_report(config)

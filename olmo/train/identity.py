@@ -20,7 +20,7 @@ from olmo.models.loading import SHARDED, select_checkpoint
 from olmo.train.config import TrainConfig
 
 IDENTITY = (
-    *("seed", "data.seed", "data.split"),
+    *("seed", "data.seed", "data.split", "lora", "lora.*"),
     *("model.model_name", "model.llm.*", "model.bi_directional_attn"),
     "model.data_formatter.message_format",
     *(f"model.vision_backbone.{k}" for k in ("vit.image_*", "vit_layers", "video_pooling")),
@@ -42,7 +42,7 @@ CHANGES = (
     *("max_grad_norm", "softmax_auxiliary_loss*"),
 )
 """Keys that change what is learnt. Those of them in neither list above may change in a run."""
-MAY_CHANGE = ("*.max_sequence_length", "model.llm.*_dropout")
+MAY_CHANGE = ("*.max_sequence_length", "model.llm.*_dropout", "lora.dropout")
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 

@@ -21,7 +21,8 @@ from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback, check_wandb
 from olmo.train.config import TrainConfig
 from olmo.train.identity import identity_of
-from olmo.train.optim import build_optimizer, freeze, named_groups
+from olmo.train.lora import choose_trained, reset_adapters
+from olmo.train.optim import build_optimizer, named_groups
 from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
 from olmo.train.state import TrainerState
@@ -129,6 +130,7 @@ def _load_start(config: TrainConfig, model: Molmo2) -> None:
             "run's checkpoints would stand for it: take another"
         )
     load_weights(model, checkpoint, fresh_scorer=True)
+    reset_adapters(model, config.seed)
 
 
 def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:
@@ -149,7 +151,7 @@ def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:
 def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
     """Model on ``device`` with uninitialised weights: frozen, wrapped, compiled and sharded."""
     model = config.model.build("meta")
-    freeze(model, config.frozen)
+    choose_trained(model, config)
     checkpoint_activations(model)
     compile_blocks(model, config.compile_llm)
     if get_world_size() > 1:

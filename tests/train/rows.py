@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from olmo.models.loading import load_model_config, load_weights, merged_model_co
 from olmo.models.registry import model_config_from_dict
 from olmo.train.checkpoint import TrainerState, save_unsharded
 from olmo.train.config import TrainConfig
+from olmo.train.lora import reset_adapters
 from olmo.train.optim import build_optimizer
 from olmo.train.run import build_model
 from olmo.train.trainer import Trainer
@@ -36,6 +38,15 @@ from tests.nn.conftest import randomise
 
 KINDS: dict[str, dict[str, Any]] = {"dense": {}, "stts": PRUNING, "untied": {"llm": OLMO3}}
 EXAMPLES = (video_row(3, 0), text_row(12, 1), image_row(2), video_row(5, 3), video_row(2, 4))
+LORA: dict[str, Any] = {}
+if find_spec("peft"):
+    rates = {f"{group}_learning_rate": 1e-2 for group in ("llm", "vit", "connector")}
+    LORA = {"lora": {"rank": 4, "targets": "llm,vit"}, "optimizer": rates}
+INPUTS = (
+    *("input_ids", "position_ids", "subsegment_ids"),
+    *("images", "token_pooling", "num_images", "multimodal_type"),
+)
+"""Of the model, without labels."""
 LAYOUTS: dict[str, list[list[list[int]]]] = {
     "one": [[[0], [1], [2], [3, 4]]],
     "accumulated": [[[0]], [[1]], [[2]], [[3, 4]]],
@@ -138,6 +149,7 @@ def make_trainer(config: TrainConfig, start: Path, device: str = "cpu") -> Train
     place = torch.device(device)
     model = build_model(config, place)
     load_weights(model, start, fresh_scorer=True)
+    reset_adapters(model, config.seed)
     optimizer = build_optimizer(model, config.optimizer)
     loader: DataLoader[MicroBatch] = DataLoader([], batch_size=None)  # type: ignore[arg-type]
     trainer = Trainer(config, model, optimizer, loader, place, TrainerState())

@@ -17,8 +17,10 @@ from olmo.types import HOST_INPUTS, MODEL_INPUTS
 from tests.train.rows import (
     EXAMPLES,
     FOUR_RANKS,
+    INPUTS,
     KINDS,
     LAYOUTS,
+    LORA,
     TWICE,
     TWO_RANKS,
     gradients,
@@ -247,6 +249,22 @@ def test_two_ranks_fall_back_alike(folder: Path, two_ranks: list[dict[str, Any]]
         assert "damaged/step2" in found["said"] and "--allow_fallback=False" in found["said"]
     assert two_ranks[0]["fallback"]["said"] == two_ranks[1]["fallback"]["said"]
     assert (folder / "damaged" / "step2-set-aside").is_dir()
+
+
+@pytest.mark.skipif(not LORA, reason="needs peft")
+def test_two_ranks_train_adapters_as_one_does(
+    folder: Path, two_ranks: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Gradients at first, and a checkpoint that one process merges; evaluation on the way answers
+    as that does."""
+    trainer = make_trainer(train_config("stts", tmp_path, **LORA), folder / "stts")
+    expected = gradients(trainer, LAYOUTS["accumulated"])
+    batch = micro_batch([[0], [3, 4]]).tensors
+    with torch.no_grad():
+        merged = load_model(folder / "adapted")[0](**{k: batch[k] for k in INPUTS}).logits
+    for rank in two_ranks:
+        assert_same(rank["adapters"]["gradients"], expected)
+        torch.testing.assert_close(rank["adapters"]["logits"], merged, rtol=1e-4, atol=1e-4)
 
 
 def test_a_second_run_is_refused_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:

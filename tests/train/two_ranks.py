@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
+from olmo.models.parallel import whole_copy
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.errors import TrainingError
 from olmo.train.optim import clip_gradients, named_groups
@@ -22,6 +23,8 @@ from olmo.train.signals import folder_lock
 from olmo.types import MODEL_INPUTS
 from tests.train.rows import (
     FOUR_RANKS,
+    INPUTS,
+    LORA,
     TWO_RANKS,
     full,
     gradients,
@@ -50,6 +53,7 @@ def run(rank: int, folder: Path) -> None:
             "upstream": _upstream(folder),
             "refused": _second_run(folder / "used"),
             "fallback": _fallback(folder),
+            "adapters": _adapters(rank, folder) if LORA else None,
         }
         torch.save(results, folder / f"rank{rank}.pt")
     finally:
@@ -210,6 +214,20 @@ def _checkpoints(rank: int, folder: Path) -> dict[str, torch.Tensor]:
     other = make_trainer(train_config("stts", folder / "unused"), folder / "stts")
     load_checkpoint(folder / "by_one" / "step1", other.model, other.optimizer)
     return {name: full(value) for name, value in snapshot(other).items()}
+
+
+def _adapters(rank: int, folder: Path) -> dict[str, Any]:
+    """A run with adapters: gradients, what evaluation on the way sees, and a checkpoint."""
+    trainer = make_trainer(train_config("stts", folder / "adapted", **LORA), folder / "stts")
+    found = {"gradients": gradients(trainer, TWO_RANKS["accumulated"][rank])}
+    for _ in range(2):
+        take_step(trainer, TWO_RANKS["accumulated"][rank])
+    trainer.save()
+    trainer.checkpoints.wait()
+    batch = micro_batch([[0], [3, 4]]).tensors
+    with torch.no_grad():
+        found["logits"] = whole_copy(trainer.model)(**{k: batch[k] for k in INPUTS}).logits
+    return found
 
 
 def _second_run(folder: Path) -> dict[str, Any]:
