@@ -168,7 +168,7 @@ class TrainConfig(Config):
             "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
         }
         off = [group for group in GROUPS if not trains[group] or group in self.adapted]
-        return off + [*FROZEN_EMBEDDING[self.ft_embedding]]
+        return [*off, *FROZEN_EMBEDDING[self.ft_embedding]]
 
     @property
     def adapted(self) -> list[str]:
@@ -199,19 +199,20 @@ class TrainConfig(Config):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, or null for none, got {value}")
         check_seed(self.seed)
-XXX        self._check_warmup()
-
-    def _check_warmup(self) -> None:
-        first = self.scheduler.warmup_min_lr or 0.0
-        for group in GROUPS:
-            rate = self.optimizer.of(group, "learning_rate")
-            if first and first >= rate and group not in self.frozen:
-                raise ValueError(
-                    f"scheduler.warmup_min_lr={first} is not below "
-                    f"optimizer.{group}_learning_rate={rate}, which the warm-up leads to"
         for group in self.adapted:
             if not getattr(self, f"ft_{group}"):
                 raise ValueError(
                     f"lora.targets has {group}, whose adapters would train, but ft_{group} is "
                     "False: leave one of the two out"
+                )
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        first = self.scheduler.warmup_min_lr or 0.0
+        for group in GROUPS:
+            rate = self.optimizer.of(group, "learning_rate")
+            if first and first >= rate and (group not in self.frozen or group in self.adapted):
+                raise ValueError(
+                    f"scheduler.warmup_min_lr={first} is not below "
+                    f"optimizer.{group}_learning_rate={rate}, which the warm-up leads to"
                 )
