@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from olmo.config import Config, ConfigError, read_settings
 from olmo.models.errors import CheckpointError
-from olmo.models.tensors import Shape
+from olmo.models.tensors import WeightSource
 
 LAYERS = {
     "llm": r"transformer\.blocks\.\d+\.(att_proj|attn_out|ff_proj|ff_out)",
@@ -75,17 +74,7 @@ def add_same_adapters(copy: nn.Module, model: nn.Module) -> None:
         peft.inject_adapter_in_model(settings["default"], copy)
 
 
-class Stored(Protocol):
-    """Named tensors on disk."""
-
-    where: Path
-    shapes: dict[str, Shape]
-    dtypes: dict[str, torch.dtype]
-
-    def read(self, key: str) -> Tensor: ...
-
-
-def merged(source: Stored, config_file: Path) -> Stored:
+def merged(source: WeightSource, config_file: Path) -> WeightSource:
     """``source`` with its adapters, if it has any, merged into what they belong to.
 
     ``CheckpointError`` if an adapter lacks its other half, its base or a shape that fits, or if
@@ -106,10 +95,10 @@ def _config_of(file: Path) -> LoraConfig:
         raise CheckpointError(f"{file}: {e}") from e
 
 
-class MergedSource:
+class MergedSource(WeightSource):
     """The tensors of ``source`` under native names; ``read`` gives ``W + scale * B @ A``."""
 
-    def __init__(self, source: Stored, config: LoraConfig):
+    def __init__(self, source: WeightSource, config: LoraConfig):
         self.source, self.config, self.where = source, config, source.where
         stored = source.shapes
         self.key_of = {k.replace(BASE, "."): k for k in stored if ADAPTER not in k}
@@ -135,9 +124,9 @@ class MergedSource:
             )
         self.dtypes[name] = torch.promote_types(self.dtypes[name], self.source.dtypes[a])
 
-    def read(self, key: str) -> Tensor:
-        layer, base = key.removesuffix(".weight"), self.source.read(self.key_of[key])
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        layer, base = key.removesuffix(".weight"), self.source.read(self.key_of[key], start, stop)
         if layer not in self.layers or layer == key:
             return base
-        a, b = (self.source.read(layer + form).float() for form in (A, B))
-        return (base.float() + self.config.scale * (b @ a)).to(self.dtypes[key])
+        a, b = self.source.read(layer + A), self.source.read(layer + B, start, stop)
+        return (base.float() + self.config.scale * (b.float() @ a.float())).to(self.dtypes[key])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from olmo.models.errors import CheckpointError
+from olmo.models.hf_layout.keys import Rule, rules_of
 from olmo.outside import foreign
 
 Shape = tuple[int, ...]
@@ -21,6 +23,23 @@ WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 NO_WEIGHT = re.compile(r"(.+\.)?(rotary_emb\.inv_freq|position_ids)")
 """Buffers that older files store beside the weights. They follow from the config."""
+
+
+class WeightSource:
+    """Named tensors on disk. ``where`` is the file or folder that errors name."""
+
+    where: Path
+    shapes: dict[str, Shape]
+    dtypes: dict[str, torch.dtype]
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of one tensor on the CPU, in the stored type. It may be a view of the file."""
+        raise NotImplementedError
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """Rules between the native names and those of this layout."""
+        return rules_of(self.shapes.keys())
 
 
 def weight_table(

@@ -6,7 +6,6 @@ Names and shapes are known before a tensor is read, and tensors are read one at 
 from __future__ import annotations
 
 import zipfile
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from torch import Tensor
 from olmo.models.dcp_files import CheckpointReader
 from olmo.models.dcp_metadata import is_plain_name
 from olmo.models.errors import CheckpointError
-from olmo.models.hf_layout.keys import Rule, rules_of
 from olmo.models.json_files import read_json
 from olmo.models.lora import merged
-from olmo.models.tensors import Shape, check_plain, torch_load, weight_table
+from olmo.models.tensors import Shape, WeightSource, check_plain, torch_load, weight_table
 from olmo.outside import foreign
 
 __all__ = ["DTYPES", "SHARDED", "CheckpointError", "WeightSource", "has_weights", "open_weights"]
@@ -33,23 +31,6 @@ WEIGHT_FILES = (SAFETENSORS, TORCH_FILE, INDEX)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Types of weights that a script can be asked for, by name."""
-
-
-class WeightSource:
-    """Named tensors on disk. ``where`` is the file or folder that errors name."""
-
-    where: Path
-    shapes: dict[str, Shape]
-    dtypes: dict[str, torch.dtype]
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows of one tensor on the CPU, in the stored type. It may be a view of the file."""
-        raise NotImplementedError
-
-    @cached_property
-    def rules(self) -> tuple[Rule, ...]:
-        """Rules between the native names and those of this layout."""
-        return rules_of(self.shapes.keys())
 
 
 def has_weights(folder: Path) -> bool:

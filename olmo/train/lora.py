@@ -46,7 +46,7 @@ def reset_adapters(model: nn.Module, seed: int) -> None:
     for name, param in sorted(model.named_parameters()):
         if name.endswith(A):
             bound = param.shape[1] ** -0.5
-            values = torch.empty(param.shape).uniform_(-bound, bound, generator=generator)
-            assign(param, [values])
+            whole = torch.empty(param.shape).uniform_(-bound, bound, generator=generator)
+            assign(param, lambda start, stop, whole=whole: [whole[start:stop]])  # type: ignore[misc]
         elif name.endswith(B):
             param.zero_()
