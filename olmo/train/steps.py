@@ -86,7 +86,7 @@ def latest_checkpoint(save_folder: str | Path) -> Path | None:
 def retain(folder: Path, step: int, keep: int) -> None:
     """Delete whole checkpoints up to ``step``, the one just written, but for the ``keep`` newest.
 
-    At least one stays; a negative ``keep`` keeps all. Links, and folders that are no whole
+    A negative ``keep`` keeps all. Links, and folders that are no whole
     checkpoint, neither count nor go. What cannot be deleted is said in a warning.
     """
     if keep < 0:
@@ -97,7 +97,7 @@ def retain(folder: Path, step: int, keep: int) -> None:
         if flaw(path) is not None:
             continue
         kept += 1
-        if kept > max(keep, 1):
+        if kept > keep:
             try:
                 _delete(path)
             except OSError as e:

@@ -130,6 +130,7 @@ def train_config(kind: str, folder: Path, **changes: Any) -> TrainConfig:
         "model": config_dict(KINDS[kind], changes.pop("model", {})),
         "save_folder": str(folder),
         "precision": "fp32",
+        "ft_embedding": "all",
         "train": {"loss_chunk": 3},
         "max_grad_norm": None,
         "save_num_checkpoints_to_keep": -1,
