@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from olmo.data.frame_sampling import FrameSampling
 from olmo.data.mixture import Mixture
 from olmo.data.registry import Dataset, MissingDataError
 from olmo.data.stream import MixtureStream, example_rng
-from olmo.data.video_loading import Clip, load_video
+from olmo.data.video_loading import Clip, VideoReadError, load_video
 from olmo.preprocessing.chat import Rng
+from olmo.preprocessing.image_files import ImageReadError
 from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.types import VideoFrames
@@ -80,11 +81,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MissingDataError):
         return error.brief()
     text = " ".join(str(error).split())
-    return (
-        text
-        if isinstance(error, (ValueError, OSError)) and text
-        else f"{type(error).__name__}: {text}"
-    )
+    is_clear = isinstance(error, (ValueError, OSError)) and text
+    return text if is_clear else f"{type(error).__name__}: {text}"
 
 
 def skip_reason(error: Exception) -> str:
@@ -95,6 +93,14 @@ def skip_reason(error: Exception) -> str:
             "unexpected %s, perhaps a bug of this program", type(error).__name__, exc_info=error
         )
     return describe_error(error)
+
+
+class Skipped(NamedTuple):
+    """An example that was left out: ``thing`` is the file that cannot be read, which many examples
+    may share, else the example; ``text`` names the example, its place and the reason."""
+
+    thing: str
+    text: str
 
 
 @dataclass
@@ -119,9 +125,15 @@ class ExampleSource:
     def load(self, example_id: int) -> dict[str, Any]:
         return prepare(*self.raw(example_id), self.preprocessor, True, False)
 
-    def describe(self, example_id: int) -> str:
-        """What names an example in messages: data set and index, and where it stands if the data
-        set can tell. The same in every epoch."""
+    def skipped(self, example_id: int, error: Exception) -> Skipped:
+        """What is said of an example that cannot be used; the same in every epoch."""
         ref = self.stream[example_id]
+        example = f"{ref.dataset} {ref.index}"
         where = getattr(self.mixture.datasets[ref.dataset], "where", None)
-        return f"{ref.dataset} {ref.index}" + (f" ({where(ref.index)})" if where else "")
+        place = f" ({where(ref.index)})" if where else ""
+        thing = example
+        if isinstance(error, VideoReadError):
+            thing = f"video {error.path}"
+        elif isinstance(error, ImageReadError):
+            thing = f"image {error.name}"
+        return Skipped(thing, f"{example}{place}: {skip_reason(error)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from olmo.config import Config, ConfigError, FilePath
 from olmo.data.custom import MAX_LINE_BYTES
-from olmo.data.examples import BAD_EXAMPLE, ExampleSource, skip_reason
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, Skipped
 from olmo.data.mixture import Mixture
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import ExamplePreprocessor
@@ -86,24 +85,13 @@ class LaneState(TypedDict):
     buffered: list[int]
 
 
-def skipped_thing(entry: str) -> str:
-    """What an entry of ``skipped`` counts as: the file that cannot be read, which many examples may
-    share; else the example, as data set (its name may be any text) and index."""
-    file = re.search(r"cannot read ((?:video|image) .+?): ", entry, re.DOTALL)
-    if file is not None:
-        return file[1]
-    found = re.match(r".*? \d+(?= \(|: )", entry, re.DOTALL)
-    return found[0] if found else entry
-
-
 class NoUsableExample(ValueError):
     """So many examples in a row cannot be used that the run had better end."""
 
 
 @dataclass
 class Lane:
-    """One row per call of ``next_row``, which gives up after more than ``max_skipped`` different
-    ones in a row, or so many tries (at least ``IN_A_ROW``)."""
+    """One row per call of ``next_row``."""
 
     source: ExampleSource
     collator: Collator
@@ -111,47 +99,47 @@ class Lane:
     next_id: int
     packer: Packer | None = None
     max_skipped: int = DataConfig.max_skipped
-    skipped: list[str] = field(default_factory=list)
-    """Examples left out since the last call of ``take_skipped``, with the reason."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """Examples left out since the last call of ``take_skipped``."""
     said: set[str] = field(default_factory=set)
-    """Those logged: one that comes up again in the next epoch is not."""
+    """What was logged of them: an example that comes up again in the next epoch is not."""
 
     def restore(self, buffered: list[int]) -> None:
         """Load again what waited in the packer; what cannot be read any more is skipped."""
-        if self.packer is None:
-            return
-        loaded = [(i, self._load(i)) for i in buffered]
-        self.packer.restore([(i, example) for i, example in loaded if example is not None])
+        if self.packer is not None:
+            loaded = [(i, self._load(i)) for i in buffered]
+            self.packer.restore([(i, example) for i, example in loaded if example is not None])
 
     def state(self) -> LaneState:
         buffered = self.packer.buffered_ids if self.packer is not None else []
         return {"next_id": self.next_id, "buffered": list(buffered)}
 
-    def take_skipped(self) -> list[str]:
+    def take_skipped(self) -> list[Skipped]:
         skipped, self.skipped = self.skipped, []
         return skipped
 
     def next_row(self) -> dict[str, Any]:
-        """The next row that can be read and fits; ``NoUsableExample`` if there seems to be none."""
+        """The next row that can be read and fits. ``NoUsableExample`` after more than
+        ``max_skipped`` different bad ones in a row, or so many tries (at least ``IN_A_ROW``)."""
         before = len(self.skipped)
         while True:
-            in_a_row = self.skipped[before:]
-            n_bad = len(set(map(skipped_thing, in_a_row)))
-            if n_bad > self.max_skipped or len(in_a_row) > max(self.max_skipped, IN_A_ROW):
-                raise NoUsableExample(
-                    f"{len(in_a_row)} examples in a row could not be used, {n_bad} different ones, "
-                    f"with data.max_skipped={self.max_skipped}; the last one: {in_a_row[-1]}"
-                )
             example_id = self.next_id
             self.next_id += self.step
             example = self._load(example_id)
             if example is None:
-                continue
-            if self.packer is None:
+                self._check_skipped(self.skipped[before:])
+            elif self.packer is None:
                 return example
-            pack = self.packer.add(example_id, example)
-            if pack is not None:
+            elif (pack := self.packer.add(example_id, example)) is not None:
                 return pack.example
+
+    def _check_skipped(self, in_a_row: list[Skipped]) -> None:
+        n_bad = len({skipped.thing for skipped in in_a_row})
+        if n_bad > self.max_skipped or len(in_a_row) > max(self.max_skipped, IN_A_ROW):
+            raise NoUsableExample(
+                f"{len(in_a_row)} examples in a row could not be used, {n_bad} different ones, "
+                f"with data.max_skipped={self.max_skipped}; the last one: {in_a_row[-1].text}"
+            )
 
     def _load(self, example_id: int) -> dict[str, Any] | None:
         """The example; None, and an entry in ``skipped``, if it cannot be used."""
@@ -160,34 +148,26 @@ class Lane:
             (self.packer or self.collator).check(example)
             return example
         except BAD_EXAMPLE as e:
-            self._skip(example_id, skip_reason(e))
-            return None
-
-    def _skip(self, example_id: int, reason: str) -> None:
-        text = f"{self.source.describe(example_id)}: {reason}"
-        if text not in self.said:
-            log.warning("skipped %s", text)
-            self.said.add(text)
-        self.skipped.append(text)
+            skipped = self.source.skipped(example_id, e)
+        if skipped.text not in self.said:
+            log.warning("skipped %s", skipped.text)
+            self.said.add(skipped.text)
+        self.skipped.append(skipped)
+        return None
 
 
 @dataclass
 class MicroBatch:
-    """Some rows of a step.
-
-    Attributes:
-        tensors: the collated batch without its metadata.
-        lanes: state of the lanes after these rows, by lane number.
-        skipped: examples left out on the way to these rows, as ``data set index: reason``.
-        n_examples: examples in the rows.
-        example_ids: what names them in messages.
-    """
+    """Some rows of a step: the collated batch without its metadata."""
 
     tensors: dict[str, Any]
     lanes: dict[int, LaneState]
-    skipped: list[str]
+    """State of the lanes after these rows, by lane number."""
+    skipped: list[Skipped]
+    """Examples left out on the way to these rows."""
     n_examples: int
     example_ids: list[str] = field(default_factory=list)
+    """What names the examples of the rows in messages."""
 
     def pin_memory(self) -> MicroBatch:
         """Called by the loader when it feeds a GPU."""
@@ -221,7 +201,7 @@ class LaneDataset(IterableDataset[MicroBatch]):
                 yield MicroBatch(
                     batch,
                     {j: lanes[j].state() for j in group},
-                    [reason for j in group for reason in lanes[j].take_skipped()],
+                    [skipped for j in group for skipped in lanes[j].take_skipped()],
                     len(metadata),
                     [str(m.get("example_id", "?")) for m in metadata],
                 )

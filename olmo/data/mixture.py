@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from olmo.config import Config, ConfigError, FilePath, read_settings
 from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
 from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
 from olmo.preprocessing.chat_tokens import MessageWeight
+from olmo.text import format_table, nearest
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class WeightedDataset(Config):
         if self.path is not None:
             return CustomDataset.open(self.path, max_line_bytes)
         if self.name not in (known := dataset_names()):
-            near = difflib.get_close_matches(self.name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else ""
+            hint = nearest(self.name, known)
             raise MissingDataError(self.name, ["a reader of that name"], data_root(), hint)
         return get_dataset(self.name, split)
 
@@ -115,11 +114,8 @@ class MixtureConfig(Config):
         path = mixture_file(name)
         if not path.is_file():
             known = sorted(p.stem for p in MIXTURES.glob("*.yaml"))
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"unknown mixture {name!r} (no file {path}).{hint} Known: {', '.join(known)}"
-            )
+            hint = nearest(name, known, listed=True)
+            raise ConfigError(f"unknown mixture {name!r} (no file {path}); {hint}")
         config = cls.from_dict(read_settings(path), str(path))
         for entry in (d for g in config.groups for d in g.datasets):
             if entry.path is not None:
@@ -200,11 +196,11 @@ class Mixture:
     def table(self) -> str:
         """Data sets with their numbers of examples and shares of the stream."""
         total = sum(self.rates.values())
-        lines = [f"{'data set':34s}{'examples':>12s}{'share':>9s}"]
-        for name in sorted(self.names, key=lambda n: -self.rates[n]):
-            share = self.rates[name] / total
-            lines.append(f"{name:34s}{len(self.datasets[name]):>12,}{share:>9.2%}")
-        return "\n".join(lines)
+        rows = [
+            (name, f"{len(self.datasets[name]):,}", f"{self.rates[name] / total:.2%}")
+            for name in sorted(self.names, key=lambda n: -self.rates[n])
+        ]
+        return format_table(["data set", "examples", "share"], rows)
 
 
 def mixture_file(name: str) -> Path:

@@ -1,45 +1,24 @@
 """Registry of data sets: a name and a split in, a ``Dataset`` out.
 
-A module of ``DATASET_MODULES`` registers its sets on import; they are imported on first use, so
-that this module depends on none of them.
+The modules of ``olmo.data.datasets`` register their sets on import. All of them are imported on
+first use, so that this module depends on none of them.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-DATASET_MODULES = (
-    "olmo.data.datasets.synthetic.video",
-    "olmo.data.datasets.video_benchmarks",
-    "olmo.data.datasets.long_benchmarks",
-    "olmo.data.datasets.video_splits",
-    "olmo.data.datasets.video_qa",
-    "olmo.data.datasets.video_answers",
-    "olmo.data.datasets.video_reasoning",
-    "olmo.data.datasets.video_subtitles",
-    "olmo.data.datasets.video_labels",
-    "olmo.data.datasets.video_grounding",
-    "olmo.data.datasets.image_qa",
-    "olmo.data.datasets.image_charts",
-    "olmo.data.datasets.image_tables",
-    "olmo.data.datasets.image_benchmarks",
-    "olmo.data.datasets.pointing",
-    "olmo.data.datasets.video_pointing",
-    "olmo.data.datasets.tracking",
-    "olmo.data.datasets.boxes",
-    "olmo.data.datasets.captions",
-    "olmo.data.datasets.multi_image",
-    "olmo.data.datasets.text",
-)
-"""Modules that register data sets."""
+from olmo.text import nearest
+
+CATALOGUE = Path(__file__).with_name("datasets")
+"""The package whose modules register data sets."""
 
 
 class Dataset(Protocol):
@@ -58,13 +37,8 @@ B = TypeVar("B", bound=DatasetBuilder)
 SHORT_SPLITS = {"val": "validation"}
 
 
-@dataclass(frozen=True)
-class _Entry:
-    build: DatasetBuilder
-    splits: tuple[str, ...]
-
-
-_ENTRIES: dict[str, _Entry] = {}
+_ENTRIES: dict[str, tuple[DatasetBuilder, tuple[str, ...]]] = {}
+"""What builds a data set, and its splits, by name."""
 
 
 class MissingDataError(FileNotFoundError):
@@ -107,7 +81,7 @@ def register_dataset(name: str, splits: Sequence[str]) -> Callable[[B], B]:
     def register(builder: B) -> B:
         if name in _ENTRIES:
             raise ValueError(f"data set {name!r} is registered already")
-        _ENTRIES[name] = _Entry(builder, tuple(splits))
+        _ENTRIES[name] = (builder, tuple(splits))
         return builder
 
     return register
@@ -115,8 +89,8 @@ def register_dataset(name: str, splits: Sequence[str]) -> Callable[[B], B]:
 
 def dataset_names() -> list[str]:
     """Names of all registered data sets, sorted."""
-    for module in DATASET_MODULES:
-        importlib.import_module(module)
+    for module in pkgutil.walk_packages([str(CATALOGUE)], f"{__package__}.{CATALOGUE.name}."):
+        importlib.import_module(module.name)
     return sorted(_ENTRIES)
 
 
@@ -125,10 +99,8 @@ def check_split(name: str, split: str) -> str:
     ``ValueError`` for an unknown data set, with the nearest known one, or an unknown split."""
     known = dataset_names()
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown data set {name!r}.{hint} Known: {', '.join(known)}")
-    splits = _ENTRIES[name].splits
+        raise ValueError(f"unknown data set {name!r}; {nearest(name, known, listed=True)}")
+    _, splits = _ENTRIES[name]
     split = split if split in splits else SHORT_SPLITS.get(split, split)
     if split not in splits:
         raise ValueError(f"data set {name!r} has no split {split!r}, only {', '.join(splits)}")
@@ -139,4 +111,5 @@ def get_dataset(name: str, split: str) -> Dataset:
     """Build data set ``name``. Errors of ``check_split``; absent files are a
     ``MissingDataError``."""
     split = check_split(name, split)
-    return _ENTRIES[name].build(split)
+    build, _ = _ENTRIES[name]
+    return build(split)

@@ -6,7 +6,7 @@ a fresh shuffle per epoch, and wholly before any of its examples repeats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,85 +28,67 @@ class ExampleRef:
     epoch: int
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Data set number, index and epoch of ``CHUNK`` ids, an array each."""
-
-    dataset: np.ndarray
-    index: np.ndarray
-    epoch: np.ndarray
-
-
-@dataclass
 class MixtureStream:
     """The endless stream of a mixture; ``stream[i]`` for any ``i`` is cheap when ids rise."""
 
-    mixture: Mixture
-    seed: int
-    shuffle: bool = True
-    _next: int = 0
-    """Chunk that the generator stands before."""
-    _counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Examples that were drawn of each data set so far."""
-    _choices: np.random.RandomState = field(default_factory=np.random.RandomState)
-    _chunks: dict[int, _Chunk] = field(default_factory=dict)
-    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._names = self.mixture.names
-        self._sizes = np.array([len(self.mixture.datasets[n]) for n in self._names])
+    def __init__(self, mixture: Mixture, seed: int, shuffle: bool = True) -> None:
+        self.mixture, self.seed, self.shuffle = mixture, seed, shuffle
+        self._names = mixture.names
+        self._sizes = np.array([len(mixture.datasets[n]) for n in self._names])
+        rates = np.array([mixture.rates[n] for n in self._names], np.float32)
+        self._shares = rates / rates.sum()
+        self._chunks: dict[int, np.ndarray] = {}
+        """int64 ``[3, CHUNK]``: number of the data set, index and epoch of each id."""
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        """Epoch and order of each data set, by its number."""
         self._rewind()
 
     def __getitem__(self, example_id: int) -> ExampleRef:
         number, i = divmod(example_id, CHUNK)
-        chunk = self._chunks.get(number)
-        if chunk is None:
-            chunk = self._build(number)
-        name = self._names[chunk.dataset[i]]
-        return ExampleRef(name, int(chunk.index[i]), int(chunk.epoch[i]))
+        if number not in self._chunks:
+            self._build(number)
+        dataset, index, epoch = self._chunks[number][:, i].tolist()
+        return ExampleRef(self._names[dataset], index, epoch)
 
     def _rewind(self) -> None:
-        self._next = 0
-        self._counts = np.zeros(len(self._names), np.int64)
+        self._next = 0  # the chunk that the generator stands before
+        self._counts = np.zeros(len(self._names), np.int64)  # examples drawn of each data set
         self._choices = np.random.RandomState(self.seed)
 
-    def _build(self, number: int) -> _Chunk:
+    def _build(self, number: int) -> None:
         if number < self._next:
             self._rewind()
         while self._next < number:
             self._counts += np.bincount(self._draw(), minlength=len(self._names))
         drawn = self._draw()
-        index, epoch = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
+        chunk = np.empty((3, CHUNK), np.int64)
         for d in np.unique(drawn):
             places = np.flatnonzero(drawn == d)
-            epoch[places], position = divmod(
-                self._counts[d] + np.arange(len(places)), self._sizes[d]
-            )
-            for e in np.unique(epoch[places]):
-                now = epoch[places] == e
-                index[places[now]] = self._order(int(d), int(e))[position[now]]
+            passed = self._counts[d] + np.arange(len(places))
+            epochs, positions = divmod(passed, self._sizes[d])
+            for epoch in np.unique(epochs):
+                now = epochs == epoch
+                chunk[1, places[now]] = self._order(int(d), int(epoch))[positions[now]]
+            chunk[0, places], chunk[2, places] = d, epochs
             self._counts[d] += len(places)
         while len(self._chunks) >= KEPT_CHUNKS:
             del self._chunks[min(self._chunks)]
-        self._chunks[number] = _Chunk(drawn, index, epoch)
-        return self._chunks[number]
+        self._chunks[number] = chunk
 
     def _draw(self) -> np.ndarray:
         """Data sets of the next chunk's ids."""
-        rates = np.array([self.mixture.rates[n] for n in self._names], np.float32)
         self._next += 1
-        return self._choices.choice(len(rates), size=CHUNK, p=rates / rates.sum())
+        return self._choices.choice(len(self._shares), size=CHUNK, p=self._shares)
 
     def _order(self, dataset: int, epoch: int) -> np.ndarray:
-        key = (dataset, epoch)
-        if key not in self._orders:
-            self._orders = {k: v for k, v in self._orders.items() if k[0] != dataset}
+        """Indices of a data set in the order of an epoch; the latest one is kept."""
+        if self._orders.get(dataset, (None,))[0] != epoch:
             order = np.arange(self._sizes[dataset], dtype=np.int32)
             if self.shuffle:
                 sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, 1))
                 np.random.RandomState(np.random.MT19937(sequence)).shuffle(order)
-            self._orders[key] = order
-        return self._orders[key]
+            self._orders[dataset] = (epoch, order)
+        return self._orders[dataset][1]
 
 
 def example_rng(seed: int, index: int, epoch: int) -> np.random.RandomState:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from olmo.data.loader import MicroBatch, skipped_thing
+from olmo.data.loader import MicroBatch
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import last_micro_batch
@@ -310,7 +310,7 @@ class Trainer:
         metrics["data/examples_skipped"] = float(self.state.examples_skipped)
         metrics["throughput/total_tokens"] = float(self.state.tokens_seen)
         if agreed.skipped:
-            self._note_bad({skipped_thing(s) for m in micro for s in m.skipped})
+            self._note_bad({s.thing for m in micro for s in m.skipped})
 
     def _note_bad(self, names: set[str]) -> None:
         """Add this rank's bad examples to those of the run; every rank gets the same list."""

@@ -90,8 +90,8 @@ def test_training_skips_it(kind: str, tmp_path: Path, model: Any, preprocessor: 
     assert batch.example_ids == ["1"] and len(batch.skipped) == 1
     file = bad.get("video") or bad["image"]
     names = [Path(f).name for f in ([file] if isinstance(file, str) else file)]
-    assert any(name in batch.skipped[0] for name in names)
-    assert batch.skipped[0].startswith("media 0: cannot read ")
+    assert any(name in batch.skipped[0].text for name in names)
+    assert batch.skipped[0].text.startswith("media 0: cannot read ")
 
 
 def test_evaluation_skips_all_of_them(tmp_path: Path, model: Any, preprocessor: Any) -> None:
@@ -129,7 +129,7 @@ def test_no_permission(tmp_path: Path, model: Any, preprocessor: Any) -> None:
         batch = next(iter(loader))
     finally:
         os.seteuid(0)
-    assert len(batch.skipped) == 2 and all("ermission denied" in s for s in batch.skipped)
+    assert len(batch.skipped) == 2 and all("ermission denied" in s.text for s in batch.skipped)
 
 
 @pytest.mark.parametrize("kind", LEGAL)

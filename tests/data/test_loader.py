@@ -18,7 +18,6 @@ from olmo.data.loader import (
     MicroBatch,
     NoUsableExample,
     build_train_loader,
-    skipped_thing,
 )
 from olmo.data.mixture import Mixture
 from olmo.data.video_source import VideoReadError
@@ -116,7 +115,7 @@ def test_resumes_exactly_on_another_number_of_ranks(packing: bool) -> None:
 def test_packs_fit_and_skips_are_reported() -> None:
     batches = take(24, 0, 1)
     assert all(int((b.tensors["input_ids"] >= 0).sum()) <= 200 for b in batches)
-    skipped = [reason for b in batches for reason in b.skipped]
+    skipped = [one.text for b in batches for one in b.skipped]
     assert skipped and all("broken example" in reason for reason in skipped)
     assert all(b.n_examples >= 1 for b in batches)
 
@@ -177,7 +176,7 @@ def test_the_same_bad_examples_in_every_epoch(step: int) -> None:
     rows = [found.next_row() for _ in range(300)]
     assert {row["metadata"]["example_id"] for row in rows} == {"2"}
     assert len(found.skipped) > 300
-    assert set(map(skipped_thing, found.skipped)) == {"few 0", "few 1"}
+    assert {one.thing for one in found.skipped} == {"few 0", "few 1"}
 
 
 def test_more_bad_examples_than_tolerated() -> None:
@@ -189,19 +188,24 @@ def test_more_bad_examples_than_tolerated() -> None:
 
 
 def test_a_file_of_many_examples_counts_once() -> None:
-    """Its name may hold anything but ``": "``; what else is wrong with an example is its own."""
+    """Its name may hold anything; what else is wrong with an example is its own."""
+    source = lane(Few(3, {})).source
+
+    def things(error: Exception) -> set[str]:
+        return {source.skipped(i, error).thing for i in range(3)}
+
     for reason in ("it has no frames", "truncated: frames end at 1 s of 3 s"):
-        entries = [f"own {i}: {VideoReadError('a b/c.mp4', reason)}" for i in range(3)]
-        assert set(map(skipped_thing, entries)) == {"video a b/c.mp4"}
-    entries = [f"own {i}: {ImageReadError('a.jpg', 'gone')}" for i in range(3)]
-    assert set(map(skipped_thing, entries)) == {"image a.jpg"}
-    assert {skipped_thing(f"own {i}: too long") for i in range(3)} == {"own 0", "own 1", "own 2"}
+        assert things(VideoReadError("a b/c: d.mp4", reason)) == {"video a b/c: d.mp4"}
+    assert things(ImageReadError("a.jpg", "gone")) == {"image a.jpg"}
+    assert things(ValueError("too long")) == {"few 0", "few 1", "few 2"}
 
 
 def test_names_of_skipped_examples() -> None:
+    _, preprocessor = tiny()
     for name in ("own", "my: own", "own (new)", "own 3"):
-        for place in ("", " (/x 4: y/my.jsonl:1)"):
-            assert skipped_thing(f"{name} 12{place}: frame 3: gone") == f"{name} 12"
+        source = ExampleSource(Mixture({name: Few(1, {})}, {name: 1.0}), preprocessor, 1)
+        found = source.skipped(12, ValueError("frame 3: gone"))
+        assert found == (f"{name} 0", f"{name} 0 (/x: y/my.jsonl:1): frame 3: gone")
     with pytest.raises(ConfigError, match="max_skipped must be 0 or more, got -1"):
         DataConfig.from_dict({"max_skipped": -1}, "data")
 
@@ -236,7 +240,7 @@ def test_no_odd_example_ends_a_run(kind: str, caplog: pytest.LogCaptureFixture) 
         found.source.mixture.settings.clear()
     rows = [found.next_row() for _ in range(4)]
     assert [row["metadata"]["example_id"] for row in rows] == ["1"] * 4
-    entry = found.skipped[0]
+    entry = found.skipped[0].text
     assert entry.startswith("few 0 (/x: y/my.jsonl:1): ") and len(entry) > 30
     assert entry in caplog.text
 
@@ -245,7 +249,7 @@ def test_what_may_be_a_bug_is_not_hidden(caplog: pytest.LogCaptureFixture) -> No
     caplog.set_level(logging.WARNING, "olmo.data.loader")
     rows = lane(Few(2, {0: TypeError("a bug")}))
     [rows.next_row() for _ in range(4)]
-    assert "TypeError: a bug" in rows.skipped[0]
+    assert "TypeError: a bug" in rows.skipped[0].text
     assert "perhaps a bug" in caplog.text and "Traceback" in caplog.text
     caplog.clear()
     rows = lane(Few(2, {0: OSError("no such file")}))

@@ -183,7 +183,7 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
         mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
     assert mixture.rates == {"intent_qa": 0.5, "d_400": 1.5}, "a group keeps its rate"
     assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
-    cells = " ".join(mixture.table().split())
+    cells = " ".join(mixture.table().replace("-", "").split())
     assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
 
 
@@ -301,7 +301,7 @@ def test_own_data_in_a_mixture(tmp_path: Path) -> None:
 
 
 def test_unknown_mixture_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'synthetic_video_qa'"):
+    with pytest.raises(ConfigError, match="did you mean 'synthetic_video_qa'"):
         MixtureConfig.load("synthetic_video_q")
 
 

@@ -304,7 +304,7 @@ def test_registered_sets(tmp_path, monkeypatch):
 
 
 def test_unknown_and_double_names():
-    with pytest.raises(ValueError, match="Did you mean 'synthetic_video_qa'"):
+    with pytest.raises(ValueError, match="did you mean 'synthetic_video_qa'"):
         get_dataset("synthetic_vidoe_qa", "train")
     with pytest.raises(ValueError, match="registered already"):
         register_dataset("synthetic_video_qa", ("train",))(lambda split: None)

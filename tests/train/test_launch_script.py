@@ -126,7 +126,7 @@ def test_missing_checkpoint_and_missing_data(
     )
     assert code == 2 and "tgif" in text and str(os.environ["MOLMO_DATA_DIR"]) in text
     code, text = run_script(str(start), "debgu", f"--save_folder={tmp_path}")  # type: ignore[operator]
-    assert code == 2 and "Did you mean 'debug'?" in text
+    assert code == 2 and "did you mean 'debug'?" in text
     code, text = run_script("qwen4_4b", "debug", f"--save_folder={tmp_path}", "--dry_run")  # type: ignore[operator]
     assert code == 2 and "no preset; did you mean 'qwen3_4b'?" in text
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from olmo.config import read_yaml
+from olmo.data.examples import Skipped
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
 from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError, TrainingError
@@ -278,7 +279,7 @@ def test_one_run_per_folder(tmp_path: Path) -> None:
 
 def count(trainer: Trainer, *skipped: str) -> float:
     batch = micro_batch([[1]])
-    batch.skipped = list(skipped)
+    batch.skipped = [Skipped(text.partition(" (")[0].partition(":")[0], text) for text in skipped]
     metrics = {"batch/tokens": 1.0}
     trainer._count([batch], trainer._agree([batch]), metrics)
     return metrics["data/examples_skipped"]

@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from olmo.data.examples import Skipped
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
 from olmo.models.parallel import whole_copy
@@ -139,7 +140,7 @@ def _bad_examples(rank: int, folder: Path) -> dict[str, Any]:
     said, found = "", []
     for step in steps:
         batch = micro_batch([[1]])
-        batch.skipped = [f"{name}: gone" for name in step[rank]]
+        batch.skipped = [Skipped(name, f"{name}: gone") for name in step[rank]]
         metrics = {"batch/tokens": 1.0}
         try:
             trainer._count([batch], trainer._agree([batch]), metrics)

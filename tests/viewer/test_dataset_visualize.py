@@ -94,7 +94,7 @@ def test_mistakes_of_the_user(
 ) -> None:
     out = str(tmp_path / "page.html")
     for args, message in [
-        (["tgiff", out], "Did you mean 'tgif'?"),
+        (["tgiff", out], "did you mean 'tgif'?"),
         ([str(tmp_path / "no.jsonl"), out], "no.jsonl: no such file"),
         (["synthetic_video_qa", out, "--model.no_key=1"], "unknown key 'model.no_key'"),
         (["synthetic_video_qa", out, "--topk", "2"], "topk"),
