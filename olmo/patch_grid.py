@@ -7,6 +7,8 @@ of the window is padded, ``floor(pad / 2)`` before and the rest after, with empt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -37,3 +39,19 @@ def group_windows(grid: np.ndarray, pool_h: int, pool_w: int) -> np.ndarray:
     )
     windows = grid.reshape(ch, pool_h, cw, pool_w).transpose(0, 2, 1, 3)
     return windows.reshape(ch * cw, pool_h * pool_w)
+
+
+def join_pooling(parts: Sequence[np.ndarray], n_patches: Sequence[int]) -> np.ndarray:
+    """Pooling windows of several inputs behind each other, int64 ``[cells, window]``.
+
+    Every part counts its own patches from 0; there are ``n_patches`` of them, and those of later
+    parts are moved behind. A narrower window gets empty slots (-1).
+    """
+    width = max(part.shape[1] for part in parts)
+    out = np.full((sum(map(len, parts)), width), -1, dtype=np.int64)
+    row = first_patch = 0
+    for part, n in zip(parts, n_patches, strict=True):
+        place = out[row : row + len(part), : part.shape[1]]
+        np.add(part, first_patch, out=place, where=part >= 0)
+        row, first_patch = row + len(part), first_patch + n
+    return out

@@ -14,7 +14,7 @@ import sys
 from olmo import load_model
 from olmo.command_line import Parser, exit_code, path, positive
 from olmo.data.animation import is_video
-from olmo.preprocessing.styles import check_style
+from olmo.preprocessing.prompts import check_style
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

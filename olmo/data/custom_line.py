@@ -13,7 +13,7 @@ from olmo.config import nearest
 from olmo.data.records import Record, media_of
 from olmo.outside import OutsideError, describe
 from olmo.preprocessing.chat import DataFormatter
-from olmo.preprocessing.styles import KNOWN_STYLES
+from olmo.preprocessing.prompts import KNOWN_STYLES
 
 MAX_OPTIONS = 26
 MAX_MISTAKES = 20

@@ -13,10 +13,10 @@ from olmo.data.mixture import Mixture
 from olmo.data.registry import Dataset, MissingDataError
 from olmo.data.stream import MixtureStream, example_rng
 from olmo.data.video_loading import Clip, VideoReadError, load_video
-from olmo.preprocessing.chat import Rng
 from olmo.preprocessing.image_files import ImageReadError
 from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multimodal import ExamplePreprocessor
+from olmo.preprocessing.prompts import Rng
 from olmo.types import VideoFrames
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from olmo.preprocessing.chat import Rng
+from olmo.preprocessing.prompts import Rng
 from olmo.preprocessing.video import VideoPreprocessorConfig
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 from olmo.config import Config, ConfigError, FilePath, read_settings
 from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
 from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
-from olmo.preprocessing.chat_tokens import MessageWeight
+from olmo.preprocessing.tokens import MessageWeight
 from olmo.text import format_table, nearest
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.video_source import Source, VideoReadError
 from olmo.limits import Limits
 from olmo.outside import foreign
-from olmo.preprocessing.chat import Rng
+from olmo.preprocessing.prompts import Rng
 from olmo.types import VideoFrames
 
 __all__ = ["DECODERS", "Clip", "VideoReadError", "load_video", "open_video"]

@@ -30,15 +30,14 @@ from olmo.hf_model.processing_media import (
 )
 from olmo.hf_model.processor_files import hf_tokenizer, written_as_text
 from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.patch_grid import join_pooling
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.chat_tokens import ChatTokenizer
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
-from olmo.preprocessing.styles import check_style
-from olmo.preprocessing.turns import IMAGE, START, Mark, Turn
+from olmo.preprocessing.prompts import check_style
+from olmo.preprocessing.tokens import IMAGE, START, ChatTokenizer, Mark, Turn
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer, text_tokens
-from olmo.types import PAD_ID
 
 CHAT_FORM = re.compile(
     rf"((Image \d+)?{re.escape(IMAGE.token)}|<\|video\|>)*{re.escape(START.token)}"
@@ -202,14 +201,13 @@ class Molmo2LiteProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", *VISUAL_KEYS]
 
     def _visual(self, max_frames: int | None) -> VisualPreprocessor:
-        video = self.config.video
+        config = self.config
         if max_frames is not None:
             n_frames = convert(int, max_frames, "max_frames")
-            video = dataclasses.replace(video, max_frames=n_frames)
+            video = dataclasses.replace(config.video, max_frames=n_frames)
+            config = dataclasses.replace(config, video=video)
         (h, w), patch = self.preprocessing["image_size"], self.preprocessing["patch_size"]
-        config, tokenizer = self.config, self.native_tokenizer
-        size = (h, w)
-        return VisualPreprocessor(video, config.image, tokenizer, size, patch, limits=config.limits)
+        return VisualPreprocessor(config, self.native_tokenizer, (h, w), patch)
 
     def _row(self, prompt: PromptInput, visual: VisualPreprocessor) -> dict[str, Any]:
         """Arrays of one prompt, as the collator wants them."""
@@ -277,16 +275,12 @@ def native_tokenizer(tokenizer: PreTrainedTokenizerFast) -> MolmoTokenizer:
 
 def join_visual(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
     """Visual inputs of one prompt behind each other, as ``ExamplePreprocessor`` names them."""
-    width = max(one.pooling.shape[1] for one in shown)
-    pooling, n_patches = [], 0
-    for one in shown:
-        moved = np.where(one.pooling >= 0, one.pooling + n_patches, PAD_ID)
-        pad = ((0, 0), (0, width - moved.shape[1]))
-        pooling.append(np.pad(moved, pad, constant_values=PAD_ID))
-        n_patches += one.patches.shape[0] * one.patches.shape[1]
     return {
         "images": np.concatenate([one.patches for one in shown]),
-        "token_pooling": np.concatenate(pooling),
+        "token_pooling": join_pooling(
+            [one.pooling for one in shown],
+            [one.patches.shape[0] * one.patches.shape[1] for one in shown],
+        ),
         "num_images": np.array([len(one.patches) for one in shown], dtype=np.int64),
         "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
     }

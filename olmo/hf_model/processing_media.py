@@ -16,7 +16,7 @@ from olmo.data.animation import moves
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import load_video
 from olmo.preprocessing.images import ImageSource, resize_frames
-from olmo.preprocessing.turns import CONTROL, IMAGE, Mark, Turn
+from olmo.preprocessing.tokens import CONTROL, IMAGE, Mark, Turn
 from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
 from olmo.types import VideoFrames
 
@@ -183,7 +183,7 @@ def _say_what_is_left_out(sources: Sequence[ImageSource]) -> None:
 
 
 def _images(visual: VisualPreprocessor, sources: list[ImageSource]) -> VisualInput:
-    limit = visual.image.max_images if visual.image else None
+    limit = visual.config.image.max_images if visual.config.image else None
     if limit is not None and len(sources) > limit:
         raise ValueError(f"{len(sources)} images, but image.max_images is {limit}")
     return visual.of_images(sources)
@@ -196,9 +196,9 @@ def video_frames(visual: VisualPreprocessor, source: VideoSource) -> VideoFrames
     if isinstance(source, (str, Path)):
         return load_video(
             source,
-            FrameSampling.from_config(visual.video),
+            FrameSampling.from_config(visual.config.video),
             transform=lambda frames: resize_frames(frames, visual.image_size),
-            limits=visual.limits,
+            limits=visual.config.limits,
         )
     frames: Any = source
     if isinstance(source, list) and all(isinstance(f, Image.Image) for f in source):

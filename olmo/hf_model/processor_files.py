@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from olmo.config import ConfigError
 from olmo.models.hf_layout.folder import PROCESSOR_FILE, PROCESSOR_KEYS
 from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.preprocessing.chat import FORMATS
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.tokenizer import EOS_TOKENS, FILLER, SPECIAL_TOKENS, MolmoTokenizer
 
@@ -101,19 +102,6 @@ def differences(config: Molmo2Config) -> list[str]:
         found.append(f"mm_preprocessor.video.max_fps is {video.max_fps!r}, there it is the first")
     return found
 
-
-FORMATS = {
-    "qwen3": {
-        "between": "<|im_end|>\n",
-        "user": "<|im_start|>user\n",
-        "user_end": "<|im_end|>\n",
-        "answer": "<|im_start|>assistant\n",
-    },
-    "role": {"first": " ", "between": " ", "user": "User: ", "answer": " Assistant:", "turn": " "},
-    "none": {"between": " ", "turn": " "},
-}
-"""``message_format`` -> texts around the turns. ``first`` and ``between`` precede the first and
-the later questions, ``answer`` asks for an answer, ``turn`` precedes the answer itself."""
 
 TEMPLATE = """\
 {{- bos_token -}}

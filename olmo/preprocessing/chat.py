@@ -1,4 +1,4 @@
-"""From an example's fields to text turns."""
+"""From the fields of a message to the turns of a conversation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,29 @@ from typing import Any, ClassVar, Literal
 from olmo.config import Config, FilePath
 from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
-from olmo.preprocessing.styles import CAPTION_STYLES, UNTAGGED_STYLES, canonical_style
-from olmo.preprocessing.turns import END, START, Turn
-from olmo.preprocessing.wordings import Rng, Wordings
+from olmo.preprocessing.prompts import (
+    CAPTION_STYLES,
+    UNTAGGED_STYLES,
+    Rng,
+    Wordings,
+    canonical_style,
+)
+from olmo.preprocessing.tokens import CONTROL, Turn
 
 EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
+FORMATS = {
+    "qwen3": {
+        "between": "<|im_end|>\n",
+        "user": "<|im_start|>user\n",
+        "user_end": "<|im_end|>\n",
+        "answer": "<|im_start|>assistant\n",
+    },
+    "role": {"first": " ", "between": " ", "user": "User: ", "answer": " Assistant:", "turn": " "},
+    "none": {"between": " ", "turn": " "},
+}
+"""``message_format`` -> texts around the turns. ``first`` and ``between`` precede the first and
+the later questions, ``answer`` asks for an answer, ``turn`` precedes the answer itself. Spaces are
+as published checkpoints were trained: with roles the first turn begins with one as well."""
 P_CLOCK_TIME = 0.5
 """How often a caption's times are written ``00:01:02.5`` in training, and not in seconds."""
 
@@ -145,22 +163,17 @@ def _raw_turns(messages: Sequence[str | Turn]) -> list[Turn]:
 
 
 def _chat_format(turns: list[Turn], message_format: str) -> list[Turn]:
-    if message_format == "none":
-        return [t if i == 0 else Turn.of(" ", t) for i, t in enumerate(turns)]
-    if message_format == "role":
-        # as published checkpoints were trained: every turn, the first as well, has the space
-        return [
-            Turn.of(" ", t) if i % 2 else Turn.of(" User: ", t, " Assistant:")
-            for i, t in enumerate(turns)
-        ]
-    return [
-        t
-        if i % 2
-        else Turn.of(
-            *((END, "\n") if i else ()), START, "user\n", t, END, "\n", START, "assistant\n"
-        )
-        for i, t in enumerate(turns)
-    ]
+    def form(name: str) -> Turn:
+        return Turn.read(FORMATS[message_format].get(name, ""), CONTROL)
+
+    out = []
+    for i, turn in enumerate(turns):
+        if i % 2:
+            out.append(Turn.of(form("turn"), turn))
+        else:
+            start = form("between" if i else "first")
+            out.append(Turn.of(start, form("user"), turn, form("user_end"), form("answer")))
+    return out
 
 
 def _question_and_answer(

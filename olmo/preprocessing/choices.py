@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from olmo.preprocessing.wordings import Rng, Wordings
+from olmo.preprocessing.prompts import Rng, Wordings
 
 T = TypeVar("T")
 

@@ -2,80 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from olmo.config import Config, ConfigError, section
-from olmo.legacy import rows_of
-from olmo.limits import Limits
 from olmo.outside import OutsideError
-from olmo.preprocessing.chat import DataFormatterConfig, Rng
-from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
-from olmo.preprocessing.multicrop import ImagePreprocessorConfig
-from olmo.preprocessing.turns import Turn
-from olmo.preprocessing.video import VideoPreprocessorConfig
-from olmo.preprocessing.visual import OutputBounds, VisualInput, VisualPreprocessor
+from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.prompts import Rng
+from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
+from olmo.preprocessing.visual import MediaConfig, OutputBounds, VisualInput, VisualPreprocessor
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
 
 
 @dataclass
-class Molmo2PreprocessorConfig(Config):
-    """Settings of :class:`ExamplePreprocessor`.
-
-    The fields of ``video``, and those of ``image`` whose names the two do not share, may also be
-    given flat, as old configs and command lines do.
-    """
-
-    video: VideoPreprocessorConfig = dataclasses.field(default_factory=VideoPreprocessorConfig)
-    image: ImagePreprocessorConfig | None = dataclasses.field(
-        default_factory=ImagePreprocessorConfig
-    )
-    """None: examples with images are refused."""
-    max_answer_len: int | None = None
-    last_message_loss_only: bool = False
-    max_text_tokens: int | None = None
-    loss_token_weighting: Literal["root_subsegments", "root_subsegments_root_tokens"] | None = (
-        "root_subsegments_root_tokens"
-    )
-    limits: Limits = dataclasses.field(default_factory=Limits)
-    """The most that one media file may cost; what asks for more is skipped."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_answer_len", "max_text_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-
-    @classmethod
-    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Move flat keys into ``video`` and ``image``.
-
-        A flat video key that contradicts the nested one is an error. A flat image key gives way:
-        in old configs it tells how the frames of a video were cut.
-        """
-        video = _names(VideoPreprocessorConfig)
-        flat = {k: data.pop(k) for k in video if k in data}
-        if flat:
-            nested = section(data, "video")
-            above, below = (VideoPreprocessorConfig.from_dict(d, "video") for d in (flat, nested))
-            for key in flat.keys() & nested.keys():
-                if getattr(above, key, None) != getattr(below, key, None):
-                    both = f"{key}={flat[key]!r} contradicts video.{key}={nested[key]!r}"
-                    raise ConfigError(f"{both}: give one of them")
-            data["video"] = nested | flat
-        flat = {k: data.pop(k) for k in _names(ImagePreprocessorConfig) - video if k in data}
-        if flat and ("image" not in data or data["image"] is not None):
-            data["image"] = flat | section(data, "image")
-        return data
-
-
-def _names(config: type[Config]) -> set[str]:
-    """Keys that the section of ``config`` knows or accepts."""
-    return {*config.field_types(), *rows_of(config)}
+class Molmo2PreprocessorConfig(MediaConfig, RowConfig):
+    """Settings of :class:`ExamplePreprocessor`: what is shown, and what is trained on."""
 
 
 @dataclass
@@ -103,23 +46,11 @@ class ExamplePreprocessor:
         if video.topk is not None and video.topk != self.topk:
             raise ValueError(f"video.topk={video.topk} but the model's topk={self.topk}")
         self.visual = VisualPreprocessor(
-            video,
-            config.image,
-            self.tokenizer,
-            self.image_size,
-            self.patch_size,
-            self.topk,
-            self.prune_from_frame,
-            config.limits,
+            *(config, self.tokenizer, self.image_size, self.patch_size),
+            *(self.topk, self.prune_from_frame),
         )
         self._format = self.formatter.build()
-        self._chat = ChatTokenizer(
-            self.tokenizer,
-            max_answer_len=config.max_answer_len,
-            last_message_loss_only=config.last_message_loss_only,
-            max_text_tokens=config.max_text_tokens,
-            loss_token_weighting=config.loss_token_weighting,
-        )
+        self._chat = ChatTokenizer(self.tokenizer, config)
 
     def __call__(
         self,

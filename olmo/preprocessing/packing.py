@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from olmo.config import Config
-from olmo.types import PAD_ID, SUBSEGMENTS_PER_EXAMPLE
+from olmo.patch_grid import join_pooling
+from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 
 Example = dict[str, Any]
 TEXT_STEPS = 512
@@ -179,7 +180,8 @@ def pack(examples: list[Example]) -> Example:
     visual = [e for e in examples if n_frames(e)]
     if visual:
         out["image_parts"] = [e["images"] for e in visual]
-        out["token_pooling"] = _join_pooling(visual)
+        n_patches = [e["images"].shape[0] * e["images"].shape[1] for e in visual]
+        out["token_pooling"] = join_pooling([e["token_pooling"] for e in visual], n_patches)
     for k in ("num_images", "multimodal_type"):
         out[k] = np.concatenate([e[k] for e in examples])
     starts = np.cumsum([0] + [len(e["input_tokens"]) for e in examples])
@@ -188,15 +190,3 @@ def pack(examples: list[Example]) -> Example:
     out["n_pruned"] = sum(int(e.get("n_pruned", 0)) for e in examples)
     out["metadata"] = [e.get("metadata", {}) for e in examples]
     return out
-
-
-def _join_pooling(examples: list[Example]) -> np.ndarray:
-    width = max(e["token_pooling"].shape[1] for e in examples)
-    parts, n_patches = [], 0
-    for e in examples:
-        pooling = e["token_pooling"]
-        moved = np.where(pooling >= 0, pooling + n_patches, PAD_ID)
-        room = ((0, 0), (0, width - pooling.shape[1]))
-        parts.append(np.pad(moved, room, constant_values=PAD_ID))
-        n_patches += e["images"].shape[0] * e["images"].shape[1]
-    return np.concatenate(parts)

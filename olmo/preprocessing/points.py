@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from olmo.preprocessing.wordings import Wordings
+from olmo.preprocessing.prompts import Wordings
 
 Point = Sequence[float]
 """x and y."""

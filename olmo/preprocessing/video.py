@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from olmo.config import Config
-from olmo.patch_grid import pooling_windows
+from olmo.patch_grid import join_pooling, pooling_windows
 from olmo.tokenizer import MolmoTokenizer
 
 Subtitle = str | dict[tuple[float, float], str]
@@ -112,9 +112,7 @@ def video_token_pooling(
     patch ids run through all frames.
     """
     windows = pooling_windows(hp, wp, config.pooling_h, config.pooling_w)
-    offsets = np.arange(n_frames, dtype=np.int64)[:, None, None] * (hp * wp)
-    pooling = np.where(windows >= 0, windows + offsets, -1)
-    return pooling.reshape(-1, windows.shape[1])
+    return join_pooling([windows] * n_frames, [hp * wp] * n_frames)
 
 
 def subtitle_token_ids(

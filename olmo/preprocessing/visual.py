@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from olmo.config import Config, ConfigError, section
+from olmo.legacy import rows_of
 from olmo.limits import Limits
-from olmo.patch_grid import pooled_grid
+from olmo.patch_grid import join_pooling, pooled_grid
 from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
@@ -27,6 +31,49 @@ from olmo.preprocessing.video import (
 from olmo.token_budget import n_removed_tokens
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
+
+
+@dataclass
+class MediaConfig(Config):
+    """How media are read, cut and written.
+
+    The fields of ``video``, and those of ``image`` whose names the two do not share, may also be
+    given flat, as old configs and command lines do.
+    """
+
+    video: VideoPreprocessorConfig = field(default_factory=VideoPreprocessorConfig)
+    image: ImagePreprocessorConfig | None = field(default_factory=ImagePreprocessorConfig)
+    """None: examples with images are refused."""
+    limits: Limits = field(default_factory=Limits)
+    """The most that one media file may cost; what asks for more is skipped."""
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Move flat keys into ``video`` and ``image``.
+
+        A flat video key that contradicts the nested one is an error. A flat image key gives way:
+        in old configs it tells how the frames of a video were cut.
+        """
+        video = _names(VideoPreprocessorConfig)
+        flat = {k: data.pop(k) for k in video if k in data}
+        if flat:
+            nested = section(data, "video")
+            above, below = (VideoPreprocessorConfig.from_dict(d, "video") for d in (flat, nested))
+            for key in flat.keys() & nested.keys():
+                if getattr(above, key, None) != getattr(below, key, None):
+                    both = f"{key}={flat[key]!r} contradicts video.{key}={nested[key]!r}"
+                    raise ConfigError(f"{both}: give one of them")
+            data["video"] = nested | flat
+        flat = {k: data.pop(k) for k in _names(ImagePreprocessorConfig) - video if k in data}
+        if flat and ("image" not in data or data["image"] is not None):
+            data["image"] = flat | section(data, "image")
+        return data
+
+
+def _names(config: type[Config]) -> set[str]:
+    """Keys that the section of ``config`` knows or accepts."""
+    return {*config.field_types(), *rows_of(config)}
+
 
 LONGEST_STEP = 32.5
 """Seconds between two frames for which the longest video of ``max_frames`` is counted."""
@@ -67,26 +114,23 @@ class OutputBounds:
 class VisualPreprocessor:
     """Turns pixels into a ``VisualInput``. Frames and crops have ``image_size`` pixels."""
 
-    video: VideoPreprocessorConfig
-    image: ImagePreprocessorConfig | None
+    config: MediaConfig
     tokenizer: MolmoTokenizer
     image_size: tuple[int, int]
     patch_size: int
     topk: float = 0.0
     prune_from_frame: int = 0
-    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        (h, w), p = self.image_size, self.patch_size
+        (h, w), p, video = self.image_size, self.patch_size, self.config.video
         if h % p or w % p:
-            raise ValueError(f"image size {h}x{w} is no multiple of the patch size {p}")
+            raise ValueError(f"image size {h}x{w} is not divisible by the patch size {p}")
         self.grid = (h // p, w // p)
-        cells = pooled_grid(*self.grid, self.video.pooling_h, self.video.pooling_w)
-        self.cells_per_frame = cells[0] * cells[1]
+        self.cells_per_frame = math.prod(pooled_grid(*self.grid, video.pooling_h, video.pooling_w))
 
     def of_video(self, video: VideoFrames, subtitle: Subtitle | None = None) -> VisualInput:
         """Frames with their time stamps, then the subtitles."""
-        n_frames, config = len(video.frames), self.video
+        n_frames, config = len(video.frames), self.config.video
         if not 0 < n_frames <= config.max_frames or len(video.timestamps) != n_frames:
             raise ValueError(
                 f"video of {n_frames} frames and {len(video.timestamps)} times, expected 1 to "
@@ -129,7 +173,7 @@ class VisualPreprocessor:
 
     def bounds(self) -> OutputBounds:
         """Bounds over videos, single images and lists of images."""
-        video, image = self.video, self.image
+        video, image = self.config.video, self.config.image
         times = np.arange(video.max_frames) * LONGEST_STEP
         n_tokens = len(video_token_ids(video, self.tokenizer, times, self.cells_per_frame))
         n_frames = video.max_frames
@@ -139,24 +183,23 @@ class VisualPreprocessor:
         return OutputBounds(n_frames, self.n_pruned(video.max_frames), n_tokens)
 
     def _image_config(self) -> ImagePreprocessorConfig:
-        if self.image is None:
+        if self.config.image is None:
             raise ValueError("the example has an image, but mm_preprocessor.image is null")
-        return self.image
+        return self.config.image
 
     def _join(
         self, sources: Sequence[ImageSource], max_crops: int, kind: MultimodalType
     ) -> VisualInput:
         config, multi = self._image_config(), kind == MultimodalType.MULTI_IMAGE
         blocks, patches, pooling, sizes = [], [], [], []
-        n_patches = 0
         for i, source in enumerate(sources):
-            pixels = load_image(source, self.limits)
+            pixels = load_image(source, self.config.limits)
             h, w = pixels.shape[:2]
             layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
             name = self.tokenizer.encode(f"Image {i + 1}") if len(sources) > 1 else []
             blocks.append(name + image_token_ids(config, self.tokenizer, layout))
             patches.append(patchify(image_crops(pixels, layout, self.image_size), self.patch_size))
-            pooling.append(np.where(layout.pooling >= 0, layout.pooling + n_patches, -1))
-            n_patches += layout.n_crops * self.grid[0] * self.grid[1]
+            pooling.append(layout.pooling)
             sizes.append((w, h))
-        return VisualInput(kind, blocks, np.concatenate(patches), np.concatenate(pooling), 0, sizes)
+        joined = join_pooling(pooling, [p.shape[0] * p.shape[1] for p in patches])
+        return VisualInput(kind, blocks, np.concatenate(patches), joined, 0, sizes)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.mixture import MixtureConfig
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.styles import KNOWN_STYLES
+from olmo.preprocessing.prompts import KNOWN_STYLES
 
 VIDEO: dict[str, Any] = {"video": "a.mp4", "question": "What?", "answer": "b"}
 IMAGE: dict[str, Any] = {"image": "b.jpg", "question": "What?", "answer": "b"}

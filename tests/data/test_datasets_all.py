@@ -15,7 +15,7 @@ from olmo.data.datasets.declare import dataset_rows, single_questions
 from olmo.data.datasets.draws import CLIP, ONE_OBJECT
 from olmo.data.registry import get_dataset
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.styles import KNOWN_STYLES
+from olmo.preprocessing.prompts import KNOWN_STYLES
 from tests.data import (
     test_datasets_benchmarks,
     test_datasets_chat,

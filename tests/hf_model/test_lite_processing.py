@@ -19,7 +19,7 @@ from olmo.hf_model.lite import Molmo2LiteConfig, Molmo2LiteProcessor
 from olmo.hf_model.processing_media import from_question
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.images import ImageReadError
-from olmo.preprocessing.turns import Turn
+from olmo.preprocessing.tokens import Turn
 from olmo.tokenizer import CONTROL_TOKENS
 from olmo.types import MultimodalType, VideoFrames
 from tests.models.conftest import PRUNING, config_dict

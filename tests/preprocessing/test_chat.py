@@ -10,7 +10,7 @@ from olmo.preprocessing.chat import (
     DataFormatterConfig,
     style_prefix,
 )
-from olmo.preprocessing.chat_tokens import ChatTokenizer, MessageWeight
+from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig
 from olmo.tokenizer import TokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
@@ -119,10 +119,10 @@ def test_formatter_config():
 
 @pytest.mark.parametrize("case", TOKENIZED, ids=lambda c: c["name"])
 def test_reference_tokens(tokenizer, case):
-    config = dict(case["config"])
+    config = RowConfig(**{"loss_token_weighting": None} | case["config"])
     limit = 9 if case["name"] == "tree_max_seq_len_9" else None
     nested = isinstance(case["messages"][0], list)
-    out = ChatTokenizer(tokenizer, **config)(
+    out = ChatTokenizer(tokenizer, config)(
         case["messages"] if nested else [case["messages"]],
         case["mm_tokens"],
         MessageWeight.of(case["weight"]),
@@ -140,11 +140,12 @@ def test_reference_tokens(tokenizer, case):
 
 def test_every_branch_reads_alone(tokenizer):
     trees = [["q1", "a1", "q2", "a2"], ["x", "yz"], ["p", "q"]]
-    out = ChatTokenizer(tokenizer)(trees, [[900, 901]])
+    chat = ChatTokenizer(tokenizer, RowConfig(loss_token_weighting=None))
+    out = chat(trees, [[900, 901]])
     segment = out["subsegment_ids"]
     for b, turns in enumerate(trees):
         mine = (segment == b) | (segment == 10_000)
-        alone = ChatTokenizer(tokenizer)([turns], [[900, 901]])
+        alone = chat([turns], [[900, 901]])
         assert out["input_tokens"][mine].tolist() == alone["input_tokens"].tolist()
         assert out["position_ids"][mine].tolist() == alone["position_ids"].tolist()
         own = segment[mine] == b
@@ -170,8 +171,8 @@ def test_placeholders(tokenizer):
 
 
 def test_nothing_to_train_on(tokenizer):
-    with pytest.raises(ValueError, match="no token to train on"):
-        ChatTokenizer(tokenizer, max_answer_len=0)([["a", "b"]], [])
+    with pytest.raises(ValueError, match="max_answer_len must be at least 1, got 0"):
+        RowConfig(max_answer_len=0)
     with pytest.raises(ValueError, match="at least one conversation"):
         ChatTokenizer(tokenizer)([], [])
     with pytest.raises(ValueError, match="all their answers"):
@@ -179,13 +180,13 @@ def test_nothing_to_train_on(tokenizer):
 
 
 def test_empty_answer_in_a_weighted_tree(tokenizer):
-    chat = ChatTokenizer(tokenizer, loss_token_weighting="root_subsegments_root_tokens")
+    chat = ChatTokenizer(tokenizer)
     out = chat([["a", ""], ["b", "c"]], [])
     assert np.isfinite(out["loss_masks"]).all() and out["loss_masks"][1] > 0
 
 
 def test_cut_answer_has_no_end_token(tokenizer):
-    chat = ChatTokenizer(tokenizer, max_answer_len=2)
+    chat = ChatTokenizer(tokenizer, RowConfig(max_answer_len=2))
     tree = chat([["a", "bcd"], ["e", "f"]], [])
     assert EOS not in tree["target_tokens"][tree["subsegment_ids"] == 0]
     assert tree["target_tokens"].tolist()[-1] == EOS

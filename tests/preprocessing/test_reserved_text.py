@@ -16,10 +16,9 @@ from tokenizers import Tokenizer
 from olmo.limits import Limits
 from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.chat_tokens import ChatTokenizer
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
-from olmo.preprocessing.turns import END, IMAGE, START, Turn
+from olmo.preprocessing.tokens import END, IMAGE, START, ChatTokenizer, Turn
 from olmo.tokenizer import CONTROL_TOKENS, SPECIAL_TOKENS, MolmoTokenizer, TokenizerConfig
 from olmo.types import VideoFrames
 

@@ -16,8 +16,7 @@ from olmo.preprocessing import choices
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.choices import Choice, multiple_choice
 from olmo.preprocessing.points import ANSWERS, TRACKS
-from olmo.preprocessing.styles import CAPTION_STYLES
-from olmo.preprocessing.wordings import Wordings, keywords
+from olmo.preprocessing.prompts import CAPTION_STYLES, Wordings, keywords
 
 WORDINGS = Wordings.load()
 CHOICES = {name for name in WORDINGS.lists if name.startswith("choice_")}
@@ -245,7 +244,7 @@ def test_own_wordings_replace_the_shipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("short_anwser: [x]", "unknown list 'short_anwser'. Did you mean 'short_answer'?"),
+        ("short_anwser: [x]", "unknown list 'short_anwser'; did you mean 'short_answer'?"),
         ("short_answer: x", r"short_answer: expected a list of texts, got 'x'"),
         ("short_answer: []", "expected a list of texts"),
         ("short_answer: ['{question}', 3]", r"short_answer\[1\]: expected text, got 3"),
