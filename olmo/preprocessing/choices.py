@@ -70,11 +70,9 @@ def multiple_choice(message: Mapping[str, Any], wordings: Wordings) -> Choice:
     right = message.get("answer_idx")
     if right is not None and not 0 <= right < len(options):
         raise ValueError(f"answer_idx {right} is not one of the {len(options)} options")
-    rng = wordings.rng
-    if rng is None or rng.random() < P_STANDARD:
+    if wordings.rng is None or wordings.rng.random() < P_STANDARD:
         return _standard(message["question"], options, right, labelled)
-    form = _Form.draw(options, right, labelled, rng)
-    return form.write(message["question"], options, right, wordings)
+    return _varied(message["question"], options, right, labelled, wordings)
 
 
 def _standard(question: str, options: list[str], right: int | None, labelled: bool) -> Choice:
@@ -84,72 +82,44 @@ def _standard(question: str, options: list[str], right: int | None, labelled: bo
     return Choice("\n".join([question, INSTRUCTION, *lines]), answer, names)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How a training example lists its options; ``marker`` is None without names."""
-
-    only_label: bool
-    instruction: bool
-    marker: str | None
-    kind: str
-    names: Sequence[str]
-    separator: str
-    bullet: str = ""
-
-    @classmethod
-    def draw(cls, options: list[str], right: int | None, may_label: bool, rng: Rng) -> _Form:
-        """Draw all parts, in the order of the fields of this class."""
-        only_label = may_label and rng.random() < P_ONLY_LABEL
-        labelled = may_label and (only_label or rng.random() < P_LABELLED)
-        if may_label and right is not None and _unclear(options, right):
-            labelled = True
-        inline = rng.random() < P_INLINE
-        instruction = rng.random() < P_INSTRUCTION
-        marker, kind, names = None, "", list(options)
-        if labelled:
-            common = rng.random() < P_COMMON_MARKER
-            marker = _one(COMMON_MARKERS if common else ODD_MARKERS, rng)
-            kind, known = _one([pair for pair in NAMES if len(pair[1]) >= len(options)], rng)
-            names = list(known[: len(options)])
-        separator, bullet = "\n", ""
-        if inline:
-            separator = _one(_separators(options, marker), rng)
-        elif not labelled and rng.random() < P_BULLETS:
-            bullet = _one(BULLETS, rng) + " "
-        if labelled:
-            drawn = rng.random()
-            for other, p in P_OTHER_KIND.items():
-                if 0 <= drawn < p:
-                    kind = other
-                drawn -= p
-        return cls(only_label, instruction, marker, kind, names, separator, bullet)
-
-    def write(
-        self, question: str, options: list[str], right: int | None, wordings: Wordings
-    ) -> Choice:
-        marks = [self.bullet] * len(options)
-        if self.marker is not None:
-            marks = [self.marker % name for name in self.names]
-        pairs = zip(marks, options, strict=True)
-        lines = [m + o if o.strip() else m.rstrip() for m, o in pairs]
-        values = {"question": question, "options": self.separator.join(lines)}
-        answer = None
-        if right is not None:
-            answer = lines[right] if self.marker is not None else options[right]
-            answer = self.names[right] if self.only_label else answer
-        return Choice(self._prompt(values, wordings), answer, list(self.names))
-
-    def _prompt(self, values: dict[str, str], wordings: Wordings) -> str:
-        if not self.instruction:
-            if self.only_label:
-                return wordings.text("choice_frame_only_label", kind=self.kind, **values)
-            return wordings.text("choice_frame", **values)
-        if self.marker is None:
-            instruction = wordings.text("choice_unlabelled")
-        else:
-            name = "choice_only_label" if self.only_label else "choice_labelled"
-            instruction = wordings.text(name, kind=self.kind)
-        return wordings.text("choice_frame_instruction", instruction=instruction, **values)
+def _varied(
+    question: str, options: list[str], right: int | None, may_label: bool, wordings: Wordings
+) -> Choice:
+    """One of the forms of training. The order of the draws is part of what a seed means."""
+    rng = wordings.rng
+    assert rng is not None
+    only_label = may_label and rng.random() < P_ONLY_LABEL
+    labelled = may_label and (only_label or rng.random() < P_LABELLED)
+    if may_label and right is not None and _unclear(options, right):
+        labelled = True
+    inline = rng.random() < P_INLINE
+    instructed = rng.random() < P_INSTRUCTION
+    marker, kind, names, marks = None, "", options, [""] * len(options)
+    if labelled:
+        common = rng.random() < P_COMMON_MARKER
+        marker = _one(COMMON_MARKERS if common else ODD_MARKERS, rng)
+        kind, known = _one([pair for pair in NAMES if len(pair[1]) >= len(options)], rng)
+        names = list(known[: len(options)])
+        marks = [marker % name for name in names]
+    separator = "\n"
+    if inline:
+        separator = _one(_separators(options, marker), rng)
+    elif not labelled and rng.random() < P_BULLETS:
+        marks = [_one(BULLETS, rng) + " "] * len(options)
+    if labelled:
+        usual = 1 - sum(P_OTHER_KIND.values())
+        kind = str(rng.choice([*P_OTHER_KIND, kind], p=[*P_OTHER_KIND.values(), usual]))
+    lines = [m + o if o.strip() else m.rstrip() for m, o in zip(marks, options, strict=True)]
+    answers = names if only_label else lines if labelled else options
+    values = {"question": question, "options": separator.join(lines), "kind": kind}
+    if instructed:
+        named = "choice_only_label" if only_label else "choice_labelled"
+        values["instruction"] = wordings.text(named if labelled else "choice_unlabelled", **values)
+        name = "choice_frame_instruction"
+    else:
+        name = "choice_frame_only_label" if only_label else "choice_frame"
+    prompt = wordings.text(name, **values)
+    return Choice(prompt, None if right is None else answers[right], names)
 
 
 def _unclear(options: list[str], right: int) -> bool:

@@ -7,7 +7,7 @@ and height. Source: the ``html-v2`` form of Molmo2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from olmo.preprocessing.prompts import Wordings
@@ -16,6 +16,8 @@ Point = Sequence[float]
 """x and y."""
 Scale = float | tuple[float, float]
 """Width and height in the unit of the points; one number for both."""
+Group = tuple[str, Sequence[Point], Scale]
+"""A stamp (a time, or the number of an image) and the points there."""
 
 NO_POINTS, NO_TRACKS = "There are none.", "No tracks available."
 ANSWERS = {
@@ -62,140 +64,93 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     if style.startswith("video_"):
         times, scale = message["timestamps"], 100 if scale is None else scale
         if mode in TRACKS:
-            return tracks(_frames(times, points), scale, label, mode == "ground") or NO_TRACKS
-        return video_points(times, points, scale, label, mode)
-    if scale is not None:
-        scales = [scale] * max(len(points), 1)
-    elif "width" in message and not sizes:
-        scales = [(message["width"], message["height"])]
-    else:
-        scales = list(sizes)
+            return tracks_text(times, points, scale, label, mode == "ground")
+        return points_text(_timed(times, points, scale), label, mode)
+    if scale is None and "width" in message and not sizes:
+        scale = (message["width"], message["height"])
     if style.startswith("multi_image_"):
-        if sizes:
-            points = points[: len(sizes)]  # images beyond the limit are left out
-        n = len(points)
-        return multi_image_points(range(1, n + 1), points, scales[:n], label.lower(), mode)
-    if not scales:
+        points = points[: len(sizes)] if sizes else points  # images beyond the limit are left out
+    else:
+        points = [points]
+    scales = list(sizes) if scale is None else [scale] * len(points)
+    if len(scales) < len(points):
         raise ValueError("points without point_scale, and the size of their image is not known")
-    return image_points(points, scales[0], label.lower(), message.get("alt"), mode)
+    groups = [(str(i + 1), found, scales[i]) for i, found in enumerate(points)]
+    alt = None if style.startswith("multi_image_") else message.get("alt")
+    return points_text(groups, label.lower(), mode, alt)
 
 
 def point_prompt(message: Mapping[str, Any], mode: str, wordings: Wordings) -> str:
     """Prompt of a pointing example that brings no question."""
-    values = {"label": message.get("label", ""), "fps": message.get("sampling_fps", 1)}
-    if mode == "single_track":
-        values["point"] = _first_point(message)
+    label, scale = message.get("label", ""), message.get("point_scale")
+    values = {"label": label, "fps": message.get("sampling_fps", 1)}
+    if mode == "single_track":  # it is told where and when its object is seen first
+        points = [list(objects.values()) for objects in message["points"][:1]]
+        groups = _timed(message["timestamps"][:1], points, 100 if scale is None else scale)
+        values["point"] = points_text(groups, label)
     return wordings.text(mode, **values)
 
 
-def _first_point(message: Mapping[str, Any]) -> str:
-    """Where and when the one object of a track is seen first."""
-    scale = message.get("point_scale")
-    points = [list(objects.values()) for objects in message["points"][:1]]
-    times = message["timestamps"][:1]
-    return video_points(times, points, 100 if scale is None else scale, message.get("label", ""))
-
-
-def _frames(times: Sequence[float], points: Sequence[Mapping[str, Point]]) -> list[dict[str, Any]]:
-    return [
-        {"time": t, "points": {key: {"point": p} for key, p in objects.items()}}
-        for t, objects in zip(times, points, strict=True)
-    ]
-
-
-def image_points(
-    points: Sequence[Point], scale: Scale, label: str, alt: str | None = None, mode: str = "point"
+def points_text(
+    groups: Sequence[Group], label: str, mode: str = "point", alt: str | None = None
 ) -> str:
-    """Answer about the points of one image."""
-    return grouped_points(["1"], [points], [scale], label, alt, mode)
-
-
-def video_points(
-    times: Sequence[float],
-    points: Sequence[Sequence[Point]],
-    scale: Scale,
-    label: str,
-    mode: str = "point",
-) -> str:
-    """Answer about the points at each of ``times`` (seconds)."""
-    stamps = [_time(t) for t in times]
-    return grouped_points(stamps, points, [scale] * len(stamps), label, None, mode)
-
-
-def multi_image_points(
-    numbers: Sequence[int],
-    points: Sequence[Sequence[Point]],
-    scales: Sequence[Scale],
-    label: str,
-    mode: str = "point",
-) -> str:
-    """Answer about the points of the images with these ``numbers``, which start at 1."""
-    return grouped_points([str(n) for n in numbers], points, scales, label, None, mode)
-
-
-def grouped_points(
-    stamps: Sequence[str],
-    points: Sequence[Sequence[Point]],
-    scales: Sequence[Scale],
-    label: str,
-    alt: str | None,
-    mode: str,
-) -> str:
-    """Points of every stamp, sorted by x and y and numbered through; stamps without any are left
-    out. ``ValueError`` if the three lists differ in length or ``mode`` is unknown."""
+    """Answer about the points of all groups, sorted by x and y in each and numbered through.
+    ``ValueError`` if ``mode`` is unknown."""
     if mode not in ANSWERS:
         raise ValueError(f"mode {mode!r} is not one of {', '.join(ANSWERS)}")
-    groups, n = [], 0
-    for stamp, found, scale in zip(stamps, points, scales, strict=True):
-        triples = []
-        for x, y in sorted(_thousandths(p, scale) for p in found):
-            n += 1
-            triples.append(f"{n} {x:03d} {y:03d}")
-        if triples:
-            groups.append(" ".join([stamp, *triples]))
+    found, n = [], 0
+    for stamp, points, scale in groups:
+        places = sorted(_thousandths(p, scale) for p in points)
+        found.append((stamp, list(enumerate(places, n + 1))))
+        n += len(places)
     if not n:
         return NO_POINTS
     named = "" if alt is None else f' alt="{alt}"'
-    tag = f'<points{named} coords="{";".join(groups)}">{label}</points>'
+    tag = f'<points{named} coords="{_coords(found)}">{label}</points>'
     return ANSWERS[mode].format(tag=tag, n=n)
 
 
-def tracks(
-    frames: Sequence[Mapping[str, Any]], scale: Scale, label: str, start_end_only: bool = False
+def tracks_text(
+    times: Sequence[float],
+    points: Sequence[Mapping[Hashable, Point]],
+    scale: Scale,
+    label: str,
+    ends_only: bool = False,
 ) -> str:
-    """Answer about moving objects.
+    """Answer about moving objects, ``{object: [x, y]}`` of those in sight at each of ``times``.
 
-    A frame has a ``time`` in seconds and ``points``, ``{object id: {"point": [x, y], "occluded":
-    bool}}``. Hidden objects and frames without points are left out; objects are numbered in the
-    order in which they appear, then by x and y. With ``start_end_only`` an object is written where
-    it appears first and last.
+    They are numbered in the order in which they appear, then by x and y. With ``ends_only`` an
+    object is written where it appears first and last.
     """
-    if not frames:
-        return NO_TRACKS
-    seen = [
-        (_time(f["time"]), {k: _thousandths(p["point"], scale) for k, p in _visible(f).items()})
-        for f in frames
-    ]
-    number: dict[str, int] = {}
-    where: dict[str, list[int]] = {}
-    for i, (_, points) in enumerate(seen):
-        for key in sorted(points, key=lambda k: (points[k], str(k))):
+    seen = [{k: _thousandths(p, scale) for k, p in objects.items()} for objects in points]
+    number: dict[Hashable, int] = {}
+    ends: dict[Hashable, list[int]] = {}
+    for i, objects in enumerate(seen):
+        for key in sorted(objects, key=lambda k: (objects[k], str(k))):
             number.setdefault(key, len(number) + 1)
-            where.setdefault(key, []).append(i)
-    groups = []
-    for i, (stamp, points) in enumerate(seen):
-        triples = [
-            f"{number[key]} {points[key][0]:03d} {points[key][1]:03d}"
-            for key in sorted(points, key=number.__getitem__)
-            if not start_end_only or i in (where[key][0], where[key][-1])
-        ]
-        if triples:
-            groups.append(" ".join([stamp, *triples]))
-    return f'<tracks coords="{";".join(groups)}">{label}</tracks>' if groups else ""
+            ends[key] = [ends.get(key, [i])[0], i]
+    found = [
+        (
+            _time(t),
+            sorted((number[k], p) for k, p in objects.items() if not ends_only or i in ends[k]),
+        )
+        for i, (t, objects) in enumerate(zip(times, seen, strict=True))
+    ]
+    coords = _coords(found)
+    return f'<tracks coords="{coords}">{label}</tracks>' if coords else NO_TRACKS
 
 
-def _visible(frame: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {k: p for k, p in frame["points"].items() if not p.get("occluded")}
+def _coords(groups: Sequence[tuple[str, Sequence[tuple[int, tuple[int, int]]]]]) -> str:
+    """Stamps with their numbered points; those without any are left out."""
+    return ";".join(
+        " ".join([stamp, *(f"{n} {x:03d} {y:03d}" for n, (x, y) in points)])
+        for stamp, points in groups
+        if points
+    )
+
+
+def _timed(times: Sequence[float], points: Sequence[Sequence[Point]], scale: Scale) -> list[Group]:
+    return [(_time(t), found, scale) for t, found in zip(times, points, strict=True)]
 
 
 def _thousandths(point: Point, scale: Scale) -> tuple[int, int]:

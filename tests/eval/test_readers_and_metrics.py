@@ -12,7 +12,7 @@ import pytest
 from olmo.eval.scorers import score_example
 from olmo.eval.tasks import TASKS, Task
 from olmo.preprocessing.chat import DataFormatterConfig
-from olmo.preprocessing.points import image_points, tracks, video_points
+from olmo.preprocessing.points import points_text, tracks_text
 from tests.data.datasets_miniature import Miniature
 from tests.data.test_datasets_all import CASES
 
@@ -34,19 +34,16 @@ def right_answer(metadata: dict[str, Any]) -> str:
         return str(metadata.get("answer") or metadata["answers"][0])
     if "gt_abs_triplets" in metadata:
         ((time, x, y),) = metadata["gt_abs_triplets"]
-        return video_points([time], [[(x, y)]], (5, 6), "it")
+        return points_text([(str(time), [(x, y)], (5, 6))], "it")
     if "video_fps" in metadata:
-        frames = [
-            {"time": f / metadata["video_fps"], "points": {o: {"point": p} for o, p in one.items()}}
-            for f, one in metadata["points"].items()
-        ]
-        return tracks(frames, (5, 6), "it")
+        times = [f / metadata["video_fps"] for f in metadata["points"]]
+        return tracks_text(times, list(metadata["points"].values()), (5, 6), "it")
     if "mask" in metadata:
-        return image_points([(3, 2)], (8, 4), "it")
+        return points_text([("1", [(3, 2)], (8, 4))], "it")
     if "masks" in metadata:
-        return image_points(metadata["points"], (8, 4), "it")
+        return points_text([("1", metadata["points"], (8, 4))], "it")
     points = [(0.1 * i, 0.5) for i in range(metadata["count"])]
-    return image_points(points, 1.0, "it", mode="point_count")
+    return points_text([("1", points, 1.0)], "it", "point_count")
 
 
 def test_most_tasks_are_among_the_pairs() -> None:
