@@ -30,13 +30,12 @@ from olmo.hf_model.processing_media import (
 )
 from olmo.hf_model.processor_files import hf_tokenizer, written_as_text
 from olmo.models.molmo2.molmo2 import Molmo2Config
-from olmo.patch_grid import join_pooling
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 from olmo.preprocessing.prompts import check_style
 from olmo.preprocessing.tokens import IMAGE, START, ChatTokenizer, Mark, Turn
-from olmo.preprocessing.visual import VisualInput, VisualPreprocessor
+from olmo.preprocessing.visual import VisualPreprocessor, visual_arrays
 from olmo.tokenizer import SPECIAL_TOKENS, MolmoTokenizer, text_tokens
 
 CHAT_FORM = re.compile(
@@ -218,15 +217,12 @@ class Molmo2LiteProcessor(ProcessorMixin):
         if len(prompt.turns) % 2 == 0:
             ids.append(int(text["target_tokens"][-1]))  # a finished answer keeps its EOS
         ids += self.native_tokenizer.encode(prompt.prefill)
-        row: dict[str, Any] = {
+        return visual_arrays(shown) | {
             "input_tokens": np.asarray(ids),
             "target_tokens": np.asarray(ids),
             "position_ids": np.arange(len(ids)),
             "loss_masks": np.zeros(len(ids)),
         }
-        if shown:
-            row |= join_visual(shown)
-        return row
 
     def _turns(self, prompt: PromptInput) -> list[Turn]:
         """Turns in the chat form of the checkpoint."""
@@ -271,19 +267,6 @@ def native_tokenizer(tokenizer: PreTrainedTokenizerFast) -> MolmoTokenizer:
     if start is None:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer lacks {SPECIAL_TOKENS[0]}")
     return MolmoTokenizer(text_tokens(raw, start), start)
-
-
-def join_visual(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
-    """Visual inputs of one prompt behind each other, as ``ExamplePreprocessor`` names them."""
-    return {
-        "images": np.concatenate([one.patches for one in shown]),
-        "token_pooling": join_pooling(
-            [one.pooling for one in shown],
-            [one.patches.shape[0] * one.patches.shape[1] for one in shown],
-        ),
-        "num_images": np.array([len(one.patches) for one in shown], dtype=np.int64),
-        "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
-    }
 
 
 def _per_prompt(media: Any, texts: list[str], kind: Kind) -> list[list[Any]]:

@@ -11,9 +11,15 @@ from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.prompts import Rng
 from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
-from olmo.preprocessing.visual import MediaConfig, OutputBounds, VisualInput, VisualPreprocessor
+from olmo.preprocessing.visual import (
+    MediaConfig,
+    OutputBounds,
+    VisualInput,
+    VisualPreprocessor,
+    visual_arrays,
+)
 from olmo.tokenizer import MolmoTokenizer
-from olmo.types import MultimodalType, VideoFrames
+from olmo.types import VideoFrames
 
 
 @dataclass
@@ -73,78 +79,64 @@ class ExamplePreprocessor:
         ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
         ``metadata``.
         """
-        shown = self._visual(example, video, rng if is_training else None)
-        n_pruned = shown.n_pruned if shown else 0
-        turns, metadata = self._turns(example, shown, rng, is_training, for_inference)
+        shown = self._shown(example, video, rng if is_training else None)
+        sizes = [size for one in shown for size in one.sizes]
+        turns, metadata = self._turns(example, sizes, rng, is_training, for_inference)
+        blocks = [block for one in shown for block in one.blocks]
+        n_pruned = sum(one.n_pruned for one in shown)
         limit = self.max_sequence_length
-        out: dict[str, Any] = dict(
-            self._chat(
-                turns,
-                shown.blocks if shown else [],
-                MessageWeight.of(example.get("weight")),
-                None if limit is None else limit + n_pruned,
-            )
-        )
-        if shown is not None:
-            metadata |= _sizes(shown, example.get("image"))
-            out |= {"images": shown.patches, "token_pooling": shown.pooling}
-        self._check_visual_tokens(out)
-        length = len(out["input_tokens"])
-        is_visual = out["input_tokens"] >= self.tokenizer.vocab_size
-        return out | {
-            "num_images": np.asarray([len(shown.patches)] if shown else [], dtype=np.int64),
-            "multimodal_type": np.asarray([shown.kind] if shown else [], dtype=np.int64),
-            "n_pruned": n_pruned,
-            "visual_end": int(np.flatnonzero(is_visual)[-1]) + 1 if is_visual.any() else 0,
-            "metadata": {
-                **example.get("metadata", {}),
-                **metadata,
-                "n_tokens_before": length,
-                "n_tokens_after": length - n_pruned,
-            },
-        }
-
-    def _check_visual_tokens(self, out: dict[str, Any]) -> None:
-        n_tokens = int((out["input_tokens"] == self.tokenizer.ids["<im_patch>"]).sum())
+        limit = None if limit is None else limit + n_pruned
+        out = self._chat(turns, blocks, MessageWeight.of(example.get("weight")), limit)
+        out |= visual_arrays(shown)
+        ids = out["input_tokens"]
+        n_tokens = int((ids == self.tokenizer.ids["<im_patch>"]).sum())
         n_rows = len(out.get("token_pooling", ()))
         if n_tokens != n_rows:
             raise OutsideError(f"{n_tokens} <im_patch> tokens, but {n_rows} visual features")
+        for one in shown:
+            metadata |= one.metadata
+        lengths = {"n_tokens_before": len(ids), "n_tokens_after": len(ids) - n_pruned}
+        return out | {
+            "n_pruned": n_pruned,
+            "visual_end": int(np.flatnonzero(ids >= self.tokenizer.vocab_size).max(initial=-1)) + 1,
+            "metadata": {**example.get("metadata", {}), **metadata, **lengths},
+        }
 
     def output_bounds(self) -> OutputBounds:
         """The most frames, removed tokens and visual tokens that one example can have."""
         return self.visual.bounds()
 
-    def _visual(
+    def _shown(
         self, example: dict[str, Any], video: VideoFrames | None, rng: Rng | None
-    ) -> VisualInput | None:
+    ) -> list[VisualInput]:
         """What the example shows; ``rng`` draws the resolution of a single image in training."""
-        image = example.get("image")
+        image, subtitle = example.get("image"), example.get("subtitle")
         if "video" in example and video is None:
             raise ValueError(f"the frames of video {example['video']} were not given")
         if video is not None and image is not None:
             raise ValueError("an example has either a video or images, this one has both")
         if video is not None:
-            self.config.limits.check_subtitle(example.get("subtitle"))
-            return self.visual.of_video(video, example.get("subtitle"))
+            self.config.limits.check_subtitle(subtitle)
+            return [self.visual.of_video(video, subtitle)]
         if image is None:
-            return None
+            return []
         if isinstance(image, (list, tuple)):
-            return self.visual.of_images(image)
+            return [self.visual.of_images(image)]
         p_high_res = example.get("p_high_res")
         if p_high_res is None:
             p_high_res = self.config.image.p_high_res if self.config.image else 0.0
-        return self.visual.of_image(image, bool(p_high_res and rng and rng.random() < p_high_res))
+        high_res = bool(p_high_res and rng and rng.random() < p_high_res)
+        return [self.visual.of_image(image, high_res)]
 
     def _turns(
         self,
         example: dict[str, Any],
-        shown: VisualInput | None,
+        sizes: list[tuple[int, int]],
         rng: Rng | None,
         is_training: bool,
         for_inference: bool,
     ) -> tuple[list[list[Turn]], dict[str, Any]]:
         """Conversations as text turns (in random order in training), and their metadata."""
-        sizes = shown.sizes if shown else []
         if "message_list" not in example:
             one = self._format(example, rng, is_training, for_inference, sizes)
             return [one.pieces], dict(one.metadata)
@@ -153,11 +145,3 @@ class ExamplePreprocessor:
             messages = [messages[i] for i in rng.permutation(len(messages))]
         found = [self._format(m, rng, is_training, for_inference, sizes) for m in messages]
         return [c.pieces for c in found], dict(found[0].metadata) if len(found) == 1 else {}
-
-
-def _sizes(shown: VisualInput, image: Any) -> dict[str, Any]:
-    if shown.kind != MultimodalType.MULTI_IMAGE:
-        return {"image_size": shown.sizes[0]}
-    left_out = len(image) - len(shown.sizes)
-    out: dict[str, Any] = {"image_group_size": shown.sizes}
-    return out | ({"n_images_left_out": left_out} if left_out else {})

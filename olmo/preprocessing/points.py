@@ -129,13 +129,10 @@ def tracks_text(
         for key in sorted(objects, key=lambda k: (objects[k], str(k))):
             number.setdefault(key, len(number) + 1)
             ends[key] = [ends.get(key, [i])[0], i]
-    found = [
-        (
-            _time(t),
-            sorted((number[k], p) for k, p in objects.items() if not ends_only or i in ends[k]),
-        )
-        for i, (t, objects) in enumerate(zip(times, seen, strict=True))
-    ]
+    found = []
+    for i, (time, objects) in enumerate(zip(times, seen, strict=True)):
+        shown = [k for k in objects if not ends_only or i in ends[k]]
+        found.append((_time(time), sorted((number[k], objects[k]) for k in shown)))
     coords = _coords(found)
     return f'<tracks coords="{coords}">{label}</tracks>' if coords else NO_TRACKS
 

@@ -81,23 +81,47 @@ LONGEST_STEP = 32.5
 
 @dataclass(frozen=True)
 class VisualInput:
-    """What an example shows.
+    """A video, an image, or a list of images.
 
     Attributes:
         kind: its ``multimodal_type``.
         blocks: token ids, one block per video or image.
         patches: uint8 ``[n, N, 3 * p * p]``, the patches of all frames or crops.
         pooling: int64 ``[P, window]``, patches of each ``<im_patch>`` token, -1 for none.
-        n_pruned: ``<im_patch>`` tokens that the model will remove.
         sizes: width and height of the video or of each image.
+        n_pruned: ``<im_patch>`` tokens that the model will remove.
+        n_left_out: images of the list that are not shown.
     """
 
     kind: MultimodalType
     blocks: list[list[int]]
     patches: np.ndarray
     pooling: np.ndarray
-    n_pruned: int
     sizes: list[tuple[int, int]]
+    n_pruned: int = 0
+    n_left_out: int = 0
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an evaluation may want to know about it."""
+        if self.kind != MultimodalType.MULTI_IMAGE:
+            return {"image_size": self.sizes[0]}
+        left_out = {"n_images_left_out": self.n_left_out} if self.n_left_out else {}
+        return {"image_group_size": self.sizes, **left_out}
+
+
+def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
+    """The model's inputs for what one row shows, as ``ExamplePreprocessor`` describes them."""
+    out = {
+        "num_images": np.array([len(one.patches) for one in shown], dtype=np.int64),
+        "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
+    }
+    if shown:
+        patches = [one.patches for one in shown]
+        out["images"] = patches[0] if len(shown) == 1 else np.concatenate(patches)
+        n_patches = [p.shape[0] * p.shape[1] for p in patches]
+        out["token_pooling"] = join_pooling([one.pooling for one in shown], n_patches)
+    return out
 
 
 @dataclass(frozen=True)
@@ -144,15 +168,15 @@ class VisualPreprocessor:
             [ids],
             patchify(resize_frames(video.frames, self.image_size), self.patch_size),
             video_token_pooling(config, n_frames, *self.grid),
-            self.n_pruned(n_frames),
             [video.size or (w, h)],
+            self.n_pruned(n_frames),
         )
 
     def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:
         """One image, cut into up to ``max_crops`` tiles, or ``high_res_max_crops``."""
         config = self._image_config()
         max_crops = config.high_res_max_crops if high_res else config.max_crops
-        return self._join([source], max_crops, MultimodalType.IMAGE)
+        return self._of_group([source], max_crops, MultimodalType.IMAGE)
 
     def of_images(self, sources: Sequence[ImageSource]) -> VisualInput:
         """The first ``max_images`` of a list. With two or more, ``Image <number>`` precedes each
@@ -162,8 +186,10 @@ class VisualPreprocessor:
             raise ValueError("the example has a list of images, but image.max_images is null")
         if not sources:
             raise ValueError("the example has an empty list of images")
-        kind = MultimodalType.MULTI_IMAGE
-        return self._join(sources[: config.max_images], config.max_multi_image_crops, kind)
+        shown = self._of_group(
+            sources[: config.max_images], config.max_multi_image_crops, MultimodalType.MULTI_IMAGE
+        )
+        return dataclasses.replace(shown, n_left_out=len(sources) - len(shown.sizes))
 
     def n_pruned(self, n_frames: int) -> int:
         """Tokens that the model removes from a video."""
@@ -187,7 +213,7 @@ class VisualPreprocessor:
             raise ValueError("the example has an image, but mm_preprocessor.image is null")
         return self.config.image
 
-    def _join(
+    def _of_group(
         self, sources: Sequence[ImageSource], max_crops: int, kind: MultimodalType
     ) -> VisualInput:
         config, multi = self._image_config(), kind == MultimodalType.MULTI_IMAGE
@@ -202,4 +228,4 @@ class VisualPreprocessor:
             pooling.append(layout.pooling)
             sizes.append((w, h))
         joined = join_pooling(pooling, [p.shape[0] * p.shape[1] for p in patches])
-        return VisualInput(kind, blocks, np.concatenate(patches), joined, 0, sizes)
+        return VisualInput(kind, blocks, np.concatenate(patches), joined, sizes)
