@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from olmo.config import Config
-from olmo.patch_grid import group_windows, pooled_grid, pooling_windows
+from olmo.patch_grid import group_windows, join_pooling, pooled_grid, pooling_windows
 from olmo.preprocessing.images import resize_frames
 from olmo.tokenizer import MolmoTokenizer
 
@@ -79,16 +79,14 @@ class ImagePreprocessorConfig(Config):
         """Whether the margins leave a part of a crop of ``crop_grid`` patches."""
         return self.crop_mode == "resize" or min(crop_grid) > sum(self.overlap_margins)
 
-    def most_single_crops(self) -> int:
-        """Most tiles of a single image, at either resolution."""
-        return max(self.max_crops, self.high_res_max_crops)
-
-    def most_crops(self) -> int:
-        """Largest number of crops, whole images included, that one example can have."""
+    def tilings(self, max_crops: int) -> list[Size]:
+        """Every (rows, columns) of at most ``max_crops`` tiles, by their number, then by rows;
+        (0, 0), the whole image alone, where images are not cut."""
         if self.crop_mode == "resize":
-            return max(1, self.max_images or 0)
-        many = (self.max_images or 0) * (1 + self.max_multi_image_crops)
-        return max(1 + self.most_single_crops(), many)
+            return [(0, 0)]
+        rows = range(1, max_crops + 1)
+        found = [(r, c) for r in rows for c in range(1, max_crops // r + 1)]
+        return sorted(found, key=lambda t: (t[0] * t[1], t[0]))
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,7 @@ class ImageLayout:
 
     Attributes:
         tiles: rows and columns of tiles, (0, 0) for the whole image alone.
-        canvas: size in pixels that the image is resized to for the tiles.
-        step: pixels from one tile to the next.
+        step: patches from one tile to the next.
         low: rows and columns of tokens of the whole image.
         high: the same of the tiles together.
         pooling: int64 ``[tokens, window]``, patches of each ``<im_patch>`` token: the whole
@@ -106,7 +103,6 @@ class ImageLayout:
     """
 
     tiles: Size
-    canvas: Size
     step: Size
     low: Size
     high: Size
@@ -135,61 +131,41 @@ def image_layout(
             f"image.overlap_margins {config.overlap_margins} leave nothing of a crop of "
             f"{crop_grid[0]} x {crop_grid[1]} patches"
         )
-    tiles = (0, 0)
-    if config.crop_mode != "resize":
-        margin = sum(config.overlap_margins)
-        rest = (image_size[0] - margin * patch, image_size[1] - margin * patch)
-        step = ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch)
-        tiles = select_tiling(rest, step, max_crops)
-    return layout_of_tiles(config, tiles, crop_grid, patch, multi_image)
+    margin = sum(config.overlap_margins)
+    beyond = (image_size[0] - margin * patch, image_size[1] - margin * patch)
+    step = ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch)
+    tiles = select_tiling(beyond, step, config.tilings(max_crops))
+    return layout_of_tiles(config, tiles, crop_grid, multi_image)
 
 
 def layout_of_tiles(
-    config: ImagePreprocessorConfig,
-    tiles: Size,
-    crop_grid: Size,
-    patch: int,
-    multi_image: bool = False,
+    config: ImagePreprocessorConfig, tiles: Size, crop_grid: Size, multi_image: bool = False
 ) -> ImageLayout:
     """Layout with a given number of tiles, (0, 0) for the whole image alone."""
-    pool = config.pooling(multi_image)
-    low = pooling_windows(*crop_grid, *pool)
-    low_grid = pooled_grid(*crop_grid, *pool)
+    pool, margin = config.pooling(multi_image), sum(config.overlap_margins)
+    step = (crop_grid[0] - margin, crop_grid[1] - margin)
+    windows, low = pooling_windows(*crop_grid, *pool), pooled_grid(*crop_grid, *pool)
     if tiles == (0, 0):
-        return ImageLayout(tiles, (0, 0), (0, 0), low_grid, (0, 0), low)
-    margin = sum(config.overlap_margins)
-    grid = tile_patches(tiles, crop_grid, config.overlap_margins) + crop_grid[0] * crop_grid[1]
-    rows, cols = grid.shape
-    return ImageLayout(
-        tiles,
-        (rows * patch, cols * patch),
-        ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch),
-        low_grid,
-        pooled_grid(rows, cols, *pool),
-        np.concatenate([low, group_windows(grid, *pool)]),
-    )
+        return ImageLayout(tiles, step, low, (0, 0), windows)
+    canvas = tile_patches(tiles, crop_grid, config.overlap_margins)
+    rows, cols = canvas.shape
+    high, n_patches = pooled_grid(rows, cols, *pool), [crop_grid[0] * crop_grid[1], 0]
+    pooling = join_pooling([windows, group_windows(canvas, *pool)], n_patches)
+    return ImageLayout(tiles, step, low, high, pooling)
 
 
-def select_tiling(size: Size, step: Size, max_crops: int) -> Size:
-    """Rows and columns of tiles, ``rows * cols <= max_crops``, for an image of ``size`` pixels
-    beyond the margins (taken as at least 1) and tiles that add ``step`` pixels each.
+def select_tiling(size: Size, step: Size, tilings: list[Size]) -> Size:
+    """One of ``tilings`` (rows and columns) for an image of ``size`` pixels beyond the margins
+    (taken as at least 1) and tiles that add ``step`` pixels each.
 
-    The smallest enlargement that fills the tiles, or the least reduction if all reduce. Of equal
-    ones the first by number of tiles, then by rows. In float32, as checkpoints were trained.
+    The smallest enlargement that fills the tiles, or the least reduction if all reduce; of equal
+    ones the first. In float32, as checkpoints were trained.
     """
-    tilings = all_tilings(max_crops)
     pixels = np.array(tilings, dtype=np.float32) * np.array(step, dtype=np.float32)
     scale = (pixels / np.maximum(np.array(size, dtype=np.float32), 1)).min(1)
     if (scale < 1).all():
         return tilings[int(scale.argmax())]
     return tilings[int(np.where(scale < 1, np.inf, scale).argmin())]
-
-
-def all_tilings(max_crops: int) -> list[Size]:
-    """Every (rows, columns) of at most ``max_crops`` tiles, by their number, then by rows."""
-    rows = range(1, max_crops + 1)
-    tilings = [(r, c) for r in rows for c in range(1, max_crops // r + 1)]
-    return sorted(tilings, key=lambda t: (t[0] * t[1], t[0]))
 
 
 def tile_patches(tiles: Size, crop_grid: Size, margins: Size) -> np.ndarray:
@@ -210,16 +186,16 @@ def tile_patches(tiles: Size, crop_grid: Size, margins: Size) -> np.ndarray:
     return tile * (crop_grid[0] * crop_grid[1]) + patch
 
 
-def image_crops(image: np.ndarray, layout: ImageLayout, crop_size: Size) -> np.ndarray:
+def image_crops(image: np.ndarray, layout: ImageLayout, crop_size: Size, patch: int) -> np.ndarray:
     """Crops of an image uint8 ``[h, w, 3]``: uint8 ``[n_crops, *crop_size, 3]``, the whole image
     first, then the tiles in raster order."""
-    h, w = crop_size
+    (h, w), (rows, cols) = crop_size, layout.tiles
     crops = [resize_frames(image[None], crop_size)]
-    if layout.n_crops > 1:
-        canvas = resize_frames(image[None], layout.canvas)
-        tops = range(0, layout.canvas[0] - h + 1, layout.step[0])
-        lefts = range(0, layout.canvas[1] - w + 1, layout.step[1])
-        crops += [canvas[:, y : y + h, x : x + w] for y in tops for x in lefts]
+    if rows:
+        down, right = layout.step[0] * patch, layout.step[1] * patch
+        canvas = resize_frames(image[None], ((rows - 1) * down + h, (cols - 1) * right + w))
+        places = [(r * down, c * right) for r in range(rows) for c in range(cols)]
+        crops += [canvas[:, y : y + h, x : x + w] for y, x in places]
     return np.concatenate(crops)
 
 
@@ -227,33 +203,35 @@ def image_token_ids(
     config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, layout: ImageLayout
 ) -> list[int]:
     """Token ids of an image: the whole image's, then the tiles', each with start and end."""
-    ids = tokenizer.ids
-    col = [ids["<im_col>"]] if config.use_col_tokens else []
-    low_col = col
-    if config.use_single_crop_col_tokens is not None:
-        low_col = [ids["<im_col>"]] if config.use_single_crop_col_tokens else []
+    ids, low_columns = tokenizer.ids, config.use_single_crop_col_tokens
+    if low_columns is None:
+        low_columns = config.use_col_tokens
 
-    def block(start: str, grid: Size, end_of_row: list[int]) -> list[int]:
-        row = [ids["<im_patch>"]] * grid[1] + end_of_row
+    def block(start: str, grid: Size, columns: bool) -> list[int]:
+        row = [ids["<im_patch>"]] * grid[1] + [ids["<im_col>"]] * columns
         return [ids[start], *(row * grid[0]), ids["<im_end>"]]
 
     if not layout.tiles[0]:
-        return block("<im_start>", layout.low, low_col)
+        return block("<im_start>", layout.low, low_columns)
     start = "<low_res_im_start>" if config.use_single_crop_start_token else "<im_start>"
-    return block(start, layout.low, low_col) + block("<im_start>", layout.high, col)
+    whole = block(start, layout.low, low_columns)
+    return whole + block("<im_start>", layout.high, config.use_col_tokens)
 
 
-def most_image_tokens(
+def image_bounds(
     config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, crop_grid: Size
-) -> int:
-    """Largest number of visual tokens, image numbers included, that one example can have."""
+) -> Size:
+    """The most crops, whole images included, and the most visual tokens, image numbers included,
+    that one example can have."""
 
-    def most(max_crops: int, multi_image: bool) -> int:
-        tilings = [(0, 0)] if config.crop_mode == "resize" else all_tilings(max_crops)
-        layouts = (layout_of_tiles(config, t, crop_grid, 1, multi_image) for t in tilings)
-        return max(len(image_token_ids(config, tokenizer, layout)) for layout in layouts)
+    def most(max_crops: int, multi_image: bool) -> Size:
+        tilings = config.tilings(max_crops)
+        layouts = [layout_of_tiles(config, t, crop_grid, multi_image) for t in tilings]
+        n_tokens = max(len(image_token_ids(config, tokenizer, layout)) for layout in layouts)
+        return max(layout.n_crops for layout in layouts), n_tokens
 
-    single = most(config.most_single_crops(), False)
+    crops, tokens = most(max(config.max_crops, config.high_res_max_crops), False)
     n = config.max_images or 0
+    crops_each, tokens_each = most(config.max_multi_image_crops, True)
     names = sum(len(tokenizer.encode(f"Image {i + 1}")) for i in range(n)) if n > 1 else 0
-    return max(single, n * most(config.max_multi_image_crops, True) + names)
+    return max(crops, n * crops_each), max(tokens, n * tokens_each + names)

@@ -16,10 +16,10 @@ from olmo.patch_grid import join_pooling, pooled_grid
 from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
+    image_bounds,
     image_crops,
     image_layout,
     image_token_ids,
-    most_image_tokens,
 )
 from olmo.preprocessing.video import (
     Subtitle,
@@ -204,8 +204,8 @@ class VisualPreprocessor:
         n_tokens = len(video_token_ids(video, self.tokenizer, times, self.cells_per_frame))
         n_frames = video.max_frames
         if image is not None and image.fits(self.grid):
-            n_frames = max(n_frames, image.most_crops())
-            n_tokens = max(n_tokens, most_image_tokens(image, self.tokenizer, self.grid))
+            n_crops, n_image_tokens = image_bounds(image, self.tokenizer, self.grid)
+            n_frames, n_tokens = max(n_frames, n_crops), max(n_tokens, n_image_tokens)
         return OutputBounds(n_frames, self.n_pruned(video.max_frames), n_tokens)
 
     def _image_config(self) -> ImagePreprocessorConfig:
@@ -224,7 +224,8 @@ class VisualPreprocessor:
             layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
             name = self.tokenizer.encode(f"Image {i + 1}") if len(sources) > 1 else []
             blocks.append(name + image_token_ids(config, self.tokenizer, layout))
-            patches.append(patchify(image_crops(pixels, layout, self.image_size), self.patch_size))
+            crops = image_crops(pixels, layout, self.image_size, self.patch_size)
+            patches.append(patchify(crops, self.patch_size))
             pooling.append(layout.pooling)
             sizes.append((w, h))
         joined = join_pooling(pooling, [p.shape[0] * p.shape[1] for p in patches])

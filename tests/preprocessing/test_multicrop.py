@@ -12,12 +12,11 @@ from olmo.config import ConfigError
 from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
-    all_tilings,
+    image_bounds,
     image_crops,
     image_layout,
     image_token_ids,
     layout_of_tiles,
-    most_image_tokens,
     select_tiling,
     tile_patches,
 )
@@ -51,8 +50,12 @@ def run_lengths(ids):
 
 
 def test_reference_tilings():
+    tilings = ImagePreprocessorConfig().tilings
     for h, w, max_crops, rows, cols in REFERENCE["tilings"]:
-        assert select_tiling((h - 112, w - 112), (266, 266), max_crops) == (rows, cols), (h, w)
+        assert select_tiling((h - 112, w - 112), (266, 266), tilings(max_crops)) == (rows, cols), (
+            h,
+            w,
+        )
 
 
 @pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda c: f"{c['height']}x{c['width']}")
@@ -83,13 +86,13 @@ def test_reference_tokens(tokenizer, case):
 def test_reference_bounds(tokenizer):
     config = ImagePreprocessorConfig(max_images=None, high_res_max_crops=8)
     shapes = REFERENCE["image_output_shapes_8crops"]
-    assert config.most_crops() == shapes["images"][0][0]
-    assert most_image_tokens(config, tokenizer, GRID) == shapes["tokens"][0][0]
+    want = (shapes["images"][0][0], shapes["tokens"][0][0])
+    assert image_bounds(config, tokenizer, GRID) == want
     shapes = REFERENCE["multi_image"]["multi_image_output_shapes_5x8crops_byte_tokenizer"]
     config = ImagePreprocessorConfig(max_images=5)
-    assert config.most_crops() == shapes["images"][0][0]
-    assert most_image_tokens(config, tokenizer, GRID) == shapes["tokens"][0][0]
-    tall = layout_of_tiles(config, (8, 1), GRID, PATCH)
+    want = (shapes["images"][0][0], shapes["tokens"][0][0])
+    assert image_bounds(config, tokenizer, GRID) == want
+    tall = layout_of_tiles(config, (8, 1), GRID)
     assert 5 * len(tall.pooling) == shapes["token_pooling"][0][0]
 
 
@@ -101,7 +104,7 @@ def test_bounds_hold_for_every_tiling(tokenizer, settings):
         single.add(len(image_token_ids(config, tokenizer, layout(config, h, w))))
         out = image_layout(config, (h, w), GRID, PATCH, 5, True)
         multi.add(7 + len(image_token_ids(config, tokenizer, out)))
-    bound = most_image_tokens(config, tokenizer, GRID)
+    _, bound = image_bounds(config, tokenizer, GRID)
     assert max(single) <= bound and 3 * max(multi) <= bound
 
 
@@ -135,11 +138,12 @@ def test_pooling_reads_the_whole_image_and_the_canvas():
     image = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
     out = image_layout(config, (61, 90), crop, patch, 8)
     assert min(out.tiles) > 1
-    crops = image_crops(image, out, size)
+    crops = image_crops(image, out, size, patch)
     assert crops.shape == (out.n_crops, *size, 3) and crops.dtype == np.uint8
     corners = crops[:, ::patch, ::patch].reshape(-1, 3)  # first pixel of every patch
+    canvas = tuple(n * s * patch + 3 * patch for n, s in zip(out.tiles, out.step, strict=True))
     low, high = np.split(out.pooling, [out.low[0] * out.low[1]])
-    for rows, grid, shown in [(low, out.low, size), (high, out.high, out.canvas)]:
+    for rows, grid, shown in [(low, out.low, size), (high, out.high, canvas)]:
         want = resize_frames(image[None], shown)[0, ::patch, ::patch]
         for k, slots in enumerate(rows):
             r, c = divmod(k, grid[1])
@@ -155,7 +159,7 @@ def test_windows_of_images_in_a_list():
 
 
 def test_tilings_are_all_there_once():
-    tilings = all_tilings(8)
+    tilings = ImagePreprocessorConfig().tilings(8)
     assert len(set(tilings)) == len(tilings) == sum(8 // r for r in range(1, 9))
     assert tilings[:5] == [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1)]
 

@@ -228,7 +228,9 @@ def test_long_narrow_images_differ(tokenizer: MolmoTokenizer) -> None:
     image_processor = transformers_processor(tokenizer).image_processor
     grid, n_crops = image_processor.get_image_grid_and_crops(100, 10000)
     assert n_crops == 2 and grid == [14, 14, 14, 14]
-    assert select_tiling((100 - 112, 10000 - 112), (266, 266), 8) == (1, 8)
+    assert select_tiling(
+        (100 - 112, 10000 - 112), (266, 266), ImagePreprocessorConfig().tilings(8)
+    ) == (1, 8)
 
 
 def test_transparency_differs(tokenizer: MolmoTokenizer) -> None:
