@@ -11,13 +11,14 @@ import torch
 from olmo.types import PAD_ID
 
 Example = dict[str, Any]
-TEXT_KEYS = {
-    "input_ids": "input_tokens",
-    "labels": "target_tokens",
-    "position_ids": "position_ids",
-    "loss_masks": "loss_masks",
+ROW_FIELDS = {
+    "input_ids": ("input_tokens", np.int64, PAD_ID),
+    "labels": ("target_tokens", np.int64, PAD_ID),
+    "position_ids": ("position_ids", np.int64, PAD_ID),
+    "loss_masks": ("loss_masks", np.float32, 0),
+    "subsegment_ids": ("subsegment_ids", np.int64, PAD_ID),
 }
-"""Batch key of every text array of an example."""
+"""Batch key of every text array of an example, its dtype and padding."""
 
 
 @dataclass
@@ -38,8 +39,6 @@ class Collator:
     max_removed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pad not in ("longest", "to_max"):
-            raise ValueError(f"pad must be 'longest' or 'to_max', got {self.pad!r}")
         if self.pad == "to_max" and self.seq_len is None:
             raise ValueError("pad='to_max' needs a seq_len")
 
@@ -55,8 +54,7 @@ class Collator:
         """
         lengths = [self._kept_length(e) for e in examples]
         size = max(lengths)
-        if self.pad == "to_max":
-            assert self.seq_len is not None
+        if self.pad == "to_max" and self.seq_len is not None:
             size = self.seq_len + self.max_removed
             for e, n in zip(examples, lengths, strict=True):
                 if n > size:
@@ -65,17 +63,11 @@ class Collator:
                         f"{self.seq_len} + max_removed {self.max_removed}"
                     )
         batch: dict[str, Any] = {}
-        for key, source in TEXT_KEYS.items():
-            rows = [e[source][:n] for e, n in zip(examples, lengths, strict=True)]
-            loss = key == "loss_masks"
-            dtype = np.float32 if loss else np.int64
-            batch[key] = _stack(rows, (size,), dtype, 0 if loss else PAD_ID)
-        if any("subsegment_ids" in e for e in examples):
-            rows = [
-                e.get("subsegment_ids", np.ones(n))[:n]
-                for e, n in zip(examples, lengths, strict=True)
-            ]
-            batch["subsegment_ids"] = _stack(rows, (size,), np.int64, PAD_ID)
+        for key, (source, dtype, fill) in ROW_FIELDS.items():
+            if any(source in e for e in examples):  # only trees and packs have subsegments
+                rows = [e.get(source, np.ones(n)) for e, n in zip(examples, lengths, strict=True)]
+                cut = [row[:n] for row, n in zip(rows, lengths, strict=True)]
+                batch[key] = _stack(cut, (size,), dtype, fill)
         batch |= self._visual(examples)
         batch["metadata"] = [e.get("metadata", {}) for e in examples]
         return batch
@@ -86,19 +78,14 @@ class Collator:
 
     def _visual(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         counts = [self._count_frames(e) for e in examples]
-        pooling = [e.get("token_pooling", np.zeros((0, 1), dtype=np.int64)) for e in examples]
         n_frames = max(*counts, 1)
         if self.pad == "to_max" and any(counts) and self.max_frames_bound is not None:
             n_frames = self.max_frames_bound
-        rows = max(max(map(len, pooling)), 1)
-        width = max(p.shape[1] for p in pooling)
-        batch = {
-            "images": self._frames(examples, n_frames),
-            "token_pooling": _stack(pooling, (rows, width), np.int64, PAD_ID),
-        }
-        for key in ("num_images", "multimodal_type"):
-            values = [e.get(key, np.zeros(0, dtype=np.int64)) for e in examples]
-            batch[key] = _stack(values, (max(max(map(len, values)), 1),), np.int64, PAD_ID)
+        batch = {"images": self._frames(examples, n_frames)}
+        for key, width in (("token_pooling", (1,)), ("num_images", ()), ("multimodal_type", ())):
+            parts = [e.get(key, np.zeros((0, *width), dtype=np.int64)) for e in examples]
+            longest = np.max([[1, *width], *(part.shape for part in parts)], axis=0)
+            batch[key] = _stack(parts, tuple(longest), np.int64, PAD_ID)
         return batch
 
     def _count_frames(self, example: Example) -> int:

@@ -54,7 +54,9 @@ class Pack:
 class Packer:
     """Buffers examples and emits packs; deterministic in the order of :meth:`add`.
 
-    Exact resume: build a new packer and :meth:`restore` the examples of :attr:`buffered_ids`.
+    Every row of a global batch has a packer of its own, which is given every ``id_step``-th id of
+    the stream: so rows do not depend on the number of processes. Exact resume: build a new packer
+    and :meth:`restore` the examples of :attr:`buffered_ids`.
     """
 
     def __init__(self, config: PackingConfig, seq_len: int, id_step: int = 1) -> None:
@@ -114,17 +116,14 @@ class Packer:
         lengths = np.array([packed_length(e) for _, e in self._buffer])
         images = np.array([n_frames(e) for _, e in self._buffer])
         values = config.text_weight * lengths + config.image_weight * images
-        units = -(-lengths // self._unit)
         if config.max_images is None:
             images = np.zeros_like(images)
-        most_units, most_images = self.seq_len // self._unit, config.max_images or 0
-        first = int(with_oldest)
+        costs = np.stack([-(-lengths // self._unit), images], axis=1)
+        room = np.array([self.seq_len // self._unit, config.max_images or 0])
         if with_oldest:
-            most_units, most_images = most_units - int(units[0]), most_images - int(images[0])
-        chosen = knapsack(units[first:], images[first:], values[first:], most_units, most_images)
-        if with_oldest:
-            return [i + 1 for i in chosen] + [0]
-        return chosen or [0]  # nothing of any value waits: the oldest goes
+            others = knapsack(costs[1:], values[1:], room - costs[0])
+            return [i + 1 for i in others] + [0]
+        return knapsack(costs, values, room) or [0]  # nothing of any value waits: the oldest goes
 
 
 def packed_length(example: Example) -> int:
@@ -138,23 +137,25 @@ def n_frames(example: Example) -> int:
 
 
 def knapsack(
-    lengths: np.ndarray, images: np.ndarray, values: np.ndarray, max_length: int, max_images: int
+    costs: np.ndarray, values: np.ndarray, room: np.ndarray | tuple[int, int]
 ) -> list[int]:
-    """Items of the largest total value within both capacities, last item first.
+    """Items of the largest total value that fit, last item first.
 
-    0/1 knapsack with two integer costs, ``O(items * max_length * max_images)``.
+    0/1 knapsack with two integer costs per item, ``[n, 2]`` and at least 0, and ``room`` for the
+    sum of each: ``O(n * room[0] * room[1])``.
     """
-    best = np.zeros((len(lengths) + 1, max_length + 1, max_images + 1), dtype=np.float32)
-    for i, (n, m, value) in enumerate(zip(lengths, images, values, strict=True)):
+    n_items, (most, most_images) = len(costs), room
+    best = np.zeros((n_items + 1, most + 1, most_images + 1), dtype=np.float32)
+    for i, ((n, m), value) in enumerate(zip(costs, values, strict=True)):
         best[i + 1] = best[i]
-        if n <= max_length and m <= max_images:
-            with_item = best[i, : max_length + 1 - n, : max_images + 1 - m] + np.float32(value)
+        if n <= most and m <= most_images:
+            with_item = best[i, : most + 1 - n, : most_images + 1 - m] + np.float32(value)
             np.maximum(best[i, n:, m:], with_item, out=best[i + 1, n:, m:])
-    chosen, t, k = [], max_length, max_images
-    for i in reversed(range(len(lengths))):
+    chosen, (t, k) = [], room
+    for i in reversed(range(n_items)):
         if best[i + 1, t, k] != best[i, t, k]:
             chosen.append(i)
-            t, k = t - int(lengths[i]), k - int(images[i])
+            t, k = t - costs[i][0], k - costs[i][1]
     return chosen
 
 
@@ -168,25 +169,23 @@ def pack(examples: list[Example]) -> Example:
     """
     if not examples:
         raise ValueError("a pack needs at least one example")
-    keys = ("input_tokens", "target_tokens", "loss_masks", "position_ids")
+    tokens = ("input_tokens", "target_tokens", "loss_masks", "position_ids")
+    keys = (*tokens, "num_images", "multimodal_type")
     out: Example = {k: np.concatenate([e[k] for e in examples]) for k in keys}
-    out["subsegment_ids"] = np.concatenate(
-        [
-            e.get("subsegment_ids", np.zeros(len(e["input_tokens"]), dtype=np.int64))
-            + i * SUBSEGMENTS_PER_EXAMPLE
-            for i, e in enumerate(examples)
-        ]
-    )
+    segments, visual_end, start = [], 0, 0
+    for i, e in enumerate(examples):
+        n = len(e["input_tokens"])
+        own = e.get("subsegment_ids", np.zeros(n, dtype=np.int64))
+        segments.append(own + i * SUBSEGMENTS_PER_EXAMPLE)
+        visual_end = start + e["visual_end"] if n_frames(e) else visual_end
+        start += n
+    out["subsegment_ids"] = np.concatenate(segments)
     visual = [e for e in examples if n_frames(e)]
     if visual:
         out["image_parts"] = [e["images"] for e in visual]
-        n_patches = [e["images"].shape[0] * e["images"].shape[1] for e in visual]
+        n_patches = [x.shape[0] * x.shape[1] for x in out["image_parts"]]
         out["token_pooling"] = join_pooling([e["token_pooling"] for e in visual], n_patches)
-    for k in ("num_images", "multimodal_type"):
-        out[k] = np.concatenate([e[k] for e in examples])
-    starts = np.cumsum([0] + [len(e["input_tokens"]) for e in examples])
-    ends = [s + e["visual_end"] for s, e in zip(starts, examples, strict=False) if n_frames(e)]
-    out["visual_end"] = int(max(ends, default=0))
+    out["visual_end"] = visual_end
     out["n_pruned"] = sum(int(e.get("n_pruned", 0)) for e in examples)
     out["metadata"] = [e.get("metadata", {}) for e in examples]
     return out

@@ -145,7 +145,7 @@ class ChatTokenizer:
 
     def __call__(
         self,
-        conversations: Sequence[Sequence[Turn | str]],
+        conversations: Sequence[list[Turn]],
         visual: list[list[int]],
         weight: MessageWeight | None = None,
         max_length: int | None = None,
@@ -154,16 +154,16 @@ class ChatTokenizer:
 
         Visual blocks take the places (``IMAGE``) of the user's turns in order; a single place
         takes all blocks. Any other number of places is ordinary text, and the blocks follow BOS,
-        as they do where there are none. A string is a raw turn: ``<|image|>`` in it is a place.
+        as they do where there are none. Several conversations share BOS and the visual tokens;
+        those that would lie wholly beyond ``max_length`` are left out.
+
         Returns ``input_tokens``, ``target_tokens``, ``position_ids`` int64 ``[L]``,
         ``loss_masks`` float32 ``[L]`` and, for two or more conversations, ``subsegment_ids``
-        int64 ``[L]``. Those share BOS and the visual tokens; conversations that would lie wholly
-        beyond ``max_length`` are left out.
+        int64 ``[L]``.
         """
         if not conversations:
             raise ValueError("an example needs at least one conversation")
-        found = [[t if isinstance(t, Turn) else Turn.read(t) for t in c] for c in conversations]
-        leads, found = _split_off_leads(_placed(found, len(visual)), len(visual))
+        leads, found = _split_off_leads(_placed(conversations, len(visual)), len(visual))
         prefix, n_visual = [self.tokenizer.bos_id], sum(map(len, visual))
         for lead, block in zip(leads, visual, strict=False):
             prefix += [*lead.encode(self.tokenizer), *block]
@@ -234,18 +234,19 @@ class ChatTokenizer:
         return ids, loss
 
     def _scale(self, n_loss: int, n_conversations: int, weight: MessageWeight) -> float:
-        mode, scale = self.config.loss_token_weighting, 1.0
+        mode = self.config.loss_token_weighting
         by_length, by_number = weight.root_length, weight.root_subsegments
-        if weight.weight is not None:
-            scale = float(weight.weight)
-        if mode == "root_subsegments_root_tokens" if by_length is None else by_length:
+        if by_length is None:
+            by_length = mode == "root_subsegments_root_tokens"
+        if by_number is None:
+            by_number = mode is not None
+        scale = 1.0 if weight.weight is None else float(weight.weight)
+        if by_length:
             scale *= 2 / np.sqrt(max(n_loss, 1))
-        if mode is not None if by_number is None else by_number:
-            scale /= np.sqrt(n_conversations)
-        return scale
+        return scale / np.sqrt(n_conversations) if by_number else scale
 
 
-def _placed(conversations: list[list[Turn]], n_visual: int) -> list[list[Turn]]:
+def _placed(conversations: Sequence[list[Turn]], n_visual: int) -> list[list[Turn]]:
     """The conversations with a place for each visual block. A single place is for all blocks; if
     the number of places fits in neither way, they are text, and the blocks come first."""
     counts = [sum(turn.n_places() for turn in turns[::2]) for turns in conversations]

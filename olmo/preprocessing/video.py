@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,14 @@ from olmo.tokenizer import MolmoTokenizer
 
 Subtitle = str | dict[tuple[float, float], str]
 """Plain text, or ``{(start, end): text}`` in seconds from the start of the clip."""
+
+TIME_FORMS = {
+    "per-frame-compact": "{time:.1f} ",
+    "per-frame": "time {time:.2f} ",
+    "numbered-frames": "{number}: ",
+    "none": "",
+}
+"""``time_mode`` -> text before a frame; all but the first also begin with a space."""
 
 
 @dataclass
@@ -98,8 +107,10 @@ def video_token_ids(
     if config.per_frame_special_token:
         frame = start + frame + end
     ids: list[int] = []
+    form = TIME_FORMS[config.time_mode]
     for i, time in enumerate(timestamps):
-        ids += tokenizer.encode(_time_prefix(config.time_mode, i, float(time))) + frame
+        text = (" " if i and form else "") + form.format(time=float(time), number=i + 1)
+        ids += tokenizer.encode(text) + frame
     return ids if config.per_frame_special_token else start + ids + end
 
 
@@ -122,12 +133,11 @@ def subtitle_token_ids(
     timestamps: np.ndarray,
 ) -> list[int]:
     """Token ids of the subtitles, cut to the configured length; empty if none are to be shown."""
-    text = subtitle_text(config.subtitle_mode, subtitle, timestamps)
-    ids = tokenizer.encode(text) if text else []
-    limits = [n for n in (config.max_subtitle_tokens,) if n is not None]
+    limits = [config.max_subtitle_tokens]
     if config.subtitle_mode.startswith("truncate_"):
         limits.append(int(config.subtitle_mode.removeprefix("truncate_")))
-    return ids[: min(limits)] if limits else ids
+    ids = tokenizer.encode(subtitle_text(config.subtitle_mode, subtitle, timestamps))
+    return ids[: min((n for n in limits if n is not None), default=None)]
 
 
 def subtitle_text(mode: str, subtitle: Subtitle | None, timestamps: np.ndarray) -> str:
@@ -137,22 +147,10 @@ def subtitle_text(mode: str, subtitle: Subtitle | None, timestamps: np.ndarray) 
     if isinstance(subtitle, str):
         return "subtitle\n" + subtitle
     times = np.asarray(timestamps, dtype=np.float64)
-    lines = ""
-    for (start, end), text in subtitle.items():
-        if mode.startswith("frame_"):
-            reach = float(mode.removeprefix("frame_"))
-            if not ((times >= start - reach) & (times <= end + reach)).any():
-                continue
-        lines += f"{start:.1f} - {end:.1f} {text}\n"
-    return "subtitle\n" + lines if lines else ""
-
-
-def _time_prefix(mode: str, index: int, time: float) -> str:
-    if mode == "none":
-        return ""
-    prefix = {
-        "per-frame-compact": f"{time:.1f}",
-        "per-frame": f"time {time:.2f}",
-        "numbered-frames": f"{index + 1}:",
-    }[mode]
-    return (" " if index else "") + prefix + " "
+    reach = float(mode.removeprefix("frame_")) if mode.startswith("frame_") else math.inf
+    lines = [
+        f"{start:.1f} - {end:.1f} {text}\n"
+        for (start, end), text in subtitle.items()
+        if ((times >= start - reach) & (times <= end + reach)).any()
+    ]
+    return "subtitle\n" + "".join(lines) if lines else ""

@@ -10,7 +10,7 @@ from olmo.preprocessing.chat import (
     DataFormatterConfig,
     style_prefix,
 )
-from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig
+from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
 from olmo.tokenizer import TokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
@@ -117,16 +117,23 @@ def test_formatter_config():
         DataFormatterConfig.from_dict({"message_format": "chatml"})
 
 
+def tokenize(tokenizer, conversations, visual, *more, **config):
+    """The row of conversations whose turns are strings with places."""
+    chat = ChatTokenizer(tokenizer, RowConfig(**{"loss_token_weighting": None} | config))
+    return chat([[Turn.read(turn) for turn in turns] for turns in conversations], visual, *more)
+
+
 @pytest.mark.parametrize("case", TOKENIZED, ids=lambda c: c["name"])
 def test_reference_tokens(tokenizer, case):
-    config = RowConfig(**{"loss_token_weighting": None} | case["config"])
     limit = 9 if case["name"] == "tree_max_seq_len_9" else None
     nested = isinstance(case["messages"][0], list)
-    out = ChatTokenizer(tokenizer, config)(
+    out = tokenize(
+        tokenizer,
         case["messages"] if nested else [case["messages"]],
         case["mm_tokens"],
         MessageWeight.of(case["weight"]),
         limit,
+        **case["config"],
     )
     assert out.keys() == case["out"].keys()
     for key, expected in case["out"].items():
@@ -140,12 +147,11 @@ def test_reference_tokens(tokenizer, case):
 
 def test_every_branch_reads_alone(tokenizer):
     trees = [["q1", "a1", "q2", "a2"], ["x", "yz"], ["p", "q"]]
-    chat = ChatTokenizer(tokenizer, RowConfig(loss_token_weighting=None))
-    out = chat(trees, [[900, 901]])
+    out = tokenize(tokenizer, trees, [[900, 901]])
     segment = out["subsegment_ids"]
     for b, turns in enumerate(trees):
         mine = (segment == b) | (segment == 10_000)
-        alone = chat([turns], [[900, 901]])
+        alone = tokenize(tokenizer, [turns], [[900, 901]])
         assert out["input_tokens"][mine].tolist() == alone["input_tokens"].tolist()
         assert out["position_ids"][mine].tolist() == alone["position_ids"].tolist()
         own = segment[mine] == b
@@ -154,39 +160,38 @@ def test_every_branch_reads_alone(tokenizer):
 
 
 def test_placeholders(tokenizer):
-    chat = ChatTokenizer(tokenizer)
-    two = chat([["a<|image|>b<|image|>c", "d"]], [[900], [901, 902]])
+    two = tokenize(tokenizer, [["a<|image|>b<|image|>c", "d"]], [[900], [901, 902]])
     assert two["input_tokens"].tolist() == [EOS, 97, 900, 98, 901, 902, 99, 100]
-    tree = chat([["a<|image|>b", "c"], ["a<|image|>d", "e"]], [[900]])
+    tree = tokenize(tokenizer, [["a<|image|>b", "c"], ["a<|image|>d", "e"]], [[900]])
     assert tree["input_tokens"].tolist() == [EOS, 97, 900, 98, 99, 100, 101]
     assert tree["subsegment_ids"].tolist() == [10000, 10000, 10000, 0, 0, 1, 1]
     assert tree["position_ids"].tolist() == [0, 1, 2, 3, 4, 3, 4]
     for text in ("<|image|>b", "<|image|>" * 3):
-        ids = chat([[text, "c"]], [])["input_tokens"].tolist()
+        ids = tokenize(tokenizer, [[text, "c"]], [])["input_tokens"].tolist()
         assert ids == [EOS, *tokenizer.encode(text), 99]
-        ids = chat([[text * 3, "c"]], [[900], [901]])["input_tokens"].tolist()
+        ids = tokenize(tokenizer, [[text * 3, "c"]], [[900], [901]])["input_tokens"].tolist()
         assert ids == [EOS, 900, 901, *tokenizer.encode(text * 3), 99]
     with pytest.raises(ValueError, match="after the same text"):
-        chat([["a<|image|>b", "c"], ["x<|image|>d", "e"]], [[900]])
+        tokenize(tokenizer, [["a<|image|>b", "c"], ["x<|image|>d", "e"]], [[900]])
 
 
 def test_nothing_to_train_on(tokenizer):
     with pytest.raises(ValueError, match="max_answer_len must be at least 1, got 0"):
         RowConfig(max_answer_len=0)
     with pytest.raises(ValueError, match="at least one conversation"):
-        ChatTokenizer(tokenizer)([], [])
+        tokenize(tokenizer, [], [])
     with pytest.raises(ValueError, match="all their answers"):
-        ChatTokenizer(tokenizer)([["a"], ["b"]], [])
+        tokenize(tokenizer, [["a"], ["b"]], [])
 
 
 def test_empty_answer_in_a_weighted_tree(tokenizer):
-    chat = ChatTokenizer(tokenizer)
-    out = chat([["a", ""], ["b", "c"]], [])
+    weighting = "root_subsegments_root_tokens"
+    trees = [["a", ""], ["b", "c"]]
+    out = tokenize(tokenizer, trees, [], loss_token_weighting=weighting)
     assert np.isfinite(out["loss_masks"]).all() and out["loss_masks"][1] > 0
 
 
 def test_cut_answer_has_no_end_token(tokenizer):
-    chat = ChatTokenizer(tokenizer, RowConfig(max_answer_len=2))
-    tree = chat([["a", "bcd"], ["e", "f"]], [])
+    tree = tokenize(tokenizer, [["a", "bcd"], ["e", "f"]], [], max_answer_len=2)
     assert EOS not in tree["target_tokens"][tree["subsegment_ids"] == 0]
     assert tree["target_tokens"].tolist()[-1] == EOS

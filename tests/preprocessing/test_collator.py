@@ -141,7 +141,5 @@ def test_bad_images():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="pad"):
-        collator(pad="shortest")
     with pytest.raises(ValueError, match="seq_len"):
         collator(None, "to_max")

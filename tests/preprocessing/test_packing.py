@@ -121,7 +121,8 @@ def test_trace_reference():
 def test_small_knapsack_reference():
     k = REFERENCE["knapsack_small"]
     t, i, value = np.array(k["t"]), np.array(k["i"]), np.array(k["obj"])
-    assert knapsack(t, i, value, k["max_t"], k["max_i"]) == k["selected"]
+    room = (k["max_t"], k["max_i"])
+    assert knapsack(np.stack([t, i], 1), value, room) == k["selected"]
 
 
 def test_knapsack_is_optimal():
@@ -129,7 +130,7 @@ def test_knapsack_is_optimal():
     for _ in range(40):
         t, m = rng.integers(1, 9, 7), rng.integers(0, 4, 7)
         value = t + 3 * m
-        chosen = knapsack(t, m, value, 15, 5)
+        chosen = knapsack(np.stack([t, m], 1), value, (15, 5))
         assert chosen == sorted(chosen, reverse=True)
         assert t[chosen].sum() <= 15 and m[chosen].sum() <= 5
         subsets = itertools.chain.from_iterable(
