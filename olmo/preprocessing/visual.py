@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -189,7 +189,7 @@ class VisualPreprocessor:
         shown = self._of_group(
             sources[: config.max_images], config.max_multi_image_crops, MultimodalType.MULTI_IMAGE
         )
-        return dataclasses.replace(shown, n_left_out=len(sources) - len(shown.sizes))
+        return replace(shown, n_left_out=len(sources) - len(shown.sizes))
 
     def n_pruned(self, n_frames: int) -> int:
         """Tokens that the model removes from a video."""
