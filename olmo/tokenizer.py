@@ -7,7 +7,9 @@ The fourteen special tokens follow the padded vocabulary: token ``i`` has id ``b
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +134,16 @@ class MolmoTokenizer:
         own = [token.content for token in added if token.special]
         return [*own, *SPECIAL_TOKENS, FILLER.partition("{}")[0]]
 
+    def before_end(self, ids: Iterable[int], ends: Collection[int] | None = None) -> list[int]:
+        """Generated ids up to the first of ``ends``, which is left out; the default is EOS."""
+        stops = [self.eos_id] if ends is None else ends
+        return list(itertools.takewhile(lambda i: i not in stops, ids))
+
     def decode(self, ids: list[int], truncate_at_eos: bool = True) -> str:
         """Text of ``ids``. A leading EOS (playing BOS) is dropped; then the text ends at the
         first EOS if ``truncate_at_eos``. Visual tokens and padding are left out."""
         if truncate_at_eos:
-            if ids and ids[0] == self.bos_id:
-                ids = ids[1:]
-            ids = ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
+            ids = self.before_end(ids[1:] if ids and ids[0] == self.bos_id else ids)
         kept = [i for i in ids if 0 <= i < self.vocab_size]
         return self.raw.decode(kept, skip_special_tokens=False)
 

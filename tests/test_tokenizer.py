@@ -46,6 +46,8 @@ def test_special_tokens(tokenizer):
 def test_decode_drops_bos_and_stops_at_eos(tokenizer):
     ids = [tokenizer.bos_id, *tokenizer.encode("red K"), 513, -1, tokenizer.eos_id]
     assert tokenizer.decode([*ids, *tokenizer.encode(" more")]) == "red K"
+    assert tokenizer.before_end(ids[1:]) == ids[1:-1] and tokenizer.before_end([5, 6]) == [5, 6]
+    assert tokenizer.before_end(ids[1:], [513]) == tokenizer.encode("red K")
 
 
 def pieces(tokenizer: MolmoTokenizer, text: str) -> list[str]:

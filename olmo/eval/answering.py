@@ -135,8 +135,7 @@ class Answerer:
         seconds: dict[str, float],
         stats: dict[str, float],
     ) -> Row:
-        eos = self.tokenizer.eos_id
-        ids = ids[: ids.index(eos)] if eos in ids else ids
+        ids = self.tokenizer.before_end(ids)
         prediction = self.tokenizer.decode(ids, truncate_at_eos=False).strip()
         metadata, index = example["metadata"], example["index"]
         asked = {"question": example["question"], **metadata}

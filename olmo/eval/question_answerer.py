@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ class QuestionAnswerer:
         tokens = {stop: self.tokenizer.control_id(stop) for stop in filter(None, until)}
         ends = [self.tokenizer.eos_id, *(i for i in tokens.values() if i is not None)]
         out = self.model.generate(inputs, max_new_tokens, ends)
-        ids = list(itertools.takewhile(lambda i: i not in ends, out.token_ids[0].tolist()))
+        ids = self.tokenizer.before_end(out.token_ids[0].tolist(), ends)
         text = self.tokenizer.decode(ids, truncate_at_eos=False)
         for stop in (stop for stop, token in tokens.items() if token is None):
             text = text.partition(stop)[0]

@@ -187,10 +187,8 @@ class Molmo2LiteProcessor(ProcessorMixin):
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the first EOS."""
-        eos, kept = self.native_tokenizer.eos_id, list(ids)
-        if eos in kept:
-            kept = kept[: kept.index(eos)]
-        return self.native_tokenizer.decode(kept, truncate_at_eos=False).strip()
+        tokenizer = self.native_tokenizer
+        return tokenizer.decode(tokenizer.before_end(ids), truncate_at_eos=False).strip()
 
     def to_dict(self) -> dict[str, Any]:
         return {"preprocessing": self.preprocessing, "processor_class": type(self).__name__}
