@@ -17,18 +17,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from olmo.command_line import Parser, exit_code
-from olmo.config import merge, parse_overrides
-from olmo.distributed import init_distributed, is_main, setup_logging
-from olmo.eval.report import format_problems, format_summary
-from olmo.eval.report_html import REPORT_FILE
-from olmo.eval.run import run_evaluation
-from olmo.eval.settings import EvalConfig, plan_evaluation
+from olmo.config import merge
 from olmo.eval.tasks import TASKS, groups
+
+if TYPE_CHECKING:
+    from olmo.eval.settings import EvalConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +38,11 @@ def build_parser() -> Parser:
     """Flags of the script; what is not given keeps the default of ``EvalConfig``."""
     parser = Parser(
         __doc__,
+        plugins=True,
         argument_default=argparse.SUPPRESS,
         epilog="Any further --model.KEY=VALUE overrides the model config of the checkpoint, for "
         "example\n--model.vision_backbone.vit.topk=0.3.",
     )
-    default = EvalConfig(checkpoint="")
     modes, tasks = ", ".join(groups()), ", ".join(task.name for task in TASKS)
     add = parser.add_argument
     add("checkpoint", help="checkpoint folder, or run folder (its newest checkpoint is taken)")
@@ -59,7 +55,7 @@ def build_parser() -> Parser:
     add("--max_examples", type=int, metavar="N", help="only N examples of each task (default all)")
     tokens = "limit of each answer (default: the task's own)"
     add("--max_new_tokens", type=int, metavar="N", help=tokens)
-    seed = f"picks the examples of --max_examples and seeds the data (default {default.seed})"
+    seed = "picks the examples of --max_examples and seeds the data (default 691203)"
     add("--seed", type=int, metavar="N", help=seed)
     workers = f"processes per rank that load videos (default {GPU_WORKERS} with a GPU, else 0)"
     add("--num_workers", type=int, metavar="N", help=workers)
@@ -71,7 +67,7 @@ def build_parser() -> Parser:
     add("--fsdp", action="store_true", help="shard the model over the ranks: for large models")
     weights = "type of the weights (default: bf16 on a GPU, fp32 on the CPU)"
     add("--weights", choices=("bf16", "fp32"), help=weights)
-    pictures = f"failures per task whose kept tokens the report shows (default {default.pictures})"
+    pictures = "failures per task whose kept tokens the report shows (default 4)"
     add("--pictures", type=int, metavar="N", help=pictures)
     add("--debug", action="store_true", help="also show the traceback of an error")
     return parser
@@ -80,21 +76,33 @@ def build_parser() -> Parser:
 def build_config(argv: list[str]) -> EvalConfig:
     """Config of a command line; ``--debug`` takes effect at once. Raises ``ConfigError`` for an
     unknown or ill-typed key."""
-    args, overrides = build_parser().parse_known_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    import torch
+
+    from olmo.eval.settings import EvalConfig
+
     given: dict[str, Any] = vars(args)
     if given.pop("debug", False):
         log.setLevel(logging.DEBUG)
         logging.getLogger("olmo.eval").setLevel(logging.DEBUG)
     if torch.cuda.is_available():
         given.setdefault("num_workers", GPU_WORKERS)
-    return EvalConfig.from_dict(merge(given, parse_overrides(overrides)))
+    return EvalConfig.from_dict(merge(given, parser.overrides(rest, EvalConfig)))
 
 
 @exit_code()
 def main(argv: list[str] | None = None) -> int:
     """Exit code 1 if something was left out."""
+    config = build_config(sys.argv[1:] if argv is None else argv)
+    from olmo.distributed import init_distributed, is_main, setup_logging
+    from olmo.eval.report import format_problems, format_summary
+    from olmo.eval.report_html import REPORT_FILE
+    from olmo.eval.run import run_evaluation
+    from olmo.eval.settings import plan_evaluation
+
     setup_logging()
-    plan = plan_evaluation(build_config(sys.argv[1:] if argv is None else argv))
+    plan = plan_evaluation(config)
     outcome = run_evaluation(plan, init_distributed(TIMEOUT_MINUTES))
     if is_main():
         print(format_summary(outcome.metrics))

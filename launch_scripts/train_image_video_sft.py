@@ -60,7 +60,7 @@ SWITCHES: dict[str, Any] = {"packing": {}, "use_temporal_video_olmo": "temporal_
 
 
 def build_parser() -> Parser:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, plugins=True)
     add = parser.add_argument
     add(
         "checkpoint",

@@ -22,7 +22,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
-from olmo.config import MAX_SEED, expand, nearest, parse_overrides, section
+from olmo.config import MAX_SEED, Config, ConfigError, expand, nearest, parse_overrides, section
+from olmo.plugin import load_plugin
+
+DTYPE_NAMES = ("float32", "float16", "bfloat16")
+"""For ``--dtype``: attributes of ``torch``, which is not imported for ``--help``."""
 
 P = ParamSpec("P")
 Main = Callable[P, int]
@@ -35,20 +39,32 @@ class RunError(RuntimeError):
 
 class Parser(argparse.ArgumentParser):
     """``argparse`` with the text of a module as help. A flag may be spelt with dashes or
-    underscores; it is not abbreviated."""
+    underscores; it is not abbreviated. With ``plugins`` there is ``--plugin``, whose files are
+    imported before anything else is read."""
 
-    def __init__(self, text: str | None, **options: Any):
+    def __init__(self, text: str | None, plugins: bool = False, **options: Any):
         super().__init__(
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **options,
         )
+        if plugins:
+            words = "Python file to import first, with prune methods, data sets, ... of your own"
+            self.add_argument(
+                *("--plugin",), type=path, action="append", default=[], metavar="FILE", help=words
+            )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         end = given.index("--") if "--" in given else len(given)
-        return super().parse_known_args([*map(underscored, given[:end]), *given[end:]], namespace)
+        spelt = [*map(underscored, given[:end]), *given[end:]]
+        found, rest = super().parse_known_args(spelt, namespace)
+        if hasattr(found, "plugin"):
+            for file in found.plugin:
+                load_plugin(file)
+            del found.plugin
+        return found, rest
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
@@ -64,12 +80,24 @@ class Parser(argparse.ArgumentParser):
             self.unknown(unknown)
         return found, section(parse_overrides(rest), "model")
 
+    def overrides(self, rest: list[str], config: type[Config]) -> dict[str, Any]:
+        """What ``parse_known_args`` left over, as overrides of a config."""
+        known = [*self.flags(), *(f"--{key}" for key in config.known_keys())]
+        for arg in rest:
+            flag = re.split("[=.]", underscored(arg), maxsplit=1)[0]
+            if flag.startswith("--") and flag not in known:
+                raise ConfigError(f"unknown argument {flag!r}; {nearest(flag, known)}")
+        return parse_overrides(rest)
+
+    def flags(self) -> list[str]:
+        """All flags but ``--help``."""
+        flags = [option for action in self._actions for option in action.option_strings]
+        return [option for option in flags if option not in ("-h", "--help")]
+
     def unknown(self, rest: list[str]) -> NoReturn:
         """End for an argument that there is not, naming the nearest flag."""
         flag = rest[0].partition("=")[0]
-        flags = [option for action in self._actions for option in action.option_strings]
-        flags = [option for option in flags if option not in ("-h", "--help")]
-        hint = f"; {nearest(flag, flags)}" if flag.startswith("-") else ""
+        hint = f"; {nearest(flag, self.flags())}" if flag.startswith("-") else ""
         self.error(f"unknown argument {rest[0]!r}{hint}")
 
 

@@ -13,7 +13,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +76,11 @@ class Config:
         return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
     @classmethod
+    def known_keys(cls) -> set[str]:
+        """The fields, and the keys of old files."""
+        return {*cls.field_types(), *legacy.rows_of(cls)}
+
+    @classmethod
     def from_dict(cls: type[C], data: dict[str, Any], path: str = "") -> C:
         """Build the config from nested dicts. ``path`` is the key prefix used in errors."""
         if not isinstance(data, dict):
@@ -102,12 +107,9 @@ class Config:
         Path(path).write_text(to_yaml(self.to_dict()), encoding="utf-8")
 
 
-def parse_overrides(
-    args: list[str], known: Callable[[], Collection[str]] = tuple[str]
-) -> dict[str, Any]:
+def parse_overrides(args: list[str]) -> dict[str, Any]:
     """``["--a.b=1", "--flag"]`` to ``{"a": {"b": 1}, "flag": True}``. Of a key given twice the
     last value holds. Everything behind the first ``=`` is the value; see ``setting_text.override``.
-    ``known`` names flags, for the hint about one that is misspelt and stands before its value.
     """
     out: dict[str, Any] = {}
     for i, arg in enumerate(args):
@@ -117,9 +119,6 @@ def parse_overrides(
             hint = "overrides are written --key=value"
             if before.startswith("-") and "=" not in before:
                 hint = f"if it is the value of {before}, write {before}={arg}"
-                name, names = before.lstrip("-").replace("-", "_"), known()
-                if names and name.partition(".")[0] not in names:
-                    hint = f"unknown flag {before}; {nearest(name, names)}"
             raise ConfigError(f"unexpected argument {arg!r}: {hint}")
         parts = key.lstrip("-").replace("-", "_").split(".")
         if "" in parts:

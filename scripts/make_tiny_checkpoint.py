@@ -8,15 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 from olmo.command_line import Parser, exit_code, path, seed
-from olmo.models.loading import merged_model_config, model_of_file
-from olmo.train.checkpoint import save_unsharded
-from olmo.train.config import TrainConfig
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
-
 
 PATCH_SCALE, POSITION_SCALE, PROJECTOR_SCALE = 8.0, 4.0, 0.15
 """Factors on the initial patch embedding, position table and last projector layer. The usual
@@ -26,6 +20,12 @@ mixes in would drown what tells one patch from another, and features would drown
 
 def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0) -> Path:
     """Write ``OUT/step0-unsharded`` and return it."""
+    import torch
+
+    from olmo.models.loading import merged_model_config, model_of_file
+    from olmo.train.checkpoint import save_unsharded
+    from olmo.train.config import TrainConfig
+
     config = merged_model_config(model_of_file(config_file), {})
     torch.manual_seed(seed)
     model = config.build()

@@ -11,14 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from olmo import load_model
 from olmo.command_line import Parser, exit_code, path, positive
-from olmo.data.animation import is_video
-from olmo.preprocessing.prompts import check_style
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, plugins=True)
     add = parser.add_argument
     add("video", metavar="VIDEO", type=path, help="video file, a moving picture or an image")
     add("question", metavar="QUESTION")
@@ -41,6 +38,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Load, ask, print."""
+    from olmo import load_model
+    from olmo.data.animation import is_video
+    from olmo.preprocessing.prompts import check_style
+
     check_style(args.style)
     if not args.video.exists():
         raise FileNotFoundError(f"{args.video}: no such file")

@@ -9,52 +9,53 @@ embeddings of the visual tokens are initialised. Writes OUT/step0-unsharded.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from olmo.command_line import DTYPE_NAMES, Parser, exit_code, path, positive, seed
 
-from olmo.command_line import Parser, exit_code, path, positive, seed
-from olmo.hf_model.pretrained import StartOptions, build_start_model
-from olmo.models.weight_files import DTYPES
-from olmo.train.checkpoint import save_unsharded
-from olmo.train.config import TrainConfig
+if TYPE_CHECKING:
+    from olmo.hf_model.pretrained import StartOptions
 
 
-def prepare(
-    llm: Path, vit: Path, out: Path, options: StartOptions, dtype: torch.dtype = torch.float32
-) -> Path:
-    """Write ``OUT/step0-unsharded`` and return it."""
+def prepare(llm: Path, vit: Path, out: Path, options: StartOptions, dtype: str = "float32") -> Path:
+    """Write ``OUT/step0-unsharded`` and return it. ``dtype`` is one of ``DTYPE_NAMES``."""
+    import torch
+
+    from olmo.hf_model.pretrained import build_start_model
+    from olmo.train.checkpoint import save_unsharded
+    from olmo.train.config import TrainConfig
+
     folder = out / "step0-unsharded"
     if folder.exists():
         raise ValueError(f"{folder} exists")
     model = build_start_model(llm, vit, options)
-    save_unsharded(model, TrainConfig(model=model.config), folder, dtype)
+    save_unsharded(model, TrainConfig(model=model.config), folder, getattr(torch, dtype))
     return folder
 
 
 @exit_code()
 def main() -> int:
     parser = Parser(__doc__)
-    add, default = parser.add_argument, StartOptions()
+    add = parser.add_argument
     add("llm", type=path, help="folder of the language model, with its tokenizer")
     add("vit", type=path, help="folder of the ViT")
     add("out", type=path, help="run folder to write step0-unsharded into")
-    add("--vit_layers", type=int, nargs="+", default=default.vit_layers, help="layers to read")
-    add("--max_sequence_length", type=positive, default=default.max_sequence_length)
+    add("--vit_layers", type=int, nargs="+", help="layers to read (-3 -9)")
+    add("--max_sequence_length", type=positive, help="of the language model (4096)")
     add("--tokenizer", help="folder or hub name for the config (default: the LLM's folder)")
-    add("--dtype", choices=DTYPES, default="float32", help="type of the weights")
-    add("--seed", type=seed, default=default.seed, help="seed of what is initialised")
+    add("--dtype", choices=DTYPE_NAMES, default="float32", help="type of the weights")
+    add("--seed", type=seed, help="seed of what is initialised (0)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    options = StartOptions(
-        vit_layers=tuple(args.vit_layers),
-        max_sequence_length=args.max_sequence_length,
-        tokenizer=args.tokenizer,
-        seed=args.seed,
-    )
-    print(prepare(args.llm, args.vit, args.out, options, DTYPES[args.dtype]))
+    from olmo.hf_model.pretrained import StartOptions
+
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(StartOptions)}
+    options = StartOptions(**{name: value for name, value in given.items() if value is not None})
+    print(prepare(args.llm, args.vit, args.out, options, args.dtype))
     return 0
 
 

@@ -27,32 +27,20 @@ import logging
 import math
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING, Any, cast
 
 from olmo.command_line import Parser, exit_code, natural, path, positive
 from olmo.config import merge
-from olmo.data.frame_sampling import FrameSampling
-from olmo.data.video_loading import Clip, load_video
-from olmo.distributed import setup_logging
-from olmo.limits import Limits
-from olmo.models.loading import load_model_config, select_checkpoint
-from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
-from olmo.nn.temporal_image_vit import TemporalVitConfig
-from olmo.nn.token_pruning import PRUNE_METHODS
-from olmo.preprocessing.video import VideoPreprocessorConfig
-from olmo.types import VideoFrames
-from olmo.viewer.page import pruning_page
-from olmo.viewer.picture import pruning_picture
-from olmo.viewer.scores import (
-    ScoredVideo,
-    load_for_scoring,
-    score_pixels,
-    score_with_model,
-)
-from olmo.viewer.video import write_pruning_video
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from olmo.limits import Limits
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+    from olmo.preprocessing.video import VideoPreprocessorConfig
+    from olmo.types import VideoFrames
+    from olmo.viewer.scores import ScoredVideo
 
 VIT_FLAGS = ("topk", "prune_method", "prune_at", "new_ref_threshold", "random_seed")
 PIXEL_FLAGS = {"frame_size": (378, 378), "patch_size": 14, "pool": 3}
@@ -66,6 +54,8 @@ PNG_WIDTH, MOST_COLUMNS = 1800, 12
 @exit_code()
 def main(argv: list[str] | None = None) -> int:
     args, overrides = parse_args(argv)
+    from olmo.distributed import setup_logging
+
     setup_logging()
     logging.getLogger().setLevel(logging.WARNING)
     # a checkpoint without a scorer is an error here, not worth a warning as well
@@ -83,11 +73,10 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> Parser:
     parser = Parser(
         __doc__,
+        plugins=True,
         epilog="With --checkpoint, any further --model.KEY=VALUE overrides its model config, for "
         "example\n--model.vision_backbone.vit.prune_from_frame=1.",
     )
-    vit, video = TemporalVitConfig(), VideoPreprocessorConfig()
-    methods = ", ".join(sorted(PRUNE_METHODS))
     add = parser.add_argument
     add("video", type=path, metavar="VIDEO", help="video file")
     add("--out", type=path, required=True, help="file to write: .png, .mp4 or .html")
@@ -96,25 +85,24 @@ def build_parser() -> Parser:
     add = parser.add_argument_group(
         "pruning", "default: the checkpoint's settings; what it lacks, and without one:"
     ).add_argument
-    add("--topk", type=float, help=f"share of the visual tokens to remove, in [0, 1) ({vit.topk})")
+    add("--topk", type=float, help="share of the visual tokens to remove, in [0, 1) (0.5)")
     add(
         "--prune_method",
-        choices=sorted(PRUNE_METHODS),
         metavar="NAME",
-        help=f"one of {methods} (scorer)",
+        help="one of easy, evs, heuristic, random, scorer, or of a --plugin (scorer)",
     )
     add("--prune_at", type=int, metavar="N", help="the ViT block that is scored (checkpoint only)")
     add(
         "--new_ref_threshold",
         type=float,
         metavar="X",
-        help=f"easy, heuristic: similarity under which a frame is new ({vit.new_ref_threshold})",
+        help="easy, heuristic: similarity under which a frame is new (0.85)",
     )
-    add("--random_seed", type=natural, metavar="N", help=f"seed of random ({vit.random_seed})")
+    add("--random_seed", type=natural, metavar="N", help="seed of random (0)")
 
     add = parser.add_argument_group("frames").add_argument
-    frames = "most frames to sample (default: the checkpoint's; without one, "
-    add("--max_frames", type=positive, metavar="N", help=f"{frames}{video.max_frames})")
+    frames = "most frames to sample (default: the checkpoint's; without one, 64)"
+    add("--max_frames", type=positive, metavar="N", help=frames)
     add("--clip_start", type=float, metavar="S", help="start at this second of the video")
     add("--clip_end", type=float, metavar="S", help="end at this second of the video")
 
@@ -161,6 +149,8 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
 
 
 def device(text: str) -> torch.device:
+    import torch
+
     try:
         found = torch.device(text)
     except RuntimeError:
@@ -183,6 +173,14 @@ def size(text: str) -> tuple[int, int]:
 
 def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     """Sample the frames and score them."""
+    import torch
+
+    from olmo.limits import Limits
+    from olmo.models.loading import select_checkpoint
+    from olmo.nn.temporal_image_vit import TemporalVitConfig
+    from olmo.preprocessing.video import VideoPreprocessorConfig
+    from olmo.viewer.scores import load_for_scoring, score_pixels, score_with_model
+
     chosen = {name: getattr(args, name) for name in VIT_FLAGS if getattr(args, name) is not None}
     if args.checkpoint is None:
         (h, w), patch = args.frame_size, args.patch_size
@@ -203,20 +201,23 @@ def checkpoint_config(
     folder: Path, chosen: dict[str, Any], max_frames: int | None, overrides: dict[str, Any]
 ) -> TemporalVideoOlmoConfig:
     """The checkpoint's model config as a pruning one, flags and overrides laid on top."""
+    from olmo.models.loading import load_model_config
+
     flags: dict[str, Any] = {
         "model_name": "temporal_video_olmo",
         "vision_backbone": {"vit": {"prune": True, **chosen}},
     }
     if max_frames is not None:
         flags["mm_preprocessor"] = {"video": {"max_frames": max_frames}}
-    config = load_model_config(folder, merge(overrides, flags))
-    assert isinstance(config, TemporalVideoOlmoConfig)
-    return config
+    return cast("TemporalVideoOlmoConfig", load_model_config(folder, merge(overrides, flags)))
 
 
 def read_frames(
     args: argparse.Namespace, config: VideoPreprocessorConfig, limits: Limits
 ) -> VideoFrames:
+    from olmo.data.frame_sampling import FrameSampling
+    from olmo.data.video_loading import Clip, load_video
+
     sampling, clip = FrameSampling.from_config(config), Clip(args.clip_start, args.clip_end)
     return load_video(args.video, sampling, clip=clip, limits=limits)
 
@@ -225,6 +226,9 @@ def read_frames(
 
 
 def write(scored: ScoredVideo, args: argparse.Namespace) -> None:
+    from olmo.viewer.page import pruning_page
+    from olmo.viewer.video import write_pruning_video
+
     suffix = args.out.suffix.lower()
     title = args.title or f"Token pruning of {args.video.name}, method {scored.vit.prune_method}"
     width = args.width or WIDTHS[suffix]
@@ -238,6 +242,8 @@ def write(scored: ScoredVideo, args: argparse.Namespace) -> None:
 
 def picture(scored: ScoredVideo, title: str, args: argparse.Namespace) -> Image.Image:
     """Rows of frames in a picture a bit wider than high; a tile is twice as high as a frame."""
+    from olmo.viewer.picture import pruning_picture
+
     n, h, w = scored.video.frames.shape[:3]
     wanted = max(min(math.ceil(math.sqrt(2.4 * n * h / w)), MOST_COLUMNS), 4)
     columns = args.columns or math.ceil(n / math.ceil(n / wanted))

@@ -60,7 +60,7 @@ def test_both_spellings_and_overrides():
 
 
 def test_a_gpu_does_not_wait_for_videos(monkeypatch):
-    monkeypatch.setattr(eval_molmo2.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert build_config(["runs/demo", "--mode=synthetic"]).num_workers == 4
     assert build_config(["runs/demo", "--mode=synthetic", "--num_workers=0"]).num_workers == 0
 
@@ -72,14 +72,15 @@ def test_help_explains_every_flag():
 
 
 def test_unknown_key():
-    with pytest.raises(ConfigError, match=r"'maks_examples'.*did you mean 'max_examples'"):
+    with pytest.raises(ConfigError, match=r"'--maks_examples'; did you mean '--max_examples'"):
         build_config(["runs/demo", "--maks_examples=3"])
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--mode=synthetic", "--modle.x=1"], "unknown key 'modle'"),
+        (["--mode=synthetic", "--modle.x=1"], "unknown argument '--modle'"),
+        (["--mode=synthetic", "--max_exmples", "3"], "did you mean '--max_examples'"),
         (["--mode=synthetic"], "no such checkpoint"),
         (["--tasks=synthetic_vidoe"], "did you mean 'synthetic_video_qa'"),
         ([], "no task given"),
@@ -102,9 +103,9 @@ def test_debug_shows_the_traceback(tmp_path, capfd):
 @pytest.mark.parametrize("problems", [[], [Problem("mvbench", "no such files")]])
 def test_exit_code_tells_whether_everything_was_scored(monkeypatch, capfd, problems):
     plan = SimpleNamespace(folder="out")
-    monkeypatch.setattr(eval_molmo2, "plan_evaluation", lambda config: plan)
+    monkeypatch.setattr("olmo.eval.settings.plan_evaluation", lambda config: plan)
     outcome = EvalOutcome([], problems)
-    monkeypatch.setattr(eval_molmo2, "run_evaluation", lambda plan, device: outcome)
+    monkeypatch.setattr("olmo.eval.run.run_evaluation", lambda plan, device: outcome)
     assert main(["runs/demo", "--mode=synthetic"]) == len(problems)
     out, err = capfd.readouterr()
     assert "results in out, with report.html" in out
