@@ -22,17 +22,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from olmo.benchmark.inputs import LAYOUTS, NEW_TOKENS
-from olmo.benchmark.measure import Options, groups, run_plans
-from olmo.benchmark.output import Report
-from olmo.benchmark.presets import DTYPES, PRESETS, SUITES, ModelSpec, Plan, Suite
-from olmo.benchmark.stock import stock_classes
-from olmo.benchmark.workload import STAGES
+from olmo.benchmark.presets import (
+    DTYPES,
+    LAYOUTS,
+    METHODS,
+    NEW_TOKENS,
+    PRESETS,
+    STAGES,
+    SUITES,
+    ModelSpec,
+    Plan,
+    Suite,
+)
 from olmo.command_line import Parser, exit_code, path, positive, seed
 from olmo.config import parse_overrides, section
-from olmo.nn.token_pruning import PRUNE_METHODS
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -52,7 +55,7 @@ GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
     "stages": (names, ("vit",), f"any of {','.join(STAGES)}"),
     "frames": (integers, (16,), "frames per video"),
     "topk": (numbers, (0.5,), "shares of cells to remove"),
-    "methods": (names, ("scorer",), f"any of {','.join(PRUNE_METHODS)}"),
+    "methods": (names, ("scorer",), f"any of {','.join(METHODS)}"),
     "layouts": (names, ("ragged",), f"any of {','.join(LAYOUTS)}"),
     "batch_sizes": (integers, (1,), "rows of one video each"),
     "new_tokens": (int, NEW_TOKENS, "tokens of an answer, stage decode"),
@@ -81,6 +84,8 @@ def parser() -> Parser:
 
 def chosen_suite(args: argparse.Namespace) -> Suite:
     """The suite by name, or one of the flags' grid."""
+    import torch
+
     grid = (*GRID, "vary")
     given = {name: value for name in grid if (value := getattr(args, name)) is not None}
     if args.suite:
@@ -94,6 +99,11 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
 
 def read_plans(args: argparse.Namespace, rest: list[str]) -> tuple[tuple[Plan, ...], ModelSpec]:
     """``ValueError`` for what cannot be measured, before anything runs."""
+    import torch
+
+    from olmo.benchmark.measure import groups
+    from olmo.benchmark.stock import stock_classes
+
     overrides = parse_overrides(rest)
     if set(overrides) - {"model"}:
         raise ValueError(f"unknown flags {' '.join(rest)}: see --help")
@@ -118,6 +128,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     known = parser()
     args, rest = known.parse_known_args(argv)
+    import torch
+
+    from olmo.benchmark.measure import Options, run_plans
+    from olmo.benchmark.output import Report
+
     try:
         plans, spec = read_plans(args, rest)
     except (RuntimeError, ValueError) as e:  # torch's own complaint of a device is the former

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from olmo.benchmark.clock import Clock
 from olmo.benchmark.inputs import DENSE, STOCK, Inputs, Setting
+from olmo.benchmark.presets import STAGES, Stage
 from olmo.benchmark.slow_forms import masked_llm, masked_vit, present_patches, pruned_layout
 from olmo.benchmark.stock import Bench, Stock
-from olmo.benchmark.workload import STAGES, Outcome, Stage, run_stage, run_vit
+from olmo.benchmark.workload import Outcome, run_stage, run_vit
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masks
 from olmo.nn.token_pruning import PRUNE_METHODS

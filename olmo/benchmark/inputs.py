@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from olmo.benchmark.presets import LAYOUTS
 from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     TemporalVideoOlmo,
     TemporalVideoOlmoConfig,
@@ -22,17 +22,8 @@ from olmo.patch_grid import pooled_grid, pooling_windows
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
 
-LAYOUTS: dict[str, tuple[Literal["ragged", "packed"], bool]] = {
-    "ragged": ("ragged", False),
-    "packed": ("packed", False),
-    "packed+refill": ("packed", True),
-}
-"""Spellings of the command line: fields ``layout`` and ``refill``."""
-
 TIME_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 6, 64, 64
 """Text of a row: before each frame, after the video, and the answer, which has the loss."""
-NEW_TOKENS = 32
-"""Of an answer that is decoded, behind all of that."""
 
 
 @dataclass(frozen=True)

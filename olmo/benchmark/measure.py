@@ -27,10 +27,10 @@ from olmo.benchmark.memory import (
     gpu_peak,
     reset_gpu_peak,
 )
-from olmo.benchmark.presets import ModelSpec, Plan
+from olmo.benchmark.presets import STAGES, ModelSpec, Plan, Stage
 from olmo.benchmark.results import Group, Result, Runs, summarize
 from olmo.benchmark.stock import Bench, Stock
-from olmo.benchmark.workload import STAGES, Stage
+from olmo.benchmark.workload import applies
 from olmo.eval.timing import take_turns
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def groups(plan: Plan, baseline: str | None = None) -> list[Group]:
         all_settings.insert(1, STOCK)
     out = []
     for stage, n_frames, n_rows in product(plan.stages, plan.frames, plan.batch_sizes):
-        chosen = tuple(s for s in all_settings if STAGES[stage].applies_to(s))
+        chosen = tuple(s for s in all_settings if applies(STAGES[stage], s))
         out.append(Group(stage, n_frames, n_rows, chosen, plan.vary, plan.new_tokens))
     return out
 

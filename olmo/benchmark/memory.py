@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from olmo.benchmark.inputs import Inputs, Setting
-from olmo.benchmark.presets import ModelSpec
-from olmo.benchmark.workload import STAGES, run_stage
+from olmo.benchmark.presets import STAGES, ModelSpec
+from olmo.benchmark.workload import run_stage
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"

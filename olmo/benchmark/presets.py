@@ -1,26 +1,60 @@
 """Models with random weights, and what to measure on them.
 
-A plan is a grid of measurements on one model; a suite is a named list of plans.
+A plan is a grid of measurements on one model; a suite is a named list of plans. Nothing here
+imports torch before a model is built, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
-
-from olmo.benchmark.inputs import LAYOUTS, NEW_TOKENS
 from olmo.config import ConfigError, merge
 from olmo.model_configs import preset_model_config
-from olmo.models.parallel import checkpoint_activations
-from olmo.models.registry import model_config_from_dict
-from olmo.models.temporal_video_olmo.temporal_video_olmo import (
-    TemporalVideoOlmo,
-    TemporalVideoOlmoConfig,
-)
+
+if TYPE_CHECKING:
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import (
+        TemporalVideoOlmo,
+        TemporalVideoOlmoConfig,
+    )
 
 DTYPES = ("float32", "bfloat16")
+
+METHODS = ("scorer", "easy", "heuristic", "random", "evs")
+LAYOUTS: dict[str, tuple[Literal["ragged", "packed"], bool]] = {
+    "ragged": ("ragged", False),
+    "packed": ("packed", False),
+    "packed+refill": ("packed", True),
+}
+"""Spellings of the command line: fields ``layout`` and ``refill``."""
+
+NEW_TOKENS = 32
+"""Of an answer that is decoded, behind the prompt."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the model that is run on its own: ``forward`` and, if ``trains``, backward; or
+    the whole model with ``new_tokens`` tokens of an answer."""
+
+    scope: str
+    trains: bool
+    new_tokens: int = 0
+
+
+STAGES = {
+    "vit": Stage("vit", False),
+    "backbone": Stage("backbone", False),
+    "prefill": Stage("model", False),
+    "train_vit": Stage("vit", True),
+    "train_backbone": Stage("backbone", True),
+    "train": Stage("model", True),
+    "decode": Stage("model", False, NEW_TOKENS),
+}
+"""``vit``: pixels to the outputs of the read blocks, scoring and planning included; ``backbone``:
+ViT and connector; ``prefill``: with the language model, filling its cache; ``train...``: forward
+and backward of the same, without an optimizer step; ``decode``: tokens of an answer behind a
+filled cache, greedy and without a stop token."""
 
 LONG = {"max_sequence_length": 36864}
 """Room for the prompt of 256 frames and an answer."""
@@ -79,12 +113,18 @@ class ModelSpec:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         data = merge(PRESETS[self.preset], self.overrides)
         data["model_name"] = "temporal_video_olmo"
-        return cast(TemporalVideoOlmoConfig, model_config_from_dict(data))
+        from olmo.models.registry import model_config_from_dict
+
+        return cast("TemporalVideoOlmoConfig", model_config_from_dict(data))
 
     def build(self) -> TemporalVideoOlmo:
         """Model with random weights that are the same for the same seed."""
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        import torch
+
+        from olmo.models.parallel import checkpoint_activations
+
         torch.manual_seed(self.seed)
         model = self.config().build(self.device)
         model.reset_parameters()
@@ -120,7 +160,6 @@ class Suite:
 
 
 _CPU, _GPU = ("small", "cpu", "float32"), ("molmo2_4b", "cuda", "bfloat16")
-METHODS = ("scorer", "easy", "heuristic", "random", "evs")
 
 SUITES = {
     "cpu": Suite(

@@ -10,16 +10,10 @@ from itertools import cycle
 
 import torch
 
-from olmo.benchmark.inputs import (
-    DENSE,
-    NEW_TOKENS,
-    QUESTION_TOKENS,
-    STOCK,
-    Inputs,
-    Setting,
-)
+from olmo.benchmark.inputs import DENSE, QUESTION_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.memory import PeakMemory
-from olmo.benchmark.workload import STAGES, Stage, Work, mean_work, stage_work
+from olmo.benchmark.presets import NEW_TOKENS, STAGES, Stage
+from olmo.benchmark.workload import Work, mean_work, stage_work
 from olmo.eval.timing import Spread
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, TRAINING, StageFlops, peak_of

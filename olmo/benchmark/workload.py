@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from olmo.benchmark.clock import Clock
-from olmo.benchmark.inputs import ANSWER_TOKENS, NEW_TOKENS, STOCK, Inputs, Setting
+from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
+from olmo.benchmark.presets import Stage
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.flops import StageFlops, decode_bytes, decode_flops, model_flops
 from olmo.nn.kv_cache import KVCache
@@ -48,37 +49,15 @@ class Outcome:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the model that is run on its own: ``forward`` and, if ``trains``, backward; or
-    the whole model with ``new_tokens`` tokens of an answer."""
-
-    scope: str
-    trains: bool
-    new_tokens: int = 0
-
-    def applies_to(self, setting: Setting) -> bool:
-        """A method that prunes pooled tokens changes nothing in the ViT alone; stock
-        ``transformers`` runs whole models."""
-        if setting == STOCK:
-            return self.scope == "model"
-        pooled = setting.topk is not None and PRUNE_METHODS[setting.method].pooled
-        return not (self.scope == "vit" and pooled)
+def applies(stage: Stage, setting: Setting) -> bool:
+    """A method that prunes pooled tokens changes nothing in the ViT alone; stock ``transformers``
+    runs whole models."""
+    if setting == STOCK:
+        return stage.scope == "model"
+    pooled = setting.topk is not None and PRUNE_METHODS[setting.method].pooled
+    return not (stage.scope == "vit" and pooled)
 
 
-STAGES = {
-    "vit": Stage("vit", False),
-    "backbone": Stage("backbone", False),
-    "prefill": Stage("model", False),
-    "train_vit": Stage("vit", True),
-    "train_backbone": Stage("backbone", True),
-    "train": Stage("model", True),
-    "decode": Stage("model", False, NEW_TOKENS),
-}
-"""``vit``: pixels to the outputs of the read blocks, scoring and planning included; ``backbone``:
-ViT and connector; ``prefill``: with the language model, filling its cache; ``train...``: forward
-and backward of the same, without an optimizer step; ``decode``: tokens of an answer behind a
-filled cache, greedy and without a stop token."""
 NO_STOP = -1
 """A stop id that no token has."""
 

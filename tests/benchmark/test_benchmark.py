@@ -22,10 +22,10 @@ from olmo.benchmark.memory import (
     cpu_peak,
 )
 from olmo.benchmark.output import Report
-from olmo.benchmark.presets import PRESETS, SUITES, ModelSpec, Plan
+from olmo.benchmark.presets import PRESETS, STAGES, SUITES, ModelSpec, Plan
 from olmo.benchmark.results import Group, Runs, compare, summarize
 from olmo.benchmark.stock import Bench, Stock, stock_state
-from olmo.benchmark.workload import STAGES, run_stage, stage_work
+from olmo.benchmark.workload import run_stage, stage_work
 from olmo.eval.timing import Spread, take_turns
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 

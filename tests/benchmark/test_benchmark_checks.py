@@ -13,9 +13,8 @@ import olmo.nn.image_vit as image_vit
 import olmo.nn.token_layout as token_layout
 from olmo.benchmark.checks import Checker
 from olmo.benchmark.inputs import DENSE, STOCK, Setting
-from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.presets import STAGES, ModelSpec
 from olmo.benchmark.stock import Stock
-from olmo.benchmark.workload import STAGES
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
 
