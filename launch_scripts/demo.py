@@ -21,32 +21,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
-from olmo.data.video_loading import load_video
-from olmo.distributed import init_distributed, setup_logging
-from olmo.eval.comparison import (
-    COLUMNS,
-    Contender,
-    comparison_table,
-    guessing_accuracy,
-    load_batch,
-)
-from olmo.eval.evaluator import EvalSettings, fixed_batches
 from olmo.eval.significance import paired_difference
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.eval.timing import compare_prefill
-from olmo.models.loading import is_checkpoint, load_model, load_model_config, select_checkpoint
 from olmo.text import format_table, markdown_table
-from olmo.train.dry_run import video_flops
-from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
+
+if TYPE_CHECKING:
+    import torch
+
+    from olmo.eval.comparison import Contender
 
 ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
@@ -117,6 +108,8 @@ def stage(number: int, text: str) -> None:
 
 def find_start(folder: Path) -> Path:
     """The dense start checkpoint; ``DemoError`` if there is none or if it prunes."""
+    from olmo.models.loading import load_model_config, select_checkpoint
+
     try:
         found = select_checkpoint(folder)
         config = load_model_config(found)
@@ -189,6 +182,8 @@ def prepare_run(options: Options, start: Path, command: Sequence[str]) -> None:
 
 def fine_tune(options: Options, start: Path) -> Path:
     """Run the training command unless it is finished, and return the last checkpoint."""
+    from olmo.models.loading import is_checkpoint
+
     command = training_command(options)
     prepare_run(options, start, command)
     print(shlex.join(command), flush=True)
@@ -209,6 +204,10 @@ def load_contenders(
     start: Path, tuned: Path, options: Options, device: torch.device
 ) -> list[Contender]:
     """The dense model, STTS, and random pruning with the weights of STTS."""
+    from olmo.eval.comparison import Contender
+    from olmo.models.loading import load_model
+    from olmo.train.dry_run import video_flops
+
     by_chance = {"vision_backbone": {"vit": {"prune_method": "random"}}}
     share = f"topk {options.topk:g}"
     contenders = []
@@ -228,6 +227,9 @@ def compare(
     contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
 ) -> None:
     """Answer the questions with every model, then time them side by side."""
+    from olmo.eval.comparison import load_batch
+    from olmo.eval.evaluator import EvalSettings, fixed_batches
+
     settings = EvalSettings(EVAL_BATCH, options.max_examples)
     (task,) = resolve_tasks(None, SYNTHETIC)
     stage(4, f"evaluation on held-out clips, {len(contenders)} settings")
@@ -252,6 +254,8 @@ def example(test: SyntheticVideoQA, index: int) -> dict[str, Any]:
 
 def notes(options: Options, device: torch.device) -> str:
     """What the figures mean."""
+    import torch
+
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return f"""\
 - Dense: `{options.checkpoint}` as it is. STTS: the same after {options.steps} more steps of \
@@ -270,6 +274,10 @@ def save_results(
     contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
 ) -> None:
     """Print the table; write it to ``results.md`` and all figures to ``results.json``."""
+    import torch
+
+    from olmo.eval.comparison import COLUMNS, comparison_table, guessing_accuracy
+
     dense, stts, random = (one.predictions for one in contenders)
     about = [example(test, i)["metadata"] for i in range(len(test))]
     chance = guessing_accuracy(dense, [(m["category"], m["answer"]) for m in about])
@@ -299,6 +307,9 @@ def save_results(
 
 def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     """Picture of the first answered question about a character that moves."""
+    from olmo.data.video_loading import load_video
+    from olmo.eval.comparison import load_batch
+    from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
 
     def rank(row: dict[str, Any]) -> tuple[bool, bool]:
         mover = test.scenes[example(test, row["index"])["metadata"]["clip"]].mover
@@ -315,6 +326,11 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
 
 
 def run_demo(options: Options) -> None:
+    import torch
+
+    from olmo.distributed import init_distributed
+    from olmo.models.loading import load_model_config
+
     started = time.perf_counter()
     start = find_start(options.checkpoint)
     device = init_distributed()
@@ -342,6 +358,8 @@ def run_demo(options: Options) -> None:
 @exit_code()
 def main(argv: list[str] | None = None) -> int:
     options = parse_args(argv)
+    from olmo.distributed import setup_logging
+
     setup_logging()
     logging.getLogger().setLevel(logging.WARNING)
     try:
