@@ -118,8 +118,8 @@ def find_start(folder: Path) -> Path:
         if folder.resolve() == START:
             hint = f"it belongs to the repository: `git checkout -- {folder}` brings it back"
         raise DemoError(f"no start checkpoint: {e}\n{hint}") from e
-    if config.removed_share:
-        raise DemoError(f"{found} prunes already (topk {config.removed_share}); give a dense one")
+    if config.budget.topk:
+        raise DemoError(f"{found} prunes already (topk {config.budget.topk}); give a dense one")
     return found
 
 

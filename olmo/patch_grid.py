@@ -7,6 +7,7 @@ of the window is padded, ``floor(pad / 2)`` before and the rest after, with empt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,11 @@ import numpy as np
 def pooled_grid(hp: int, wp: int, pool_h: int, pool_w: int) -> tuple[int, int]:
     """Cells per column and per row: ``ceil(grid / window)`` in each direction."""
     return -(-hp // pool_h), -(-wp // pool_w)
+
+
+def n_cells(hp: int, wp: int, pool_h: int, pool_w: int) -> int:
+    """Cells of a frame."""
+    return math.prod(pooled_grid(hp, wp, pool_h, pool_w))
 
 
 def pooling_windows(hp: int, wp: int, pool_h: int, pool_w: int) -> np.ndarray:

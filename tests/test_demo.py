@@ -87,7 +87,7 @@ def test_the_training_script_reads_the_command(options):
     args, rest = train_image_video_sft.build_parser().parse_known_args(command[7:])
     config = train_image_video_sft.build_config(args, parse_overrides(rest))
     vit = config.model.vision_backbone.vit
-    assert config.model.model_name == "temporal_video_olmo" and config.model.removed_share == 0.3
+    assert config.model.model_name == "temporal_video_olmo" and config.model.budget.topk == 0.3
     assert (vit.prune_method, vit.prune_at) == ("scorer", demo.PRUNE_AT)
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
     for group, rate in demo.LEARNING_RATES.items():

@@ -21,7 +21,7 @@ from torch import Tensor
 from olmo.benchmark.clock import Clock
 from olmo.benchmark.inputs import DENSE, STOCK, Inputs, Setting
 from olmo.benchmark.presets import STAGES, Stage
-from olmo.benchmark.slow_forms import masked_llm, masked_vit, present_patches, pruned_layout
+from olmo.benchmark.slow_forms import masked_llm, masked_vit, present_patches
 from olmo.benchmark.stock import Bench, Stock
 from olmo.benchmark.workload import Outcome, run_stage, run_vit
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
@@ -84,7 +84,7 @@ def check_outcome(
 
 def make_sample(model: TemporalVideoOlmo, seed: int = 0) -> Inputs:
     """One short video for ``Checker``."""
-    n_frames = SAMPLE_FRAMES + model.config.prune_from_frame
+    n_frames = SAMPLE_FRAMES + model.config.budget.prune_from_frame
     return Inputs.make(model.config, n_frames, 1, seed, model.device)
 
 
@@ -258,7 +258,7 @@ def check_attention(model: TemporalVideoOlmo, sample: Inputs) -> None:
     x = torch.randn(shape[0], vit.config.n_patches, weight.shape[0], generator=generator)
     bias = -2 * torch.rand(x.shape[:2], generator=generator).to(weight.device)
     keep, x = keep.to(weight.device), x.to(weight)
-    layout = pruned_layout(vit, keep, grid)
+    layout = vit.layout(keep, grid)
     survivors = layout.slot >= 0
     tolerance = ATTENTION_TOLERANCE[weight.dtype]
     with _autocast(weight):

@@ -18,8 +18,8 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     TemporalVideoOlmoConfig,
 )
 from olmo.nn.token_pruning import PRUNE_METHODS
-from olmo.patch_grid import pooled_grid, pooling_windows
-from olmo.token_budget import n_removed_tokens
+from olmo.patch_grid import pooling_windows
+from olmo.token_budget import check_topk
 from olmo.types import MultimodalType
 
 TIME_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 6, 64, 64
@@ -68,8 +68,8 @@ def settings(
     ):
         if unknown := [x for x in found if x not in known]:
             raise ValueError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
-    if bad := [k for k in topk if not 0 <= k < 1]:
-        raise ValueError(f"topk is the share to remove, in [0, 1): got {bad[0]}")
+    for share in topk:
+        check_topk(share)
     out = [DENSE]
     for method in methods:
         for layout in ("ragged",) if PRUNE_METHODS[method].pooled else layouts:
@@ -159,14 +159,7 @@ class Inputs:
 
     def n_kept(self, config: TemporalVideoOlmoConfig, setting: Setting) -> int:
         """Cells of a row that must survive, from the budget rule alone."""
-        vit, pool = config.vision_backbone.vit, config.vision_backbone.video_pooling
-        rows, columns = pooled_grid(*vit.image_num_patch, pool, pool)
-        total = self.n_frames * rows * columns
-        if setting.topk is None:
-            return total
-        return total - n_removed_tokens(
-            self.n_frames, rows * columns, setting.topk, vit.prune_from_frame
-        )
+        return config.budget.at(setting.topk or 0.0).kept(self.n_frames)
 
 
 def _drifting_frames(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:

@@ -14,7 +14,8 @@ from olmo.nn.attention import force_masks
 from olmo.nn.image_vit import ViTBlock
 from olmo.nn.llm_mask import DenseMask, TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
-from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout, first_fit_decreasing
+from olmo.nn.token_layout import CellGrid, FrameTable, first_fit_decreasing
+from olmo.nn.token_pruning import select_cells
 from olmo.nn.token_scorer import attention_bias
 
 
@@ -45,20 +46,13 @@ def _score(
     vit: TemporalVisionTransformer, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid
 ) -> tuple[Tensor, Tensor | None]:
     """Kept cells [F, M] and the bias of the next block [F, N]; all frames are of videos."""
-    scores = vit.method_scores(x, images, table.has_previous, table, grid)
-    keep = vit.config.method.select(scores, table)
+    scores = vit.method_scores(vit.score_inputs(x, images, table))
+    keep = select_cells(scores, table, vit.config.method.spreads_ties)
     if not vit.config.method.learned:
         return keep, None
     per_row = vit.config.bias_rescale == "row"
     low = vit.config.rescale_bias_min
     return keep, attention_bias(scores, table.has_previous, grid, low, per_row)
-
-
-def pruned_layout(vit: TemporalVisionTransformer, keep_FM: Tensor, grid: CellGrid) -> TokenLayout:
-    """The layout that the config asks for."""
-    if vit.config.layout == "packed":
-        return TokenLayout.packed(keep_FM, grid, vit.config.refill)
-    return TokenLayout.ragged(keep_FM, grid)
 
 
 def present_patches(vit: TemporalVisionTransformer, keep_FM: Tensor, grid: CellGrid) -> Tensor:

@@ -6,7 +6,6 @@ in ``config.json``. With ``prune=False`` or ``topk=0`` it is the dense model.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ OUTSIDE = ("quantization_config",)
 KEPT = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
 """Keys of a published config that say nothing about the model's shape."""
 
+DEFAULTS = TemporalVideoOlmoConfig().to_dict()
+
 
 class Molmo2LiteConfig(HfMolmo2Config):
     """Dense Molmo2 fields plus those of ``TemporalVitConfig``, which explains them.
@@ -36,22 +37,6 @@ class Molmo2LiteConfig(HfMolmo2Config):
 
     model_type = "molmo2_lite"
 
-    prune: bool = True
-    topk: float = 0.5
-    prune_at: int = 3
-    prune_method: str = "scorer"
-    sim_reg_loss_coefficient: float = 0.5
-    rescale_bias_min: float = math.exp(-2)
-    prune_from_frame: int = 0
-    pruning_in_scorer: bool = True
-    layout: str = "ragged"
-    refill: bool = False
-    bias_rescale: str = "row"
-    detach_similarity: bool = False
-    new_ref_threshold: float = 0.85
-    random_seed: int = 0
-    video_pooling: int = 3
-    pruned_position_ids: str = "compact"
     bi_directional_attn: str | None = "image_tokens"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -61,6 +46,8 @@ class Molmo2LiteConfig(HfMolmo2Config):
                 "intermediate_size": text.intermediate_size,
                 "text_hidden_size": text.hidden_size,
             }
+        for key, path in PRUNING_KEYS.items():
+            setattr(self, key, kwargs.pop(key, _at(DEFAULTS, path)))
         super().__post_init__(**kwargs)
         self.to_native()  # says what does not fit together
 

@@ -25,7 +25,6 @@ from olmo.hf_model.lite_prompt import (
     HfCache,
     PaddedPrompt,
     continuation_mask,
-    removed_share,
 )
 from olmo.models.loading import MAY_BE_MISSING, no_scorer
 from olmo.models.molmo2.molmo2 import Prompt
@@ -161,8 +160,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             "num_images": num_images,
             "multimodal_type": multimodal_type,
         }
-        with removed_share(self.model, topk):
-            prompt = self.model.encode(batch, prompt_embeds)
+        prompt = self.model.encode(batch, topk, prompt_embeds)
         row = prompt.row
         hidden = self.model.transformer(prompt.embeds, row.position_ids, prompt.mask, kv)
         if kv is not None:
@@ -241,8 +239,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
         """Run vision and drop what it removes. ``batch``: inputs of ``forward`` by name."""
         if unknown := batch.keys() - {*MODEL_INPUTS, "attention_mask"}:
             raise TypeError(f"no input of the model: {', '.join(sorted(unknown))}")
-        with removed_share(self.model, topk):
-            return PaddedPrompt.of(self.model.encode(batch), self.pad_token_id)
+        return PaddedPrompt.of(self.model.encode(batch, topk), self.pad_token_id)
 
     @torch.no_grad()
     def generate_from_prompt(

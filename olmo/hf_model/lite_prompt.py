@@ -6,8 +6,6 @@ Legend: B rows, S tokens of the input, S' tokens after pruning, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from transformers import Cache
 
 from olmo.models.molmo2.molmo2 import Molmo2, Prompt
-from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.generate import check_length
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import DenseMask
@@ -53,31 +50,6 @@ class PaddedPrompt:
         """``ValueError`` if the prompt and the answer do not fit the model's positions."""
         limit = model.config.llm.max_sequence_length
         check_length(self.row.position_ids, self.row.valid, max_new_tokens, limit)
-
-
-@contextmanager
-def removed_share(model: TemporalVideoOlmo, topk: float | None) -> Iterator[None]:
-    """Remove the share ``topk`` of every video's tokens meanwhile; None leaves the config's.
-
-    ``ValueError`` for a share outside [0, 1), or if the model's ``prune_at`` does not fit.
-    """
-    vit, n_layers = model.config.vision_backbone.vit, model.vision_backbone.image_vit.n_layers
-    if topk is None:
-        yield
-        return
-    if isinstance(topk, (bool, str, bytes)) or not hasattr(topk, "__float__"):
-        raise ValueError(f"topk is a number, the share to remove: got {topk!r}")
-    topk = float(topk)
-    if not 0 <= topk < 1:
-        raise ValueError(f"topk is the share to remove, in [0, 1): got {topk}")
-    if topk and not vit.method.pooled and not 0 <= vit.prune_at < n_layers - 1:
-        raise ValueError(f"prune_at={vit.prune_at} does not fit a ViT of {n_layers} blocks")
-    before = vit.prune, vit.topk
-    vit.prune, vit.topk = topk > 0, topk
-    try:
-        yield
-    finally:
-        vit.prune, vit.topk = before
 
 
 NOTE = "molmo2_row"

@@ -16,8 +16,6 @@ from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.vision_backbone import VisionBackboneConfig
-from olmo.patch_grid import pooled_grid
-from olmo.token_budget import n_removed_tokens
 
 TRAINING = 3
 """A step costs this many forward passes: the backward pass counts twice. Recomputed activations
@@ -70,25 +68,23 @@ def model_flops(
 ) -> StageFlops:
     """One video of ``n_frames`` frames with ``n_text_tokens`` other tokens in its row."""
     vit = backbone.vit
-    cells_h, cells_w = pooled_grid(*vit.image_num_patch, pool, pool)
-    n_cells, n_blocks = cells_h * cells_w, max(backbone.read_layers()) + 1
-    removed, full_blocks, scorer = 0, n_blocks, 0.0
+    budget, n_blocks = backbone.budget(pool, pool), max(backbone.read_layers()) + 1
+    kept, total = budget.kept(n_frames), budget.total(n_frames)
+    full_blocks, scorer, connected = n_blocks, 0.0, kept
     if isinstance(vit, TemporalVitConfig) and vit.prune:
-        removed = n_removed_tokens(n_frames, n_cells, vit.topk, vit.prune_from_frame)
-        if removed and vit.pruning_in_scorer and not vit.method.pooled:
+        if vit.method.pooled:
+            connected = total
+        elif kept < total and vit.pruning_in_scorer:
             full_blocks = vit.prune_at + 1
-        if removed and vit.method.learned:
-            scorer = n_frames * scorer_flops(vit, n_cells, pool)
-    kept = n_frames * n_cells - removed
-    n, n_kept = vit.n_patches, vit.n_patches * kept / (n_frames * n_cells)
+        if kept < total and vit.method.learned:
+            scorer = scorer_flops(vit, total, pool)
+    n, n_kept = vit.n_patches, vit.n_patches * kept / total
     blocks = full_blocks * vit_block_flops(vit, n, n)
     if full_blocks < n_blocks:
         # survivors are spread unevenly over frames; their mean is taken for the attention term
         blocks += vit_block_flops(vit, n_kept, n)
         blocks += (n_blocks - full_blocks - 1) * vit_block_flops(vit, n_kept, n_kept)
     embed = 2.0 * n_frames * vit.n_patches * vit.patch_dim * vit.image_emb_dim
-    pooled = isinstance(vit, TemporalVitConfig) and vit.prune and vit.method.pooled
-    connected = n_frames * n_cells if pooled else kept
     connector = connected * connector_flops(backbone, llm, pool)
     return StageFlops(
         embed + n_frames * blocks, scorer, connector, llm_flops(llm, kept + n_text_tokens, n_logits)
@@ -103,7 +99,7 @@ def vit_block_flops(vit: VitConfig, n_tokens: float, n_keys: float) -> float:
 
 
 def scorer_flops(vit: VitConfig, n_cells: int, pool: int) -> float:
-    """Scorer on one frame: pooling attention (one query per cell) and MLP."""
+    """Scorer on ``n_cells`` cells: pooling attention (one query per cell) and MLP."""
     e, hidden, slots = vit.image_emb_dim, vit.image_mlp_dim, pool * pool
     pooling = 2.0 * e * e * (2 + 2 * slots) + 4.0 * slots * e
     mlp = 2.0 * (2 * e * hidden + hidden * hidden + hidden)

@@ -98,6 +98,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     sampling: Sampling | None = None,
+    topk: float | None = None,
 ) -> GenerateOutput:
     """Answer every row of ``batch``.
 
@@ -106,6 +107,7 @@ def generate(
         max_new_tokens: at least 1; prompt + new tokens must fit ``llm.max_sequence_length``.
         stop_ids: a row ends with any of them; at least one.
         sampling: None is greedy.
+        topk: share of a video's tokens to remove; None is the model's own.
 
     Raises:
         ValueError: left padding, a prompt that is too long, nothing to generate or to stop at; or
@@ -130,7 +132,7 @@ def generate(
     cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
     with _timed("prefill", timings, device):
-        out = model(**inputs, cache=cache, response_mask=last)
+        out = model(**inputs, topk=topk, cache=cache, response_mask=last)
     check_length(out.position_ids, out.valid, max_new_tokens, limit)
     lengths = out.valid.sum(1)
     with _timed("decode", timings, device):

@@ -111,10 +111,6 @@ class VitConfig(Config):
         """Values per patch (RGB)."""
         return 3 * self.image_patch_size**2
 
-    def build(self, n_layers: int, device: torch.device | str | None = None) -> VisionTransformer:
-        """ViT with the first ``n_layers`` blocks."""
-        return VisionTransformer(self, n_layers, device)
-
 
 class ViTAttention(nn.Module):
     """Multi-head attention with biases; ``input_dim`` differs from the width in the connector."""

@@ -10,18 +10,17 @@ Legend: F real frames, P frames of prunable videos, N patches, M cells, E width,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from olmo.nn.image_vit import VisionTransformer, VitConfig
+from olmo.nn.image_vit import VisionTransformer
+from olmo.nn.pruning_config import ScoreInputs, TemporalVitConfig
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout
-from olmo.nn.token_pruning import PRUNE_METHODS, PruneMethod, ScoreInputs
+from olmo.nn.token_pruning import select_cells
 from olmo.nn.token_scorer import (
     TemporalTokenScorer,
     attention_bias,
@@ -29,79 +28,9 @@ from olmo.nn.token_scorer import (
     similarity_loss_sum,
 )
 from olmo.nn.transfer import to_host
-from olmo.patch_grid import pooled_grid
+from olmo.patch_grid import n_cells
 
-
-@dataclass
-class TemporalVitConfig(VitConfig):
-    """ViT plus STTS."""
-
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        **VitConfig.single_values,
-        "merge": (False,),
-    }
-
-    prune: bool = True
-    """False: a dense ViT with the same weights."""
-    topk: float = 0.5
-    """Share of a video's pooled cells to remove, in [0, 1)."""
-    prune_at: int = 3
-    """The scorer reads the output of this block (0-based)."""
-    prune_method: str = "scorer"
-    """A name of ``olmo.nn.token_pruning.PRUNE_METHODS``: ``scorer`` is the learned one; ``easy``,
-    ``heuristic``, ``random`` and ``evs`` need no training."""
-    sim_reg_loss_coefficient: float = 0.5
-    """Weight of the auxiliary loss."""
-    rescale_bias_min: float = math.exp(-2)
-    """Lower end of the rescaled scores whose log is the attention bias."""
-    prune_from_frame: int = 0
-    """This many frames of each video do not count for the budget."""
-    pruning_in_scorer: bool = True
-    """False: score and bias, but remove nothing in the ViT; the cells still leave the LLM."""
-    layout: Literal["ragged", "packed"] = "ragged"
-    """How survivors lie in the pruned blocks: nothing else, or whole frames in bins of N slots."""
-    refill: bool = False
-    """``packed`` only: a frame that is alone in its bin keeps its removed patches in the ViT, as
-    in the reference; its result then depends on the other frames of the batch."""
-    bias_rescale: Literal["row", "frame"] = "row"
-    """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
-    detach_similarity: bool = False
-    """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
-    new_ref_threshold: float = 0.85
-    """``easy`` and ``heuristic``: similarity under which a frame or cell counts as new."""
-    random_seed: int = 0
-    """Seed of ``prune_method=random``."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.topk < 1:
-            raise ValueError(f"topk is the share to remove, in [0, 1): got {self.topk}")
-        if not 0 < self.rescale_bias_min <= 1:
-            raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
-        for name in ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
-        if not math.isfinite(self.new_ref_threshold):
-            raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
-        if self.prune and self.attention_dropout:
-            raise ValueError("attention_dropout is not supported in a pruning ViT: set it to 0")
-        if self.prune_method not in PRUNE_METHODS:
-            known = ", ".join(sorted(PRUNE_METHODS))
-            raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")
-        if self.layout not in ("ragged", "packed"):
-            raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
-        if self.refill and self.layout != "packed":
-            raise ValueError(f"refill=True needs layout=packed, got layout={self.layout}")
-
-    @property
-    def method(self) -> PruneMethod:
-        return PRUNE_METHODS[self.prune_method]
-
-    def build(
-        self, n_layers: int, device: torch.device | str | None = None, pool: int = 3
-    ) -> TemporalVisionTransformer:
-        """ViT with the first ``n_layers`` blocks that prunes in cells of ``pool x pool``."""
-        return TemporalVisionTransformer(self, n_layers, pool, device)
+__all__ = ["TemporalVisionTransformer", "TemporalVitConfig", "TemporalVitOutput"]
 
 
 @dataclass
@@ -144,14 +73,18 @@ class TemporalVisionTransformer(VisionTransformer):
         device: torch.device | str | None = None,
     ):
         super().__init__(config, n_layers, device)
-        if config.prune and not 0 <= config.prune_at < n_layers - 1:
-            raise ValueError(
-                f"prune_at={config.prune_at}: blocks 0 to {n_layers - 1} are built, and the one "
-                f"after prune_at must be among them (0 <= prune_at <= {n_layers - 2})"
-            )
         self.pool = pool
+        if config.prune:
+            self._check_prune_at()
         if config.method.learned:
             self.transformer.temporal_token_scorer = TemporalTokenScorer(config, device)
+
+    def _check_prune_at(self) -> None:
+        if not 0 <= self.config.prune_at < self.n_layers - 1:
+            raise ValueError(
+                f"prune_at={self.config.prune_at}: blocks 0 to {self.n_layers - 1} are built, and "
+                f"the one after prune_at must be among them (0 <= prune_at <= {self.n_layers - 2})"
+            )
 
     @property
     def scorer(self) -> TemporalTokenScorer | None:
@@ -165,8 +98,7 @@ class TemporalVisionTransformer(VisionTransformer):
     @property
     def n_cells(self) -> int:
         """Cells per frame."""
-        rows, columns = pooled_grid(*self.config.image_num_patch, self.pool, self.pool)
-        return rows * columns
+        return n_cells(*self.config.image_num_patch, self.pool, self.pool)
 
     def grid(self, device: torch.device) -> CellGrid:
         return CellGrid.build(*self.config.image_num_patch, self.pool, device)
@@ -186,111 +118,104 @@ class TemporalVisionTransformer(VisionTransformer):
         integers) comes with them.
         """
         config, grid = self.config, self.grid(images.device)
-        x, found = self.embed(images), {}
-        for i, block in enumerate(self.blocks[: config.prune_at + 1]):
-            x = block(x)
-            if i in layers:
-                found[i] = x
-        state = self._score(x, images, table, grid)
-        counts, *host = to_host([grid.spread(state.keep).sum(1), *also(state.keep)])
-        layout = None
+        x, found = self.until_scoring(images, layers)
+        # 1. Score the cells, and choose those that stay.
+        scores, aux_loss = self._score(x, images, table)
+        keep = torch.ones(len(images), grid.n_cells, dtype=torch.bool, device=x.device)
+        if table.videos:
+            keep[table.prunable] = select_cells(scores, table, config.method.spreads_ties)
+        # 2. Plan where their patches lie.
+        counts, *host = to_host([grid.spread(keep).sum(1), *also(keep)])
+        layout, bias = None, self._bias(scores, table, x)
         if table.videos and config.pruning_in_scorer:
-            layout = self._layout(state.keep, grid, counts.tolist())
+            layout = self.layout(keep, grid, counts.tolist())
             found = {i: layout.gather(y) for i, y in found.items()}
+        # 3. Go on with the survivors.
         for i, block in enumerate(self.blocks[config.prune_at + 1 :], config.prune_at + 1):
             if layout is not None and x.dim() == 3 and not config.activation_checkpointing:
                 # keys and values of all patches serve this block alone: not worth their memory
-                x = recomputed(block, x, layout, state.bias, draws=config.residual_dropout > 0)
+                x = recomputed(block, x, layout, bias, draws=config.residual_dropout > 0)
             else:
-                x = block(x, layout, state.bias if x.dim() == 3 else None)
+                x = block(x, layout, bias if x.dim() == 3 else None)
             if i in layers:
                 found[i] = x
         features = torch.cat([found[i] for i in layers], -1).flatten(0, -2)
-        if self.training:
-            features = features + 0.0 * state.anchor.to(features.dtype)
+        if self.training:  # ties the scorer into the graph of a batch without videos
+            features = features + 0.0 * scores.sum().to(features.dtype)
         return TemporalVitOutput(
             features,
             layout.slot if layout else None,
-            state.keep,
+            keep,
             host,
-            state.scores,
-            *self._aux_loss(state, table),
+            scores if table.videos else None,
+            aux_loss,
+            0 if aux_loss is None else self.n_score_terms(table),
             stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
 
-    def _layout(self, keep: Tensor, grid: CellGrid, counts: list[int]) -> TokenLayout:
+    def until_scoring(
+        self, images: Tensor, layers: tuple[int, ...] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Output [F, N, E] of block ``prune_at``, and those of the ``layers`` up to there."""
+        self._check_prune_at()
+        x, found = self.embed(images), {}
+        for i, block in enumerate(self.blocks[: self.config.prune_at + 1]):
+            x = block(x)
+            if i in layers:
+                found[i] = x
+        return x, found
+
+    def layout(self, keep: Tensor, grid: CellGrid, counts: list[int] | None = None) -> TokenLayout:
+        """The layout that the config asks for."""
         if self.config.layout == "packed":
             return TokenLayout.packed(keep, grid, self.config.refill, counts)
         return TokenLayout.ragged(keep, grid, counts)
 
-    def _score(self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid) -> _ScoreState:
-        """Scores, kept cells and attention bias from the output ``x`` [F, N, E] of block l."""
-        config = self.config
-        n_frames, n_patches = x.shape[:2]
-        keep = torch.ones(n_frames, grid.n_cells, dtype=torch.bool, device=x.device)
-        rows = table.prunable
-        has_previous = table.has_previous
+    def score_inputs(
+        self, x: Tensor, images: Tensor, table: FrameTable, grid: CellGrid | None = None
+    ) -> ScoreInputs:
+        """What the method is given of ``x`` and ``images`` of the real frames: those of prunable
+        videos, or one frame if there are none."""
+        rows, has_previous = table.prunable, table.has_previous
         if not table.videos:
             rows, has_previous = rows.new_zeros(1), has_previous.new_zeros(1)
-        whole = len(rows) == n_frames
-        video_x, video_images = (x, images) if whole else (x[rows], images[rows])
-        scores = self.method_scores(video_x, video_images, has_previous, table, grid)
-        if not table.videos:
-            return _ScoreState(keep, None, None, None, scores.sum())
-        keep[rows] = config.method.select(scores, table)
-        bias = None
-        if config.method.learned:
-            video_bias = attention_bias(
-                scores,
-                has_previous,
-                grid,
-                config.rescale_bias_min,
-                config.bias_rescale == "row",
-            )
-            bias = video_bias.new_zeros(n_frames, n_patches).index_copy(0, rows, video_bias)
-        aux_sum = None
-        if self.training and config.method.learned:
-            target_x = video_x.detach() if config.detach_similarity else video_x
-            cosine = recomputed(neighbour_cosine, target_x, grid)
-            aux_sum = similarity_loss_sum(scores, cosine, has_previous)
-        return _ScoreState(keep, scores, bias, aux_sum, scores.sum())
+        if len(rows) < len(x):
+            x, images = x[rows], images[rows]
+        grid = self.grid(x.device) if grid is None else grid
+        return ScoreInputs(x, images, has_previous, grid, table.videos, self.config, self.scorer)
 
-    def method_scores(
-        self, x: Tensor, images: Tensor, has_previous: Tensor, table: FrameTable, grid: CellGrid
-    ) -> Tensor:
+    def method_scores(self, inputs: ScoreInputs) -> Tensor:
         """What the chosen method makes of the prunable frames: scores [P, M] float32, high = keep.
         They are ranked, and their log is taken: half precision would make many of them equal."""
+        method = self.config.method
+        with torch.set_grad_enabled(torch.is_grad_enabled() and method.learned):
+            return method.score(inputs).float()
+
+    def _bias(self, scores: Tensor, table: FrameTable, x: Tensor) -> Tensor | None:
+        """Attention bias [F, N] of the next block; None without one."""
         config = self.config
-        inputs = ScoreInputs(
-            x,
-            images,
-            has_previous,
-            grid,
-            table.videos,
-            config.random_seed,
-            config.new_ref_threshold,
-            self.scorer,
-        )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and config.method.learned):
-            return config.method.score(inputs).float()
+        if not table.videos or not config.method.learned:
+            return None
+        per_row, grid = config.bias_rescale == "row", self.grid(x.device)
+        bias = attention_bias(scores, table.has_previous, grid, config.rescale_bias_min, per_row)
+        return bias.new_zeros(x.shape[:2]).index_copy(0, table.prunable, bias)
 
-    def _aux_loss(self, state: _ScoreState, table: FrameTable) -> tuple[Tensor | None, int]:
+    def _score(self, x: Tensor, images: Tensor, table: FrameTable) -> tuple[Tensor, Tensor | None]:
+        """Scores [P, M], or of one frame without videos; and the auxiliary loss of training."""
+        inputs = self.score_inputs(x, images, table)
+        scores = self.method_scores(inputs)
         if not self.training or self.scorer is None:
-            return None, 0
-        count = table.n_pairs * state.keep.shape[1]
-        if state.aux_sum is None or count == 0:
-            return 0.0 * state.anchor, 0
-        return self.config.sim_reg_loss_coefficient * state.aux_sum / count, count
+            return scores, None
+        if not (count := self.n_score_terms(table)):
+            return scores, 0.0 * scores.sum()
+        compared = inputs.x.detach() if self.config.detach_similarity else inputs.x
+        cosine = recomputed(neighbour_cosine, compared, inputs.grid)
+        total = similarity_loss_sum(scores, cosine, inputs.has_previous)
+        return scores, self.config.sim_reg_loss_coefficient * total / count
 
-
-@dataclass(frozen=True)
-class _ScoreState:
-    keep: Tensor
-    scores: Tensor | None
-    bias: Tensor | None
-    aux_sum: Tensor | None
-    anchor: Tensor
-    """Depends on every scorer parameter; ties the scorer into the graph."""
+    def n_score_terms(self, table: FrameTable) -> int:
+        """(Frame pair, cell) terms that the auxiliary loss is a mean of."""
+        return table.n_pairs * self.n_cells if self.config.method.learned else 0
 
 
 def pruning_stats(

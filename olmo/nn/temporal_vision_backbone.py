@@ -5,19 +5,17 @@ Legend as in ``vision_backbone``; M cells per frame, F real frames of the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
+from olmo.nn.pruning_config import ScoreInputs, TemporalVitConfig
 from olmo.nn.ranges import MOST_POOL, check_counts
-from olmo.nn.temporal_image_vit import (
-    TemporalVisionTransformer,
-    TemporalVitConfig,
-    pruning_stats,
-)
+from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
+from olmo.nn.token_pruning import select_cells
 from olmo.nn.transfer import to_host
 from olmo.nn.vision_backbone import (
     VisionBackbone,
@@ -27,6 +25,7 @@ from olmo.nn.vision_backbone import (
     patch_rows,
     select,
 )
+from olmo.token_budget import Budget, check_topk
 
 
 @dataclass
@@ -40,6 +39,12 @@ class TemporalVisionBackboneConfig(VisionBackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, {"video_pooling": MOST_POOL})
+
+    def budget(self, pool_h: int, pool_w: int) -> Budget:
+        topk = self.vit.topk if self.vit.prune else 0.0
+        return replace(
+            super().budget(pool_h, pool_w), topk=topk, prune_from_frame=self.vit.prune_from_frame
+        )
 
     def build(
         self, llm: LlmConfig, device: torch.device | str | None = None
@@ -55,8 +60,8 @@ class TemporalVisionBackbone(VisionBackbone):
     image_vit: TemporalVisionTransformer
 
     def build_vit(self, device: torch.device | str | None) -> TemporalVisionTransformer:
-        n_layers = max(self.layers) + 1
-        return self.config.vit.build(n_layers, device, self.config.video_pooling)
+        n_layers, pool = max(self.layers) + 1, self.config.video_pooling
+        return TemporalVisionTransformer(self.config.vit, n_layers, pool, device)
 
     def forward(
         self,
@@ -65,6 +70,7 @@ class TemporalVisionBackbone(VisionBackbone):
         token_pooling: Tensor,
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
+        topk: float | None = None,
     ) -> VisionOutput:
         """Encode, prune and pool.
 
@@ -75,24 +81,34 @@ class TemporalVisionBackbone(VisionBackbone):
             num_images: int [B, V] frames of each visual input, padding <= 0. Frames beyond a
                 row's sum are padding and are not encoded. Keep it on the CPU to avoid a sync.
             multimodal_type: int [B, V], a ``MultimodalType`` each; only VIDEO is pruned.
+            topk: share of a video's cells to remove, in [0, 1); None is the config's, 0 the dense
+                backbone.
 
         Raises:
-            ValueError: pruning is on and ``num_images`` or ``multimodal_type`` is missing.
+            ValueError: pruning is on and ``num_images`` or ``multimodal_type`` is missing, or the
+                config's ``prune_at`` does not fit.
         """
         vit = self.config.vit
-        if not vit.prune:
+        if not (vit.prune if topk is None else check_topk(topk)):
             return super().forward(images, image_masks, token_pooling, num_images)
         if num_images is None or multimodal_type is None:
             raise ValueError("pruning needs num_images and multimodal_type with every batch")
         check_no_masks(image_masks)
         n_rows, n_slots, n_patches = images.shape[:3]
-        grid = self.image_vit.grid(images.device)
-        table = self.frames(num_images, multimodal_type, n_slots).to(images.device)
+        table = self.frames(num_images, multimodal_type, n_slots, topk).to(images.device)
         frames = images.flatten(0, 1)[table.slots]
         index = patch_rows(token_pooling, table.slots, n_slots, n_patches)
-        if vit.method.pooled:
-            return self._prune_pooled(frames, index, table, grid, n_rows * n_slots)
-        valid = (index >= 0).any(-1)
+        out = (self._prune_pooled if vit.method.pooled else self._prune)(frames, index, table)
+        if self.budget(topk).topk == 0:
+            out.kept_rows = None
+        if out.scores is not None:
+            full = out.scores.new_ones(n_rows * n_slots, out.scores.shape[1])
+            out.scores = full.index_copy(0, table.slots[table.prunable], out.scores)
+        return out
+
+    def _prune(self, frames: Tensor, index: Tensor, table: FrameTable) -> VisionOutput:
+        """Cells leave inside the ViT."""
+        valid, grid = (index >= 0).any(-1), self.image_vit.grid(frames.device)
         out = self.image_vit.forward_pruned(
             frames, table, self.layers, lambda cells: [valid, _kept_rows(index, cells, grid)]
         )
@@ -105,73 +121,88 @@ class TemporalVisionBackbone(VisionBackbone):
             _kept_rows(index, out.keep_cells, grid),
             rows,
             kept_rows,
-            scores=self._all_scores(out.scores, table, n_rows * n_slots, grid),
-            aux_loss=out.aux_loss,
-            aux_count=out.aux_count,
-            stats=out.stats,
+            out.scores,
+            out.aux_loss,
+            out.aux_count,
+            out.stats,
         )
 
-    def _prune_pooled(
-        self, frames: Tensor, index: Tensor, table: FrameTable, grid: CellGrid, n_slots: int
-    ) -> VisionOutput:
+    def _prune_pooled(self, frames: Tensor, index: Tensor, table: FrameTable) -> VisionOutput:
         """Dense ViT and connector; then the method compares the pooled tokens of the videos.
 
         Padding rows are pooled, too: leaving them out would cost a second wait."""
-        x = self.image_vit(frames, self.layers)
+        grid, features = self.image_vit.grid(frames.device), self._pool_all(frames, index)
         keep_cells = torch.ones(len(frames), grid.n_cells, dtype=torch.bool, device=frames.device)
-        valid = (index >= 0).any(-1)
-        features = self.connect(torch.cat(x, -1).flatten(0, 1), index.flatten(0, 1))
         scores = None
         if table.videos:
-            n_cells = keep_cells.numel()
-            cell = torch.where(valid, _cell_of_row(index, grid), n_cells).flatten()
-            token_of_cell = index.new_zeros(n_cells + 1)
-            token_of_cell[cell] = torch.arange(len(features), device=index.device)
-            tokens = token_of_cell[:-1].view(keep_cells.shape)[table.prunable]
-            scores = self.image_vit.method_scores(
-                features[tokens],
-                frames[table.prunable],
-                table.has_previous,
-                table,
-                CellGrid.build(*grid.shape, 1, frames.device),
-            )
-            keep_cells[table.prunable] = self.config.vit.method.select(scores, table)
+            inputs = self._pooled_inputs(frames, index, table, features)
+            scores = self.image_vit.method_scores(inputs)
+            spread = self.config.vit.method.spreads_ties
+            keep_cells[table.prunable] = select_cells(scores, table, spread)
         keep = _kept_rows(index, keep_cells, grid)
-        rows, kept_rows = to_host([valid, keep])
+        rows, kept_rows = to_host([(index >= 0).any(-1), keep])
         return VisionOutput(
             select(features.unflatten(0, keep.shape), kept_rows),
             keep,
             rows,
             kept_rows,
-            scores=self._all_scores(scores, table, n_slots, grid),
+            scores,
             stats=pruning_stats(table, None, len(frames), grid.n_cells),
         )
 
-    def frames(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> FrameTable:
+    def _pool_all(self, frames: Tensor, index: Tensor) -> Tensor:
+        """Pooled tokens [B * P, D], none left out."""
+        x = torch.cat(self.image_vit(frames, self.layers), -1)
+        return self.connect(x.flatten(0, 1), index.flatten(0, 1))
+
+    def _pooled_inputs(
+        self, frames: Tensor, index: Tensor, table: FrameTable, features: Tensor
+    ) -> ScoreInputs:
+        """What a method is given that compares pooled tokens: each is a patch by itself."""
+        grid = self.image_vit.grid(frames.device)
+        n_cells = len(frames) * grid.n_cells
+        cell = torch.where((index >= 0).any(-1), _cell_of_row(index, grid), n_cells).flatten()
+        token_of_cell = index.new_zeros(n_cells + 1)
+        token_of_cell[cell] = torch.arange(len(features), device=index.device)
+        x = features[token_of_cell[:-1].view(len(frames), -1)]
+        single = CellGrid.build(*grid.shape, 1, frames.device)
+        return self.image_vit.score_inputs(x, frames, table, single)
+
+    def score_inputs(self, images: Tensor, token_pooling: Tensor, table: FrameTable) -> ScoreInputs:
+        """What the method is given of one row of frames: ``images`` [F, N, patch_dim] and
+        ``token_pooling`` [P, S]. No later block runs."""
+        if self.config.vit.method.pooled:
+            index = token_pooling[None]
+            return self._pooled_inputs(images, index, table, self._pool_all(images, index))
+        x, _ = self.image_vit.until_scoring(images)
+        return self.image_vit.score_inputs(x, images, table)
+
+    def budget(self, topk: float | None = None) -> Budget:
+        """What a video loses, by the config or at another ``topk``."""
+        pool = self.config.video_pooling
+        return self.config.budget(pool, pool).at(topk)
+
+    def frames(
+        self,
+        num_images: Tensor,
+        multimodal_type: Tensor,
+        n_slots: int,
+        topk: float | None = None,
+    ) -> FrameTable:
         """The real frames of a batch with ``n_slots`` frame slots per row."""
-        vit = self.config.vit
+        budget = self.budget(topk)
         return frame_table(
             num_images,
             multimodal_type,
             n_slots,
-            self.image_vit.n_cells,
-            vit.topk,
-            vit.prune_from_frame,
+            budget.cells_per_frame,
+            budget.topk,
+            budget.prune_from_frame,
         )
 
     def n_score_terms(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> int:
         """(Frame pair, cell) terms of the auxiliary loss."""
-        table = self.frames(num_images, multimodal_type, n_slots)
-        return table.n_pairs * self.image_vit.n_cells
-
-    @staticmethod
-    def _all_scores(
-        scores: Tensor | None, table: FrameTable, n_slots: int, grid: CellGrid
-    ) -> Tensor | None:
-        if scores is None:
-            return None
-        full = scores.new_ones(n_slots, grid.n_cells)
-        return full.index_copy(0, table.slots[table.prunable], scores)
+        return self.image_vit.n_score_terms(self.frames(num_images, multimodal_type, n_slots))
 
 
 def _cell_of_row(index_BPS: Tensor, grid: CellGrid) -> Tensor:

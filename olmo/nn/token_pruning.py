@@ -9,89 +9,30 @@ Source: STTS, arXiv 2603.18004.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from olmo.nn.pruning_config import (
+    PRUNE_METHODS,
+    PruneMethod,
+    ScoreInputs,
+    prune_method,
+    training_free_methods,
+)
 from olmo.nn.recompute import recomputed
-from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
-from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
+from olmo.nn.token_layout import FrameTable
+from olmo.nn.token_scorer import cell_features, neighbour_cosine
 
-
-@dataclass(frozen=True)
-class ScoreInputs:
-    """What a method may look at.
-
-    Attributes:
-        x: [P, N, E] what is compared, for the frames of prunable videos: the output of ViT block
-            ``prune_at``, or the pooled tokens, one patch each, for a method with ``pooled``.
-        images: [P, patches, patch_dim] the frames' pixels, uint8 or float in [-1, 1].
-        has_previous: [P] bool, False for the first frame of each video.
-        grid: the N patches and M cells of ``x``.
-        videos: frames and budget of each prunable video.
-        seed: of the random draws.
-        new_ref_threshold: similarity under which a frame or a cell counts as new.
-        scorer: the learned module; None for the training-free methods.
-    """
-
-    x: Tensor
-    images: Tensor
-    has_previous: Tensor
-    grid: CellGrid
-    videos: tuple[VideoSpan, ...]
-    seed: int
-    new_ref_threshold: float
-    scorer: TemporalTokenScorer | None
-
-
-ScoreFunction = Callable[[ScoreInputs], Tensor]
-
-
-@dataclass(frozen=True)
-class PruneMethod:
-    """A registered method.
-
-    Attributes:
-        score: gives scores [P, M], high = keep.
-        learned: uses the trained scorer; its scores bias block ``prune_at + 1``.
-        pooled: scores the connector's output, so tokens leave only before the language model.
-    """
-
-    score: ScoreFunction
-    learned: bool = False
-    pooled: bool = False
-
-    @property
-    def spreads_ties(self) -> bool:
-        """Whether equal scores are chosen from all over the video. A still picture gives a
-        training-free method nothing but equal scores; published scorers take the earlier cell."""
-        return not self.learned
-
-    def select(self, scores_PM: Tensor, table: FrameTable) -> Tensor:
-        """``select_cells`` of this method's scores."""
-        return select_cells(scores_PM, table, self.spreads_ties)
-
-
-PRUNE_METHODS: dict[str, PruneMethod] = {}
-
-
-def prune_method(
-    name: str, learned: bool = False, pooled: bool = False
-) -> Callable[[ScoreFunction], ScoreFunction]:
-    """Register a scoring function under the value of ``TemporalVitConfig.prune_method``."""
-
-    def add(function: ScoreFunction) -> ScoreFunction:
-        PRUNE_METHODS[name] = PruneMethod(function, learned, pooled)
-        return function
-
-    return add
-
-
-def training_free_methods() -> list[str]:
-    """Names of the methods that need no trained scorer."""
-    return sorted(name for name, method in PRUNE_METHODS.items() if not method.learned)
+__all__ = [
+    "PRUNE_METHODS",
+    "PruneMethod",
+    "ScoreInputs",
+    "prune_method",
+    "removal_order",
+    "select_cells",
+    "training_free_methods",
+]
 
 
 @prune_method("scorer", learned=True)
@@ -109,8 +50,8 @@ def random_scores(inputs: ScoreInputs) -> Tensor:
     device, the batch, or what was drawn before.
     """
     cells = torch.arange(inputs.grid.n_cells, device=inputs.x.device)
-    keys = _mix(frame_keys(inputs.images) + inputs.seed) + _index_in_video(inputs.has_previous)
-    keys = _mix(_mix(keys)[:, None] + cells)
+    keys = _mix(frame_keys(inputs.images) + inputs.config.random_seed)
+    keys = _mix(_mix(keys + _index_in_video(inputs.has_previous))[:, None] + cells)
     return ((keys >> 11) & 0xFFFFFF).float() / float(1 << 24)
 
 
@@ -138,12 +79,12 @@ def reference_difference(inputs: ScoreInputs) -> Tensor:
     """
     cells = cell_features(inputs.x, inputs.grid)
     similarity = cells.new_zeros(cells.shape[:2])
+    threshold = inputs.config.new_ref_threshold
     for video in inputs.videos:
         reference = cells[video.start]
         for t in range(video.start + 1, video.start + video.n_frames):
             similarity[t] = torch.cosine_similarity(cells[t], reference, dim=-1)
-            new = similarity[t] < inputs.new_ref_threshold
-            new = new | (similarity[t].mean() < inputs.new_ref_threshold)
+            new = (similarity[t] < threshold) | (similarity[t].mean() < threshold)
             reference = torch.where(new[:, None], cells[t], reference)
     return _protect_new_frames(similarity, inputs)
 
@@ -161,9 +102,10 @@ def _protect_new_frames(similarity_PM: Tensor, inputs: ScoreInputs) -> Tensor:
     new hold fewer cells than the video must lose, the threshold of that video steps down by 0.05.
     """
     scores = 1 - similarity_PM
-    n_steps = max(0, math.ceil((inputs.new_ref_threshold + 1) / 0.05)) + 2
+    threshold = inputs.config.new_ref_threshold
+    n_steps = max(0, math.ceil((threshold + 1) / 0.05)) + 2
     steps = torch.arange(n_steps, device=scores.device)
-    thresholds = inputs.new_ref_threshold - 0.05 * steps
+    thresholds = threshold - 0.05 * steps
     for video in inputs.videos:
         rows = slice(video.start + 1, video.start + video.n_frames)
         new = similarity_PM[rows].mean(1) < thresholds[:, None]

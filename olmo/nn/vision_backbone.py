@@ -19,6 +19,8 @@ from olmo.nn.llm import LlmConfig
 from olmo.nn.ranges import check_dropout
 from olmo.nn.token_layout import real_slots
 from olmo.nn.transfer import to_device, to_host
+from olmo.patch_grid import n_cells
+from olmo.token_budget import Budget
 
 
 @dataclass
@@ -70,6 +72,10 @@ class VisionBackboneConfig(Config):
             raise ValueError(f"vit_layers {self.vit_layers} do not fit a ViT of {n} layers")
         return layers
 
+    def budget(self, pool_h: int, pool_w: int) -> Budget:
+        """What a video loses whose frames are pooled in windows of ``pool_h x pool_w`` patches."""
+        return Budget(n_cells(*self.vit.image_num_patch, pool_h, pool_w))
+
     def build(self, llm: LlmConfig, device: torch.device | str | None = None) -> VisionBackbone:
         """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
         return VisionBackbone(self, llm, device)
@@ -82,7 +88,8 @@ class VisionOutput:
     Attributes:
         features: [K, D] features of the kept pooled tokens, in (row, token_pooling row) order.
         keep: bool [B, P] which ``token_pooling`` rows survive; False for padding rows.
-        rows, kept_rows: bool [B, P] on the host: which rows are real, and ``keep``.
+        rows: bool [B, P] on the host, which rows are real.
+        kept_rows: ``keep`` on the host; None where nothing is to be removed.
         scores: [B * T, M] scores of the cells, 1 for frames that are not scored; None if dense.
         aux_loss: auxiliary loss, already weighted; None outside training or if dense.
         aux_count: number of (frame pair, cell) terms the auxiliary loss is a mean of.
@@ -92,7 +99,7 @@ class VisionOutput:
     features: Tensor
     keep: Tensor
     rows: Tensor
-    kept_rows: Tensor
+    kept_rows: Tensor | None = None
     scores: Tensor | None = None
     aux_loss: Tensor | None = None
     aux_count: int = 0
@@ -120,7 +127,7 @@ class VisionBackbone(nn.Module):
         self.feature_dropout = nn.Dropout(config.image_feature_dropout)
 
     def build_vit(self, device: torch.device | str | None) -> VisionTransformer:
-        return self.config.vit.build(max(self.layers) + 1, device)
+        return VisionTransformer(self.config.vit, max(self.layers) + 1, device)
 
     def reset_parameters(self) -> None:
         self.image_vit.reset_parameters()
@@ -134,6 +141,7 @@ class VisionBackbone(nn.Module):
         token_pooling: Tensor,
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
+        topk: float | None = None,
     ) -> VisionOutput:
         """Encode frames and pool them.
 
@@ -144,7 +152,10 @@ class VisionBackbone(nn.Module):
             num_images: int [B, V] frames of each visual input, padding <= 0. Frames beyond a
                 row's sum are padding and are not encoded. None: all frames are.
             multimodal_type: not used by the dense backbone.
+            topk: must be 0 or None: nothing can be removed.
         """
+        if topk:
+            raise ValueError(f"topk={topk}: the model is dense and cannot remove tokens")
         check_no_masks(image_masks)
         if num_images is None:
             slots = torch.arange(images.shape[0] * images.shape[1], device=images.device)
@@ -155,7 +166,7 @@ class VisionBackbone(nn.Module):
         (rows,) = to_host([keep])
         x = self.image_vit(images.flatten(0, 1)[slots], self.layers)
         features = self.connect(torch.cat(x, -1).flatten(0, 1), select(index, rows))
-        return VisionOutput(features, keep, rows, rows)
+        return VisionOutput(features, keep, rows)
 
     def connect(self, x_KE: Tensor, index_RS: Tensor) -> Tensor:
         """Connector over flat patch features [*, L * E]; ``index_RS`` names the slots' rows."""

@@ -165,7 +165,7 @@ class TrainConfig(Config):
             "llm": self.ft_llm,
             "vit": self.ft_vit,
             "connector": self.ft_connector,
-            "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.removed_share > 0,
+            "temporal_token_scorer": self.ft_temporal_token_scorer and self.model.budget.topk > 0,
         }
         off = [group for group in GROUPS if not trains[group] or group in self.adapted]
         return [*off, *FROZEN_EMBEDDING[self.ft_embedding]]

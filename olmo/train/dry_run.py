@@ -14,8 +14,6 @@ from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.nn.attention import kernel_table
 from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
-from olmo.patch_grid import pooled_grid
-from olmo.token_budget import n_removed_tokens
 from olmo.train.config import TrainConfig
 from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
@@ -108,13 +106,7 @@ def full_row(config: TrainConfig) -> tuple[float, RowShape]:
 
 def video_tokens(model: Molmo2Config, n_frames: int) -> tuple[int, int]:
     """Visual tokens of a video of ``n_frames`` before and after pruning."""
-    video = model.mm_preprocessor.video
-    grid = model.vision_backbone.vit.image_num_patch
-    rows, columns = pooled_grid(*grid, video.pooling_h, video.pooling_w)
-    removed = n_removed_tokens(
-        n_frames, rows * columns, model.removed_share, model.prune_from_frame
-    )
-    return n_frames * rows * columns, n_frames * rows * columns - removed
+    return model.budget.total(n_frames), model.budget.kept(n_frames)
 
 
 def video_flops(model: Molmo2Config, n_frames: int) -> tuple[StageFlops, StageFlops]:

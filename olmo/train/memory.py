@@ -109,7 +109,7 @@ def vision_activations(config: Molmo2Config, row: RowShape, sizes: Sizes) -> flo
     full, share, scorer = n_blocks, 1.0, 0.0
     if isinstance(vit, TemporalVitConfig) and vit.prune:
         full = min(vit.prune_at + 2, n_blocks)
-        share = 1.0 - config.removed_share
+        share = 1.0 - config.budget.topk
         cells = tokens / slots
         scorer = cells * (3 * slots * vit.image_emb_dim + 5 * vit.image_mlp_dim)
     size, block = sizes.product, vit_block_bytes(vit, sizes)

@@ -167,7 +167,7 @@ def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int
     one, packing = preprocessor.output_bounds(), config.data.packing
     if packing is None or config.data.sequence_length is None:
         return one.max_frames, one.max_removed
-    share = config.model.removed_share
+    share = config.model.budget.topk
     return packing.max_images, int(config.data.sequence_length * share / (1 - share))
 
 

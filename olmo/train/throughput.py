@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -11,8 +11,6 @@ from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.flops import TRAINING, StageFlops, connector_flops, llm_flops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.nn.vision_backbone import VisionBackboneConfig
-from olmo.patch_grid import pooled_grid
-from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
 
 
@@ -27,16 +25,9 @@ class FlopCounter:
     """Counts the FLOPs of training on a micro-batch, from its tensors on the host."""
 
     def __init__(self, config: Molmo2Config):
-        self.config = config
+        self.config, self.budget = config, config.budget
         self.pool = config.mm_preprocessor.video.pooling_h
         self.video = lru_cache(maxsize=None)(self._video)
-
-    @cached_property
-    def n_cells(self) -> int:
-        video = self.config.mm_preprocessor.video
-        grid = self.config.vision_backbone.vit.image_num_patch
-        rows, columns = pooled_grid(*grid, video.pooling_h, video.pooling_w)
-        return rows * columns
 
     def __call__(self, batch: dict[str, Tensor]) -> float:
         """FLOPs of forward and backward pass over ``batch``; padding does not count."""
@@ -54,21 +45,14 @@ class FlopCounter:
                     continue
                 stages = self.video(n)
                 total += stages.vit + stages.scorer + stages.connector
-                image_tokens -= n * self.n_cells
-                lengths[row] -= self.removed(n)
+                image_tokens -= self.budget.total(n)
+                lengths[row] -= self.budget.removed(n)
         if image_frames:
             total += self._dense(image_frames).vit
             total += image_tokens * connector_flops(backbone, llm, self.pool)
         total += sum(llm_flops(llm, n, 0) for n in lengths)
         total += 2.0 * int((batch["loss_masks"] > 0).sum()) * llm.d_model * llm.n_embeddings
         return TRAINING * total
-
-    def removed(self, n_frames: int) -> int:
-        """Tokens that a video of ``n_frames`` loses."""
-        config = self.config
-        return n_removed_tokens(
-            n_frames, self.n_cells, config.removed_share, config.prune_from_frame
-        )
 
     def _video(self, n_frames: int) -> StageFlops:
         config = self.config

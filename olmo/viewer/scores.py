@@ -2,7 +2,7 @@
 
 ``score_with_model`` takes the scores of a checkpoint's vision backbone, ``score_pixels`` those of
 a training-free method on raw pixels. Budget and selection are the rules that the model follows
-(``n_removed_tokens``, ``select_cells``).
+(``Budget``, ``select_cells``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +24,19 @@ from olmo.models.temporal_video_olmo.temporal_video_olmo import (
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
-from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs, training_free_methods
+from olmo.nn.token_pruning import (
+    PRUNE_METHODS,
+    ScoreInputs,
+    select_cells,
+    training_free_methods,
+)
 from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
-from olmo.token_budget import n_removed_tokens
-from olmo.types import MultimodalType, VideoFrames
+from olmo.token_budget import Budget
+from olmo.types import VideoFrames
 from olmo.viewer.cells import CellEdges, HeatScale
 
 LATER_LLM_BLOCKS = re.compile(r"transformer\.blocks\.\d+\..*")
-SCORING_TOPK = 0.5
-"""Any share under which every video of two frames or more is scored."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class ScoredVideo:
 
     def n_remove(self, topk: float | None = None) -> int:
         """Budget at ``topk`` (default: the one of the settings)."""
-        share = self.vit.topk if topk is None else topk
-        return n_removed_tokens(self.n_frames, self.n_cells, share, self.vit.prune_from_frame)
+        budget = Budget(self.n_cells, self.vit.topk, self.vit.prune_from_frame)
+        return budget.at(topk).removed(self.n_frames)
 
     def keep(self, topk: float | None = None) -> np.ndarray:
         """Kept cells, bool ``[frames, cells]``."""
@@ -90,7 +91,8 @@ class ScoredVideo:
         if n_remove == 0:
             return np.ones((self.n_frames, self.n_cells), dtype=bool)
         scores = torch.from_numpy(self._level(n_remove).scores)
-        return self.vit.method.select(scores, _one_video(self.n_frames, n_remove)).numpy()
+        table = _one_video(self.n_frames, n_remove)
+        return select_cells(scores, table, self.vit.method.spreads_ties).numpy()
 
     def protected(self, topk: float | None = None) -> np.ndarray:
         """Frames that the method keeps whole because they are new, bool ``[frames]``."""
@@ -137,9 +139,7 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
         has_previous=torch.arange(n_frames) > 0,
         grid=CellGrid.build(*vit.image_num_patch, pool, images.device),
         videos=(),
-        seed=vit.random_seed,
-        new_ref_threshold=vit.new_ref_threshold,
-        scorer=None,
+        config=vit,
     )
     h, w = vit.image_default_input_size
     source = (
@@ -177,46 +177,13 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
         return ScoredVideo(video, edges, (), settings, source)
     preprocessing = model.config.mm_preprocessor.video
     pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
-    scoring = dataclasses.replace(settings, prune=True, topk=SCORING_TOPK, prune_from_frame=0)
-    backbone.config.vit = backbone.image_vit.config = scoring
-    try:
-        with torch.no_grad(), _stop_at(settings.prune_method):
-            backbone(
-                images[None].to(model.device),
-                None,
-                torch.from_numpy(pooling)[None].to(model.device),
-                torch.tensor([[len(images)]]),
-                torch.tensor([[int(MultimodalType.VIDEO)]]),
-            )
-        raise AssertionError("the video was not scored")
-    except _Reached as reached:
-        inputs = reached.inputs
-    finally:
-        backbone.config.vit = backbone.image_vit.config = settings
+    with torch.no_grad():
+        inputs = backbone.score_inputs(
+            images.to(model.device),
+            torch.from_numpy(pooling).to(model.device),
+            _one_video(len(images), n_remove=1).to(model.device),
+        )
     return ScoredVideo(video, edges, _levels(inputs, settings.prune_method), settings, source)
-
-
-class _Reached(Exception):
-    """Ends a forward pass where a method is asked for scores: no later block has to run."""
-
-    def __init__(self, inputs: ScoreInputs) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-
-@contextmanager
-def _stop_at(name: str) -> Iterator[None]:
-    """Meanwhile the method ``name`` raises ``_Reached`` with what it is given."""
-    method = PRUNE_METHODS[name]
-
-    def stop(inputs: ScoreInputs) -> torch.Tensor:
-        raise _Reached(inputs)
-
-    PRUNE_METHODS[name] = dataclasses.replace(method, score=stop)
-    try:
-        yield
-    finally:
-        PRUNE_METHODS[name] = method
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class Sharded(nn.Module):
         self.world, self.calls = world, []
         self.config = SimpleNamespace(llm=SimpleNamespace(max_sequence_length=limit))
 
-    def forward(self, input_ids, cache=None, response_mask=None):
+    def forward(self, input_ids, topk=None, cache=None, response_mask=None):
         self.together("prefill")
         valid = input_ids >= 0
         positions = valid.cumsum(1) - 1

@@ -27,9 +27,9 @@ def test_overrides_reach_the_model():
         }
     )
     assert made.model_config.mm_preprocessor.video.max_frames == 128
-    assert made.model_config.removed_share == 0.3
+    assert made.model_config.budget.topk == 0.3
     flat = plan({**PRUNING, "mm_preprocessor": {"topk": 0.7}})
-    assert flat.model_config.removed_share == 0.7
+    assert flat.model_config.budget.topk == 0.7
     with pytest.raises(ConfigError, match="maks_frames"):
         plan({"mm_preprocessor": {"maks_frames": 1}})
 

@@ -213,7 +213,7 @@ def test_lite_form(tmp_path: Path) -> None:
     native = save_native(model, tmp_path / "native")
     folder = export_lite(native, tmp_path / "lite")
     again, config = load_model(folder)
-    assert same_weights(again, model) and config.removed_share == 0.25
+    assert same_weights(again, model) and config.budget.topk == 0.25
     assert config.vision_backbone.vit == model.config.vision_backbone.vit
     assert config.vision_backbone.read_layers() == model.config.vision_backbone.read_layers()
     batch = batch_of(video_row(3, 1))

@@ -94,7 +94,7 @@ def test_pruning_keys_give_a_pruning_model(layout: str, nested: bool) -> None:
     config = merged_model_config(model_section(data, Path("config.json")), {})
     vit = config.vision_backbone.vit
     assert isinstance(vit, TemporalVitConfig)
-    assert (vit.topk, vit.prune_at, config.removed_share) == (0.25, 2, 0.25)
+    assert (vit.topk, vit.prune_at, config.budget.topk) == (0.25, 2, 0.25)
 
 
 def test_scorer_is_read_from_either_layout(tmp_path: Path) -> None:

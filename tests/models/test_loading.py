@@ -157,7 +157,7 @@ def test_flat_overrides() -> None:
     assert over == before
     video = config.mm_preprocessor.video
     assert (video.max_frames, video.max_fps, video.pooling_w) == (4, [1], 3)
-    assert video.topk == config.vision_backbone.vit.topk == config.removed_share == 0.25
+    assert video.topk == config.vision_backbone.vit.topk == config.budget.topk == 0.25
 
 
 def test_old_config_file(tmp_path: Path) -> None:

@@ -178,6 +178,31 @@ def test_without_pruning_it_is_the_dense_model() -> None:
     torch.testing.assert_close(run(nothing, batch).logits[valid], want[valid], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("built", [{"topk": 0.5}, {"prune": False}])
+def test_topk_of_one_call(built: dict[str, object]) -> None:
+    """As if the model had been built with it; the config stays as it is."""
+    model, batch = pruning(**built), collate(*ROWS)
+    before = model.config.to_dict()
+    for topk, other in ((0.25, pruning(topk=0.25)), (0.0, pruning(prune=False))):
+        with torch.no_grad():
+            out = model(**batch, topk=topk)
+        assert torch.equal(out.logits, run(other, batch).logits)
+        tokens = model.generate(batch, 3, [0], topk=topk)
+        assert torch.equal(tokens.scores, other.generate(batch, 3, [0]).scores)
+    assert model.config.to_dict() == before
+
+
+def test_topk_that_cannot_be() -> None:
+    batch = collate(*ROWS)
+    for topk, message in ((1.0, r"in \[0, 1\): got 1.0"), ("half", "a number, .*: got 'half'")):
+        with pytest.raises(ValueError, match=message):
+            pruning()(**batch, topk=topk)
+    with pytest.raises(ValueError, match="topk=0.5: the model is dense"):
+        build()(**batch, topk=0.5)
+    with pytest.raises(ValueError, match="prune_at=4: blocks 0 to 4 are built"):
+        pruning(prune=False, prune_at=4)(**batch, topk=0.5)
+
+
 def test_dense_model_skips_padding_frames() -> None:
     """With ``num_images``; without, all frame slots are encoded, to the same end."""
     model, batch, sizes = build(), collate(*ROWS), []

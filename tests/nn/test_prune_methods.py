@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import CellGrid, VideoSpan
 from olmo.nn.token_pruning import PRUNE_METHODS, ScoreInputs
 
@@ -33,7 +34,8 @@ def inputs(seed: int, threshold: float) -> ScoreInputs:
     x = torch.cat((frames(6, seed), frames(4, seed + 100)))
     has_previous = torch.tensor([t not in (0, 6) for t in range(10)])
     images = torch.zeros(10, 12, 3, dtype=torch.uint8)
-    return ScoreInputs(x, images, has_previous, GRID, VIDEOS, 0, threshold, None)
+    config = TemporalVitConfig(new_ref_threshold=threshold)
+    return ScoreInputs(x, images, has_previous, GRID, VIDEOS, config)
 
 
 def cell(x: Tensor, t: int, m: int) -> Tensor:
@@ -54,12 +56,12 @@ def expected(method: str, given: ScoreInputs) -> Tensor:
             mean[t] = sum(similar).item() / GRID.n_cells
             for m in places:
                 scores[t, m] = 1 - similar[m]
-                under = min(float(similar[m]), mean[t]) < given.new_ref_threshold
+                under = min(float(similar[m]), mean[t]) < given.config.new_ref_threshold
                 if method != "heuristic" or under:
                     reference[m] = now[m]
         if method == "evs":
             continue
-        threshold = given.new_ref_threshold
+        threshold = given.config.new_ref_threshold
         while sum(mean[t] >= threshold for t in later) * GRID.n_cells < video.n_remove:
             threshold -= 0.05
         for t in later:
@@ -87,7 +89,7 @@ def test_references_matter() -> None:
     drift = torch.stack([start + (end - start) * t / 5 for t in range(6)])
     given = ScoreInputs(
         *(drift, torch.zeros(6, 12, 3), torch.arange(6) > 0, GRID, (VideoSpan(0, 6, 4),)),
-        *(0, -2.0, None),
+        TemporalVitConfig(new_ref_threshold=-2.0),
     )
     easy, heuristic = (PRUNE_METHODS[m].score(given)[1:].mean(1) for m in ("easy", "heuristic"))
     assert (heuristic[1:] > heuristic[:-1]).all() and heuristic[-1] > 2 * easy[-1]

@@ -156,7 +156,7 @@ def test_the_resolved_config_lies_beside_the_weights(trainer: Trainer, tmp_path:
     trainer.save()
     trainer.checkpoints.wait()
     saved = TrainConfig.from_dict(read_yaml(tmp_path / "step1" / "config.yaml"))
-    assert saved == trainer.config and saved.model.removed_share == 0.5
+    assert saved == trainer.config and saved.model.budget.topk == 0.5
 
 
 def test_retention_and_leftovers(start: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, Vision
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
+from olmo.token_budget import Budget
 from olmo.tokenizer import MolmoTokenizer
 
 
@@ -63,13 +64,10 @@ class Molmo2Config(Config):
                     )
 
     @property
-    def removed_share(self) -> float:
-        """Share of a video's pooled tokens that the model removes."""
-        return 0.0
-
-    @property
-    def prune_from_frame(self) -> int:
-        return 0
+    def budget(self) -> Budget:
+        """What a video loses in this model: the rule of preprocessor, packer, model and reports."""
+        video = self.mm_preprocessor.video
+        return self.vision_backbone.budget(video.pooling_h, video.pooling_w)
 
     def build(self, device: torch.device | str | None = None) -> Molmo2:
         """Model with uninitialised parameters; see ``Molmo2.reset_parameters``."""
@@ -82,16 +80,16 @@ class Molmo2Config(Config):
         self, tokenizer: MolmoTokenizer, max_sequence_length: int | None = None
     ) -> ExamplePreprocessor:
         """Turns examples into token ids and patches the way this model expects them."""
-        vit = self.vision_backbone.vit
-        video = dataclasses.replace(self.mm_preprocessor.video, topk=self.removed_share)
+        vit, budget = self.vision_backbone.vit, self.budget
+        video = dataclasses.replace(self.mm_preprocessor.video, topk=budget.topk)
         return ExamplePreprocessor(
             config=dataclasses.replace(self.mm_preprocessor, video=video),
             formatter=self.data_formatter,
             tokenizer=tokenizer,
             image_size=vit.image_default_input_size,
             patch_size=vit.image_patch_size,
-            topk=self.removed_share,
-            prune_from_frame=self.prune_from_frame,
+            topk=budget.topk,
+            prune_from_frame=budget.prune_from_frame,
             max_sequence_length=max_sequence_length,
         )
 
@@ -187,6 +185,7 @@ class Molmo2(nn.Module):
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
         response_mask: Tensor | None = None,
+        topk: float | None = None,
         cache: KVCache | None = None,
         head: HeadFunction = nn.functional.linear,
     ) -> Molmo2Output:
@@ -204,6 +203,7 @@ class Molmo2(nn.Module):
                 ``<im_patch>`` tokens of the row.
             num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
             response_mask: bool [B, S]; logits are computed for these tokens only.
+            topk: share of a video's tokens to remove, in [0, 1); None is the config's.
             cache: filled with keys and values of this prompt.
             head: replaces the output projection, such as a loss that never holds all logits.
 
@@ -222,7 +222,7 @@ class Molmo2(nn.Module):
             "multimodal_type": multimodal_type,
             "response_mask": response_mask,
         }
-        prompt = self.encode(batch)
+        prompt = self.encode(batch, topk)
         row = prompt.row
         hidden = self.transformer(prompt.embeds, row.position_ids, prompt.mask, cache)
         asked = hidden if prompt.wanted is None else hidden.flatten(0, 1)[prompt.wanted]
@@ -231,12 +231,18 @@ class Molmo2(nn.Module):
             logits, hidden, row.valid, row.position_ids, row.kept_tokens, prompt.vision
         )
 
-    def encode(self, batch: Mapping[str, Tensor | None], embeds: Tensor | None = None) -> Prompt:
+    def encode(
+        self,
+        batch: Mapping[str, Tensor | None],
+        topk: float | None = None,
+        embeds: Tensor | None = None,
+    ) -> Prompt:
         """The whole way from pixels and token ids to what the language model is given.
 
         Args:
             batch: inputs by name, as ``forward`` explains them; ``input_ids`` may be padded on
                 either side.
+            topk: share of a video's tokens to remove; None is the config's.
             embeds: [B, n, D] known embeddings of the first tokens, visual features included; they
                 take the place of ``images``.
 
@@ -246,7 +252,7 @@ class Molmo2(nn.Module):
         # 1. Vision: features of the visual tokens that stay. The host waits to know which.
         row, vision = text_row(batch), None
         if batch.get("images") is not None:
-            vision = self.see(batch)
+            vision = self.see(batch, topk)
         elif embeds is None:
             self.check_text(row.input_ids)
         # 2. Removed tokens leave the row, and the positions behind them move up.
@@ -266,12 +272,12 @@ class Molmo2(nn.Module):
             x = torch.cat((embeds, x[:, embeds.shape[1] :]), 1)
         return Prompt(row, x, RowMask(rule, self.device), wanted[0] if wanted else None, vision)
 
-    def see(self, batch: Mapping[str, Tensor | None]) -> VisionOutput:
+    def see(self, batch: Mapping[str, Tensor | None], topk: float | None) -> VisionOutput:
         """The vision backbone on a ``batch`` with images."""
         if batch.get("token_pooling") is None:
             raise ValueError("images need token_pooling")
         names = ("images", "image_masks", "token_pooling", "num_images", "multimodal_type")
-        out: VisionOutput = self.vision_backbone(*map(batch.get, names))
+        out: VisionOutput = self.vision_backbone(*map(batch.get, names), topk)
         return out
 
     def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
@@ -302,12 +308,13 @@ class Molmo2(nn.Module):
         max_new_tokens: int,
         stop_ids: list[int],
         sampling: Sampling | None = None,
+        topk: float | None = None,
     ) -> GenerateOutput:
         """Answers to a right-padded batch, greedy without ``sampling``; see
         ``olmo.nn.generate.generate``."""
         half = next(self.parameters()).dtype == torch.bfloat16 and self.device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
-            return generate(self, batch, max_new_tokens, stop_ids, sampling)
+            return generate(self, batch, max_new_tokens, stop_ids, sampling, topk)
 
     def embed(
         self, input_ids: Tensor, vision: VisionOutput | None = None, patches: Tensor | None = None

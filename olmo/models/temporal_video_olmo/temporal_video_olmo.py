@@ -49,15 +49,6 @@ class TemporalVideoOlmoConfig(Molmo2Config):
         self.mm_preprocessor.video.topk = self.vision_backbone.vit.topk
         check_video_pooling(self, self.vision_backbone.video_pooling)
 
-    @property
-    def removed_share(self) -> float:
-        vit = self.vision_backbone.vit
-        return vit.topk if vit.prune else 0.0
-
-    @property
-    def prune_from_frame(self) -> int:
-        return self.vision_backbone.vit.prune_from_frame
-
     def dense(self) -> Molmo2Config:
         """The same model without pruning, and without the fields of pruning."""
         vision, vit = self.vision_backbone, self.vision_backbone.vit
@@ -91,15 +82,14 @@ class TemporalVideoOlmo(Molmo2):
     vision_backbone: TemporalVisionBackbone
 
     def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
-        if self.config.removed_share == 0.0:
+        if vision.kept_rows is None:
             return row
         patch = self.special_ids["<im_patch>"]
         kept = kept_tokens(row.input_ids, vision.rows, vision.kept_rows, patch)
         return drop_tokens(row, kept, self.config.pruned_position_ids == "compact")
 
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
-        vit = self.config.vision_backbone.vit
-        if not vit.prune or not vit.method.learned:
+        if not self.config.vision_backbone.vit.prune:
             return 0
         return self.vision_backbone.n_score_terms(
             batch["num_images"], batch["multimodal_type"], batch["images"].shape[1]
