@@ -174,6 +174,7 @@ def segment_attention(
     layout: TokenLayout,
     *,
     key_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
     float32: bool = False,
     project: Callable[[Tensor], Tensor],
 ) -> Tensor:
@@ -181,13 +182,13 @@ def segment_attention(
 
     With k and v ``[K, H, D]`` each segment attends to itself; with ``[F, N, H, D]`` it attends to
     all patches of its frame, ``key_bias`` [F, N] added to the logits. Half precision on a GPU
-    goes to a variable-length kernel in one call. Elsewhere segments of equal length that lie side
-    by side form a plain batch. Nothing is padded or masked in either. Batches are projected one
-    by one: joined first, both they and the joined row would be kept for the backward pass. Not
-    compiled: the segments differ from batch to batch, and a compiled block would be compiled anew
-    for each.
+    goes to a variable-length kernel in one call. Elsewhere, and with dropout, segments of equal
+    length that lie side by side form a plain batch. Nothing is padded or masked in either. Batches
+    are projected one by one: joined first, both they and the joined row would be kept for the
+    backward pass. Not compiled: the segments differ from batch to batch, and a compiled block
+    would be compiled anew for each.
     """
-    if has_flash(q.device, product_dtype(q)):
+    if has_flash(q.device, product_dtype(q)) and not dropout_p:
         return project(_flat_attention(q, k, v, layout, key_bias).flatten(1))
     groups = layout.groups
     sizes = [len(frames) * length for frames, length in groups]
@@ -205,7 +206,7 @@ def segment_attention(
     for (frames, _), q_part, k_part, v_part, bias in parts:
         batch = (len(frames), -1, *q.shape[1:])
         heads = (x.reshape(batch).transpose(1, 2) for x in (q_part, k_part, v_part))
-        y = attention(*heads, key_bias=bias, float32=float32)
+        y = attention(*heads, key_bias=bias, dropout_p=dropout_p, float32=float32)
         out.append(project(y.transpose(1, 2).flatten(2)).flatten(0, 1))
     return torch.cat(out) if out else project(q.flatten(1))
 

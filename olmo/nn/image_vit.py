@@ -102,6 +102,11 @@ class VitConfig(Config):
         return h // self.image_patch_size, w // self.image_patch_size
 
     @property
+    def draws(self) -> bool:
+        """Whether a forward pass of training draws random numbers."""
+        return self.attention_dropout > 0 or self.residual_dropout > 0
+
+    @property
     def n_patches(self) -> int:
         """Patches per frame."""
         return self.image_num_patch[0] * self.image_num_patch[1]
@@ -113,7 +118,10 @@ class VitConfig(Config):
 
 
 class ViTAttention(nn.Module):
-    """Multi-head attention with biases; ``input_dim`` differs from the width in the connector."""
+    """Multi-head attention with biases; ``input_dim`` differs from the width in the connector.
+
+    Both kinds of dropout are here, so that they act in ViT blocks, connector and scorer alike.
+    """
 
     def __init__(
         self,
@@ -128,6 +136,7 @@ class ViTAttention(nn.Module):
         self.wk = nn.Linear(d_in, width, device=device)
         self.wv = nn.Linear(d_in, width, device=device)
         self.wo = nn.Linear(width, width, device=device)
+        self.dropout = nn.Dropout(config.residual_dropout)
 
     def reset_parameters(self) -> None:
         for layer in (self.wq, self.wk, self.wv, self.wo):
@@ -155,11 +164,11 @@ class ViTAttention(nn.Module):
             v,
             mask=None if mask is None else mask[:, None],
             key_bias=key_bias,
-            dropout_p=self.config.attention_dropout if self.training else 0.0,
+            dropout_p=self._dropout_p,
             float32=self.config.float32_attention,
             backend=backend,
         )
-        return self.wo(out.transpose(1, 2).flatten(2))
+        return self._project(out.transpose(1, 2).flatten(2))
 
     def forward_flat(
         self, x: Tensor, layout: TokenLayout, key_bias: Tensor | None = None
@@ -174,9 +183,17 @@ class ViTAttention(nn.Module):
             v,
             layout,
             key_bias=key_bias,
+            dropout_p=self._dropout_p,
             float32=self.config.float32_attention,
-            project=self.wo,
+            project=self._project,
         )
+
+    @property
+    def _dropout_p(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.dropout(self.wo(x))
 
     def _qkv(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.wq(x_q), self.wk(x_kv), self.wv(x_kv)
@@ -226,7 +243,6 @@ class ViTBlock(nn.Module):
         self.feed_forward = ViTMLP(config, device)
         self.attention_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
         self.ffn_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
-        self.dropout = nn.Dropout(config.residual_dropout)
 
     def reset_parameters(self) -> None:
         self.attention.reset_parameters()
@@ -242,8 +258,8 @@ class ViTBlock(nn.Module):
         else:
             y = self.attention.forward_flat(self.attention_norm(x), layout, key_bias)
             x = x if x.dim() == 2 else layout.gather(x)
-        x = x + self.dropout(y)
-        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+        x = x + y
+        return x + self.feed_forward(self.ffn_norm(x))
 
 
 class BlockStack(nn.Module):

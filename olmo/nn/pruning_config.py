@@ -65,8 +65,6 @@ class TemporalVitConfig(VitConfig):
                 raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
         if not math.isfinite(self.new_ref_threshold):
             raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
-        if self.prune and self.attention_dropout:
-            raise ValueError("attention_dropout is not supported in a pruning ViT: set it to 0")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")

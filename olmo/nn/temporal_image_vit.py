@@ -134,7 +134,7 @@ class TemporalVisionTransformer(VisionTransformer):
         for i, block in enumerate(self.blocks[config.prune_at + 1 :], config.prune_at + 1):
             if layout is not None and x.dim() == 3 and not config.activation_checkpointing:
                 # keys and values of all patches serve this block alone: not worth their memory
-                x = recomputed(block, x, layout, bias, draws=config.residual_dropout > 0)
+                x = recomputed(block, x, layout, bias, draws=config.draws)
             else:
                 x = block(x, layout, bias if x.dim() == 3 else None)
             if i in layers:

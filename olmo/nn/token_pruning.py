@@ -39,7 +39,8 @@ __all__ = [
 def learned_scores(inputs: ScoreInputs) -> Tensor:
     """The trained scorer. It is cheap but wide, so its activations are not kept."""
     assert inputs.scorer is not None
-    return recomputed(inputs.scorer, inputs.x, inputs.has_previous, inputs.grid)
+    given, draws = (inputs.x, inputs.has_previous, inputs.grid), inputs.config.draws
+    return recomputed(inputs.scorer, *given, draws=draws)
 
 
 @prune_method("random")

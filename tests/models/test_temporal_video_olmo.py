@@ -197,7 +197,7 @@ def test_topk_that_cannot_be() -> None:
     for topk, message in ((1.0, r"in \[0, 1\): got 1.0"), ("half", "a number, .*: got 'half'")):
         with pytest.raises(ValueError, match=message):
             pruning()(**batch, topk=topk)
-    with pytest.raises(ValueError, match="topk=0.5: the model is dense"):
+    with pytest.raises(ValueError, match=r"topk=0.5: the model is dense"):
         build()(**batch, topk=0.5)
     with pytest.raises(ValueError, match="prune_at=4: blocks 0 to 4 are built"):
         pruning(prune=False, prune_at=4)(**batch, topk=0.5)

@@ -63,13 +63,14 @@ def test_pixels_are_kept_as_bytes() -> None:
     assert kept_bytes(backbone(prune=False, **fields), floats) - as_bytes == 3 * n_values
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputing_changes_no_gradient(dropout: float) -> None:
+@pytest.mark.parametrize("kind", ["none", "residual_dropout", "attention_dropout"])
+def test_recomputing_changes_no_gradient(kind: str) -> None:
     """The scoring block draws the same dropout when it is computed again."""
+    dropout = {} if kind == "none" else {kind: 0.3}
     grads = []
     for recompute in (True, False):
         fields = SHAPE | {"activation_checkpointing": not recompute}
-        model = backbone(residual_dropout=dropout, **fields).train()
+        model = backbone(**dropout, **fields).train()
         torch.manual_seed(1)
         out = model(image_masks=None, **video(6, 0))
         assert out.aux_loss is not None
