@@ -10,7 +10,7 @@ State-dict names are those of published Molmo2 checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +33,6 @@ from olmo.nn.token_layout import TokenLayout
 @dataclass
 class VitConfig(Config):
     """SigLIP ViT. The defaults are SigLIP2 so400m at 378 pixels, as in the released models."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        {"image_pos_patch_size", "image_dropout_rate", "pad_value", "truncate_pos_ids"}
-    )
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        "image_model_type": ("siglip",),
-        "attention_type": ("sdpa",),
-        "resize_mode": ("siglip",),
-        "normalize": ("siglip",),
-        "image_mlp_activations": ("gelu_pytorch_tanh",),
-    }
 
     image_default_input_size: tuple[int, int] = (378, 378)
     """Height and width of a frame or crop, in pixels."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,58 +37,6 @@ HeadFunction = Callable[[Tensor, Tensor], Tensor]
 @dataclass
 class LlmConfig(Config):
     """Language model. Key names follow the native ``config.yaml``."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "mlp_ratio",
-            "max_position_embeddings",
-            "init_incremental",
-            "init_std",
-            "init_fn",
-            "init_cutoff_factor",
-            "init_path",
-            "float32_attention",
-            "rope_full_precision",
-            "use_position_ids",
-            "compile",
-            "bias_for_layer_norm",
-            "block_type",
-            "moe_num_experts",
-            "moe_top_k",
-            "moe_mlp_impl",
-            "moe_log_expert_assignment",
-            "moe_shared_expert",
-            "moe_lbl_in_fp32",
-            "moe_interleave",
-            "moe_loss_weight",
-            "moe_zloss_weight",
-            "moe_dropless",
-            "moe_capacity_factor",
-            "mm_rope",
-            "debug",
-            "rope_high_freq_factor",
-            "rope_low_freq_factor",
-            "rope_mscale",
-            "rope_mscale_all_dim",
-            "rope_truncate",
-        }
-    )
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        "activation_type": ("swiglu",),
-        "attention_type": ("sdpa", "direct", "flash", "flex"),
-        "qkv_bias": (False,),
-        "clip_qkv": (None,),
-        "include_bias": (False,),
-        "layer_norm_type": ("rms",),
-        "layer_norm_with_affine": (True,),
-        "attention_layer_norm": (True,),
-        "attention_layer_norm_with_affine": (True,),
-        "rope": (True,),
-        "scale_logits": (False,),
-        "normalize_input_embeds": (False,),
-        "can_predict_extra_tokens": (False,),
-        "response_residual_dropout": (0, 0.0),
-    }
 
     d_model: int = 768
     n_heads: int = 12

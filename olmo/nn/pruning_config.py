@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -18,11 +18,6 @@ from olmo.token_budget import check_topk
 @dataclass
 class TemporalVitConfig(VitConfig):
     """ViT plus STTS. A method reads its own settings here: see ``ScoreInputs.config``."""
-
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        **VitConfig.single_values,
-        "merge": (False,),
-    }
 
     prune: bool = True
     """False: a dense ViT with the same weights."""

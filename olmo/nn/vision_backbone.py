@@ -7,7 +7,7 @@ rows) per row, S slots of a pooling window, L read ViT layers, E ViT width, D LL
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +26,6 @@ from olmo.token_budget import Budget
 @dataclass
 class VisionBackboneConfig(Config):
     """ViT, connector and which ViT layers feed it."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset({"fix_image_padding"})
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        "image_pooling_2d": ("attention_meanq",),
-        "image_projector": ("mlp",),
-        "image_padding_embed": (None,),
-        "skip_unused_layers": (True,),
-        "use_deepstack": (False,),
-        "share_connector": (False,),
-        "image_pooling_h": (2,),
-        "image_pooling_w": (2,),
-        "residual_patch_features": (False, None),
-        "patch_residual": (False, None),
-        "patch_residual_thresh": (0, None),
-        "debug": (False, None),
-        "frame_embedding": (False, None),
-        "pool_size_embeds": (False, None),
-    }
 
     vit: VitConfig = field(default_factory=VitConfig)
     vit_layers: tuple[int, ...] = (-3, -9)

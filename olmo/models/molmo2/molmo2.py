@@ -36,11 +36,6 @@ from olmo.tokenizer import MolmoTokenizer
 class Molmo2Config(Config):
     """The ``model`` part of a ``config.yaml``."""
 
-    legacy_keys: ClassVar[frozenset[str]] = frozenset({"shared_low_high_embedding", "debug"})
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        "cp_enabled": (False,),
-        "apply_cp_to_vision_backbone": (False,),
-    }
     model_names: ClassVar[tuple[str, ...]] = ("video_olmo",)
 
     model_name: str = "video_olmo"
