@@ -25,7 +25,6 @@ takes the name of a preset (qwen3_4b, ...) in place of the checkpoint.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import functools
 import logging
@@ -83,6 +82,7 @@ def build_parser() -> Parser:
     add("--device_batch_size", type=positive, help="rows per forward pass on a rank (2)")
     add("--seq_len", type=positive, help="longest row in tokens, counted after pruning")
     add("--packing", action="store_true", help="join several examples into one row")
+    add("--model", choices=["video"], help=argparse.SUPPRESS)  # the only kind there is
     add("--use_temporal_video_olmo", action="store_true", help="use the model with STTS")
     add("--dry_run", action="store_true", help="print what would run, and stop")
     return parser
@@ -90,10 +90,11 @@ def build_parser() -> Parser:
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     """Defaults, then the checkpoint's model, then ``--config`` files, then the command line."""
+    from olmo.legacy import rows_of
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
 
-    check_flags(overrides, vars(args), {f.name for f in dataclasses.fields(TrainConfig)})
+    check_flags(overrides, vars(args), {*TrainConfig.field_types(), *rows_of(TrainConfig)})
     given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
     data: dict[str, Any] = {}
     for file in args.config:

@@ -94,9 +94,10 @@ def read_as(kind: type, text: str) -> Any:
 
 def same(value: Any, option: Any) -> bool:
     """Whether ``value``, or what its text says in the type of ``option``, is ``option``."""
-    if isinstance(value, Plain) and isinstance(option, (bool, int, float)):
+    if isinstance(value, Plain) and isinstance(option, (bool, int, float, list)):
+        kind = type(option)
         try:
-            return bool(read_as(type(option), value) == option)
+            return bool((flow_list(value) if kind is list else read_as(kind, value)) == option)
         except ValueError:
             return False
     return bool(value == option)

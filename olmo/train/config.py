@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from olmo.config import Config, FilePath, check_seed, section
+from olmo.config import Config, ConfigError, FilePath, check_seed
 from olmo.data.loader import DataConfig, rows_per_rank
 from olmo.models.lora import LoraConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -23,10 +24,6 @@ from olmo.train.optim import (
 @dataclass
 class WandbConfig(Config):
     """Weights & Biases. ``mode=offline`` writes files for a later ``wandb sync``."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        {"log_artifacts", "rank_zero_only", "finish_on_sigterm"}
-    )
 
     project: str | None = None
     """None: W&B is off (unless WANDB_PROJECT is set)."""
@@ -151,9 +148,10 @@ class TrainConfig(Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """The class of ``model`` follows its ``model_name``; old keys move to their place."""
-        if "fsdp_precision" in data:
-            data["fsdp"] = {"precision": data.pop("fsdp_precision"), **section(data, "fsdp")}
+        """The class of ``model`` follows its ``model_name``."""
+        if re.fullmatch(r"[\d.e+]+(ep|T)", str(data.get("max_duration"))):
+            given = data["max_duration"]
+            raise ConfigError(f"max_duration: expected a number of optimizer steps, got {given!r}")
         if isinstance(data.get("model"), dict):
             data["model"] = model_config_from_dict(data["model"])
         return data
