@@ -97,6 +97,8 @@ class TrainConfig(Config):
     the embeddings alone, ``all``. The embeddings of the visual tokens are the connector's."""
     lora: LoraConfig | None = None
     """Train low-rank adapters in place of the groups that ``targets`` names."""
+    frozen_precision: Literal["fp32", "bf16"] = "fp32"
+    """How parameters that do not train are held; bf16 needs ``precision=amp_bf16``."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -13,10 +13,19 @@ from olmo.train.optim import freeze
 
 
 def choose_trained(model: nn.Module, config: TrainConfig) -> None:
-    """Freeze what the config says, and add its adapters. Comes before wrapping and sharding."""
+    """Freeze what the config says, and add its adapters. Comes before wrapping and sharding.
+
+    ``ValueError`` if frozen parameters would be in bf16 but products in float32.
+    """
     freeze(model, config.frozen)
     if config.lora is not None:
         add_adapters(model, config.lora)
+    if config.frozen_precision == "bf16":
+        if config.precision == "fp32":
+            raise ValueError("frozen_precision=bf16 needs precision=amp_bf16, not fp32")
+        for param in model.parameters():
+            if not param.requires_grad:
+                param.data = param.data.to(torch.bfloat16)
 
 
 def add_adapters(model: nn.Module, config: LoraConfig) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from olmo.config import Config
+from olmo.train.adam8bit import adamw_8bit
 
 GROUPS = ("llm", "connector", "vit", "temporal_token_scorer")
 
@@ -65,6 +66,8 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-6
     """``betas`` and ``eps`` of every group without its own."""
+    bits: Literal[8, 32] = 32
+    """Of a number in AdamW's two averages; 8 needs torchao and one process."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -73,6 +76,7 @@ class OptimizerConfig(Config):
             "max_grad_norm": ("above 0, or null for the run's", lambda norm: norm > 0),
             "betas": ("in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
             "eps": ("above 0", lambda eps: eps > 0),
+            "bits": ("8 or 32", lambda bits: bits in (8, 32)),
         }
         for key, value in vars(self).items():
             words, holds = next(rule for name, rule in rules.items() if key.endswith(name))
@@ -146,7 +150,7 @@ def decays(name: str, param: Tensor) -> bool:
     return NO_DECAY.isdisjoint(name.split("."))
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW with a parameter group per name, or two where there is decay: those that decay first.
     On a GPU it is the fused one, which needs no temporary copies of a group."""
     param_groups: list[dict[str, Any]] = []
@@ -164,6 +168,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
                 )
     if not param_groups:
         raise ValueError("every parameter group is frozen: nothing to train")
+    if config.bits == 8:
+        return adamw_8bit(param_groups)
     on_gpu = all(p.is_cuda for group in param_groups for p in group["params"])
     return torch.optim.AdamW(param_groups, fused=True if on_gpu else None)
 
