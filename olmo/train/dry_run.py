@@ -15,6 +15,7 @@ from olmo.nn.attention import kernel_table
 from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, model_flops
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.train.config import TrainConfig
+from olmo.train.fits import fits_table
 from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
 from olmo.train.optim import named_groups
@@ -36,6 +37,8 @@ def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
     lines += _parameter_report(model)
     lines += _video_report(config)
     lines += _run_report(config, model, n_gpus)
+    lines += ["One GPU: memory with one row at a time, and the most rows that fit (-: none)"]
+    lines += [fits_table(config, full_row(config)[1])]
     lines += ["Attention kernels on a GPU, in bfloat16"]
     lines += [
         f"  {case:28s}{name}" for case, name in kernel_table(torch.device("cuda"), torch.bfloat16)

@@ -9,11 +9,13 @@ workspaces and fragmentation, together some GiB.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
-from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+from olmo.models.lora import LAYERS, LoraConfig
+from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import n_shards
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.llm import LlmConfig
@@ -68,20 +70,23 @@ class Memory:
 def estimate_memory(config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: int) -> Memory:
     """Memory of training ``model`` (on any device, also meta) with rows like ``row``."""
     shards = n_shards(n_gpus, config.fsdp.replicas)
-    n_all = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    n_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if config.lora is not None:
+        n_trained += n_adapters(model, config.lora)
+    frozen = BFLOAT if config.frozen_precision == "bf16" else FLOAT
     sizes = Sizes.of(config, n_gpus)
     largest = max(_numel(unit) for unit in _units(model))
     rows = config.device_train_microbatch_size
-    vision = vision_activations(config.model, row, sizes)
+    vision = vision_activations(config, row, sizes)
     llm = llm_activations(config.model.llm, rows, row.tokens, sizes)
     # soft-max and gradient of a chunk, each in float32, beside the logits themselves
     logits = 3 * config.train.loss_chunk * config.model.llm.n_embeddings * FLOAT
     copies = sizes.product * n_trained if sizes.product < sizes.weight else 0.0
     return Memory(
-        weights=FLOAT * n_all / shards,
+        weights=(FLOAT * n_trained + frozen * n_frozen) / shards,
         gradients=FLOAT * n_trained / shards,
-        optimizer=2 * FLOAT * n_trained / shards,
+        optimizer=2 * config.optimizer.bits / 8 * n_trained / shards,
         # the unit at work, the one fetched ahead, and the gradients of the one at work
         gathered=copies if n_gpus == 1 else 3 * largest * sizes.weight,
         activations=rows * vision + llm,
@@ -101,24 +106,26 @@ def most_rows(
     return max(int((available - one) // (two - one)) + 1, 0)
 
 
-def vision_activations(config: Molmo2Config, row: RowShape, sizes: Sizes) -> float:
-    """Bytes that the vision tower keeps for one row."""
-    backbone, vit = config.vision_backbone, config.vision_backbone.vit
-    n_blocks = max(backbone.read_layers()) + 1
-    tokens, slots = row.frames * vit.n_patches, config.mm_preprocessor.video.pooling_h**2
+def vision_activations(config: TrainConfig, row: RowShape, sizes: Sizes) -> float:
+    """Bytes that the vision tower keeps for one row. Where the ViT is frozen, nothing is kept of
+    the blocks before the scorer."""
+    model, backbone = config.model, config.model.vision_backbone
+    vit, n_blocks = backbone.vit, max(backbone.read_layers()) + 1
+    tokens, slots = row.frames * vit.n_patches, model.mm_preprocessor.video.pooling_h**2
     full, share, scorer = n_blocks, 1.0, 0.0
     if isinstance(vit, TemporalVitConfig) and vit.prune:
         full = min(vit.prune_at + 2, n_blocks)
-        share = 1.0 - config.budget.topk
+        share = 1.0 - model.budget.topk
         cells = tokens / slots
         scorer = cells * (3 * slots * vit.image_emb_dim + 5 * vit.image_mlp_dim)
     size, block = sizes.product, vit_block_bytes(vit, sizes)
     kept = size * vit.image_emb_dim if vit.activation_checkpointing else block
-    blocks = tokens * kept * (full + (n_blocks - full) * share)
+    trains = "vit" not in config.frozen or "vit" in config.adapted
+    blocks = tokens * kept * (full * trains + (n_blocks - full) * share)
     one = tokens * block if vit.activation_checkpointing else 0.0
     wide = vit.image_emb_dim * len(backbone.vit_layers)
     connector = row.kept_cells * (
-        slots * (wide + 2 * vit.image_emb_dim) + 3 * config.llm.mlp_hidden_size // 2
+        slots * (wide + 2 * vit.image_emb_dim) + 3 * model.llm.mlp_hidden_size // 2
     )
     features = tokens * share * wide
     return blocks + one + size * (scorer + connector + features)
@@ -153,6 +160,16 @@ def llm_block_bytes(llm: LlmConfig, sizes: Sizes) -> float:
     head_norms = (q + kv) * (size if size == FLOAT else size + FLOAT)
     attention = size * ((q + 2 * kv) + (q + kv) + q) + FLOAT * llm.n_heads
     return norms + head_norms + attention + size * 2 * llm.mlp_hidden_size
+
+
+def n_adapters(model: Molmo2, lora: LoraConfig) -> int:
+    """Numbers in the adapters of a model that has none yet."""
+    targets = [re.compile(LAYERS[group]) for group in lora.groups]
+    return sum(
+        lora.rank * (module.in_features + module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(t.fullmatch(name) for t in targets)
+    )
 
 
 def _units(model: Molmo2) -> list[nn.Module]:
