@@ -56,6 +56,31 @@ class StoredState:
         return json.dumps({**asdict(self.state), "world_size": self.world_size})
 
 
+COUNT = "a count"
+LANE = {"next_id": COUNT, "buffered": [COUNT]}
+START, DATA_SET = {"path": str, "sha256": str}, {"examples": COUNT, "rate": float, ...: object}
+FORM: dict[str, Any] = {
+    **{f.name: COUNT for f in fields(TrainerState) if f.type == "int"},
+    **{"world_size": COUNT, "lanes": {...: LANE}, "bad_examples": [str], "wandb_id": str | None},
+    "identity": {"start": START, "data": {...: DATA_SET}},
+}
+"""What each value of a ``state.json`` must be; ``...`` stands for any other key."""
+OPTIONAL = ("start", "data")
+
+
+def has_form(value: object, form: Any) -> bool:
+    """Whether ``value`` is as ``form`` says: a type, a list of one form, or forms by key."""
+    if form == COUNT:
+        return type(value) is int and value >= 0
+    if isinstance(form, list):
+        return isinstance(value, list) and all(has_form(v, form[0]) for v in value)
+    if not isinstance(form, dict):
+        return isinstance(value, form)
+    if not isinstance(value, dict) or form.keys() - value.keys() - {..., *OPTIONAL}:
+        return False
+    return all(has_form(v, form.get(k, form.get(..., ()))) for k, v in value.items())
+
+
 def read_state(folder: Path, name: str | None = None) -> StoredState:
     """The state in the step folder ``folder``, which is to be called ``name`` (its own name).
     ``CheckpointError``, naming file and value, if it is not what ``StoredState.text`` wrote."""
@@ -68,21 +93,18 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
     for key in ("step", "lanes", "world_size"):
         if key not in data:
             raise wrong(f"{key!r} is missing")
-    lanes = data.pop("lanes")
     for key, value in data.items():
-        if key not in CHECKS or not CHECKS[key](value):
+        if key not in FORM or not has_form(value, FORM[key]):
             raise wrong(f"{key} = {value!r:.80} is no valid state")
-    if (name or folder.name) != f"step{data['step']}":
-        raise wrong(f"it is of step {data['step']}, the folder is {folder.name}")
-    world_size = data.pop("world_size")
-    numbers = [str(j) for j in range(len(lanes))] if isinstance(lanes, dict) else []
-    if not isinstance(lanes, dict) or set(lanes) != set(numbers):
+    step, world_size, lanes = data["step"], data.pop("world_size"), data.pop("lanes")
+    if (name or folder.name) != f"step{step}":
+        raise wrong(f"it is of step {step}, the folder is {folder.name}")
+    if world_size < 1:
+        raise wrong("world_size = 0: expected at least one rank")
+    if set(lanes) != {str(j) for j in range(len(lanes))}:
         raise wrong(f"lanes = {lanes!r:.80}: expected lanes numbered from 0")
-    for number, lane in lanes.items():
-        if not _is_lane(lane):
-            raise wrong(f"lane {number} = {lane!r:.80}: expected next_id and buffered ids")
-    state = TrainerState(**data, lanes={int(j): lanes[j] for j in numbers})
-    return StoredState(state, world_size)
+    numbered = {j: lanes[str(j)] for j in range(len(lanes))}
+    return StoredState(TrainerState(**data, lanes=numbered), world_size)
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -93,43 +115,6 @@ def read_config(folder: Path) -> TrainConfig:
         return TrainConfig.from_dict(data)
     except ConfigError as e:
         raise CheckpointError(f"{file}: {e}") from e
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_lane(lane: object) -> bool:
-    if not isinstance(lane, dict) or set(lane) != {"next_id", "buffered"}:
-        return False
-    buffered = lane["buffered"]
-    return (
-        _is_count(lane["next_id"]) and isinstance(buffered, list) and all(map(_is_count, buffered))
-    )
-
-
-def _is_identity(value: object) -> bool:
-    """Whether it has the form that ``olmo.train.identity`` gives it."""
-    if not isinstance(value, dict) or not set(value) <= {"start", "data"}:
-        return False
-    start, data = value.get("start", {"path": "", "sha256": ""}), value.get("data", {})
-    if not isinstance(start, dict) or not isinstance(data, dict):
-        return False
-    return all(isinstance(start.get(key), str) for key in ("path", "sha256")) and all(
-        isinstance(e, dict) and _is_count(e.get("examples")) and isinstance(e.get("rate"), float)
-        for e in data.values()
-    )
-
-
-CHECKS = {f.name: _is_count for f in fields(TrainerState) if f.type == "int"} | {
-    "wandb_id": lambda value: value is None or isinstance(value, str),
-    "bad_examples": lambda value: (
-        isinstance(value, list) and all(isinstance(name, str) for name in value)
-    ),
-    "identity": lambda value: _is_identity(value),
-    "world_size": lambda value: _is_count(value) and value > 0,
-}
-"""What each value of ``state.json`` but the lanes must be."""
 
 
 def random_file(folder: Path, rank: int) -> Path:
