@@ -49,6 +49,7 @@ from olmo.preprocessing import visual as visual_module
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.preprocessing.packing import Packer, PackingConfig, packed_length
+from olmo.text import markdown_table
 
 FULL_SIZE = {
     "mm_preprocessor": {"video": {"max_frames": 64}},
@@ -319,11 +320,10 @@ def version(package: str) -> str | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
 
-    def show(value: object) -> str:
-        return f"{value:,.3f}" if isinstance(value, float) else str(value)
+    def show(value: object) -> object:
+        return f"{value:,.3f}" if isinstance(value, float) else value
 
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([show(v) for v in r.values()] for r in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(list(rows[0]), [[show(v) for v in r.values()] for r in rows])
 
 
 def parser() -> Parser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -49,22 +48,26 @@ def moves(path: str | Path) -> bool | None:
         return None
 
 
-def is_moving_webp(path: str | Path) -> bool:
-    """Whether a file is a WebP of several pictures."""
+def webp_lengths(path: str | Path) -> list[int]:
+    """Milliseconds that each picture of a moving WebP stays; empty for any other file."""
+    lengths = []
     with open(path, "rb") as file:
-        head = file.read(21)
-    is_extended = (head[:4], head[8:16]) == (b"RIFF", b"WEBPVP8X")
-    return is_extended and any(flags & 2 for flags in head[20:])
+        head = file.read(12)
+        while head[:4] == b"RIFF" and head[8:] == b"WEBP" and len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            start = file.read(16) if chunk[:4] == b"ANMF" else b""
+            if len(start) == 16:
+                length = int.from_bytes(start[12:15], "little")
+                lengths.append(length if length > SHORT_MS else USUAL_MS)
+            file.seek(size + size % 2 - len(start), os.SEEK_CUR)
+    return lengths
 
 
 class MovingWebp(Source):
     """A moving WebP through Pillow. Transparency is dropped."""
 
-    def __init__(self, path: str | Path, limits: Limits) -> None:
+    def __init__(self, path: str | Path, limits: Limits, lengths: list[int]) -> None:
         super().__init__(path, limits)
-        lengths = list(_lengths(path))
-        if not lengths:
-            raise self.named("it has no frames")
         stamps = np.cumsum([0, *lengths], dtype=np.int64)
         self.timeline = Timeline(path, stamps[:-1], stamps[:1], int(stamps[-1]), Fraction(1, 1000))
         self._image, self._at = Image.open(path, formats=("WEBP",)), -1
@@ -80,19 +83,6 @@ class MovingWebp(Source):
             self._image.load()
         self._at = number
         return np.array(self._image.convert("RGB"))
-
-
-def _lengths(path: str | Path) -> Iterator[int]:
-    """Milliseconds that each picture of a WebP file stays, from its chunks."""
-    with open(path, "rb") as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
-            start = file.read(16) if head[:4] == b"ANMF" else b""
-            if len(start) == 16:
-                length = int.from_bytes(start[12:15], "little")
-                yield length if length > SHORT_MS else USUAL_MS
-            file.seek(size + size % 2 - len(start), os.SEEK_CUR)
 
 
 class FrameFolder(Source):

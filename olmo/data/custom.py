@@ -28,7 +28,7 @@ MAX_SHOWN = 20
 MAX_LINE_BYTES = 4 << 20
 """Longest line; subtitles within it keep ``Limits.max_subtitle_bytes``."""
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
-UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass
@@ -100,10 +100,10 @@ def _decoded(data: bytes, number: int) -> str:
     if number == 1 and data.startswith(UTF16_MARKS):
         raise CustomDataError("the file is in UTF-16, save it as UTF-8")
     try:
-        return (data.removeprefix(UTF8_MARK) if number == 1 else data).decode()
+        return data.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as e:
-        wrong = data[e.start : e.start + 1].hex()
-        raise CustomDataError(f"not in UTF-8: byte 0x{wrong} at {e.start + 1}") from e
+        wrong = e.object[e.start]
+        raise CustomDataError(f"not in UTF-8: byte 0x{wrong:02x} at {e.start + 1}") from e
 
 
 def _parsed(text: str) -> Any:

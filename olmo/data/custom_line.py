@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from olmo.config import nearest
 from olmo.data.records import Record, media_of
 from olmo.outside import OutsideError, describe
 from olmo.preprocessing.chat import DataFormatter
 from olmo.preprocessing.prompts import KNOWN_STYLES
+from olmo.text import nearest
 
 MAX_OPTIONS = 26
 MAX_MISTAKES = 20
@@ -47,10 +47,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) or (_is_number(value) and value == value)
-
-
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is good, and what to say if not. Of several the first that fails speaks."""
 
@@ -78,7 +74,7 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
         (lambda v: _is_number(v) and 0 < v <= MAX_RATE, "expected frames per second above 0"),
     ),
     "style": TEXT,
-    "id": ((_is_id, "expected text or a number"),),
+    "id": ((lambda v: isinstance(v, (str, int)), "expected text or a whole number"),),
 }
 """Known keys. ``id`` is kept in the metadata, and means nothing else."""
 

@@ -221,9 +221,8 @@ def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingData
     """One error for all absent data sets, with the place where each was looked for."""
     entries = []
     for name, error in missing.items():
-        more = len(error.missing) - 1
-        what = error.missing[0] + (f" and {more} more" if more else "")
-        entries.append(f"{name}: {what}, in {error.root}")
+        more = f" and {len(error.missing) - 1} more" if len(error.missing) > 1 else ""
+        entries.append(f"{name}: {error.missing[0]}{more}, in {error.root}")
     hint = (
         f"{n_present} data sets are there. Set MOLMO_DATA_DIR to the data folder, get data sets "
         "with scripts/download_datasets.py, or train on the others with --data.skip_missing"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.animation import FrameFolder, MovingWebp, is_moving_webp
+from olmo.data.animation import FrameFolder, MovingWebp, webp_lengths
 from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.data.video_source import Source, VideoReadError
 from olmo.limits import Limits
@@ -118,8 +118,8 @@ def open_video(
             raise VideoReadError(path, "neither a file nor a folder")
         elif os.path.getsize(path) == 0:
             raise VideoReadError(path, "the file is empty")
-        elif is_moving_webp(path):  # which FFmpeg cannot decode
-            source = MovingWebp(path, limits)
+        elif lengths := webp_lengths(path):  # FFmpeg cannot decode it
+            source = MovingWebp(path, limits, lengths)
         else:
             source = open_file(path, limits)
     try:

@@ -92,7 +92,7 @@ def test_a_video_as_a_folder_of_pictures(folder: Path) -> None:
     assert example["metadata"]["frame_rate"] == 2.5 and example["metadata"]["clip_end_time"] == 3
 
 
-@pytest.mark.parametrize("name", ["a7", "", 7, 7.5])
+@pytest.mark.parametrize("name", ["a7", "", 7])
 def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
     (example,) = read(folder, VIDEO | {"id": name})
     assert example["metadata"] == {"example_id": "my.jsonl:1", "id": name}
@@ -178,7 +178,7 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
             {**VIDEO, "subtitle": [{"start": 0, "end": 1, "text": 5}]},
             r"'subtitle\[0\].text': expected text, got 5",
         ),
-        ({**VIDEO, "id": ["a"]}, r"'id': expected text or a number, got \['a'\]"),
+        ({**VIDEO, "id": ["a"]}, r"'id': expected text or a whole number, got \['a'\]"),
         ("null", "expected an object in braces, got 'null'"),
         ('{"video": "clips/a.mp4"} x', "not valid JSON: Extra data at column"),
     ],
