@@ -38,8 +38,9 @@ from olmo.benchmark.stage_clock import StageClock
 from olmo.command_line import Parser, exit_code, number, path, positive, seed
 from olmo.config import merge
 from olmo.data import examples as examples_module
+from olmo.data.examples import ExampleSource
 from olmo.data.frame_sampling import FrameSampling, sample_times
-from olmo.data.loader import DataConfig, LaneDataset, build_train_loader
+from olmo.data.loader import DataConfig, LaneDataset, RowShare
 from olmo.data.mixture import MIXTURES, Mixture, open_named
 from olmo.data.video_file import VideoFile
 from olmo.data.video_loading import load_video
@@ -102,15 +103,10 @@ def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict
     data = merge(merge(data, FULL_SIZE if args.full_size else {}), overrides)
     model = model_config_from_dict(data)
     preprocessor = model.build_preprocessor(model.build_tokenizer(), args.seq_len)
-    loader = build_train_loader(
-        DataConfig(packing=PackingConfig(buffer_size=args.buffer_size), max_skipped=10**6),
-        open_mixture(args),
-        preprocessor,
-        model.build_collator(args.seq_len),
-        *(1, 1, 0, 1),
-    )
-    dataset = loader.dataset
-    assert isinstance(dataset, LaneDataset)
+    config = DataConfig(packing=PackingConfig(buffer_size=args.buffer_size), max_skipped=10**6)
+    source = ExampleSource(open_mixture(args), preprocessor, config.seed)
+    collator = model.build_collator(args.seq_len)
+    dataset = LaneDataset(config, source, collator, RowShare(1, 1), {})
     clock = StageClock(time.process_time if args.cpu_time else time.perf_counter)
     batches = iter(dataset)
     next(batches)  # warm-up; it also fills the packer's buffer

@@ -19,9 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from olmo.config import Config, ConfigError, FilePath
 from olmo.data.custom import MAX_LINE_BYTES
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, Skipped
-from olmo.data.mixture import Mixture
 from olmo.preprocessing.collator import Collator
-from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.preprocessing.packing import Packer, PackingConfig
 
 log = logging.getLogger(__name__)
@@ -175,27 +173,50 @@ class MicroBatch:
         return dataclasses.replace(self, tensors=pinned)
 
 
+@dataclass(frozen=True)
+class RowShare:
+    """The rows of a step that one rank makes. ``ValueError`` if the ranks cannot share them out
+    evenly."""
+
+    global_batch_size: int
+    device_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size % (self.world_size * self.device_batch_size):
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of "
+                f"{self.world_size} ranks x device_batch_size {self.device_batch_size}"
+            )
+
+    def groups(self) -> list[list[int]]:
+        """Lane numbers of each micro-batch of a step."""
+        own, size = (
+            range(self.rank, self.global_batch_size, self.world_size),
+            self.device_batch_size,
+        )
+        return [list(own[i : i + size]) for i in range(0, len(own), size)]
+
+
 @dataclass
 class LaneDataset(IterableDataset[MicroBatch]):
     """Micro-batches of one rank; a worker takes every n-th of a step's micro-batches."""
 
+    config: DataConfig
     source: ExampleSource
     collator: Collator
-    packing: PackingConfig | None
-    groups: list[list[int]]
-    """Lane numbers of each micro-batch of a step."""
-    n_lanes: int
+    share: RowShare
     states: dict[int, LaneState]
-    max_skipped: int = DataConfig.max_skipped
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        info = get_worker_info()
-        groups = self.groups if info is None else self.groups[info.id :: info.num_workers]
+        groups, info = self.share.groups(), get_worker_info()
+        if info is not None:
+            groups = groups[info.id :: info.num_workers]
         lanes = {j: self._lane(j) for group in groups for j in group}
         while True:
             for group in groups:
-                rows = [lanes[j].next_row() for j in group]
-                batch = self.collator(rows)
+                batch = self.collator([lanes[j].next_row() for j in group])
                 rows_metadata = batch.pop("metadata")
                 metadata = [m for r in rows_metadata for m in (r if isinstance(r, list) else [r])]
                 yield MicroBatch(
@@ -208,72 +229,49 @@ class LaneDataset(IterableDataset[MicroBatch]):
 
     def _lane(self, number: int) -> Lane:
         state = self.states.get(number, {"next_id": number, "buffered": []})
-        packer = None
-        if self.packing is not None:
+        n_lanes, packer = self.share.global_batch_size, None
+        if self.config.packing is not None:
             assert self.collator.seq_len is not None
-            packer = self.packing.build(self.collator.seq_len, self.n_lanes)
+            packer = self.config.packing.build(self.collator.seq_len, n_lanes)
         lane = Lane(
-            *(self.source, self.collator, self.n_lanes, state["next_id"], packer),
-            max_skipped=self.max_skipped,
+            *(self.source, self.collator, n_lanes, state["next_id"]),
+            *(packer, self.config.max_skipped),
         )
         lane.restore(state["buffered"])
         return lane
 
 
-def rows_per_rank(global_batch_size: int, device_batch_size: int, world_size: int) -> int:
-    """Rows of a step on each rank; ``ValueError`` if they cannot be shared out evenly."""
-    rows, remainder = divmod(global_batch_size, world_size)
-    if remainder or rows % device_batch_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} must be a multiple of {world_size} ranks x "
-            f"device_batch_size {device_batch_size}"
-        )
-    return rows
-
-
 def build_train_loader(
     config: DataConfig,
-    mixture: Mixture,
-    preprocessor: ExamplePreprocessor,
+    source: ExampleSource,
     collator: Collator,
-    global_batch_size: int,
-    device_batch_size: int,
-    rank: int,
-    world_size: int,
+    share: RowShare,
     states: dict[int, LaneState] | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[MicroBatch]:
-    """Endless loader of this rank's micro-batches, ``global / world / device_batch`` per step.
+    """Endless loader of this rank's micro-batches.
 
     ``states`` resumes the lanes of an earlier run; it may come from any number of ranks.
     """
-    rows = rows_per_rank(global_batch_size, device_batch_size, world_size)
     if config.packing is not None and collator.seq_len is None:
         raise ValueError("packing needs --seq_len")
-    if states and len(states) != global_batch_size:
+    if states and len(states) != share.global_batch_size:
         raise ValueError(
             f"the checkpoint's loader has {len(states)} lanes, global_batch_size is "
-            f"{global_batch_size}: resume with the same, or start with --restore_dataloader=False"
+            f"{share.global_batch_size}: resume with the same, or start with "
+            "--restore_dataloader=False"
         )
-    own = list(range(rank, global_batch_size, world_size))
-    groups = [own[i : i + device_batch_size] for i in range(0, rows, device_batch_size)]
-    workers = min(config.num_workers, len(groups))
-    while workers > 1 and len(groups) % workers:
+    n = len(share.groups())
+    workers = min(config.num_workers, n)
+    while workers > 1 and n % workers:
         workers -= 1
     if workers < config.num_workers:
         log.info(
             "%d loader workers used of %d: a step has %d micro-batches per rank",
-            workers,
-            config.num_workers,
-            len(groups),
+            *(workers, config.num_workers, n),
         )
-    source = ExampleSource(mixture, preprocessor, config.seed, config.shuffle)
-    dataset = LaneDataset(
-        *(source, collator, config.packing, groups, global_batch_size, states or {}),
-        max_skipped=config.max_skipped,
-    )
     return DataLoader(
-        dataset,
+        LaneDataset(config, source, collator, share, states or {}),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=config.prefetch_factor if workers else None,

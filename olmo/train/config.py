@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from olmo.config import Config, ConfigError, FilePath, check_seed
-from olmo.data.loader import DataConfig, rows_per_rank
+from olmo.data.loader import DataConfig, RowShare
 from olmo.models.lora import LoraConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.parallel import FsdpConfig, n_shards
@@ -178,7 +178,7 @@ class TrainConfig(Config):
     def check_ranks(self, n_ranks: int) -> None:
         """``ValueError`` if rows or weights cannot be shared out among so many."""
         n_shards(n_ranks, self.fsdp.replicas)
-        rows_per_rank(self.global_train_batch_size, self.device_train_microbatch_size, n_ranks)
+        RowShare(self.global_train_batch_size, self.device_train_microbatch_size, 0, n_ranks)
 
     def __post_init__(self) -> None:
         positive = (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from olmo.data.loader import build_train_loader
+from olmo.data.examples import ExampleSource
+from olmo.data.loader import RowShare, build_train_loader
 from olmo.data.mixture import MixtureConfig
 from olmo.distributed import from_main, get_rank, get_world_size, is_main
 from olmo.models.loading import load_weights, select_checkpoint
@@ -105,13 +106,13 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     )
     loader = build_train_loader(
         config.data,
-        mixture,
-        preprocessor,
+        ExampleSource(mixture, preprocessor, config.data.seed, config.data.shuffle),
         collator,
-        config.global_train_batch_size,
-        config.device_train_microbatch_size,
-        get_rank(),
-        get_world_size(),
+        RowShare(
+            config.global_train_batch_size,
+            config.device_train_microbatch_size,
+            *(get_rank(), get_world_size()),
+        ),
         state.lanes,
         pin_memory=device.type == "cuda",
     )

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from olmo.config import read_yaml
-from olmo.data.examples import load_example
+from olmo.data.examples import ExampleSource, load_example
 from olmo.data.frame_sampling import FrameSampling
-from olmo.data.loader import DataConfig, NoUsableExample, build_train_loader
+from olmo.data.loader import DataConfig, NoUsableExample, RowShare, build_train_loader
 from olmo.data.mixture import Mixture
 from olmo.data.stream import example_rng
 from olmo.data.video_loading import Clip, load_video
@@ -72,13 +72,10 @@ def preprocessor(model: Any) -> Any:
 
 
 def train_loader(model: Any, preprocessor: Any, dataset: Media, **config: Any) -> Any:
-    return build_train_loader(
-        DataConfig(shuffle=False, **config),
-        Mixture({"media": dataset}, {"media": 1.0}),
-        preprocessor,
-        model.build_collator(2000),
-        *(1, 1, 0, 1),
-    )
+    found = DataConfig(shuffle=False, **config)
+    mixture = Mixture({"media": dataset}, {"media": 1.0})
+    source = ExampleSource(mixture, preprocessor, found.seed, shuffle=False)
+    return build_train_loader(found, source, model.build_collator(2000), RowShare(1, 1))
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -17,6 +17,7 @@ from olmo.data.loader import (
     Lane,
     MicroBatch,
     NoUsableExample,
+    RowShare,
     build_train_loader,
 )
 from olmo.data.mixture import Mixture
@@ -53,17 +54,11 @@ def loader(rank: int, world: int, states=None, workers: int = 0, packing: bool =
     config = DataConfig(
         num_workers=workers, packing=PackingConfig(buffer_size=4) if packing else None
     )
-    return build_train_loader(
-        config,
-        Mixture({"texts": Texts()}, {"texts": 1.0}),
-        model.build_preprocessor(model.build_tokenizer(), 200),
-        model.build_collator(200),
-        global_batch_size=4,
-        device_batch_size=1,
-        rank=rank,
-        world_size=world,
-        states=states,
-    )
+    mixture = Mixture({"texts": Texts()}, {"texts": 1.0})
+    preprocessor = model.build_preprocessor(model.build_tokenizer(), 200)
+    source = ExampleSource(mixture, preprocessor, config.seed, config.shuffle)
+    share = RowShare(4, 1, rank, world)
+    return build_train_loader(config, source, model.build_collator(200), share, states)
 
 
 def test_nothing_but_broken_examples_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

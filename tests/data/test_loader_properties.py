@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from olmo.data import loader as loader_module
 from olmo.data import stream as stream_module
-from olmo.data.loader import DataConfig, LaneState, MicroBatch, build_train_loader
+from olmo.data.examples import ExampleSource
+from olmo.data.loader import DataConfig, LaneState, MicroBatch, RowShare, build_train_loader
 from olmo.data.mixture import Mixture
 from olmo.data.stream import MixtureStream
 from olmo.preprocessing.collator import Collator
@@ -119,17 +120,13 @@ layouts = st.integers(1, 4).flatmap(
 def build(setting: Setting, layout: Layout, rank: int, states: dict[int, LaneState]) -> Any:
     size = setting.buffer_size
     packing = None if size is None else PackingConfig(buffer_size=size, max_wait=3)
-    return build_train_loader(
-        DataConfig(seed=SEED, shuffle=setting.shuffle, packing=packing, num_workers=layout.workers),
-        setting.mixture(),
-        Tokens(),  # type: ignore[arg-type]
-        Collator(SEQ_LEN, "longest", 4, 6),
-        LANES,
-        layout.micro,
-        rank,
-        layout.world,
-        states,
+    config = DataConfig(
+        seed=SEED, shuffle=setting.shuffle, packing=packing, num_workers=layout.workers
     )
+    preprocessor: Any = Tokens()
+    source = ExampleSource(setting.mixture(), preprocessor, SEED, setting.shuffle)
+    share = RowShare(LANES, layout.micro, rank, layout.world)
+    return build_train_loader(config, source, Collator(SEQ_LEN, "longest", 4, 6), share, states)
 
 
 def rank_batches(loader: Any) -> Iterator[MicroBatch]:

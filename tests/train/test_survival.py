@@ -17,7 +17,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 
 from olmo.config import read_yaml
-from olmo.data.loader import build_train_loader
+from olmo.data.examples import ExampleSource
+from olmo.data.loader import RowShare, build_train_loader
 from olmo.data.mixture import MixtureConfig
 from olmo.models.loading import load_model, merged_model_config
 from olmo.train.checkpoint import TrainerState
@@ -199,9 +200,8 @@ def test_eight_clips_are_learnt_by_heart(
     network.reset_parameters()
     mixture = MixtureConfig.load("debug").open("train")
     preprocessor = model.build_preprocessor(model.build_tokenizer())
-    loader = build_train_loader(
-        config.data, mixture, preprocessor, model.build_collator(), 8, 8, 0, 1
-    )
+    source = ExampleSource(mixture, preprocessor, config.data.seed, config.data.shuffle)
+    loader = build_train_loader(config.data, source, model.build_collator(), RowShare(8, 8))
     optimizer = build_optimizer(network, config.optimizer)
     trainer = Trainer(config, network, optimizer, loader, torch.device("cpu"), TrainerState())
     network.train()
