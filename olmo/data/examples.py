@@ -10,7 +10,7 @@ import numpy as np
 
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.mixture import Mixture
-from olmo.data.registry import Dataset, MissingDataError
+from olmo.data.registry import MissingDataError
 from olmo.data.stream import MixtureStream, example_rng
 from olmo.data.video_loading import Clip, VideoReadError, load_video
 from olmo.preprocessing.image_files import ImageReadError
@@ -44,18 +44,6 @@ def decode_video(
         decoder=config.decoder,
         limits=preprocessor.config.limits,
     )
-
-
-def load_example(
-    dataset: Dataset,
-    idx: int,
-    rng: np.random.RandomState,
-    preprocessor: ExamplePreprocessor,
-    is_training: bool,
-    for_inference: bool,
-) -> dict[str, Any]:
-    """Read example ``idx`` and :func:`prepare` it."""
-    return prepare(dataset.get(idx, rng), rng, preprocessor, is_training, for_inference)
 
 
 def prepare(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from olmo.data.examples import BAD_EXAMPLE, load_example, prepare, skip_reason
+from olmo.data.examples import BAD_EXAMPLE, prepare, skip_reason
 from olmo.data.registry import Dataset
 from olmo.data.stream import example_rng
 from olmo.tokenizer import MolmoTokenizer
@@ -85,9 +85,9 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
     def _load(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arrays of an example, and what is known about it."""
         start = time.perf_counter()
-        raw = raw_example(self.dataset, index, self.seed)
         rng = example_rng(self.seed, index, epoch=0)
         example = self.dataset.get(index, rng)
+        question = example.get("question")
         if self.prompt is not None:
             example |= {"style": self.prompt}
         arrays = prepare(example, rng, self.preprocessor, False, True)
@@ -95,7 +95,7 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
         return arrays, {
             "index": index,
             "metadata": arrays.get("metadata") or {},
-            "question": raw.get("question") or self.tokenizer.decode(ids, truncate_at_eos=False),
+            "question": question or self.tokenizer.decode(ids, truncate_at_eos=False),
             "n_tokens": len(ids),
             "load": time.perf_counter() - start,
         }
@@ -111,10 +111,10 @@ def collate_examples(
 ) -> dict[str, Any]:
     """Collated prompts of these evaluation examples, one row each."""
     preprocessor = config.build_preprocessor(config.build_tokenizer())
-    arrays = [
-        load_example(dataset, i, example_rng(seed, i, epoch=0), preprocessor, False, True)
-        for i in indices
-    ]
+    arrays = []
+    for i in indices:
+        rng = example_rng(seed, i, epoch=0)
+        arrays.append(prepare(dataset.get(i, rng), rng, preprocessor, False, True))
     return {k: v for k, v in config.build_collator()(arrays).items() if k != "metadata"}
 
 

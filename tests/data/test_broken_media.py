@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from olmo.config import read_yaml
-from olmo.data.examples import ExampleSource, load_example
+from olmo.data.examples import ExampleSource, prepare
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import DataConfig, NoUsableExample, RowShare, build_train_loader
 from olmo.data.mixture import Mixture
@@ -133,7 +133,8 @@ def test_no_permission(tmp_path: Path, model: Any, preprocessor: Any) -> None:
 def test_odd_but_legal(kind: str, tmp_path: Path, preprocessor: Any) -> None:
     example = LEGAL[kind](tmp_path / kind)
     with no_hang():
-        arrays = load_example(Media([example]), 0, example_rng(0, 0, 0), preprocessor, True, False)
+        rng = example_rng(0, 0, 0)
+        arrays = prepare(Media([example]).get(0, rng), rng, preprocessor, True, False)
     assert len(arrays["images"]) == arrays["num_images"][0] >= 1
 
 
@@ -184,7 +185,7 @@ def test_2000_clips_hold_memory_flat(tmp_path: Path, preprocessor: Any, decoder:
     for i in range(2200):
         rng = example_rng(0, i, 0)
         with suppress(ValueError):
-            load_example(dataset, i % len(dataset), rng, preprocessor, True, False)
+            prepare(dataset.get(i % len(dataset), rng), rng, preprocessor, True, False)
         if i % 100 == 99:
             gc.collect()
             sizes.append(resident_bytes())

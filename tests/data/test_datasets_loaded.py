@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from olmo.data.datasets.synthetic.video import encode_mp4
-from olmo.data.examples import ExampleSource, load_example
+from olmo.data.examples import ExampleSource, prepare
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import get_dataset
 from olmo.models.loading import load_model_config, select_checkpoint
@@ -67,7 +67,7 @@ def test_rows(
         example = data.get(i, np.random.RandomState(i))
         fill(example, media)
         rng = np.random.RandomState(i)
-        row = load_example(data, i, rng, preprocessor, training, not training)
+        row = prepare(data.get(i, rng), rng, preprocessor, training, not training)
         assert (row["loss_masks"].sum() > 0) == training
         kinds = [int(k) for k in row["multimodal_type"]]
         if "video" in example:

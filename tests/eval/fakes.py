@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -61,6 +62,9 @@ def fake_collator(examples):
 
 class FakeTokenizer:
     eos_id = EOS
+
+    def before_end(self, ids):
+        return list(itertools.takewhile(lambda i: i != EOS, ids))
 
     def decode(self, ids, truncate_at_eos=True):
         assert not truncate_at_eos

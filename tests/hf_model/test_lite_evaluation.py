@@ -7,7 +7,7 @@ pytest.importorskip("transformers.models.molmo2")
 import torch
 
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.data.examples import load_example
+from olmo.data.examples import prepare
 from olmo.data.stream import example_rng
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.tasks import Task
@@ -67,10 +67,10 @@ def test_answers_of_native_evaluation(models, dataset):
 def test_tokens_of_a_batch(models, dataset):
     native, config, hf, processor = models
     preprocessor = config.build_preprocessor(config.build_tokenizer())
-    order = range(len(dataset))
-    examples = [
-        load_example(dataset, i, example_rng(0, i, 0), preprocessor, False, True) for i in order
-    ]
+    examples = []
+    for i in range(len(dataset)):
+        rng = example_rng(0, i, 0)
+        examples.append(prepare(dataset.get(i, rng), rng, preprocessor, False, True))
     batch = config.build_collator()(examples)
     stop = processor.tokenizer.eos_token_id
     expected = native.generate(batch, NEW, [stop]).token_ids.tolist()
