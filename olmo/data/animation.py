@@ -69,7 +69,7 @@ class MovingWebp(Source):
     def __init__(self, path: str | Path, limits: Limits, lengths: list[int]) -> None:
         super().__init__(path, limits)
         stamps = np.cumsum([0, *lengths], dtype=np.int64)
-        self.timeline = Timeline(path, stamps[:-1], stamps[:1], int(stamps[-1]), Fraction(1, 1000))
+        self.timeline = Timeline(stamps[:-1], stamps[:1], int(stamps[-1]), Fraction(1, 1000))
         self._image, self._at = Image.open(path, formats=("WEBP",)), -1
         limits.check_pixels(*self._image.size, self.named)
 

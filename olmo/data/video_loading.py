@@ -111,12 +111,15 @@ def open_video(
     open_file = DECODERS[decoder]()
     limits = limits or Limits()
     with foreign(lambda reason: VideoReadError(path, reason)):
-        mode = _mode(path)
-        if stat.S_ISDIR(mode):
+        try:
+            about = os.stat(path)
+        except FileNotFoundError as e:
+            raise VideoReadError(path, "no such file") from e
+        if stat.S_ISDIR(about.st_mode):
             source: Source = FrameFolder(path, limits, frame_rate)
-        elif not stat.S_ISREG(mode):
+        elif not stat.S_ISREG(about.st_mode):
             raise VideoReadError(path, "neither a file nor a folder")
-        elif os.path.getsize(path) == 0:
+        elif about.st_size == 0:
             raise VideoReadError(path, "the file is empty")
         elif lengths := webp_lengths(path):  # FFmpeg cannot decode it
             source = MovingWebp(path, limits, lengths)
@@ -127,15 +130,6 @@ def open_video(
     finally:
         with foreign(source.named):
             source.close()
-
-
-def _mode(path: str | Path) -> int:
-    try:
-        return os.stat(path).st_mode
-    except FileNotFoundError as e:
-        raise VideoReadError(path, "no such file") from e
-    except (OSError, ValueError) as e:  # ValueError: a path with a zero byte
-        raise VideoReadError(path, getattr(e, "strerror", None) or str(e)) from e
 
 
 def _collect(

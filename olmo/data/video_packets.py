@@ -61,7 +61,7 @@ def _by_stamps(shown: list[_Seen], video: OpenVideo) -> Timeline:
         rate = Fraction(video.stream.base_rate or video.stream.average_rate or USUAL_RATE)
         length = 1 / (rate * video.base)
     end = int(stamps[last]) + max(round(length), 1)
-    return Timeline(video.path, np.sort(stamps), keys, end, video.base)
+    return Timeline(np.sort(stamps), keys, end, video.base)
 
 
 def _in_order(shown: list[_Seen], video: OpenVideo) -> Timeline:
@@ -76,7 +76,7 @@ def _in_order(shown: list[_Seen], video: OpenVideo) -> Timeline:
     else:
         stamps = np.sort(np.array(numbers, dtype=np.int64))
     end = int(stamps[-1]) + (durations[-1] or usual)
-    return Timeline(video.path, stamps, stamps[:1], end, video.base, in_order=True)
+    return Timeline(stamps, stamps[:1], end, video.base, in_order=True)
 
 
 # --- files that were cut off -------------------------------------------------------------------
@@ -93,7 +93,7 @@ def _stated_if_cut(line: Timeline, n_packets: int, video: OpenVideo, check: Chec
         cut = n_packets < promised and end < stated
     elif video.form == "avi":
         stated = float((int(line.stamps[0]) + stream.frames) * line.base)
-        cut = end + (0.0 if _is_short_riff(line.path) else slack) < stated
+        cut = end + (0.0 if _is_short_riff(video.path) else slack) < stated
     elif video.form.startswith(STATES_LENGTH):
         stated, own = _stated_end(video)
         cut = end + slack < stated and (own or _others_end(video, check) + slack < stated)

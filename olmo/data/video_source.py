@@ -37,7 +37,6 @@ class VideoReadError(OutsideError, OSError):
 class Timeline:
     """Times of the shown frames, in ticks of ``base`` seconds."""
 
-    path: str | Path
     stamps: np.ndarray
     """int64 ``[n]``, ascending: when each frame comes on."""
     keys: np.ndarray
@@ -67,13 +66,7 @@ class Timeline:
         return len(self.keys) > 0 and bool(self.keys[0] <= self.stamps[0])
 
     def number_at(self, t: float) -> int:
-        """Number of the frame that is shown ``t`` seconds after the begin.
-
-        ``VideoReadError`` for a moment that a file which was cut off does not reach.
-        """
-        if self.stated is not None and t >= self.found:
-            found = f"frames end at {self.found:.3f} s of {self.stated:.3f} s"
-            raise VideoReadError(self.path, f"truncated: {found}")
+        """Number of the frame that is shown ``t`` seconds after the begin."""
         begin = float(self.begins[0])
         wanted = max(min(t + begin, float(self.end * self.base) - EDGE_S), begin)
         return int(self.begins.searchsorted(wanted, side="right")) - 1
@@ -115,8 +108,13 @@ class Source:
         return self.timeline.found if self.timeline.stated is None else self.timeline.stated
 
     def number_at(self, t: float) -> int:
-        """Number of the frame that is shown at ``t`` seconds."""
-        return self.timeline.number_at(t)
+        """Number of the frame that is shown at ``t`` seconds; an error for a moment that a file
+        which was cut off does not reach."""
+        line = self.timeline
+        if line.stated is not None and t >= line.found:
+            found = f"frames end at {line.found:.3f} s of {line.stated:.3f} s"
+            raise self.named(f"truncated: {found}")
+        return line.number_at(t)
 
     def frame(self, number: int) -> np.ndarray:
         """uint8 ``[h, w, 3]`` RGB, upright; all frames have the size of the first one."""
