@@ -98,6 +98,13 @@ class Config:
         except (TypeError, ValueError) as e:
             raise ConfigError(f"{path or cls.__name__}: {e}") from e
 
+    def at_least(self, least: float, *names: str) -> None:
+        """``ValueError`` for a field below ``least``. None is a field that is left out."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least:g}, got {value}")
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values (tuples become lists), ready for YAML."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

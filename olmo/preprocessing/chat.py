@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from olmo.config import Config, FilePath
 from olmo.preprocessing.choices import multiple_choice
@@ -42,31 +42,6 @@ Message = dict[str, Any]
 @dataclass
 class DataFormatterConfig(Config):
     """How an example becomes text turns."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        [
-            "prompt_templates",
-            "always_start_with_space",
-            "default_inference_len",
-            "select_answer",
-            "debug",
-            "image_last",
-            "format_message_list",
-            "p_one_message",
-            "eval_system_prompt_mapping",
-            "p_choice_content_in_mc",
-            "template_video_mc_questions",
-            "pointing_format",
-            "points_decimal_places",
-            "use_seperate_non_pointing_qa_style",
-            "timestamp_mode",
-            "output_timestamp_mode",
-            "seconds_decimal_places",
-            "p_multi_point_all_image",
-            "use_seperate_count_without_pointing_style",
-            "sample_random_initial_point",
-        ]
-    )
 
     message_format: Literal["qwen3", "role", "none"] = "qwen3"
     system_prompt: Literal["demo_or_style_v2", "style", "no_style", "none"] | None = (

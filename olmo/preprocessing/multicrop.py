@@ -8,7 +8,7 @@ each patch is taken from the tile that owns it, so the canvas is one seamless gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -27,8 +27,6 @@ class ImagePreprocessorConfig(Config):
 
     Limits and windows with ``multi_image`` in their name hold for examples with a list of images.
     """
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset({"image_padding_mask"})
 
     crop_mode: Literal["overlap-and-resize-c2", "resize"] = "overlap-and-resize-c2"
     """``resize``: the whole image alone, without tiles."""
@@ -55,15 +53,8 @@ class ImagePreprocessorConfig(Config):
     """``<low_res_im_start>`` before the whole image if tiles follow; otherwise ``<im_start>``."""
 
     def __post_init__(self) -> None:
-        positive = (
-            *("max_crops", "high_res_max_crops", "max_multi_image_crops"),
-            *("pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w"),
-        )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_images is not None and self.max_images < 1:
-            raise ValueError(f"max_images must be at least 1 or null, got {self.max_images}")
+        self.at_least(1, "max_crops", "high_res_max_crops", "max_images", "max_multi_image_crops")
+        self.at_least(1, "pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w")
         if not 0 <= self.p_high_res <= 1:
             raise ValueError(f"p_high_res must be in [0, 1], got {self.p_high_res}")
         if min(self.overlap_margins) < 0:

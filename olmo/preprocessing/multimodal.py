@@ -18,6 +18,7 @@ from olmo.preprocessing.visual import (
     VisualPreprocessor,
     visual_arrays,
 )
+from olmo.token_budget import Budget
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import VideoFrames
 
@@ -31,9 +32,9 @@ class Molmo2PreprocessorConfig(MediaConfig, RowConfig):
 class ExamplePreprocessor:
     """Turns an example (a dict of a dataset) into the numpy arrays of one token row.
 
-    ``topk`` is the share of pooled tokens that the vision backbone removes from videos (0: none);
-    it enters ``n_pruned`` only. ``max_sequence_length`` bounds the row after pruning:
-    conversations of a tree that would lie wholly beyond it are left out.
+    ``budget`` is the model's: what it removes from a video enters ``n_pruned`` only.
+    ``max_sequence_length`` bounds the row after pruning: conversations of a tree that would lie
+    wholly beyond it are left out.
     """
 
     config: Molmo2PreprocessorConfig
@@ -41,22 +42,15 @@ class ExamplePreprocessor:
     tokenizer: MolmoTokenizer
     image_size: tuple[int, int]
     patch_size: int
-    topk: float = 0.0
-    prune_from_frame: int = 0
+    budget: Budget | None = None
     max_sequence_length: int | None = None
 
     def __post_init__(self) -> None:
-        config, video = self.config, self.config.video
-        if not 0 <= self.topk < 1:
-            raise ValueError(f"topk must be in [0, 1), got {self.topk}")
-        if video.topk is not None and video.topk != self.topk:
-            raise ValueError(f"video.topk={video.topk} but the model's topk={self.topk}")
         self.visual = VisualPreprocessor(
-            *(config, self.tokenizer, self.image_size, self.patch_size),
-            *(self.topk, self.prune_from_frame),
+            self.config, self.tokenizer, self.image_size, self.patch_size, self.budget
         )
         self._format = self.formatter.build()
-        self._chat = ChatTokenizer(self.tokenizer, config)
+        self._chat = ChatTokenizer(self.tokenizer, self.config)
 
     def __call__(
         self,

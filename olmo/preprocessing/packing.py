@@ -34,9 +34,7 @@ class PackingConfig(Config):
     """When so many examples were read after the oldest one that waits, it is in the next pack."""
 
     def __post_init__(self) -> None:
-        for name in ("buffer_size", "max_wait"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.at_least(1, "buffer_size", "max_wait")
 
     def build(self, seq_len: int, id_step: int = 1) -> Packer:
         """A packer for rows of ``seq_len`` tokens after pruning; ids come ``id_step`` apart."""

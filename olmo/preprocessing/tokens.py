@@ -126,10 +126,7 @@ class RowConfig(Config):
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_answer_len", "max_text_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.at_least(1, "max_answer_len", "max_text_tokens")
 
 
 Branch = tuple[list[int], list[bool]]

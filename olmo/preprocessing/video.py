@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,20 +29,6 @@ TIME_FORMS = {
 @dataclass
 class VideoPreprocessorConfig(Config):
     """How frames are chosen and written into the token row."""
-
-    legacy_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "candidate_sampling_fps",
-            "cache_videos",
-            "loading_method",
-        }
-    )
-    single_values: ClassVar[dict[str, tuple[object, ...]]] = {
-        "max_crops": (1,),
-        "periodic_high_res_frame": (None,),
-        "image_padding_mask": (None, False),
-        "query_based_resolution_selection": (None, False),
-    }
 
     max_frames: int = 64
     frame_sample_mode: str = "uniform_last_frame"
@@ -71,19 +57,12 @@ class VideoPreprocessorConfig(Config):
             raise ValueError(
                 f"subtitle_mode {self.subtitle_mode!r} is not frame_N, all, truncate_N or ignore"
             )
-        if self.max_frames < 1 or min(self.pooling_w, self.pooling_h) < 1:
-            raise ValueError(
-                "max_frames, pooling_w and pooling_h must be at least 1, got "
-                f"{self.max_frames}, {self.pooling_w} and {self.pooling_h}"
-            )
+        self.at_least(1, "max_frames", "pooling_h", "pooling_w")
+        self.at_least(0, "max_subtitle_tokens")
         if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
         if self.topk is not None and not 0 <= self.topk < 1:
             raise ValueError(f"topk must be in [0, 1), got {self.topk}")
-        if self.max_subtitle_tokens is not None and self.max_subtitle_tokens < 0:
-            raise ValueError(
-                f"max_subtitle_tokens must not be negative, got {self.max_subtitle_tokens}"
-            )
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:

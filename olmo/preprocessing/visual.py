@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from olmo.config import Config, ConfigError, section
-from olmo.legacy import rows_of
 from olmo.limits import Limits
-from olmo.patch_grid import join_pooling, pooled_grid
+from olmo.patch_grid import join_pooling, n_cells
 from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
@@ -28,7 +26,7 @@ from olmo.preprocessing.video import (
     video_token_ids,
     video_token_pooling,
 )
-from olmo.token_budget import n_removed_tokens
+from olmo.token_budget import Budget
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType, VideoFrames
 
@@ -54,7 +52,7 @@ class MediaConfig(Config):
         A flat video key that contradicts the nested one is an error. A flat image key gives way:
         in old configs it tells how the frames of a video were cut.
         """
-        video = _names(VideoPreprocessorConfig)
+        video = VideoPreprocessorConfig.known_keys()
         flat = {k: data.pop(k) for k in video if k in data}
         if flat:
             nested = section(data, "video")
@@ -64,15 +62,11 @@ class MediaConfig(Config):
                     both = f"{key}={flat[key]!r} contradicts video.{key}={nested[key]!r}"
                     raise ConfigError(f"{both}: give one of them")
             data["video"] = nested | flat
-        flat = {k: data.pop(k) for k in _names(ImagePreprocessorConfig) - video if k in data}
+        image = ImagePreprocessorConfig.known_keys() - video
+        flat = {k: data.pop(k) for k in image if k in data}
         if flat and ("image" not in data or data["image"] is not None):
             data["image"] = flat | section(data, "image")
         return data
-
-
-def _names(config: type[Config]) -> set[str]:
-    """Keys that the section of ``config`` knows or accepts."""
-    return {*config.field_types(), *rows_of(config)}
 
 
 LONGEST_STEP = 32.5
@@ -136,21 +130,22 @@ class OutputBounds:
 
 @dataclass
 class VisualPreprocessor:
-    """Turns pixels into a ``VisualInput``. Frames and crops have ``image_size`` pixels."""
+    """Turns pixels into a ``VisualInput``. Frames and crops have ``image_size`` pixels; the
+    ``budget`` is that of the model, by default one that removes nothing."""
 
     config: MediaConfig
     tokenizer: MolmoTokenizer
     image_size: tuple[int, int]
     patch_size: int
-    topk: float = 0.0
-    prune_from_frame: int = 0
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         (h, w), p, video = self.image_size, self.patch_size, self.config.video
         if h % p or w % p:
             raise ValueError(f"image size {h}x{w} is not divisible by the patch size {p}")
         self.grid = (h // p, w // p)
-        self.cells_per_frame = math.prod(pooled_grid(*self.grid, video.pooling_h, video.pooling_w))
+        cells = n_cells(*self.grid, video.pooling_h, video.pooling_w)
+        self.rule = self.budget or Budget(cells)
 
     def of_video(self, video: VideoFrames, subtitle: Subtitle | None = None) -> VisualInput:
         """Frames with their time stamps, then the subtitles."""
@@ -160,7 +155,7 @@ class VisualPreprocessor:
                 f"video of {n_frames} frames and {len(video.timestamps)} times, expected 1 to "
                 f"max_frames={config.max_frames} of both"
             )
-        ids = video_token_ids(config, self.tokenizer, video.timestamps, self.cells_per_frame)
+        ids = video_token_ids(config, self.tokenizer, video.timestamps, self.rule.cells_per_frame)
         ids += subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
         h, w = video.frames.shape[1:3]
         return VisualInput(
@@ -169,7 +164,7 @@ class VisualPreprocessor:
             patchify(resize_frames(video.frames, self.image_size), self.patch_size),
             video_token_pooling(config, n_frames, *self.grid),
             [video.size or (w, h)],
-            self.n_pruned(n_frames),
+            self.rule.removed(n_frames),
         )
 
     def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:
@@ -191,22 +186,16 @@ class VisualPreprocessor:
         )
         return replace(shown, n_left_out=len(sources) - len(shown.sizes))
 
-    def n_pruned(self, n_frames: int) -> int:
-        """Tokens that the model removes from a video."""
-        if not self.topk or not n_frames:
-            return 0
-        return n_removed_tokens(n_frames, self.cells_per_frame, self.topk, self.prune_from_frame)
-
     def bounds(self) -> OutputBounds:
         """Bounds over videos, single images and lists of images."""
         video, image = self.config.video, self.config.image
         times = np.arange(video.max_frames) * LONGEST_STEP
-        n_tokens = len(video_token_ids(video, self.tokenizer, times, self.cells_per_frame))
+        n_tokens = len(video_token_ids(video, self.tokenizer, times, self.rule.cells_per_frame))
         n_frames = video.max_frames
         if image is not None and image.fits(self.grid):
             n_crops, n_image_tokens = image_bounds(image, self.tokenizer, self.grid)
             n_frames, n_tokens = max(n_frames, n_crops), max(n_tokens, n_image_tokens)
-        return OutputBounds(n_frames, self.n_pruned(video.max_frames), n_tokens)
+        return OutputBounds(n_frames, self.rule.removed(video.max_frames), n_tokens)
 
     def _image_config(self) -> ImagePreprocessorConfig:
         if self.config.image is None:

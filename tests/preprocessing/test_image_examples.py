@@ -15,6 +15,7 @@ from olmo.preprocessing.multicrop import ImagePreprocessorConfig, image_layout, 
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
 from olmo.preprocessing.packing import PackingConfig, n_frames, pack, packed_length
 from olmo.preprocessing.video import VideoPreprocessorConfig, video_token_ids
+from olmo.token_budget import Budget
 from olmo.tokenizer import TokenizerConfig
 from olmo.types import MultimodalType, VideoFrames
 
@@ -35,7 +36,10 @@ def build(tokenizer, topk=0.0, size=54, patch=6, video=None, **image):
         image=ImagePreprocessorConfig(**SMALL | image),
         video=VideoPreprocessorConfig(**video or {}),
     )
-    return ExamplePreprocessor(config, DataFormatterConfig(), tokenizer, (size, size), patch, topk)
+    budget = Budget(9, topk) if topk else None
+    return ExamplePreprocessor(
+        config, DataFormatterConfig(), tokenizer, (size, size), patch, budget
+    )
 
 
 def picture(h, w, seed=0):

@@ -6,7 +6,6 @@ Legend: B rows, S tokens, T frame slots, N patches, P pooled tokens, D width, V 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -75,16 +74,14 @@ class Molmo2Config(Config):
         self, tokenizer: MolmoTokenizer, max_sequence_length: int | None = None
     ) -> ExamplePreprocessor:
         """Turns examples into token ids and patches the way this model expects them."""
-        vit, budget = self.vision_backbone.vit, self.budget
-        video = dataclasses.replace(self.mm_preprocessor.video, topk=budget.topk)
+        vit = self.vision_backbone.vit
         return ExamplePreprocessor(
-            config=dataclasses.replace(self.mm_preprocessor, video=video),
+            config=self.mm_preprocessor,
             formatter=self.data_formatter,
             tokenizer=tokenizer,
             image_size=vit.image_default_input_size,
             patch_size=vit.image_patch_size,
-            topk=budget.topk,
-            prune_from_frame=budget.prune_from_frame,
+            budget=self.budget,
             max_sequence_length=max_sequence_length,
         )
 
