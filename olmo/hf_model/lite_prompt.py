@@ -19,6 +19,14 @@ from olmo.nn.llm_mask import DenseMask
 from olmo.nn.text_row import TextRow
 
 
+def padding_in_front(valid: Tensor, *fields: Tensor) -> list[Tensor]:
+    """``valid`` bool [B, S] and ``fields`` [B, S, ...] with the valid tokens at the end of each row,
+    in their order."""
+    order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
+    row = torch.arange(len(order), device=order.device)[:, None]
+    return [x[row, order] for x in (valid, *fields)]
+
+
 @dataclass(frozen=True)
 class PaddedPrompt:
     """A prompt after pruning, all padding in front: token id ``pad_id`` and position 0.
@@ -33,12 +41,10 @@ class PaddedPrompt:
 
     @classmethod
     def of(cls, prompt: Prompt, pad_id: int) -> PaddedPrompt:
-        valid = prompt.row.valid
-        order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
-        valid = valid.gather(1, order)
-        ids = prompt.row.input_ids.gather(1, order).masked_fill(~valid, pad_id)
-        positions = prompt.row.position_ids.gather(1, order).masked_fill(~valid, 0)
-        embeds = prompt.embeds.gather(1, order[..., None].expand_as(prompt.embeds))
+        row = prompt.row
+        fields = (row.input_ids, row.position_ids, prompt.embeds)
+        valid, ids, positions, embeds = padding_in_front(row.valid, *fields)
+        ids, positions = ids.masked_fill(~valid, pad_id), positions.masked_fill(~valid, 0)
         return cls(TextRow(ids, positions, valid), embeds)
 
     @property

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer as RawTokenizer
-from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from olmo.config import convert
 from olmo.hf_model.lite_config import hub_or_folder
+from olmo.hf_model.lite_prompt import padding_in_front
 from olmo.hf_model.processing_media import (
     Kind,
     PromptInput,
@@ -179,8 +178,9 @@ class Molmo2LiteProcessor(ProcessorMixin):
         n_patches = visual.grid[0] * visual.grid[1]
         collator = Collator(None, "longest", n_patches, 3 * visual.patch_size**2)
         batch = collator(rows)
-        ids, mask = self._left_padded(batch["input_ids"])
-        data = {"input_ids": ids, "attention_mask": mask}
+        valid, ids = padding_in_front(batch["input_ids"] >= 0, batch["input_ids"])
+        ids = ids.masked_fill(~valid, self.tokenizer.pad_token_id)
+        data = {"input_ids": ids, "attention_mask": valid.long()}
         if any("images" in row for row in rows):
             data |= {key: batch[key] for key in VISUAL_KEYS}
         return BatchFeature(data)
@@ -249,13 +249,6 @@ class Molmo2LiteProcessor(ProcessorMixin):
 
     def _without_bos(self, text: str) -> str:
         return text.removeprefix(str(self.tokenizer.bos_token))
-
-    def _left_padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids with all padding in front as the pad token, and the mask."""
-        mask = (ids >= 0).long()
-        order = torch.argsort(mask, dim=1, stable=True)
-        mask = mask.gather(1, order)
-        return ids.gather(1, order).masked_fill(mask == 0, self.tokenizer.pad_token_id), mask
 
 
 def native_tokenizer(tokenizer: PreTrainedTokenizerFast) -> MolmoTokenizer:
