@@ -1,8 +1,8 @@
 """Geometry of patches and pooling windows, shared by preprocessing and model.
 
 A frame is a grid of ``hp x wp`` patches in raster order. Pooling joins windows of
-``pool_h x pool_w`` patches into cells, also in raster order. A grid that is no multiple
-of the window is padded, ``floor(pad / 2)`` before and the rest after, with empty slots (-1).
+``pool_h x pool_w`` patches into cells, also in raster order. A grid that the window
+does not divide is padded, ``floor(pad / 2)`` before and the rest after, with empty slots (-1).
 """
 
 from __future__ import annotations

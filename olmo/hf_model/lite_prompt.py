@@ -20,8 +20,7 @@ from olmo.nn.text_row import TextRow
 
 
 def padding_in_front(valid: Tensor, *fields: Tensor) -> list[Tensor]:
-    """``valid`` bool [B, S] and ``fields`` [B, S, ...] with the valid tokens at the end of each row,
-    in their order."""
+    """``valid`` bool [B, S] and ``fields`` [B, S, ...], the valid tokens of each row at its end."""
     order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)
     row = torch.arange(len(order), device=order.device)[:, None]
     return [x[row, order] for x in (valid, *fields)]

@@ -70,7 +70,7 @@ def open_image(source: str | Path | bytes | Image.Image, limits: Limits) -> Iter
     What is raised while the picture is in use, by whatever decoder, is an ``ImageReadError``.
     """
     name = str(source) if isinstance(source, (str, Path)) else f"({type(source).__name__})"
-    name = name.encode(errors="backslashreplace").decode()  # of a file name that is no text
+    name = name.encode(errors="backslashreplace").decode()  # of a file name that is not UTF-8
     named = functools.partial(ImageReadError, name)
     with foreign(named), contextlib.ExitStack() as stack:
         if isinstance(source, Image.Image):
@@ -181,7 +181,7 @@ def _n_scans(data: bytes) -> int:
 
 def _contents(path: str | Path, limits: Limits, named: Callable[[str], OutsideError]) -> bytes:
     if os.path.exists(path) and not os.path.isfile(path):
-        raise named("it is no regular file")  # opening a pipe would block
+        raise named("it is not a regular file")  # opening a pipe would block
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limits.max_image_bytes:

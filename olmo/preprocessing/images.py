@@ -35,7 +35,7 @@ def load_image(source: ImageSource, limits: Limits = DEFAULT_LIMITS) -> np.ndarr
             raise ImageReadError("(array)", f"expected uint8 [h, w, 3], got {found}")
         return source
     if not isinstance(source, (str, Path, bytes, Image.Image)):
-        raise ImageReadError("(object)", f"{type(source).__name__} is no path, image or array")
+        raise ImageReadError("(object)", f"{type(source).__name__} is not a path or an image")
     with open_image(source, limits) as image:
         pixels = upright_rgb(image)
         if not pixels.size:
@@ -71,7 +71,7 @@ def patchify(frames: np.ndarray, patch: int) -> np.ndarray:
     values of a patch by row, column, channel."""
     h, w = frames.shape[1:3]
     if h % patch or w % patch:
-        raise ValueError(f"frame size {h}x{w} is no multiple of the patch size {patch}")
+        raise ValueError(f"frame size {h}x{w} is not divisible by the patch size {patch}")
     return np.ascontiguousarray(
         rearrange(frames, "n (h p) (w q) c -> n (h w) (p q c)", p=patch, q=patch)
     )

@@ -163,7 +163,7 @@ def tile_patches(tiles: Size, crop_grid: Size, margins: Size) -> np.ndarray:
     """Patch id of every place of the canvas, int64 ``[rows, cols]`` in patches.
 
     Tiles are numbered in raster order, patches inside a tile too. A place in an overlap belongs
-    to the tile for which it is no margin.
+    to the tile in whose margin it does not lie.
     """
     owner, inside = [], []
     for n, crop in zip(tiles, crop_grid, strict=True):

@@ -47,7 +47,7 @@ prefix ``video_`` or ``multi_image_``."""
 
 
 def point_mode(style: str) -> str | None:
-    """What a style asks for, of ``ANSWERS`` or ``TRACKS``; None if it is no pointing style."""
+    """What a style asks for, of ``ANSWERS`` or ``TRACKS``; None if it is not a pointing style."""
     return POINT_MODES.get(style.removeprefix("video_").removeprefix("multi_image_"))
 
 

@@ -120,12 +120,12 @@ class Wordings:
 
 
 def keywords(template: str) -> frozenset[str]:
-    """The names in braces. ``ValueError`` for braces that are no plain names."""
+    """The names in braces. ``ValueError`` for braces that hold more than a plain name."""
     found = set()
     for _, name, form, conversion in string.Formatter().parse(template):
         if name is not None:
             if form or conversion or not name.isidentifier():
-                raise ValueError(f"{{{name}}} is no plain name in braces")
+                raise ValueError(f"{{{name}}} is not a plain name in braces")
             found.add(name)
     return frozenset(found)
 

@@ -113,7 +113,7 @@ def test_unreadable_images(tmp_path):
     with pytest.raises(ImageReadError, match=r"bytes\): 40 x 40 pixels .*max_pixels=1599"):
         load_image(whole, Limits(max_pixels=1599))
     for bad in [picture().astype(np.float32), picture()[..., 0], picture()[:0], 7]:
-        with pytest.raises(ImageReadError, match=r"expected uint8|is no path"):
+        with pytest.raises(ImageReadError, match=r"expected uint8|is not a path"):
             load_image(bad)
 
 

@@ -256,10 +256,10 @@ def test_own_wordings_replace_the_shipped(tmp_path: Path) -> None:
             "short_answer: ['{question} {subtitle}']",
             r"short_answer\[0\]: expected the keywords {question}, got {question}, {subtitle}",
         ),
-        ("long_caption: ['{}']", r"long_caption\[0\]: '{}': {} is no plain name in braces"),
+        ("long_caption: ['{}']", r"long_caption\[0\]: '{}': {} is not a plain name in braces"),
         ("long_caption: ['{a']", r"long_caption\[0\]: '{a': "),
-        ("short_answer: ['{question.__class__}']", "is no plain name in braces"),
-        ("short_answer: ['{question:>9999999}']", "is no plain name in braces"),
+        ("short_answer: ['{question.__class__}']", "is not a plain name in braces"),
+        ("short_answer: ['{question:>9999999}']", "is not a plain name in braces"),
     ],
 )
 def test_wordings_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

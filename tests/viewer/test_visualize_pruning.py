@@ -135,7 +135,7 @@ def test_files_that_are_no_video(clip, tmp_path, capsys):
         (clip, ["--checkpoint", str(DENSE)], "has no token scorer: 14 missing keys"),
         (clip, [], "prune_method=scorer needs the weights of a checkpoint"),
         (clip, [*PIXELS, "--topk=1"], r"topk is the share to remove, in \[0, 1\): got 1\.0"),
-        (clip, [*PIXELS, "--patch_size=7"], "96x96 is no multiple of the patch size 7"),
+        (clip, [*PIXELS, "--patch_size=7"], "96x96 is not divisible by the patch size 7"),
         (clip, [*SHIPPED, "--prune_at=9"], "prune_at=9: blocks 0 to 5 are built"),
         (clip, [*SHIPPED, "--model.vision_backbone.vit.tpok=1"], "unknown key .* 'topk'"),
         (clip, ["--prune_method=best"], "prune_method 'best' is not one of easy, evs, heuristic"),
