@@ -85,18 +85,16 @@ class DataFormatter:
         self,
         message: Message,
         rng: Rng | None = None,
-        is_training: bool = False,
         for_inference: bool = False,
         sizes: Sequence[tuple[int, int]] = (),
     ) -> Conversation:
-        """Format ``message``; it is not modified. In training ``rng`` breaks ties between answers
-        and draws the wording, unless the message has ``fixed_prompt``. ``for_inference`` leaves
-        the last answer out. ``sizes`` are width and height of what the example shows, for points
-        given in pixels.
+        """Format ``message``; it is not modified. ``rng``, for training, breaks ties between
+        answers and draws the wording, unless the message has ``fixed_prompt``. ``for_inference``
+        leaves the last answer out. ``sizes`` are width and height of what the example shows, for
+        points given in pixels.
 
         Fields are ordinary text, but the raw ones: in ``prompt``, and in the user's turns of
         ``messages`` (texts, or a ``Turn`` each), ``<|image|>`` is a place."""
-        rng = rng if is_training else None
         fixed = self.config.training_prompts == "fixed" or message.get("fixed_prompt")
         words = self.wordings.drawn_with(None if fixed else rng)
         metadata: dict[str, Any] = {}
@@ -112,9 +110,8 @@ class DataFormatter:
             turns = turns[:-1]
         if not turns:
             raise ValueError("messages must be a non-empty list of strings, got none")
-        prefix = style_prefix(
-            canonical_style(message.get("style") or ""), self.config.system_prompt
-        )
+        style = canonical_style(message.get("style") or "")
+        prefix = style_prefix(style, self.config.system_prompt)
         turns[0] = Turn.of(prefix, " " if prefix and turns[0].pieces else "", turns[0])
         return Conversation(_chat_format(turns, self.config.message_format), metadata)
 

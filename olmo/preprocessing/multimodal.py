@@ -73,9 +73,10 @@ class ExamplePreprocessor:
         ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
         ``metadata``.
         """
-        shown = self._shown(example, video, rng if is_training else None)
+        rng = rng if is_training else None
+        shown = self._shown(example, video, rng)
         sizes = [size for one in shown for size in one.sizes]
-        turns, metadata = self._turns(example, sizes, rng, is_training, for_inference)
+        turns, metadata = self._turns(example, sizes, rng, for_inference)
         blocks = [block for one in shown for block in one.blocks]
         n_pruned = sum(one.n_pruned for one in shown)
         limit = self.max_sequence_length
@@ -127,15 +128,11 @@ class ExamplePreprocessor:
         example: dict[str, Any],
         sizes: list[tuple[int, int]],
         rng: Rng | None,
-        is_training: bool,
         for_inference: bool,
     ) -> tuple[list[list[Turn]], dict[str, Any]]:
         """Conversations as text turns (in random order in training), and their metadata."""
-        if "message_list" not in example:
-            one = self._format(example, rng, is_training, for_inference, sizes)
-            return [one.pieces], dict(one.metadata)
-        messages = list(example["message_list"])
-        if is_training and rng is not None:
+        messages = list(example.get("message_list", [example]))
+        if rng is not None and "message_list" in example:
             messages = [messages[i] for i in rng.permutation(len(messages))]
-        found = [self._format(m, rng, is_training, for_inference, sizes) for m in messages]
+        found = [self._format(message, rng, for_inference, sizes) for message in messages]
         return [c.pieces for c in found], dict(found[0].metadata) if len(found) == 1 else {}

@@ -183,7 +183,7 @@ def check_formatted(data: CustomDataset) -> None:
         formatter = DataFormatterConfig(message_format=name).build()  # type: ignore[arg-type]
         for seed in range(10):
             rng = np.random.RandomState(seed)
-            prompt, answer = formatter(data.get(0, rng), rng, is_training=True).turns
+            prompt, answer = formatter(data.get(0, rng), rng).turns
             assert prompt.strip() and answer.strip(" ")
         assert len(formatter(data.get(0, rng), for_inference=True).turns) == 1
 

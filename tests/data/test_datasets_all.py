@@ -143,9 +143,8 @@ def no_choice(record: dict[str, Any]) -> bool:
 def check(message: dict[str, Any], case: Miniature) -> None:
     assert message.get("style") in KNOWN_STYLES
     training = case.split == "train"
-    turns = FORMAT(
-        message, np.random.RandomState(0), training, for_inference=not training, sizes=[(640, 480)]
-    ).turns
+    rng = np.random.RandomState(0) if training else None
+    turns = FORMAT(message, rng, for_inference=not training, sizes=[(640, 480)]).turns
     assert len(turns) % 2 == (0 if training else 1)
     for i, turn in enumerate(turns):
         asked = turn.removeprefix("<|im_end|>\n").startswith(USER) and turn.endswith(ASSISTANT)
@@ -162,7 +161,8 @@ def test_recorded_examples_are_formatted() -> None:
         for example in entry["examples"]:
             for message in example.get("message_list", [example]):
                 training = name.endswith(" train")
-                turns = FORMAT(message, np.random.RandomState(0), training, not training).turns
+                rng = np.random.RandomState(0) if training else None
+                turns = FORMAT(message, rng, not training).turns
                 assert len(turns) % 2 == (0 if training else 1)
                 question = message["question"].strip()
                 assert question.splitlines()[0] in turns[0]

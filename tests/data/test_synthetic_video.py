@@ -327,11 +327,11 @@ def test_prompts_stay_those_that_the_shipped_model_was_trained_on(root):
     text = SyntheticTextQA("train", 60_000)
     for i in range(40):
         rng = example_rng(50189, i, 0)
-        turns = formatter(text.get(i, rng), rng, is_training=True).turns
+        turns = formatter(text.get(i, rng), rng).turns
         digest.update(json.dumps([turns, float(rng.random())]).encode())
     recorded = "c57c73e17d0adf02ff14e2437fb7995dc5a616cad908251cf75946051647813a"
     assert digest.hexdigest() == recorded
     messages = SyntheticVideoQA("train", 3, root=root).get(0, np.random.RandomState(0))
     for message in messages["message_list"]:
-        turns = formatter(message, np.random.RandomState(1), is_training=True).turns
+        turns = formatter(message, np.random.RandomState(1)).turns
         assert turns == formatter(message).turns

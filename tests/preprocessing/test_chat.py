@@ -30,8 +30,7 @@ def test_reference_messages(case):
     before = copy.deepcopy(case["example"])
     out = formatter(
         case["example"],
-        np.random.RandomState(case["seed"]),
-        is_training=case["is_training"],
+        np.random.RandomState(case["seed"]) if case["is_training"] else None,
         for_inference=case["for_inference"],
     )
     assert out.turns == case["messages"]
@@ -80,7 +79,7 @@ def test_answers():
     formatter = DataFormatterConfig(message_format="none").build()
     answers = {"question": "Q", "answers": ["a", "b", "b", "c", "c"]}
     assert formatter(answers).turns == ["Q", " b"]
-    drawn = {formatter(answers, np.random.RandomState(s), True).turns[1] for s in range(20)}
+    drawn = {formatter(answers, np.random.RandomState(s)).turns[1] for s in range(20)}
     assert drawn == {" b", " c"}
     explained = {"question": "Q", "answer": "a", "explanation": "Since."}
     assert formatter(explained).turns[1] == " Since. Answer: a"

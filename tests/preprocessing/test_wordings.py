@@ -69,9 +69,8 @@ def test_training_draws_and_evaluation_does_not(
     def prompts(training: bool) -> set[str]:
         found = set()
         for seed in range(300):
-            first, second = (
-                formatter(message, np.random.RandomState(seed), training).turns[0] for _ in range(2)
-            )
+            rngs = [np.random.RandomState(seed) if training else None for _ in range(2)]
+            first, second = (formatter(message, rng).turns[0] for rng in rngs)
             assert first == second, "drawn with the example's generator alone"
             found.add(first)
         return found
@@ -79,9 +78,9 @@ def test_training_draws_and_evaluation_does_not(
     assert prompts(False) == {fixed}
     assert len(prompts(True)) == len(WORDINGS.lists[name]) and fixed in prompts(True)
     still = DataFormatterConfig(message_format="none", training_prompts="fixed").build()
-    assert still(message, np.random.RandomState(5), True).turns[0] == fixed
+    assert still(message, np.random.RandomState(5)).turns[0] == fixed
     kept = {**message, "fixed_prompt": True}
-    assert formatter(kept, np.random.RandomState(5), True).turns[0] == fixed
+    assert formatter(kept, np.random.RandomState(5)).turns[0] == fixed
 
 
 def test_spans_are_written_in_seconds_or_by_the_clock() -> None:
@@ -90,7 +89,7 @@ def test_spans_are_written_in_seconds_or_by_the_clock() -> None:
     formatter = DataFormatterConfig(message_format="none").build()
     prompt = "video_clip_caption_start_end: Describe the video from 60.0 seconds to 3725.5 seconds."
     assert formatter(message).turns[0] == prompt
-    drawn = [formatter(message, np.random.RandomState(s), True).turns[0] for s in range(400)]
+    drawn = [formatter(message, np.random.RandomState(s)).turns[0] for s in range(400)]
     clock = [d for d in drawn if "00:01:00.0" in d and "01:02:05.5" in d]
     seconds = [d for d in drawn if "60.0 seconds" in d and "3725.5 seconds" in d]
     assert len(clock) + len(seconds) == 400 and 160 < len(clock) < 240
@@ -237,7 +236,7 @@ def test_own_wordings_replace_the_shipped(tmp_path: Path) -> None:
     formatter = DataFormatterConfig(message_format="none", prompts=path).build()
     message = {"question": "{Why}?", "answer": "a", "style": "video_short_answer"}
     for training in (True, False):
-        turns = formatter(message, np.random.RandomState(0), training).turns
+        turns = formatter(message, np.random.RandomState(0) if training else None).turns
         assert turns[0] == "video_short_answer: In short: {Why}?"
 
 
