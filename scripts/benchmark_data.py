@@ -30,25 +30,16 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from olmo.benchmark.stage_clock import StageClock
 from olmo.command_line import Parser, exit_code, number, path, positive, seed
 from olmo.config import merge
-from olmo.data import examples as examples_module
-from olmo.data.examples import ExampleSource
 from olmo.data.frame_sampling import FrameSampling, sample_times
-from olmo.data.loader import DataConfig, LaneDataset, RowShare
 from olmo.data.mixture import MIXTURES, Mixture, open_named
 from olmo.data.video_file import VideoFile
-from olmo.data.video_loading import load_video
-from olmo.models.loading import model_of_file
-from olmo.models.registry import model_config_from_dict
-from olmo.preprocessing import visual as visual_module
-from olmo.preprocessing.collator import Collator
-from olmo.preprocessing.multimodal import ExamplePreprocessor
+from olmo.files import whole_file
 from olmo.preprocessing.packing import Packer, PackingConfig, packed_length
 from olmo.text import markdown_table
 
@@ -63,17 +54,6 @@ FULL_SIZE = {
     },
 }
 """Frames and patches as large as those of the released models."""
-STAGES = (
-    (examples_module, "load_video", "decode"),
-    (examples_module, "resize_frames", "resize"),
-    (visual_module, "load_image", "decode"),
-    (visual_module, "resize_frames", "resize"),
-    (visual_module, "image_crops", "resize"),
-    (visual_module, "patchify", "resize"),
-    (ExamplePreprocessor, "__call__", "tokenise"),
-    (Packer, "add", "pack"),
-    (Collator, "__call__", "collate"),
-)
 
 
 class Videos:
@@ -97,8 +77,33 @@ def open_mixture(args: argparse.Namespace) -> Mixture:
     return open_named(args.name, "train", args.skip_missing)
 
 
+def stages() -> tuple[tuple[Any, str, str], ...]:
+    """Functions whose time is counted, and the stage each belongs to."""
+    from olmo.data import examples
+    from olmo.preprocessing import visual
+    from olmo.preprocessing.collator import Collator
+    from olmo.preprocessing.multimodal import ExamplePreprocessor
+
+    return (
+        (examples, "load_video", "decode"),
+        (examples, "resize_frames", "resize"),
+        (visual, "load_image", "decode"),
+        (visual, "resize_frames", "resize"),
+        (visual, "image_crops", "resize"),
+        (visual, "patchify", "resize"),
+        (ExamplePreprocessor, "__call__", "tokenise"),
+        (Packer, "add", "pack"),
+        (Collator, "__call__", "collate"),
+    )
+
+
 def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """Seconds per stage and rates of one loader process."""
+    from olmo.data.examples import ExampleSource
+    from olmo.data.loader import DataConfig, LaneDataset, RowShare
+    from olmo.models.loading import model_of_file
+    from olmo.models.registry import model_config_from_dict
+
     data = model_of_file(args.config)
     data = merge(merge(data, FULL_SIZE if args.full_size else {}), overrides)
     model = model_config_from_dict(data)
@@ -112,7 +117,7 @@ def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict
     next(batches)  # warm-up; it also fills the packer's buffer
     n_examples = n_tokens = n_frames = n_rows = n_skipped = 0
     start = time.perf_counter()
-    with clock.watch(*STAGES), clock.stage("read and the rest"), tqdm(total=args.seconds) as bar:
+    with clock.watch(*stages()), clock.stage("read and the rest"), tqdm(total=args.seconds) as bar:
         while (now := time.perf_counter() - start) < args.seconds:
             bar.update(round(now - bar.n, 1))
             batch = next(batches)
@@ -200,8 +205,12 @@ def write_long_video(path: Path, seconds: int) -> None:
     """Shots of 2 to 12 s: a pan over a texture, a moving square, noise; B-frames, 250 at most from
     key frame to key frame."""
     rng, fps, (w, h) = np.random.default_rng(0), 30, (640, 360)
-    part, left = path.with_suffix(".part.mp4"), seconds * fps
-    with av.open(str(part), "w") as out, tqdm(total=left, desc=path.name, unit="frame") as bar:
+    left = seconds * fps
+    with (
+        whole_file(path) as part,
+        av.open(str(part), "w", format="mp4") as out,
+        tqdm(total=left, desc=path.name, unit="frame") as bar,
+    ):
         stream = out.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = w, h, "yuv420p"
         while left:
@@ -217,11 +226,12 @@ def write_long_video(path: Path, seconds: int) -> None:
                 left -= 1
                 bar.update()
         out.mux(stream.encode())
-    os.replace(part, path)
 
 
 def contestants(path: Path, times: np.ndarray, fps: float) -> dict[str, Callable[[], np.ndarray]]:
     """What returns the frames at ``times``, uint8 ``[n, h, w, 3]``, by decoder."""
+    from olmo.data.video_loading import load_video
+
     sampling = FrameSampling(len(times), max_fps=(2.0,))
     found: dict[str, Callable[[], np.ndarray]] = {
         "this project (PyAV)": lambda: load_video(path, sampling).frames
@@ -319,7 +329,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     def show(value: object) -> object:
         return f"{value:,.3f}" if isinstance(value, float) else value
 
-    return markdown_table(list(rows[0]), [[show(v) for v in r.values()] for r in rows])
+    return markdown_table(list(rows[0]), [[show(v) for v in row.values()] for row in rows])
 
 
 def parser() -> Parser:
@@ -347,6 +357,8 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     args, overrides = parser().parse_with_model(argv)
     logging.basicConfig(level=logging.ERROR)
+    import torch
+
     torch.set_num_threads(1)  # as in a loader process
     args.out.mkdir(parents=True, exist_ok=True)
     if args.packing:

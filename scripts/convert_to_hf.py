@@ -17,25 +17,28 @@ from __future__ import annotations
 import logging
 import sys
 
-from olmo.command_line import Parser, exit_code, path
-from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
-from olmo.models.hf_layout.keys import HF_RULES
-from olmo.models.weight_files import DTYPES
+from olmo.command_line import DTYPE_NAMES, Parser, exit_code, path
+
+LAYOUTS = ("transformers", "remote")
 
 
 @exit_code()
 def main() -> int:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, plugins=True)
     parser.add_argument("checkpoint", type=path, help="checkpoint or run folder")
     parser.add_argument("out", type=path, help="folder to write; must be new or empty")
-    parser.add_argument("--layout", choices=HF_RULES, default="transformers", help="tensor names")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as stored)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="transformers", help="tensor names")
+    parser.add_argument("--dtype", choices=DTYPE_NAMES, help="type of the weights (as stored)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--dense", action="store_true", help="drop pruning and the token scorer")
     form.add_argument("--lite", action="store_true", help="write the pruning model")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    dtype = DTYPES.get(args.dtype)
+    import torch
+
+    from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
+
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
     if args.lite:
         print(export_lite(args.checkpoint, args.out, dtype))
     else:

@@ -20,10 +20,7 @@ from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, natural, path, positive, seed
 from olmo.config import merge
-from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error, prepare
 from olmo.data.mixture import MIXTURES, open_named
-from olmo.models.loading import model_of_file
-from olmo.models.registry import model_config_from_dict
 from olmo.viewer.example_page import error_card, example_card, page
 
 
@@ -56,6 +53,10 @@ def pruned(topk: float | None) -> dict[str, Any]:
 @exit_code()
 def main(argv: list[str] | None = None) -> int:
     args, overrides = parser().parse_with_model(argv)
+    from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error, prepare
+    from olmo.models.loading import model_of_file
+    from olmo.models.registry import model_config_from_dict
+
     mixture = open_named(args.name, args.split, args.skip_missing)
     data = merge(model_of_file(args.config), pruned(args.topk))
     model = model_config_from_dict(merge(data, overrides))

@@ -32,13 +32,12 @@ from olmo.data.datasets.addresses import DownloadError, without_secrets
 from olmo.data.datasets.archives import MARKERS, archive_of, marker, unpack
 from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
-from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
 from olmo.data.datasets.tables import address_name
 from olmo.data.datasets.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
 from olmo.data.mixture import MixtureConfig
+from olmo.files import write_bytes
 from olmo.outside import OutsideError, foreign
-from olmo.preprocessing.images import load_image
 
 CHECKSUMS = "image_sha256"
 """Column of PixMo tables with the SHA-256 of the image at the address."""
@@ -148,6 +147,8 @@ def fetch_image(
 ) -> str:
     """Why the image could not be fetched, or nothing. An image whose checksum is known must have
     it: what is at an address changes. What is kept can be read."""
+    from olmo.preprocessing.images import load_image
+
     try:
         with foreign(DownloadError):
             data = fetch_bytes(address, max_bytes)
@@ -157,14 +158,14 @@ def fetch_image(
             load_image(data)
     except OutsideError as e:
         return without_secrets(f"{address}: {e}")
-    part = target.with_suffix(".part")
-    part.write_bytes(data)
-    os.replace(part, target)
+    write_bytes(target, data)
     return ""
 
 
 def make_frame_clips(job: Job, source: FrameClips) -> None:
     """Clips of all annotated spans whose frames are there."""
+    from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
+
     made = absent = 0
     for split in job.row.splits:
         if job.row.missing_files(split):

@@ -12,15 +12,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from olmo.command_line import DTYPE_NAMES, Parser, exit_code, path
 
-from olmo.command_line import Parser, exit_code, path
-from olmo.models.loading import load_model, select_checkpoint
-from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
-from olmo.models.weight_files import DTYPES
-from olmo.train.checkpoint import save_unsharded
-from olmo.train.config import TrainConfig
+if TYPE_CHECKING:
+    import torch
 
 
 def export(checkpoint: Path, out: Path, dtype: torch.dtype, dense: bool = False) -> Path:
@@ -28,6 +25,11 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype, dense: bool = False)
 
     ``dense`` leaves pruning out: the scorer, and the fields of its config.
     """
+    from olmo.models.loading import load_model, select_checkpoint
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
+    from olmo.train.checkpoint import save_unsharded
+    from olmo.train.config import TrainConfig
+
     source = select_checkpoint(checkpoint)
     model, config = load_model(source)
     if dense and isinstance(config, TemporalVideoOlmoConfig):
@@ -42,13 +44,17 @@ def export(checkpoint: Path, out: Path, dtype: torch.dtype, dense: bool = False)
 
 @exit_code()
 def main() -> int:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, plugins=True)
     parser.add_argument("checkpoint", type=path, help="checkpoint, run or Hugging Face folder")
     parser.add_argument("out", type=path, help="run folder to write step<N>-unsharded into")
     parser.add_argument("--dense", action="store_true", help="leave pruning and its scorer out")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights")
+    parser.add_argument(
+        "--dtype", choices=DTYPE_NAMES, default="float32", help="type of the weights"
+    )
     args = parser.parse_args()
-    print(export(args.checkpoint, args.out, DTYPES[args.dtype], args.dense))
+    import torch
+
+    print(export(args.checkpoint, args.out, getattr(torch, args.dtype), args.dense))
     return 0
 
 

@@ -37,8 +37,7 @@ def prepare(llm: Path, vit: Path, out: Path, options: StartOptions, dtype: str =
     return folder
 
 
-@exit_code()
-def main() -> int:
+def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("llm", type=path, help="folder of the language model, with its tokenizer")
@@ -49,7 +48,12 @@ def main() -> int:
     add("--tokenizer", help="folder or hub name for the config (default: the LLM's folder)")
     add("--dtype", choices=DTYPE_NAMES, default="float32", help="type of the weights")
     add("--seed", type=seed, help="seed of what is initialised (0)")
-    args = parser.parse_args()
+    return parser
+
+
+@exit_code()
+def main() -> int:
+    args = build_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     from olmo.hf_model.pretrained import StartOptions
 

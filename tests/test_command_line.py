@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from launch_scripts.train_image_video_sft import build_config, build_parser
-from olmo.command_line import Parser, RunError, exit_code, path, positive, seed, underscored
+from olmo.command_line import (
+    DTYPE_NAMES,
+    Parser,
+    RunError,
+    exit_code,
+    path,
+    positive,
+    seed,
+    underscored,
+)
 from olmo.config import parse_overrides
 from olmo.outside import OutsideError
 from olmo.train.config import TrainConfig
@@ -202,3 +211,60 @@ def test_training_flags_that_contradict(tmp_path: Path) -> None:
         assert found.wandb is not None and found.wandb.name == "0612"
     with pytest.raises(ValueError, match=r"global_batch_size=8 and global_train_batch_size=4 con"):
         config(same[0], "--global_train_batch_size=4")
+
+
+HELP = """
+import contextlib, io, runpy, sys
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as stopped:
+        assert not stopped.code and "usage:" in out.getvalue(), script
+    for heavy in ("torch", "transformers", "scipy"):
+        assert heavy not in sys.modules, f"{script} imports {heavy} before its arguments are read"
+"""
+
+
+def test_help_is_not_kept_waiting() -> None:
+    """``import torch`` alone takes seconds."""
+    told = subprocess.run(
+        [sys.executable, "-c", HELP, *map(str, SCRIPTS)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+
+
+def test_help_tells_the_true_defaults() -> None:
+    """Written out there, because their classes are slow to import."""
+    from launch_scripts import eval_molmo2
+    from olmo.device import DTYPES
+    from olmo.eval.settings import EvalConfig
+    from olmo.hf_model.pretrained import StartOptions
+    from olmo.models.hf_layout.keys import HF_RULES
+    from olmo.nn.temporal_image_vit import TemporalVitConfig
+    from olmo.nn.token_pruning import PRUNE_METHODS
+    from olmo.preprocessing.video import VideoPreprocessorConfig
+    from scripts import benchmark, convert_to_hf, prepare_pretrained_model, visualize_pruning
+
+    def words(text: str) -> str:
+        return " ".join(text.split())
+
+    evaluation, vit = EvalConfig(checkpoint=""), TemporalVitConfig()
+    told = words(eval_molmo2.build_parser().format_help())
+    assert f"seeds the data (default {evaluation.seed})" in told
+    assert f"(default {evaluation.pictures})" in told
+    told = words(visualize_pruning.build_parser().format_help())
+    assert f"in [0, 1) ({vit.topk})" in told and f"is new ({vit.new_ref_threshold})" in told
+    assert f"seed of random ({vit.random_seed})" in told
+    assert f"without one, {VideoPreprocessorConfig().max_frames})" in told
+    assert f"one of {', '.join(sorted(PRUNE_METHODS))}, or of" in told
+    told = words(prepare_pretrained_model.build_parser().format_help())
+    first, second = StartOptions.vit_layers
+    assert f"({first} {second})" in told and f"({StartOptions.max_sequence_length})" in told
+    assert sorted(benchmark.METHODS) == sorted(PRUNE_METHODS)
+    assert tuple(HF_RULES) == convert_to_hf.LAYOUTS and set(DTYPE_NAMES) <= set(DTYPES)
