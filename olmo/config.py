@@ -33,7 +33,7 @@ from olmo.setting_text import (
     same,
 )
 from olmo.text import nearest
-from olmo.yaml_file import read_settings, read_yaml, to_yaml
+from olmo.yaml_file import read_settings, to_yaml
 
 __all__ = [
     "MAX_SEED",
@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**32 - 1
+read_yaml = read_settings
 INT64 = range(-(2**63), 2**63)
 """Larger integers fit no seed, size or step."""
 C = TypeVar("C", bound="Config")
@@ -153,8 +154,6 @@ def _plain(value: Any) -> Any:
 def convert(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the type ``hint``; text is read by it. ``ConfigError`` names ``where``."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
     if origin is typing.Annotated:
         value = convert(args[0], value, where)
         return expand(value) if IS_PATH in args[1:] else value
@@ -165,65 +164,60 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             if same(value, option):
                 return option
         raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
-    if origin in (list, tuple):
-        value = _read(flow_list, value, where)
-        if isinstance(value, (list, tuple)):
-            items = [convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
-            if origin is tuple and args[-1] is not Ellipsis and len(items) != len(args):
-                raise ConfigError(f"{where}: expected {len(args)} values, got {value!r}")
-            return origin(items)
-    if origin is dict:
-        value = _read(flow_mapping, value, where)
-        if isinstance(value, dict):
-            return {str(k): convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(hint, type) and issubclass(hint, Config):
-        if isinstance(value, hint):
-            return value
-        return hint.from_dict(_read(flow_mapping, value, where), where)
+    is_config = isinstance(hint, type) and issubclass(hint, Config)
+    if hint is Any or (is_config and isinstance(value, hint)):
+        return value
+    reader = READERS.get(dict if is_config else origin or hint)
+    if isinstance(value, Plain) and reader is not None:
+        try:
+            value = reader(value)
+        except ValueError as e:
+            raise ConfigError(f"{where}: {e}, got {value!r}") from e
+    if is_config:
+        return hint.from_dict(value, where)
+    if origin in (list, tuple) and isinstance(value, (list, tuple)):
+        items = [convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+        if origin is tuple and args[-1] is not Ellipsis and len(items) != len(args):
+            raise ConfigError(f"{where}: expected {len(args)} values, got {value!r}")
+        return origin(items)
+    if origin is dict and isinstance(value, dict):
+        return {str(k): convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     return _convert_plain(hint, value, where)
+
+
+READERS: dict[Any, Callable[[str], Any]] = {
+    **{kind: functools.partial(read_as, kind) for kind in (int, float, bool)},
+    **{list: flow_list, tuple: flow_list, dict: flow_mapping},
+}
+"""What makes a value of text without quotes, by type."""
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     optional = type(None) in options
     if value is None and optional:
         return None
-    errors = []
+    error = ""
     for option in (a for a in options if a is not type(None)):
         try:
             return convert(option, value, where)
         except ConfigError as e:
-            errors.append(str(e))
-    raise ConfigError(errors[-1] + ("; null is allowed" if optional else ""))
+            error = str(e)
+    raise ConfigError(error + ("; null is allowed" if optional else ""))
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     """A number, a truth value or text. A number for a text field is its text."""
-    if hint in (int, float, bool):
-        value = _read(functools.partial(read_as, hint), value, where)
-        if hint is float and type(value) is int and value in INT64:
-            value = float(value)
-        if hint is float and isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where}: expected a finite number, got {value!r}")
-        if hint is int and isinstance(value, int) and value not in INT64:
-            raise ConfigError(f"{where}: {str(value)[:30]} is beyond 64 bits")
-    elif hint is str and isinstance(value, TextMapping):
-        return value.text
-    elif hint is str and isinstance(value, Plain):
-        return str(value)
-    elif hint is str and type(value) in (int, float) and "e" not in repr(value):
+    if hint is str and isinstance(value, (Plain, TextMapping)):
+        return str(value) if isinstance(value, Plain) else value.text
+    if hint is str and type(value) in (int, float) and "e" not in repr(value):
         return repr(value)
+    if hint is float and type(value) is int and value in INT64:
+        value = float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value!r}")
+    if hint is int and isinstance(value, int) and value not in INT64:
+        raise ConfigError(f"{where}: {str(value)[:30]} is beyond 64 bits")
     if isinstance(hint, type) and isinstance(value, hint):
         if not (hint is int and isinstance(value, bool)):
             return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: expected {name}, got {value!r}")
-
-
-def _read(reader: Callable[[str], Any], value: Any, where: str) -> Any:
-    """``value``; if it is text without quotes, what ``reader`` makes of it."""
-    if not isinstance(value, Plain):
-        return value
-    try:
-        return reader(value)
-    except ValueError as e:
-        raise ConfigError(f"{where}: {e}, got {value!r}") from e
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")

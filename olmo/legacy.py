@@ -12,7 +12,7 @@ from typing import Any
 from olmo.mappings import section
 from olmo.setting_text import ConfigError, same
 from olmo.text import nearest
-from olmo.yaml_file import read_yaml, scalar_value
+from olmo.yaml_file import read_settings, scalar_value
 
 ROWS = Path(__file__).with_name("legacy.yaml")
 BOUND = re.compile(r"(<=|>=|<|>) *(-?[\d.]+)")
@@ -27,7 +27,7 @@ def rows_of(cls: type) -> dict[str, Any]:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    return read_yaml(ROWS)
+    return read_settings(ROWS)
 
 
 def translate(

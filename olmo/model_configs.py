@@ -11,9 +11,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 
-_PRESETS: dict[str, Any] = read_yaml(Path(__file__).with_name("presets.yaml"))["presets"]
+_PRESETS: dict[str, Any] = read_settings(Path(__file__).with_name("presets.yaml"))["presets"]
 LLMS: dict[str, dict[str, Any]] = {name: preset["llm"] for name, preset in _PRESETS.items()}
 """The language model of every preset."""
 

@@ -7,14 +7,13 @@ and ``2024-01-01`` are text, and the type of the field reads it (``olmo.setting_
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from olmo.outside import foreign
-from olmo.setting_text import ConfigError, Plain, expand, scalar
+from olmo.setting_text import ConfigError, expand, scalar
 
 MAX_VALUES = 100_000
 """Values of one file, those of every alias counted anew."""
@@ -24,8 +23,11 @@ CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
-TAG = "tag:yaml.org,2002:"
+TAGS = {
+    "scalar": "tag:yaml.org,2002:str",
+    "sequence": "tag:yaml.org,2002:seq",
+    "mapping": "tag:yaml.org,2002:map",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,20 +41,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """``read_settings`` in Python's own types: a decimal number is one, other text is ``str``."""
-    data: dict[str, Any] = _settled(read_settings(path))
-    return data
-
-
-def _settled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _settled(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_settled(v) for v in value]
-    if isinstance(value, Plain):
-        return float(value) if DECIMAL.fullmatch(value) else str(value)
-    return value
+_Dumper.add_multi_representer(str, _Dumper.represent_str)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -62,11 +51,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     with foreign(lambda reason: ConfigError(f"{path}: not a readable config: {reason}")):
-        text = path.read_bytes().decode("utf-8-sig")
-        node = yaml.compose(text, _Loader)
-        data = _Reader(path).value(node, 0)
-    if node is None:
-        return {}
+        node = yaml.compose(path.read_bytes().decode("utf-8-sig"), _Loader)
+        data = {} if node is None else _Reader(path).value(node, 0)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping at the top level")
     return data
@@ -91,16 +77,13 @@ class _Reader:
     def error(self, node: yaml.Node, reason: str) -> ConfigError:
         return ConfigError(f"{self.path}, line {node.start_mark.line + 1}: {reason}")
 
-    def value(self, node: yaml.Node | None, depth: int) -> Any:
-        if node is None:
-            return None
+    def value(self, node: yaml.Node, depth: int) -> Any:
         self.n_values += 1
         if self.n_values > MAX_VALUES:
             raise self.error(node, f"more than {MAX_VALUES} values, with those of its aliases")
         if depth > MAX_DEPTH:
             raise self.error(node, f"nested more than {MAX_DEPTH} levels deep")
-        kind = node.tag.removeprefix(TAG)
-        if kind != {"scalar": "str", "sequence": "seq", "mapping": "map"}[node.id]:
+        if node.tag != TAGS[node.id]:
             raise self.error(node, f"the tag {node.tag!r} is not supported")
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, depth + 1) for item in node.value]
@@ -112,17 +95,13 @@ class _Reader:
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         """A key given twice is an error; ``<<`` lays its mapping below the other keys."""
         out: dict[str, Any] = {}
-        below: dict[str, Any] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag != f"{TAG}str":
+            if key.tag != TAGS["scalar"]:
                 raise self.error(key, "a key must be a single word")
             if key.value in out:
                 raise self.error(key, f"the key {key.value!r} stands twice")
-            found = self.value(value, depth + 1)
-            if key.value != "<<":
-                out[key.value] = found
-            elif isinstance(found, dict):
-                below = found
-            else:
-                raise self.error(value, f"<<: expected a mapping, got {found!r}")
+            out[key.value] = self.value(value, depth + 1)
+        below = out.pop("<<", {})
+        if not isinstance(below, dict):
+            raise self.error(node, f"<<: expected a mapping, got {below!r}")
         return below | out

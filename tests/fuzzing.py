@@ -21,7 +21,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.outside import OutsideError
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -230,7 +230,7 @@ def damage_file(file: Path, marker: Path, rng: random.Random) -> None:
         tree = damage_tree(json.loads(data), rng)
         file.write_text(dump(tree), errors="surrogatepass")
     elif file.suffix == ".yaml" and rng.random() < 0.7:
-        tree = damage_tree(read_yaml(file), rng)
+        tree = damage_tree(read_settings(file), rng)
         text = dump(tree) if rng.random() < 0.5 else str(tree)  # JSON is YAML
         file.write_text(text, errors="surrogatepass")
     elif file.name == ".metadata" and rng.random() < 0.7:

@@ -17,7 +17,6 @@ from olmo.config import (
     FilePath,
     parse_overrides,
     read_settings,
-    read_yaml,
     to_yaml,
 )
 from olmo.setting_text import flow_list
@@ -228,10 +227,3 @@ def test_quoted_text_and_python_text_are_no_numbers(tmp_path: Path) -> None:
     for data in ({"whole": "5"}, yaml(tmp_path, "whole: '5'"), {"flag": "true"}, {"tags": "[a]"}):
         with pytest.raises(ConfigError, match="expected"):
             Kinds.from_dict(data)
-
-
-def test_python_types_for_other_readers(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: 12e-4\nb: [0612, .5, 1.50, no, nan, 7]")
-    found = read_yaml(tmp_path / "a.yaml")
-    assert found == {"a": 12e-4, "b": ["0612", 0.5, 1.5, "no", "nan", 7]}
-    assert [type(v) for v in found["b"]] == [str, float, float, str, str, int]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from launch_scripts import demo, train_image_video_sft
 from launch_scripts.demo import DemoError, Options, main, parse_args, training_command
-from olmo.config import merge, parse_overrides, read_yaml
+from olmo.config import merge, parse_overrides, read_settings
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.eval.comparison import COLUMNS, Contender, comparison_table, guessing_accuracy
 from olmo.eval.significance import paired_difference
@@ -38,7 +38,7 @@ SMALLER = {
 
 
 def write_checkpoint(folder, overrides=None):
-    model = merge(read_yaml(TINY)["model"], SMALLER)
+    model = merge(read_settings(TINY)["model"], SMALLER)
     config = merged_model_config(model, overrides or {})
     built = config.build("cpu")
     built.reset_parameters()

@@ -12,7 +12,7 @@ import pytest
 
 import olmo
 from olmo import legacy
-from olmo.config import Config, ConfigError, parse_overrides, read_yaml
+from olmo.config import Config, ConfigError, parse_overrides, read_settings
 
 TABLE = """
 Section:
@@ -57,7 +57,7 @@ class Special(Whole):
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "legacy.yaml"
     file.write_text(TABLE)
-    table = read_yaml(file)
+    table = read_settings(file)
     monkeypatch.setattr(legacy, "_table", lambda: table)
 
 
@@ -137,7 +137,7 @@ def test_the_file_names_config_classes_and_no_fields_of_theirs():
         left += (found := left.pop()).__subclasses__()
         if found.__module__.startswith("olmo."):
             classes[found.__name__] = found
-    table = read_yaml(legacy.ROWS)
+    table = read_settings(legacy.ROWS)
     assert table
     for name, found in table.items():
         assert name in classes, f"no config class {name}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.data.examples import ExampleSource, prepare
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import DataConfig, NoUsableExample, RowShare, build_train_loader
@@ -63,7 +63,7 @@ def no_hang(seconds: int = 20) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
+    return model_config_from_dict(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from olmo.config import ConfigError, read_yaml
+from olmo.config import ConfigError, read_settings
 from olmo.data.examples import ExampleSource
 from olmo.data.loader import (
     DataConfig,
@@ -48,9 +48,9 @@ class Texts:
 
 
 def loader(rank: int, world: int, states=None, workers: int = 0, packing: bool = True):
-    from olmo.config import read_yaml
+    from olmo.config import read_settings
 
-    model = model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
+    model = model_config_from_dict(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"])
     config = DataConfig(
         num_workers=workers, packing=PackingConfig(buffer_size=4) if packing else None
     )
@@ -153,7 +153,7 @@ class Few:
 
 @cache
 def tiny() -> tuple[Molmo2Config, ExamplePreprocessor]:
-    model = model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
+    model = model_config_from_dict(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"])
     return model, model.build_preprocessor(model.build_tokenizer(), 200)
 
 

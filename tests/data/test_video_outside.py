@@ -190,11 +190,11 @@ def test_moving_webp_and_folders_are_limited(tmp_path):
 
 
 def test_the_limits_of_the_config_are_those_of_an_example(clip):
-    from olmo.config import read_yaml
+    from olmo.config import read_settings
     from olmo.models.registry import model_config_from_dict
     from tests.train.conftest import REPOSITORY
 
-    model = model_config_from_dict(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"])
+    model = model_config_from_dict(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"])
     preprocessor = model.build_preprocessor(model.build_tokenizer(), 2000)
     assert len(decode_video({"video": str(clip)}, preprocessor).frames) > 1
     preprocessor.config.limits.max_pixels = 99

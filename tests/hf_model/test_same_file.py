@@ -18,7 +18,6 @@ pytest.importorskip("transformers.models.molmo2")
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -28,7 +27,7 @@ from transformers import (
     Molmo2Processor,
 )
 
-from olmo.config import read_yaml
+from olmo.config import read_settings, to_yaml
 from olmo.data.datasets.synthetic.questions import FPS
 from olmo.data.datasets.synthetic.video import (
     SyntheticVideoQA,
@@ -71,10 +70,10 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint, trained on such clips, with transformers' choice of frames."""
     folder = tmp_path_factory.mktemp("native") / "dense"
     shutil.copytree(select_checkpoint(DENSE), folder)
-    config = read_yaml(folder / "config.yaml")
+    config = read_settings(folder / "config.yaml")
     video = {"frame_sample_mode": "uniform", "max_fps": None}
     config["model"]["mm_preprocessor"]["video"] |= video
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(to_yaml(config))
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.model_configs import LLMS, preset_model_config
 from olmo.models.loading import merged_model_config
 from olmo.models.molmo2.molmo2 import Molmo2
@@ -40,7 +40,7 @@ def test_parameter_counts(name: str, total: int, vit: int, connector: int, n_key
 
 
 def test_tiny_is_the_tiny_config_file() -> None:
-    file = read_yaml(ROOT / "configs" / "tiny.yaml")["model"]
+    file = read_settings(ROOT / "configs" / "tiny.yaml")["model"]
     assert merged_model_config(preset_model_config("tiny"), {}) == merged_model_config(file, {})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from olmo.config import ConfigError, read_yaml
+from olmo.config import ConfigError, read_settings
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
 from olmo.preprocessing.images import patchify, resize_frames
@@ -260,7 +260,7 @@ def test_image_settings():
 
 def test_image_settings_that_the_reference_wrote():
     file = FIXTURES.parent / "molmo2_tiny_dcp" / "step10" / "config.yaml"
-    section = read_yaml(file)["model"]["mm_preprocessor"]
+    section = read_settings(file)["model"]["mm_preprocessor"]
     image = Molmo2PreprocessorConfig.from_dict(section).image
     written = {k: tuple(v) if isinstance(v, list) else v for k, v in section["image"].items()}
     assert dataclasses.asdict(image) == written

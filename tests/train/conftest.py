@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from olmo.config import merge, read_yaml
+from olmo.config import merge, read_settings, to_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 SMALLER = {
@@ -58,15 +58,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random dense checkpoint of a model that takes milliseconds a step."""
-    from omegaconf import OmegaConf
-
     from scripts.make_tiny_checkpoint import make_checkpoint
 
     folder = tmp_path_factory.mktemp("start")
-    config = read_yaml(REPOSITORY / "configs" / "tiny.yaml")
+    config = read_settings(REPOSITORY / "configs" / "tiny.yaml")
     config["model"] = merge(config["model"], SMALLER)
     file = folder / "model.yaml"
-    file.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    file.write_text(to_yaml(config))
     make_checkpoint(folder, file)
     return folder
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from olmo.config import merge, read_yaml
+from olmo.config import merge, read_settings
 from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig
 from olmo.train.config import TrainConfig
 from olmo.train.identity import Differences, compare, fingerprint, identity_of
@@ -289,7 +289,7 @@ def test_an_identity_is_kept_with_every_checkpoint(run_train: Run, tmp_path: Pat
     run_train(tmp_path, "--max_duration=1")
     state = json.loads((tmp_path / "step1" / "train" / "state.json").read_text())
     assert set(state["identity"]) == {"start", "data"}
-    assert read_yaml(tmp_path / "step1" / "config.yaml")["data"]["mixture"] == "debug"
+    assert read_settings(tmp_path / "step1" / "config.yaml")["data"]["mixture"] == "debug"
 
 
 def test_a_run_has_no_place_in_a_checkpoint(place: Path) -> None:

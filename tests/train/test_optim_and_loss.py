@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from olmo.config import merge, read_yaml
+from olmo.config import merge, read_settings
 from olmo.models.loading import merged_model_config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.train.config import TrainConfig
@@ -28,7 +28,7 @@ from tests.train.conftest import REPOSITORY, SMALLER
 
 @pytest.fixture()
 def model():
-    data = merge(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
+    data = merge(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
     config = merged_model_config(data, {"model_name": "temporal_video_olmo"})
     model = config.build()
     model.reset_parameters()
@@ -82,7 +82,7 @@ def test_a_scorer_that_is_not_used_does_not_train(prune: bool, frozen: list[str]
     ],
 )
 def test_what_trains_of_the_embeddings(value: str, tied: bool, frozen: set[str]) -> None:
-    data = merge(read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
+    data = merge(read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"], SMALLER)
     model = merged_model_config(data, {"llm": {"weight_tying": tied}})
     config = TrainConfig.from_dict({"model": model, "ft_embedding": value})
     built = config.model.build("meta")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.data.examples import Skipped
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
 from olmo.train.config import TrainConfig
@@ -155,7 +155,7 @@ def test_the_resolved_config_lies_beside_the_weights(trainer: Trainer, tmp_path:
     take_step(trainer, ROWS)
     trainer.save()
     trainer.checkpoints.wait()
-    saved = TrainConfig.from_dict(read_yaml(tmp_path / "step1" / "config.yaml"))
+    saved = TrainConfig.from_dict(read_settings(tmp_path / "step1" / "config.yaml"))
     assert saved == trainer.config and saved.model.budget.topk == 0.5
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.data.examples import ExampleSource
 from olmo.data.loader import RowShare, build_train_loader
 from olmo.data.mixture import MixtureConfig
@@ -179,7 +179,7 @@ def test_eight_clips_are_learnt_by_heart(
 ) -> None:
     """Cross entropy under 0.05 within 400 steps of the same eight rows."""
     monkeypatch.setenv("MOLMO_DATA_DIR", str(data_dir))
-    tiny = read_yaml(REPOSITORY / "configs" / "tiny.yaml")["model"]
+    tiny = read_settings(REPOSITORY / "configs" / "tiny.yaml")["model"]
     frames = {"mm_preprocessor": {"video": {"max_frames": 4}}}
     model = merged_model_config(tiny, {"model_name": name, **frames})
     rates = {f"{g}_learning_rate": 2e-3 for g in ("llm", "vit", "connector")}
