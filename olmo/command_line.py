@@ -124,7 +124,7 @@ def number(kind: type, least: float, most: float | None = None) -> Callable[[str
             raise argparse.ArgumentTypeError(f"must be at least {least:g}{bound}, got {text}")
         return value
 
-    read.__name__ = kind.__name__  # argparse names it for text that is no number
+    read.__name__ = kind.__name__  # argparse names it in the error about other text
     return read
 
 

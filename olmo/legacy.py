@@ -33,8 +33,9 @@ def _table() -> dict[str, Any]:
 def translate(
     cls: type, data: dict[str, Any], fields: Collection[str], path: str = ""
 ) -> dict[str, Any]:
-    """``data`` with every key that is no field but has a row in ``cls`` dropped or replaced by
-    those that it stands for. ``ConfigError`` for a value that is not supported."""
+    """``data`` without the keys that are not among the ``fields`` of ``cls`` but have a row: each
+    is dropped, or replaced by the keys that it stands for. ``ConfigError`` for a value that its
+    row does not allow."""
     for key in [key for key in data if key not in fields]:
         if (row := rows_of(cls).get(key)) is not None:
             value = data[key]

@@ -18,8 +18,8 @@ class OutsideError(ValueError):
 def foreign(named: Callable[[str], OutsideError]) -> Iterator[None]:
     """Turn whatever a foreign decoder raises inside into ``named(reason)``.
 
-    Our own ``OutsideError`` passes as it is, and so does what is no ``Exception`` (a signal). A
-    panic of a Rust library is no ``Exception`` either, but is damage like any other.
+    Our own ``OutsideError`` passes as it is, and so does anything but an ``Exception`` (a signal).
+    The panic of a Rust library is not an ``Exception`` either, but counts as damage.
     """
     try:
         yield

@@ -118,12 +118,12 @@ class MolmoTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text: nothing is added, and the characters of a control or visual
         token are characters. (Added tokens that are not special, as ``<think>`` of Qwen3, stay one
-        token each.) ``OutsideError`` for what is no text, such as half of a surrogate pair."""
+        token each.) ``OutsideError`` for broken text, such as half of a surrogate pair."""
         with foreign(lambda reason: OutsideError(f"{text!r:.80} cannot be encoded: {reason}")):
             return list(self.raw.encode(text, add_special_tokens=False).ids)
 
     def control_id(self, token: str) -> int | None:
-        """Id of one of ``CONTROL_TOKENS``; None if it is none, or the tokenizer has not got it."""
+        """Id of one of ``CONTROL_TOKENS``; None for another one, or if the tokenizer lacks it."""
         found: int | None = self.raw.token_to_id(token) if token in CONTROL_TOKENS else None
         return found
 

@@ -9,6 +9,7 @@ import torch
 
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.token_pruning import PRUNE_METHODS
+from tests.data.broken_media import BROKEN, LEGAL
 from tests.nn.conftest import backbone, video
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,3 +37,10 @@ def test_own_method() -> None:
     assert out.keep[0, :9].all() and kept.sum() == 36 - 18 - 9
     assert brightness[kept].min() > brightness[~kept].max()
     assert out.features.shape == (18, 16) and torch.isfinite(out.features).all()
+
+
+def test_counts_of_media() -> None:
+    counts = re.search(
+        r"lists (\d+) kinds of broken and (\d+) kinds", (DOCS / "data.md").read_text()
+    )
+    assert counts is not None and [int(n) for n in counts.groups()] == [len(BROKEN), len(LEGAL)]

@@ -142,7 +142,7 @@ class Inputs:
 
     @property
     def n_text_tokens(self) -> int:
-        """Tokens of a row that are no visual features."""
+        """Tokens of a row that are not visual features."""
         return self.input_ids.shape[1] - self.token_pooling.shape[1]
 
     def batch(self) -> dict[str, Tensor]:

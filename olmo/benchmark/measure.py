@@ -1,4 +1,4 @@
-"""The measuring loop: checks, turns, times, memory, and what follows from them."""
+"""The measuring loop: checks, rounds that take turns, times and memory, summarised per group."""
 
 from __future__ import annotations
 

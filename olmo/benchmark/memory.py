@@ -57,8 +57,8 @@ def can_measure_cpu() -> bool:
 def cpu_peak(
     spec: ModelSpec, stage: str, setting: Setting, n_frames: int, n_rows: int, threads: int
 ) -> PeakMemory:
-    """Peak of a run in a fresh process. ``MemoryRunError`` if it was killed, as for want of
-    memory."""
+    """Peak of a run in a fresh process. ``MemoryRunError`` if it was killed, for example
+    because memory ran out."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:

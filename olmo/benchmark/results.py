@@ -1,4 +1,4 @@
-"""What follows from the times of a group: a line of the table for each setting."""
+"""Summarise the times of a group: one line of the table for each setting."""
 
 from __future__ import annotations
 

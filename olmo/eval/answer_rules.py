@@ -53,7 +53,7 @@ def clean_answer(text: str) -> str:
 def first_letter(text: str, n_options: int = MAX_OPTIONS) -> str | None:
     """MVBench, MotionBench, MLVU, VideoEvalPro, LVBench: the first character, in any case.
 
-    ``b) foo`` and ``bananas`` are B; ``(B)`` and ``The answer is B`` are no answer.
+    ``b) foo`` and ``bananas`` are B; ``(B)`` and ``The answer is B`` are not answers.
     """
     first = clean_answer(text)[:1].upper()
     return first if first and first in LETTERS[:n_options] else None

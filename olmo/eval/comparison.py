@@ -34,7 +34,7 @@ COLUMNS = (
 
 @dataclass
 class Contender:
-    """A model that takes part, and what becomes of it.
+    """A model that takes part, and its results.
 
     ``flops_share`` is its prefill FLOPs over those of the same model without pruning; ``metrics``
     and ``predictions`` are those of a ``TaskResult``.

@@ -68,7 +68,7 @@ def _choice_patterns(names: Sequence[str]) -> list[re.Pattern[str]]:
     bracketed = rf"[(\[]({any_case})[)\]]"
     punctuated = rf"({any_case}){_NAME_ENDS}"
     word = r"(?<![\w./'’-])"
-    capital = r"(?!)"  # names that are no letters are never read out of running text
+    capital = r"(?!)"  # names other than letters are never read out of running text
     if letters := [n.upper() for n in names if n.isalpha()]:
         article = r"(?![AI]\s+(?!(?:or|and)\b)[a-z])"
         capital = rf"{article}({_alternatives(letters)})(?![\w/'’-])"

@@ -1,4 +1,4 @@
-"""What becomes of results: merged over the ranks, summed up, shown as a table."""
+"""Merge results over the ranks, summarise them, and tabulate them."""
 
 from __future__ import annotations
 

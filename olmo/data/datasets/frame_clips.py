@@ -3,13 +3,13 @@ of a time span lies, and how it is put together once."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from olmo.files import whole_file
 from olmo.preprocessing.images import load_image
 
 FRAMES_PER_SECOND = 3
@@ -38,9 +38,8 @@ def write_frame_clip(clip: Path) -> bool:
     files = [f for f in files if f.is_file()]
     if not files:
         return False
-    part = clip.with_name(f".{clip.name}.{os.getpid()}.part")
-    encode(files, part)
-    os.replace(part, clip)
+    with whole_file(clip) as part:
+        encode(files, part)
     return True
 
 

@@ -33,6 +33,7 @@ from olmo.data.datasets.synthetic.questions import (
     tell,
 )
 from olmo.data.registry import data_root, register_dataset
+from olmo.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +156,8 @@ def make_clip(job: tuple[Path, int, str, str, int]) -> None:
         return
     draws = [np.random.default_rng(clip_seed(seed, level, split, index, s)) for s in range(2)]
     scene = sample_scene(level, draws[0])
-    _write(clip_path(folder, index), encode_mp4(draw_frames(scene, draws[1])))
-    _write(annotation_path(folder, index), json.dumps(scene.to_dict()).encode())
+    write_bytes(clip_path(folder, index), encode_mp4(draw_frames(scene, draws[1])))
+    write_bytes(annotation_path(folder, index), json.dumps(scene.to_dict()).encode())
 
 
 def load_annotations(folder: Path, n_clips: int) -> list[Scene]:
@@ -178,13 +179,6 @@ def rendered(name: str, split: str) -> tuple[Path, int, int]:
     done = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
     n_done = sum(annotation_path(folder, i).name in done for i in range(n_clips[split]))
     return folder, n_done, n_clips[split]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, also when several processes write the same file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 # --- data set ----------------------------------------------------------------------------------
