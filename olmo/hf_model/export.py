@@ -16,7 +16,7 @@ from olmo.hf_model.processor_files import differences, write_processor_files
 from olmo.hf_model.shards import MAX_FILE_BYTES, plan_writing, write_weights
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.folder import HF_CONFIG
-from olmo.models.hf_layout.keys import HF_RULES, rules_of
+from olmo.models.hf_layout.keys import HF_RULES
 from olmo.models.loading import MAY_BE_MISSING, load_model_config, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
@@ -65,7 +65,7 @@ def export_checkpoint(
         log.warning("the exported processor differs: %s", difference)
     params = dense_params(config)
     source = open_weights(source_folder)
-    weights = NativeWeights(params, source, rules_of(source.shapes.keys()))
+    weights = NativeWeights(params, source)
     if any(key not in params and SCORER in key for key in source.shapes):
         log.warning("the token scorer of %s is left out: the export is dense", source_folder)
     tensors = plan_writing(params, config.llm, options.layout)

@@ -6,17 +6,18 @@ in ``config.json``. With ``prune=False`` or ``topk=0`` it is the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers import Molmo2Config as HfMolmo2Config
 from transformers.models.molmo2 import Molmo2TextConfig
 
-from olmo.config import ConfigError, expand
-from olmo.models.hf_layout.config import model_section, to_hf
+from olmo.config import expand
+from olmo.models.hf_layout.config import read_config, to_hf, value_at
 from olmo.models.hf_layout.fields import FIELDS, PRUNING_KEYS, VISION
-from olmo.models.registry import model_config_from_dict
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 
 OUTSIDE = ("quantization_config",)
@@ -25,7 +26,7 @@ OUTSIDE = ("quantization_config",)
 KEPT = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
 """Keys of a published config that say nothing about the model's shape."""
 
-DEFAULTS = TemporalVideoOlmoConfig().to_dict()
+DEFAULTS = TemporalVideoOlmoConfig()
 
 
 class Molmo2LiteConfig(HfMolmo2Config):
@@ -47,7 +48,7 @@ class Molmo2LiteConfig(HfMolmo2Config):
                 "text_hidden_size": text.hidden_size,
             }
         for key, path in PRUNING_KEYS.items():
-            setattr(self, key, kwargs.pop(key, _at(DEFAULTS, path)))
+            setattr(self, key, kwargs.pop(key, value_at(DEFAULTS, path)))
         super().__post_init__(**kwargs)
         self.to_native()  # says what does not fit together
 
@@ -69,16 +70,12 @@ class Molmo2LiteConfig(HfMolmo2Config):
         """Config of the native model; its preprocessing part fits, but holds defaults."""
         where = Path(self.name_or_path or "") / "config.json"
         data = {k: v for k, v in self.to_dict().items() if k not in OUTSIDE}
-        section = model_section(data, where)
-        section["llm"]["weight_tying"] = self.tie_word_embeddings
         pooling = {"pooling_h": self.video_pooling, "pooling_w": self.video_pooling}
-        section["mm_preprocessor"] = {"video": pooling}
-        try:
-            native = model_config_from_dict(section)
-        except ConfigError as e:
-            raise ConfigError(f"{where}: {e}") from e
-        assert isinstance(native, TemporalVideoOlmoConfig)
-        return native
+        more = {
+            "llm": {"weight_tying": self.tie_word_embeddings},
+            "mm_preprocessor": {"video": pooling},
+        }
+        return copy.deepcopy(_native(json.dumps(data), where, json.dumps(more)))
 
     @classmethod
     def from_native(cls, native: TemporalVideoOlmoConfig) -> Molmo2LiteConfig:
@@ -87,14 +84,21 @@ class Molmo2LiteConfig(HfMolmo2Config):
         data = to_hf(native, "transformers")
         for part in (data, data["text_config"]):
             part["tie_word_embeddings"] = native.llm.weight_tying
-        values = native.to_dict()
-        data |= {key: _at(values, path) for key, path in PRUNING_KEYS.items()}
+        data |= {key: value_at(native, path) for key, path in PRUNING_KEYS.items()}
         data |= {
             "bi_directional_attn": native.bi_directional_attn,
             "architectures": ["Molmo2LiteForConditionalGeneration"],
             "model_type": cls.model_type,
         }
         return cls(**data)
+
+
+@lru_cache(maxsize=2)
+def _native(data: str, where: Path, more: str) -> TemporalVideoOlmoConfig:
+    """Of JSON texts. transformers asks for the same config again and again."""
+    _, native = read_config(json.loads(data), where, json.loads(more))
+    assert isinstance(native, TemporalVideoOlmoConfig)
+    return native
 
 
 def source_path(path: Any) -> str:
@@ -115,10 +119,9 @@ def hub_or_folder(path: Any) -> str:
 
 def _of_published(data: dict[str, Any], where: Path) -> dict[str, Any]:
     """A ``config.json`` in the form of the published repositories, in ours."""
-    section = model_section(data, where)
-    section["model_name"] = TemporalVideoOlmoConfig().model_name
-    section["llm"]["weight_tying"] = False  # published repositories hold the head as well
-    native = model_config_from_dict(section)
+    # published repositories hold the head as well
+    more = {"model_name": TemporalVideoOlmoConfig.model_name, "llm": {"weight_tying": False}}
+    _, native = read_config(data, where, more)
     assert isinstance(native, TemporalVideoOlmoConfig)
     kept = {key: data[key] for key in data.keys() & KEPT}
     return Molmo2LiteConfig.from_native(native).to_dict() | kept
@@ -127,17 +130,10 @@ def _of_published(data: dict[str, Any], where: Path) -> dict[str, Any]:
 def _check_sayable(native: TemporalVideoOlmoConfig) -> None:
     """``ValueError`` for a setting that matters and has no place in transformers' form."""
     for field in FIELDS:
-        value = _at(native.to_dict(), field.native.split("."))
+        value = value_at(native, field.native)
         training_only = field.native.endswith("dropout")
         if field.transformers is None and not training_only and value != field.default:
             raise ValueError(
                 f"{field.native}={value!r} has no place in the Hugging Face form, which means "
                 f"{field.default!r}"
             )
-
-
-def _at(data: dict[str, Any], path: Sequence[str]) -> Any:
-    value: Any = data
-    for key in path:
-        value = value[key]
-    return value

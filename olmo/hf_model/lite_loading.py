@@ -25,13 +25,14 @@ from olmo.models.loading import (
     check_weights,
     load_model_config,
     load_weights,
-    merged_model_config,
+    model_section,
     select_checkpoint,
 )
-from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.ranges import MOST_ROWS
 from olmo.outside import foreign
+from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
+from olmo.preprocessing.video import VideoPreprocessorConfig
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,11 @@ def load_model(
     if not isinstance(overrides, (dict, NoneType)):
         raise ValueError(f"overrides: expected nested dicts, got {overrides!r}")
     overrides = merge(overrides or {}, {"vision_backbone": {"vit": pruning}} if pruning else {})
-    stored = load_model_config(folder)
-    if not isinstance(stored, TemporalVideoOlmoConfig):
+    stored = model_section(folder)
+    if stored.get("model_name") != TemporalVideoOlmoConfig.model_name:
         overrides = merge(as_pruning(stored, overrides), overrides)
         log.info("%s is dense: a topk prunes it by %s", folder, TRAINING_FREE)
-    config = merged_model_config(stored.to_dict(), overrides)
+    config = load_model_config(folder, overrides, stored)
     assert isinstance(config, TemporalVideoOlmoConfig)
     with torch.device("meta"):
         model = Molmo2LiteForConditionalGeneration(Molmo2LiteConfig.from_native(config))
@@ -105,15 +106,17 @@ def choose_device(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
-def as_pruning(dense: Molmo2Config, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What makes a pruning model of a dense one, which prunes only when told to."""
+def as_pruning(dense: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """What makes a pruning model of a dense model section; it prunes only when told to."""
     vit = section(overrides, "vision_backbone", "vit")
     told = bool(vit.get("topk") or vit.get("prune_method"))
+    preprocessor = Molmo2PreprocessorConfig.upgrade(dict(section(dense, "mm_preprocessor")))
+    pooling = section(preprocessor, "video").get("pooling_h", VideoPreprocessorConfig.pooling_h)
     return {
         "model_name": TemporalVideoOlmoConfig().model_name,
         "vision_backbone": {
             "vit": {"prune": told, "prune_method": TRAINING_FREE},
-            "video_pooling": dense.mm_preprocessor.video.pooling_h,
+            "video_pooling": pooling,
         },
     }
 

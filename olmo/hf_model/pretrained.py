@@ -56,8 +56,11 @@ def build_start_model(llm: Path, vit: Path, options: StartOptions | None = None)
     vision = {k: v for k, v in params.items() if k.startswith(VIT)}
     source = open_weights(vit)
     prefix = "vision_model." if any(k.startswith("vision_model.") for k in source.shapes) else ""
-    copy_weights(vision, source, siglip_rules(prefix), SIGLIP_UNREAD)
-    copy_weights(text, open_weights(llm), LLM_RULES[_kind(llm)])
+    source.rules = siglip_rules(prefix)
+    copy_weights(vision, source, SIGLIP_UNREAD)
+    source = open_weights(llm)
+    source.rules = LLM_RULES[_kind(llm)]
+    copy_weights(text, source)
     torch.manual_seed(options.seed)
     backbone, table = model.vision_backbone, model.transformer.wte.new_embedding
     backbone.image_pooling_2d.reset_parameters()

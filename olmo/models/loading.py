@@ -21,7 +21,7 @@ from torch import Tensor
 from olmo.config import ConfigError, merge, section
 from olmo.distributed import is_main
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
-from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, layout_of, native_name, rules_of
+from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, native_name
 from olmo.models.lora import native_state
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
@@ -33,7 +33,13 @@ from olmo.models.weight_files import (
     WeightSource,
     open_weights,
 )
-from olmo.models.weights import assign, copy_weights, has_tied_head, missing_keys, plan_reading
+from olmo.models.weights import (
+    assign_whole,
+    copy_weights,
+    has_tied_head,
+    missing_keys,
+    plan_reading,
+)
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_pruning import training_free_methods
@@ -57,13 +63,15 @@ MAY_BE_MISSING = (SCORER,)
 """Prefixes of parameters that a dense checkpoint lacks; training initialises them."""
 
 
-def load_model_config(path: Path, overrides: dict[str, Any] | None = None) -> Molmo2Config:
+def load_model_config(
+    path: Path, overrides: dict[str, Any] | None = None, section: dict[str, Any] | None = None
+) -> Molmo2Config:
     """Model config of a checkpoint folder, with nested ``overrides`` laid on top.
 
     Overrides may use the flat spellings of ``mm_preprocessor``; one of the two ``topk`` fields
-    is enough.
+    is enough. ``section``: the ``model_section`` of ``path``, if it has been read already.
     """
-    section = model_section(path)
+    section = model_section(path) if section is None else section
     try:
         return merged_model_config(section, overrides or {})
     except ConfigError:
@@ -83,8 +91,7 @@ def model_section(path: Path) -> dict[str, Any]:
     if not (path / HF_CONFIG).is_file():
         raise ConfigError(f"{path}: neither a config.yaml nor a {HF_CONFIG}")
     section = read_hf_folder(path)
-    source = open_weights(path)
-    section["llm"]["weight_tying"] = has_tied_head(source, rules_of(source.shapes.keys()))
+    section["llm"]["weight_tying"] = has_tied_head(open_weights(path))
     return section
 
 
@@ -149,10 +156,10 @@ def check_weights(model: Molmo2, folder: Path) -> WeightSource:
     """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
     meta device: so a file that does not fit its config costs no memory. ``CheckpointError``."""
     source = _open_for(model, folder)
-    rules, params = rules_of(source.shapes.keys()), model.state_dict()
+    params = model.state_dict()
     if absent := _missing_scorer(params, source):
         raise no_scorer(folder, absent)
-    plan_reading(params, source, rules)
+    plan_reading(params, source)
     return source
 
 
@@ -160,10 +167,9 @@ def _open_for(model: Molmo2, folder: Path) -> WeightSource:
     """The weights of ``folder``. ``CheckpointError`` if their ViT is deeper than the config says,
     from whose end the connector's layers are counted. In transformers' layout they are not."""
     source, depth = open_weights(folder), model.config.vision_backbone.vit.image_num_layers
-    rules = rules_of(source.shapes.keys())
-    if layout_of(source.shapes.keys()) != "transformers":
+    if source.layout != "transformers":
         for key in source.shapes:
-            block = VIT_BLOCK.match(native_name(key, rules))
+            block = VIT_BLOCK.match(native_name(key, source.rules))
             if block and int(block[1]) >= depth:
                 raise CheckpointError(
                     f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its "
@@ -190,12 +196,12 @@ def load_weights(
     the log, and the names of its parameters are returned.
     """
     source = source or _open_for(model, folder)
-    rules, params = rules_of(source.shapes.keys()), native_state(model)
+    params = native_state(model)
     absent = _missing_scorer(params, source)
     if absent and not fresh_scorer:
         raise no_scorer(folder, absent)
     stored = {k: v for k, v in params.items() if k not in absent}
-    copy_weights(stored, source, rules, unread)
+    copy_weights(stored, source, unread)
     if absent:
         vit = model.config.vision_backbone.vit
         assert isinstance(vit, TemporalVitConfig)
@@ -216,8 +222,7 @@ def _missing_scorer(params: dict[str, Tensor], source: WeightSource) -> list[str
     """Names of the scorer's parameters if ``source`` has none of them: half a scorer is damage,
     not a dense checkpoint."""
     scorer = [k for k in params if k.startswith(MAY_BE_MISSING)]
-    absent = missing_keys(scorer, source, rules_of(source.shapes.keys()))
-    return absent if len(absent) == len(scorer) else []
+    return scorer if len(missing_keys(scorer, source)) == len(scorer) else []
 
 
 def no_scorer(folder: str | Path, missing: Sequence[str]) -> CheckpointError:
@@ -237,4 +242,4 @@ def _initialise_scorer(params: dict[str, Tensor], vit: TemporalVitConfig, seed: 
         scorer = TemporalTokenScorer(vit, "cpu")
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():
-        assign(params[MAY_BE_MISSING[0] + key], lambda a, b, whole=value: [whole[a:b]])  # type: ignore[misc]
+        assign_whole(params[MAY_BE_MISSING[0] + key], value)

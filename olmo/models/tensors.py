@@ -1,4 +1,4 @@
-"""What a tensor of a file must be to become a weight, whatever the file's form."""
+"""Weights on disk, whatever form the file has, and what a tensor must be to become one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from olmo.models.errors import CheckpointError
-from olmo.models.hf_layout.keys import Rule, rules_of
+from olmo.models.hf_layout.keys import HF_RULES, MARKERS, NATIVE_RULES, Rule, find_group
 from olmo.outside import foreign
 
 Shape = tuple[int, ...]
@@ -23,23 +23,6 @@ WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 NO_WEIGHT = re.compile(r"(.+\.)?(rotary_emb\.inv_freq|position_ids)")
 """Buffers that older files store beside the weights. They follow from the config."""
-
-
-class WeightSource:
-    """Named tensors on disk. ``where`` is the file or folder that errors name."""
-
-    where: Path
-    shapes: dict[str, Shape]
-    dtypes: dict[str, torch.dtype]
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows of one tensor on the CPU, in the stored type. It may be a view of the file."""
-        raise NotImplementedError
-
-    @cached_property
-    def rules(self) -> tuple[Rule, ...]:
-        """Rules between the native names and those of this layout."""
-        return rules_of(self.shapes.keys())
 
 
 def weight_table(
@@ -59,6 +42,33 @@ def weight_table(
             raise CheckpointError(f"{where}: {name!r} is {dtype}, weights are one of {allowed}")
         shapes[name], dtypes[name] = shape, dtype
     return shapes, dtypes
+
+
+class WeightSource:
+    """Named tensors on disk. ``where`` is the file or folder that errors name."""
+
+    where: Path
+    shapes: dict[str, Shape]
+    dtypes: dict[str, torch.dtype]
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of one tensor on the CPU, in the stored type. It may be a view of the file."""
+        raise NotImplementedError
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """Rules between the native names and those of this layout; a caller may set others."""
+        return NATIVE_RULES if self.layout is None else HF_RULES[self.layout]
+
+    @property
+    def layout(self) -> str | None:
+        """``transformers``, ``remote``, or None for anything else (the native layout)."""
+        return next((layout for key, layout in MARKERS.items() if key in self.shapes), None)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Names of the stored tensors that hold the rows of the native ``name``."""
+        group = find_group(name, self.rules)
+        return (name,) if group is None else group.other
 
 
 def torch_load(file: Any, named: str, mmap: bool = False) -> Any:

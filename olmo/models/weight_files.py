@@ -6,6 +6,7 @@ Names and shapes are known before a tensor is read, and tensors are read one at 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from olmo.models.dcp_files import CheckpointReader
-from olmo.models.dcp_metadata import is_plain_name
+from olmo.models.dcp_metadata import METADATA, is_plain_name
 from olmo.models.errors import CheckpointError
 from olmo.models.json_files import read_json
 from olmo.models.lora import merged
@@ -27,30 +28,9 @@ SHARDED = "model_and_optim"
 SAFETENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_FILE = "model.pt"
-WEIGHT_FILES = (SAFETENSORS, TORCH_FILE, INDEX)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Types of weights that a script can be asked for, by name."""
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether ``folder`` itself holds weights, in any form."""
-    files = any((folder / name).is_file() for name in WEIGHT_FILES)
-    return files or (folder / SHARDED / ".metadata").is_file()
-
-
-def open_weights(folder: Path) -> WeightSource:
-    """The weights of ``folder``, adapters merged. ``CheckpointError`` if there are none or they are
-    damaged."""
-    if (folder / SHARDED / ".metadata").is_file():
-        return merged(DcpSource(folder), folder / "config.yaml")
-    if (folder / SAFETENSORS).is_file():
-        return SafetensorsSource(folder / SAFETENSORS)
-    if (folder / INDEX).is_file():
-        return SafetensorsSource(folder / INDEX)
-    if (folder / TORCH_FILE).is_file():
-        return TorchSource(folder / TORCH_FILE)
-    raise CheckpointError(f"{folder}: no {SHARDED}/, {SAFETENSORS}, {INDEX} or {TORCH_FILE}")
 
 
 class SafetensorsSource(WeightSource):
@@ -157,3 +137,26 @@ class DcpSource(WeightSource):
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         return self.reader.read(f"model.{key}", (slice(start, stop),))
+
+
+FORMS: dict[str, Callable[[Path], WeightSource]] = {
+    f"{SHARDED}/{METADATA}": lambda file: DcpSource(file.parents[1]),
+    SAFETENSORS: SafetensorsSource,
+    INDEX: SafetensorsSource,
+    TORCH_FILE: TorchSource,
+}
+"""The file that tells the form of a folder's weights, the first that is there."""
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether ``folder`` itself holds weights, in any form."""
+    return any((folder / name).is_file() for name in FORMS)
+
+
+def open_weights(folder: Path) -> WeightSource:
+    """The weights of ``folder``, adapters merged. ``CheckpointError`` if there are none or they are
+    damaged."""
+    for name, source in FORMS.items():
+        if (folder / name).is_file():
+            return merged(source(folder / name), folder / "config.yaml")
+    raise CheckpointError(f"{folder}: no {SHARDED}/, {SAFETENSORS}, {INDEX} or {TORCH_FILE}")

@@ -22,9 +22,7 @@ from olmo.models.hf_layout.keys import (
     SCORER,
     VIT_BLOCK,
     Group,
-    Rule,
     find_group,
-    layout_of,
     native_name,
 )
 from olmo.models.tensors import check_finite, own_part
@@ -56,71 +54,61 @@ def cut_rows(wanted: Sequence[int], given: dict[str, int]) -> list[list[Piece]]:
     return pieces
 
 
-def has_tied_head(source: WeightSource, rules: Sequence[Rule]) -> bool:
+def has_tied_head(source: WeightSource) -> bool:
     """Whether the output head, if there is one, is the embedding table.
 
     Folders in a Hugging Face layout store a head even then, so the two tensors are compared.
     """
-    head_group, group = find_group(NATIVE_HEAD, rules), find_group(EMBEDDING, rules)
-    assert head_group is not None and group is not None
-    key = head_group.other[0]
+    (key,) = source.stored(NATIVE_HEAD)
     if key not in source.shapes:
         return True
-    tables = [k for k in group.other if k in source.shapes]
+    tables = [k for k in source.stored(EMBEDDING) if k in source.shapes]
     if any(len(source.shapes[k]) != 2 for k in (key, *tables)):
         return False
     head, start = source.read(key), 0
+    # the rows of the visual tokens follow; the head has none of them
     for piece in cut_rows([len(head)], {k: source.shapes[k][0] for k in tables})[0]:
-        rows = source.read(piece.key)[piece.start : piece.stop]
+        rows = source.read(piece.key, piece.start, piece.stop)
         if not torch.equal(head[start : start + len(rows)], rows):
             return False
         start += len(rows)
     return start == len(head)
 
 
-def missing_keys(names: Sequence[str], source: WeightSource, rules: Sequence[Rule]) -> list[str]:
-    """Those native ``names`` that ``source`` does not hold."""
-    groups = ((name, find_group(name, rules)) for name in names)
-    return [n for n, g in groups if g is None or any(k not in source.shapes for k in g.other)]
+def missing_keys(names: Iterable[str], source: WeightSource) -> list[str]:
+    """For those native ``names`` that ``source`` does not hold, a stored name that is missing."""
+    absent = ([k for k in source.stored(n) if k not in source.shapes] for n in names)
+    return [keys[0] for keys in absent if keys]
 
 
 def plan_reading(
-    params: dict[str, Tensor],
-    source: WeightSource,
-    rules: Sequence[Rule],
-    unread: re.Pattern[str] | None = None,
+    params: dict[str, Tensor], source: WeightSource, unread: re.Pattern[str] | None = None
 ) -> dict[str, list[Piece]]:
     """Where each parameter's rows lie in ``source``; every shape is checked.
 
     ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that nothing
     reads and that is not one of ``may_stay_unread`` or of the names ``unread``, native or stored.
     """
-    lost = missing_keys(list(params), source, rules)
-    if lost:
-        group = find_group(lost[0], rules)
-        names = (lost[0],) if group is None else group.other
-        first = next(n for n in names if n not in source.shapes)
-        raise CheckpointError(f"{source.where}: {len(lost)} missing keys, first {first!r}")
+    if lost := missing_keys(params, source):
+        raise CheckpointError(f"{source.where}: {len(lost)} missing keys, first {lost[0]!r}")
     plan: dict[str, list[Piece]] = {}
     for name, param in params.items():
-        group = find_group(name, rules)
+        group = find_group(name, source.rules)
         assert group is not None
-        together = [n for n in group.native if n in params]
-        if together != list(group.native):
+        if not params.keys() >= set(group.native):
             raise CheckpointError(f"{source.where}: {name!r} is only read with {group.native}")
         wanted = [params[n].shape[0] for n in group.native]
         _check_shapes(param, wanted, group, source)
         rows = {k: source.shapes[k][0] for k in group.other}
         plan[name] = cut_rows(wanted, rows)[group.native.index(name)]
     read = {piece.key for pieces in plan.values() for piece in pieces}
-    _check_rest(params, source, rules, source.shapes.keys() - read, unread)
+    _check_rest(params, source, source.shapes.keys() - read, unread)
     return plan
 
 
 def _check_rest(
     params: dict[str, Tensor],
     source: WeightSource,
-    rules: Sequence[Rule],
     rest: Collection[str],
     unread: re.Pattern[str] | None,
 ) -> None:
@@ -128,7 +116,7 @@ def _check_rest(
     lost = [
         key
         for key in sorted(rest)
-        if not may_stay_unread(name := native_name(key, rules), params)
+        if not may_stay_unread(name := native_name(key, source.rules), params)
         and not (unread and (unread.fullmatch(key) or unread.fullmatch(name)))
     ]
     if lost:
@@ -138,7 +126,7 @@ def _check_rest(
         )
     # the layouts of Hugging Face were compared when their config was made
     tied = NATIVE_HEAD not in params and EMBEDDING in params
-    if tied and layout_of(source.shapes.keys()) is None and not has_tied_head(source, rules):
+    if tied and source.layout is None and not has_tied_head(source):
         raise CheckpointError(
             f"{source.where}: the output head is not the embedding table, but the config ties "
             "them (llm.weight_tying)"
@@ -190,11 +178,10 @@ class NativeWeights:
         self,
         params: dict[str, Tensor],
         source: WeightSource,
-        rules: Sequence[Rule],
         unread: re.Pattern[str] | None = None,
     ):
-        self.source, self.rules = source, rules
-        self.plan = plan_reading(params, source, rules, unread)
+        self.source = source
+        self.plan = plan_reading(params, source, unread)
 
     def dtype(self, name: str) -> torch.dtype:
         """Stored type of ``name``."""
@@ -207,7 +194,7 @@ class NativeWeights:
         ``CheckpointError`` if one holds a value that is not finite, or would not be as ``dtype``.
         They are small, so that a check costs little: what it reads is still in the processor's
         cache when it is copied."""
-        group = find_group(name, self.rules)
+        group = find_group(name, self.source.rules)
         assert group is not None
         wanted = range(sum(p.stop - p.start for p in self.plan[name]))[start:stop]
         first = 0
@@ -229,7 +216,6 @@ class NativeWeights:
 def copy_weights(
     params: dict[str, Tensor],
     source: WeightSource,
-    rules: Sequence[Rule],
     unread: re.Pattern[str] | None = None,
 ) -> None:
     """Fill ``params`` (native names) in place; nothing is written if a name or shape is wrong.
@@ -237,7 +223,7 @@ def copy_weights(
     Values that are not finite are only found on the way. Of a sharded parameter each rank reads
     its own rows, and every rank calls this; an error of one is raised on all.
     """
-    weights = NativeWeights(params, source, rules, unread)
+    weights = NativeWeights(params, source, unread)
 
     def fill() -> None:
         for name, param in params.items():
@@ -245,6 +231,12 @@ def copy_weights(
 
     is_sharded = any(isinstance(param, DTensor) for param in params.values())
     everywhere(fill) if is_sharded else fill()
+
+
+def assign_whole(param: Tensor, value: Tensor) -> None:
+    """Fill this rank's part of ``param`` from the whole ``value``."""
+    local, part = own_part(param)
+    local.copy_(value[part])
 
 
 def assign(param: Tensor, rows: Callable[[int, int], Iterable[Tensor]]) -> None:

@@ -38,7 +38,6 @@ from olmo.distributed import (
 )
 from olmo.models.dcp_files import read_into
 from olmo.models.errors import everywhere
-from olmo.models.hf_layout.keys import NATIVE_RULES
 from olmo.models.run_folder import CONFIG_FILE
 from olmo.models.tensors import check_finite
 from olmo.models.weight_files import SHARDED, DcpSource
@@ -212,7 +211,7 @@ def load_checkpoint(
     everywhere(lambda: check_tensors(source.reader, get_rank(), get_world_size()))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
-    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source, NATIVE_RULES))
+    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source))
     state: dict[str, Any] = {"model": model_state, "optim": optim_state}
     read_into(source.reader, state)
     set_state_dict(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from olmo.models.lora import LAYERS, A, B, LoraConfig
-from olmo.models.weights import assign
+from olmo.models.weights import assign_whole
 from olmo.train.config import TrainConfig
 from olmo.train.errors import TrainingError
 from olmo.train.optim import freeze
@@ -55,7 +55,7 @@ def reset_adapters(model: nn.Module, seed: int) -> None:
     for name, param in sorted(model.named_parameters()):
         if name.endswith(A):
             bound = param.shape[1] ** -0.5
-            whole = torch.empty(param.shape).uniform_(-bound, bound, generator=generator)
-            assign(param, lambda start, stop, whole=whole: [whole[start:stop]])  # type: ignore[misc]
+            values = torch.empty(param.shape).uniform_(-bound, bound, generator=generator)
+            assign_whole(param, values)
         elif name.endswith(B):
             param.zero_()

@@ -9,12 +9,17 @@ pytest.importorskip("transformers.models.molmo2")
 
 from transformers import AutoConfig
 
-from olmo.config import ConfigError
+import olmo
+from olmo.config import Config, ConfigError
 from olmo.hf_model.lite import Molmo2LiteConfig
 from olmo.models.hf_layout.config import to_hf
+from olmo.models.loading import load_model_config
+from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
+from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
+from tests.hf_model.conftest import native_model, save_native
 from tests.hf_model.lite_models import OLMO, UNTIED
 from tests.models.conftest import PRUNING, config_dict
 
@@ -125,3 +130,21 @@ def test_bad_values_are_named(change, message, tmp_path):
 def test_what_the_form_cannot_say_is_refused():
     with pytest.raises(ValueError, match="pooling_attention_mask=False has no place"):
         Molmo2LiteConfig.from_native(native({"vision_backbone": {"pooling_attention_mask": False}}))
+
+
+def test_a_config_is_parsed_once(tmp_path, monkeypatch):
+    """Once from its file, and once more for transformers' form of a pruning model."""
+    folder = save_native(native_model(), tmp_path / "run" / "step1")
+    parsed = []
+    from_dict = Config.from_dict.__func__
+
+    def counted(cls, data, path=""):
+        parsed.append(cls)
+        return from_dict(cls, data, path)
+
+    monkeypatch.setattr(Molmo2Config, "from_dict", classmethod(counted))
+    load_model_config(folder)
+    assert parsed == [Molmo2Config]
+    parsed.clear()
+    olmo.load_model(tmp_path / "run", device="cpu")
+    assert parsed == [TemporalVideoOlmoConfig] * 2

@@ -120,7 +120,7 @@ def test_scorer_is_read_from_either_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text_config": {"hidden_sise": 1}}, r"unknown key 'text_config\.hidden_sise'. Did you"),
+        ({"text_config": {"hidden_sise": 1}}, r"unknown key 'text_config\.hidden_sise': did you"),
         ({"depth": 3}, "unknown key 'depth'"),
         ({"text_config": {"hidden_act": "gelu"}}, r"text_config\.hidden_act is 'gelu', .* 'silu'"),
         ({"adapter_config": {"text_hidden_size": 9}}, r"text_hidden_size is 9, .* only have 24"),

@@ -8,84 +8,54 @@ compute differently, is an error and never passes unseen.
 from __future__ import annotations
 
 import copy
-import difflib
 import math
+from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from olmo.config import ConfigError, merge
+from olmo.config import ConfigError, merge, nested
 from olmo.models.hf_layout.fields import (
+    DERIVED_OF,
     FIELDS,
+    FIXED_OF,
     MODEL_TYPES,
     NOT_COMPARED,
     PRUNING_KEYS,
-    REMOTE_TOKEN_IDS,
     ROPE_KEYS,
-    TOKEN_IDS,
+    TOKEN_IDS_OF,
     VISION,
 )
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.outside import foreign
+from olmo.text import nearest
 
 
 def to_hf(config: Molmo2Config, layout: str) -> dict[str, Any]:
     """``config.json`` of the dense model in ``layout`` (``transformers`` or ``remote``)."""
-    vision = VISION[layout]
-    out: dict[str, Any] = {"text_config": {}, vision: {}, "adapter_config": {}}
-    native = config.to_dict()
-    for field in FIELDS:
-        name = getattr(field, layout)
-        if name is not None:
-            section, key = name.split(".")
-            value = _get(native, field.native.split("."))
-            out[vision if section == "vision" else section][key] = value
-    llm, vit, backbone = config.llm, config.vision_backbone.vit, config.vision_backbone
-    text, adapter = out["text_config"], out["adapter_config"]
-    text |= {
-        "num_key_value_heads": llm.kv_heads,
-        "head_dim": llm.head_size,
-        "vocab_size": llm.n_embeddings,
-        "intermediate_size": llm.mlp_hidden_size // 2,
-        "hidden_act": "silu",
-        "use_cache": True,
-        "model_type": "molmo2_text",
-    }
-    text |= _rope(config, layout)
-    out[vision] |= {"hidden_act": "gelu_pytorch_tanh"}
-    adapter |= {
-        "hidden_size": vit.image_emb_dim,
-        "num_attention_heads": vit.image_num_heads,
-        "num_key_value_heads": vit.image_num_heads,
-        "head_dim": vit.image_head_dim,
-        "attention_dropout": vit.attention_dropout,
-        "hidden_act": "silu",
-        "intermediate_size": llm.mlp_hidden_size // 2,
-        "text_hidden_size": llm.d_model,
-        "initializer_range": llm.initializer_range,
-    }
+    names = ((getattr(field, layout), field.native) for field in FIELDS)
+    flat = {name: value_at(config, native) for name, native in names if name is not None}
+    flat |= {name: value_at(config, path) for name, path in DERIVED_OF[layout].items()}
+    flat |= FIXED_OF[layout]
+    for part in ("text_config", "adapter_config"):
+        flat[f"{part}.intermediate_size"] = config.llm.mlp_hidden_size // 2
     if layout == "transformers":
-        text |= {"attention_bias": False, "tie_word_embeddings": False}
-        layers = list(backbone.read_layers())
-        adapter |= {"vision_feature_layer": layers, "attention_bias": True, "mlp_bias": False}
-        adapter["model_type"] = "molmo2_adapter"
-        built = {"num_hidden_layers": max(layers) + 1, "model_type": "molmo2_vision"}
-        out[vision] |= built | {"num_channels": 3, "attention_bias": True}
-    else:
-        text |= {"qkv_bias": False, "use_qk_norm": True}
-        for part in (adapter, out[vision]):
-            part["model_type"] = "molmo2"
-        adapter["residual_dropout"] = vit.residual_dropout
-        adapter["float32_attention"] = vit.float32_attention
-    ids = llm.special_ids()
-    names = TOKEN_IDS | (REMOTE_TOKEN_IDS if layout == "remote" else {})
-    out |= {key: ids[token] for key, token in names.items()}
-    return out | {
-        "model_type": "molmo2",
-        "architectures": ["Molmo2ForConditionalGeneration"],
-        "initializer_range": llm.initializer_range,
-        "tie_word_embeddings": False,
-    }
+        layers = list(config.vision_backbone.read_layers())
+        flat["adapter_config.vision_feature_layer"] = layers
+        flat["vision.num_hidden_layers"] = max(layers) + 1
+    ids = config.llm.special_ids()
+    flat |= {name: ids[token] for name, token in TOKEN_IDS_OF[layout].items()}
+    out = reduce(merge, (nested(name, value) for name, value in flat.items()))
+    out["text_config"] |= _rope(config, layout)
+    out[VISION[layout]] = out.pop("vision")
+    return out
+
+
+def value_at(config: Molmo2Config, path: str) -> Any:
+    """The value at ``a.b.c`` of a config, as JSON has it."""
+    value = attrgetter(path)(config)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _rope(config: Molmo2Config, layout: str) -> dict[str, Any]:
@@ -107,40 +77,44 @@ def _rope(config: Molmo2Config, layout: str) -> dict[str, Any]:
     }
 
 
-def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
-    """The native model section of a ``config.json``: ``llm``, ``vision_backbone`` and, for a
-    file with pruning keys, the fields of STTS. ``where`` is named in errors.
+def read_config(
+    data: dict[str, Any], where: Path, more: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], Molmo2Config]:
+    """The native model section of a ``config.json`` (``llm``, ``vision_backbone`` and, for a file
+    with pruning keys, the fields of STTS) with ``more`` laid over it, and its config. ``where`` is
+    named in errors.
 
     Raises ``ConfigError`` for another kind of model, an unknown key, or a value that this
     project does not compute.
     """
-    with foreign(lambda reason: ConfigError(f"{where}: a value is of the wrong kind: {reason}")):
-        return _model_section(data, where)
-
-
-def _model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
     kind = data.get("model_type")
     if kind not in MODEL_TYPES:
         hint = "; see scripts/prepare_pretrained_model.py for plain language models and ViTs"
         raise ConfigError(f"{where}: model_type {kind!r} is not one of {MODEL_TYPES}{hint}")
     layout = "remote" if VISION["remote"] in data else "transformers"
-    data = _with_pruning_on_top(data, VISION[layout])
-    own = {*PRUNING_KEYS, "bi_directional_attn"}
-    dense = {key: value for key, value in data.items() if key not in own}
-    dense = _trimmed(dense, layout, where)
-    section = _dense_section(dense, layout, where)
-    for key, path in PRUNING_KEYS.items():
-        if key in data:
-            section["model_name"] = "temporal_video_olmo"
-            _set(section, path, data[key])
-    if "bi_directional_attn" in data:
-        section["bi_directional_attn"] = data["bi_directional_attn"]
-    try:
-        config = model_config_from_dict(section)
-    except ConfigError as e:
-        raise ConfigError(f"{where}: {e}") from e
-    _compare(dense, _all_keys(config, layout), where, "")
-    return section
+    with foreign(lambda reason: ConfigError(f"{where}: a value is of the wrong kind: {reason}")):
+        data = _with_pruning_on_top(data, VISION[layout])
+        own = {*PRUNING_KEYS, "bi_directional_attn"}
+        dense = {key: value for key, value in data.items() if key not in own}
+        dense = _trimmed(dense, layout, where)
+        section = _dense_section(dense, layout, where)
+        for key in data.keys() & own:
+            path = PRUNING_KEYS.get(key, key)
+            section = merge(section, nested(path, data[key]))
+            if key in PRUNING_KEYS:
+                section["model_name"] = "temporal_video_olmo"
+        section = merge(section, more or {})
+        try:
+            config = model_config_from_dict(section)
+        except ConfigError as e:
+            raise ConfigError(f"{where}: {e}") from e
+        _compare(dense, _all_keys(config, layout), where, "")
+    return section, config
+
+
+def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The section of ``read_config``."""
+    return read_config(data, where)[0]
 
 
 def _with_pruning_on_top(data: dict[str, Any], vision: str) -> dict[str, Any]:
@@ -178,10 +152,9 @@ def _dense_section(data: dict[str, Any], layout: str, where: Path) -> dict[str, 
     vision = VISION[layout]
     section: dict[str, Any] = {"model_name": "video_olmo", "bi_directional_attn": "image_tokens"}
     for field in FIELDS:
-        name = getattr(field, layout) or field.remote
-        part, key = name.split(".")
+        part, key = (getattr(field, layout) or field.remote).split(".")
         value = data[vision if part == "vision" else part].get(key, field.default)
-        _set(section, tuple(field.native.split(".")), value)
+        section = merge(section, nested(field.native, value))
     llm, vit, text = section["llm"], section["vision_backbone"]["vit"], data["text_config"]
     if vit["image_num_pos"] is None:
         sides = vit["image_default_input_size"]
@@ -217,24 +190,10 @@ def _compare(given: dict[str, Any], known: dict[str, Any], where: Path, path: st
         if key in NOT_COMPARED or value is None:
             continue
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where}: unknown key {name!r}{hint}")
+            raise ConfigError(f"{where}: unknown key {name!r}: {nearest(key, known)}")
         if isinstance(value, dict) and isinstance(known[key], dict):
             _compare(value, known[key], where, f"{name}.")
         elif value != known[key]:
             raise ConfigError(
                 f"{where}: {name} is {value!r}, this model can only have {known[key]!r}"
             )
-
-
-def _get(data: dict[str, Any], path: list[str]) -> Any:
-    for key in path:
-        data = data[key]
-    return data
-
-
-def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
-        data = data.setdefault(key, {})
-    data[path[-1]] = value

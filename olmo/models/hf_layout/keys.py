@@ -8,7 +8,7 @@ rules, and every rule reads both ways.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -200,14 +200,3 @@ MARKERS = {
     "model.transformer.wte.embedding": "remote",
 }
 """A tensor that tells the layout of a folder."""
-
-
-def layout_of(keys: Collection[str]) -> str | None:
-    """``transformers``, ``remote``, or None for anything else (the native layout)."""
-    return next((layout for marker, layout in MARKERS.items() if marker in keys), None)
-
-
-def rules_of(keys: Collection[str]) -> tuple[Rule, ...]:
-    """Rules between the native layout and that of ``keys``."""
-    layout = layout_of(keys)
-    return NATIVE_RULES if layout is None else HF_RULES[layout]
