@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Piece:
 
 def cut_rows(wanted: Sequence[int], given: dict[str, int]) -> list[list[Piece]]:
     """Which rows of the ``given`` tensors (name -> rows), one under the other, make up each of
-    the ``wanted`` numbers of rows. Both must have the same sum."""
+    the ``wanted`` numbers of rows, of which there may not be more."""
     pieces, start = [], 0
     for rows in wanted:
         stop, first, mine = start + rows, 0, []
@@ -84,7 +83,8 @@ def missing_keys(names: Iterable[str], source: WeightSource) -> list[str]:
 def plan_reading(
     params: dict[str, Tensor], source: WeightSource, unread: re.Pattern[str] | None = None
 ) -> dict[str, list[Piece]]:
-    """Where each parameter's rows lie in ``source``; every shape is checked.
+    """Where the rows of each parameter lie in ``source``, of a sharded one those of this rank;
+    every shape is checked.
 
     ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that nothing
     reads and that is not one of ``may_stay_unread`` or of the names ``unread``, native or stored.
@@ -92,6 +92,7 @@ def plan_reading(
     if lost := missing_keys(params, source):
         raise CheckpointError(f"{source.where}: {len(lost)} missing keys, first {lost[0]!r}")
     plan: dict[str, list[Piece]] = {}
+    rest = set(source.shapes)
     for name, param in params.items():
         group = find_group(name, source.rules)
         assert group is not None
@@ -99,10 +100,11 @@ def plan_reading(
             raise CheckpointError(f"{source.where}: {name!r} is only read with {group.native}")
         wanted = [params[n].shape[0] for n in group.native]
         _check_shapes(param, wanted, group, source)
+        own, before = own_part(param)[1][0], sum(wanted[: group.native.index(name)])
         rows = {k: source.shapes[k][0] for k in group.other}
-        plan[name] = cut_rows(wanted, rows)[group.native.index(name)]
-    read = {piece.key for pieces in plan.values() for piece in pieces}
-    _check_rest(params, source, source.shapes.keys() - read, unread)
+        plan[name] = cut_rows([before + own.start, own.stop - own.start], rows)[1]
+        rest.difference_update(group.other)
+    _check_rest(params, source, rest, unread)
     return plan
 
 
@@ -187,25 +189,14 @@ class NativeWeights:
         """Stored type of ``name``."""
         return self.source.dtypes[self.plan[name][0].key]
 
-    def parts(
-        self, name: str, dtype: torch.dtype | None = None, start: int = 0, stop: int | None = None
-    ) -> Iterator[Tensor]:
-        """Tensors whose rows, one under the other, are rows ``start`` to ``stop`` of ``name``;
-        ``CheckpointError`` if one holds a value that is not finite, or would not be as ``dtype``.
-        They are small, so that a check costs little: what it reads is still in the processor's
-        cache when it is copied."""
-        group = find_group(name, self.source.rules)
-        assert group is not None
-        wanted = range(sum(p.stop - p.start for p in self.plan[name]))[start:stop]
-        first = 0
+    def parts(self, name: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+        """Tensors whose rows, one under the other, are those of ``name``, of a sharded one those
+        of this rank; ``CheckpointError`` if one holds a value that is not finite, or would not be
+        as ``dtype``. They are small, so that a check costs little: what it reads is still in the
+        processor's cache when it is copied."""
         for piece in self.plan[name]:
-            shift, end = piece.start - first, first + piece.stop - piece.start
-            a, b = max(wanted.start, first), min(wanted.stop, end)
-            first = end
-            if a >= b:
-                continue
-            tensor = self.source.read(piece.key, a + shift, b + shift)
-            if group.rule.is_convolution:
+            tensor = self.source.read(piece.key, piece.start, piece.stop)
+            if tensor.dim() == 4:  # a convolution over patches
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1)
             rows = max(PART_NUMEL // max(tensor[:1].numel(), 1), 1)
             for part in tensor.split(rows):
@@ -227,23 +218,22 @@ def copy_weights(
 
     def fill() -> None:
         for name, param in params.items():
-            assign(param, partial(weights.parts, name, param.dtype))
+            assign(param, weights.parts(name, param.dtype))
 
     is_sharded = any(isinstance(param, DTensor) for param in params.values())
     everywhere(fill) if is_sharded else fill()
+
+
+def assign(param: Tensor, rows: Iterable[Tensor]) -> None:
+    """Fill this rank's part of ``param`` with ``rows``, each tensor below the one before."""
+    local, (_, *columns) = own_part(param)
+    start = 0
+    for part in rows:
+        local[start : start + len(part)].copy_(part[(slice(None), *columns)])
+        start += len(part)
 
 
 def assign_whole(param: Tensor, value: Tensor) -> None:
     """Fill this rank's part of ``param`` from the whole ``value``."""
     local, part = own_part(param)
     local.copy_(value[part])
-
-
-def assign(param: Tensor, rows: Callable[[int, int], Iterable[Tensor]]) -> None:
-    """Fill this rank's part of ``param``. ``rows``: the rows from one to another, as tensors of
-    which each follows the one before."""
-    local, (own, *rest) = own_part(param)
-    start = 0
-    for part in rows(own.start, own.stop):
-        local[start : start + len(part)].copy_(part[(slice(None), *rest)])
-        start += len(part)

@@ -10,25 +10,32 @@ pytest.importorskip("transformers.models.molmo2")
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from olmo.hf_model.export import ExportOptions, export_checkpoint
-from olmo.models.loading import load_model_config, load_weights
+from olmo.models.loading import SHARDED, CheckpointError, load_model_config, load_weights
+from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import shard
 from tests.hf_model.conftest import native_model, save_native
 
 
 def read_sharded(rank: int, folder: Path) -> None:
-    """Body of a process: every parameter is sharded, filled and gathered again."""
+    """Body of a process: every parameter is sharded, filled and gathered again; an error is kept in
+    place of the weights."""
     store = f"file://{folder.parent / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
         model = load_model_config(folder).build("meta")
         shard(model, init_device_mesh("cpu", (2,)), "float", None)
         model.to_empty(device="cpu")
-        load_weights(model, folder)
+        try:
+            load_weights(model, folder)
+        except CheckpointError as e:
+            torch.save(str(e), folder.parent / f"rank{rank}.pt")
+            return
         state = model.state_dict()
         assert all(isinstance(v, DTensor) for v in state.values())
         whole = {k: v.full_tensor() for k, v in state.items()}
@@ -37,14 +44,35 @@ def read_sharded(rank: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
+def stored(model: Molmo2, form: str, folder: Path) -> Path:
+    native = save_native(model, folder / "native")
+    if form == "hf":
+        return export_checkpoint(native, folder / "hf", ExportOptions(max_file_bytes=9000))
+    if form == "dcp":
+        (native / "model.safetensors").unlink()
+        dcp.save({"model": model.state_dict()}, checkpoint_id=native / SHARDED, no_dist=True)
+    return native
+
+
 @pytest.mark.slow
-def test_sharded_model_is_filled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["hf", "dcp", "one file"])
+def test_sharded_model_is_filled(tmp_path: Path, form: str) -> None:
     model = native_model()
-    native = save_native(model, tmp_path / "native")
-    folder = export_checkpoint(native, tmp_path / "hf", ExportOptions(max_file_bytes=9000))
-    torch.multiprocessing.spawn(read_sharded, (folder,), nprocs=2)
+    torch.multiprocessing.spawn(read_sharded, (stored(model, form, tmp_path),), nprocs=2)
     want = model.state_dict()
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert found.keys() == want.keys()
         assert all(torch.equal(found[k], want[k]) for k in want)
+
+
+@pytest.mark.slow
+def test_damage_that_one_rank_reads_is_an_error_on_both(tmp_path: Path) -> None:
+    """Only the second rank reads the last row."""
+    model = native_model()
+    with torch.no_grad():
+        model.transformer.ln_f.weight[-1] = float("nan")
+    torch.multiprocessing.spawn(read_sharded, (stored(model, "one file", tmp_path),), nprocs=2)
+    for rank in range(2):
+        error = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert "'transformer.ln_f.weight' holds NaN or infinite values" in error
