@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, native_name
 from olmo.models.lora import native_state
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
-from olmo.models.run_folder import is_checkpoint, model_of_file, native_section, select_checkpoint
+from olmo.models.run_folder import config_file, is_checkpoint, model_of_file, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
 from olmo.models.weight_files import (
     SHARDED,
@@ -64,53 +65,63 @@ MAY_BE_MISSING = (SCORER,)
 
 
 def load_model_config(
-    path: Path, overrides: dict[str, Any] | None = None, section: dict[str, Any] | None = None
+    path: Path, overrides: dict[str, Any] | None = None, stored: dict[str, Any] | None = None
 ) -> Molmo2Config:
     """Model config of a checkpoint folder, with nested ``overrides`` laid on top.
 
     Overrides may use the flat spellings of ``mm_preprocessor``; one of the two ``topk`` fields
-    is enough. ``section``: the ``model_section`` of ``path``, if it has been read already.
+    is enough. ``stored``: the ``model_section`` of ``path``, if it has been read already.
     """
-    section = model_section(path) if section is None else section
+    stored = model_section(path) if stored is None else stored
     try:
-        return merged_model_config(section, overrides or {})
+        return merged_model_config(stored, overrides or {})
     except ConfigError:
-        file = next(f for f in (path / "config.yaml", path / HF_CONFIG) if f.is_file())
-        try:
-            merged_model_config(section, {})
-        except ConfigError as e:
-            raise ConfigError(f"{file}: {e}") from e
+        with _named(path):
+            merged_model_config(stored, {})
         raise  # the overrides are at fault
 
 
 def model_section(path: Path) -> dict[str, Any]:
-    """The ``model`` part of a ``config.yaml``, or what a ``config.json`` says in its place."""
-    native = native_section(path)
-    if native is not None:
-        return native
-    if not (path / HF_CONFIG).is_file():
-        raise ConfigError(f"{path}: neither a config.yaml nor a {HF_CONFIG}")
-    section = read_hf_folder(path)
-    section["llm"]["weight_tying"] = has_tied_head(open_weights(path))
-    return section
+    """The ``model`` part of a ``config.yaml``, or what a ``config.json`` says in its place; flat
+    keys of the preprocessor are where they belong."""
+    file = config_file(path)
+    if file.name == HF_CONFIG:
+        found = read_hf_folder(path)
+        found["llm"]["weight_tying"] = has_tied_head(open_weights(path))
+    else:
+        found = model_of_file(file)
+    with _named(path):
+        section(found, "vision_backbone", "vit")  # overrides are laid over it
+        return _nested(found)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the config file of the folder ``path`` in errors."""
+    try:
+        yield
+    except ConfigError as e:
+        raise ConfigError(f"{config_file(path)}: {e}") from e
 
 
 def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molmo2Config:
     """Lay ``overrides`` over the model section ``data`` and build the config."""
+    name = overrides.get("model_name", data.get("model_name"))
+    if name == TemporalVideoOlmoConfig.model_name:
+        overrides = sync_topk(overrides)
+    else:
+        _refuse_pruning(overrides, name)
+    return model_config_from_dict(merge(_nested(data), _nested(overrides)))
+
+
+def _nested(data: dict[str, Any]) -> dict[str, Any]:
+    """A model section with the flat keys of its preprocessor where they belong."""
     from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 
-    name = overrides.get("model_name", data.get("model_name"))
-    prunes = name == TemporalVideoOlmoConfig.model_name
-    if not prunes:
-        _refuse_pruning(overrides, name)
-    over = sync_topk(overrides) if prunes else dict(overrides)
-    out = dict(data)
-    for part in (out, over):
-        if isinstance(part.get("mm_preprocessor"), dict):
-            part["mm_preprocessor"] = Molmo2PreprocessorConfig.upgrade(
-                dict(part["mm_preprocessor"])
-            )
-    return model_config_from_dict(merge(out, over))
+    flat = section(data, "mm_preprocessor")
+    return (
+        data | {"mm_preprocessor": Molmo2PreprocessorConfig.upgrade(dict(flat))} if flat else data
+    )
 
 
 def _refuse_pruning(overrides: dict[str, Any], name: object) -> None:
@@ -155,8 +166,7 @@ def load_model(
 def check_weights(model: Molmo2, folder: Path) -> WeightSource:
     """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
     meta device: so a file that does not fit its config costs no memory. ``CheckpointError``."""
-    source = _open_for(model, folder)
-    params = model.state_dict()
+    source, params = _open_for(model, folder), model.state_dict()
     if absent := _missing_scorer(params, source):
         raise no_scorer(folder, absent)
     plan_reading(params, source)
@@ -167,14 +177,13 @@ def _open_for(model: Molmo2, folder: Path) -> WeightSource:
     """The weights of ``folder``. ``CheckpointError`` if their ViT is deeper than the config says,
     from whose end the connector's layers are counted. In transformers' layout they are not."""
     source, depth = open_weights(folder), model.config.vision_backbone.vit.image_num_layers
-    if source.layout != "transformers":
-        for key in source.shapes:
-            block = VIT_BLOCK.match(native_name(key, source.rules))
-            if block and int(block[1]) >= depth:
-                raise CheckpointError(
-                    f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its "
-                    "config (image_num_layers)"
-                )
+    for key in source.shapes if source.layout != "transformers" else ():
+        block = VIT_BLOCK.match(native_name(key, source.rules))
+        if block and int(block[1]) >= depth:
+            raise CheckpointError(
+                f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its config "
+                "(image_num_layers)"
+            )
     return source
 
 
@@ -195,17 +204,13 @@ def load_weights(
     ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
     the log, and the names of its parameters are returned.
     """
-    source = source or _open_for(model, folder)
-    params = native_state(model)
+    source, params = source or _open_for(model, folder), native_state(model)
     absent = _missing_scorer(params, source)
     if absent and not fresh_scorer:
         raise no_scorer(folder, absent)
-    stored = {k: v for k, v in params.items() if k not in absent}
-    copy_weights(stored, source, unread)
+    copy_weights({k: v for k, v in params.items() if k not in absent}, source, unread)
     if absent:
-        vit = model.config.vision_backbone.vit
-        assert isinstance(vit, TemporalVitConfig)
-        _initialise_scorer(params, vit)
+        _initialise_scorer(params, model.config.vision_backbone.vit)
         if is_main():
             log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
@@ -235,10 +240,11 @@ def no_scorer(folder: str | Path, missing: Sequence[str]) -> CheckpointError:
 
 
 @torch.no_grad()
-def _initialise_scorer(params: dict[str, Tensor], vit: TemporalVitConfig, seed: int = 0) -> None:
+def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig) -> None:
     """The same fresh scorer on any number of ranks: drawn whole, then copied into shards."""
+    assert isinstance(vit, TemporalVitConfig)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         scorer = TemporalTokenScorer(vit, "cpu")
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():

@@ -29,18 +29,20 @@ def flaw(folder: Path) -> str | None:
         with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
             if not folder.is_dir():
                 raise CheckpointError(f"{folder}: not a folder")
-            if native_section(folder) is None and not (folder / HF_CONFIG).is_file():
-                raise ConfigError(f"{folder}: neither a {CONFIG_FILE} nor a {HF_CONFIG}")
+            if (file := config_file(folder)).name == CONFIG_FILE:
+                model_of_file(file)
             open_weights(folder)
     except OutsideError as e:
         return str(e)
     return None
 
 
-def native_section(folder: Path) -> dict[str, Any] | None:
-    """The ``model`` part of the native config; None without one, ``ConfigError`` if damaged."""
-    file = folder / CONFIG_FILE
-    return model_of_file(file) if file.is_file() else None
+def config_file(folder: Path) -> Path:
+    """The native config, else that of a Hugging Face folder; ``ConfigError`` without either."""
+    for file in (folder / CONFIG_FILE, folder / HF_CONFIG):
+        if file.is_file():
+            return file
+    raise ConfigError(f"{folder}: neither a {CONFIG_FILE} nor a {HF_CONFIG}")
 
 
 def model_of_file(file: str | Path) -> dict[str, Any]:
