@@ -245,7 +245,8 @@ def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig) -> None:
     assert isinstance(vit, TemporalVitConfig)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        scorer = TemporalTokenScorer(vit, "cpu")
+        with torch.device("cpu"):
+            scorer = TemporalTokenScorer(vit)
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():
         assign_whole(params[MAY_BE_MISSING[0] + key], value)

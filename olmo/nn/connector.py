@@ -6,7 +6,6 @@ width. Legend: R windows, S slots of a window, L read ViT layers, E ViT width, D
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from olmo.nn.image_vit import ViTAttention, VitConfig
@@ -15,13 +14,11 @@ from olmo.nn.image_vit import ViTAttention, VitConfig
 class ImageProjector(nn.Module):
     """``w2(silu(w1 x) * w3 x)``, no biases: E -> hidden -> D."""
 
-    def __init__(
-        self, d_in: int, d_hidden: int, d_out: int, device: torch.device | str | None = None
-    ):
+    def __init__(self, d_in: int, d_hidden: int, d_out: int):
         super().__init__()
-        self.w1 = nn.Linear(d_in, d_hidden, bias=False, device=device)
-        self.w2 = nn.Linear(d_hidden, d_out, bias=False, device=device)
-        self.w3 = nn.Linear(d_in, d_hidden, bias=False, device=device)
+        self.w1 = nn.Linear(d_in, d_hidden, bias=False)
+        self.w2 = nn.Linear(d_hidden, d_out, bias=False)
+        self.w3 = nn.Linear(d_in, d_hidden, bias=False)
 
     def reset_parameters(self, std: float = 0.02) -> None:
         for layer in (self.w1, self.w2, self.w3):
@@ -54,8 +51,6 @@ def pool_windows(
     return pooling(query, x, mask=mask, backend=pooling.config.sdpa_backend)[:, 0]
 
 
-def build_pooling(
-    vit: VitConfig, n_read_layers: int, device: torch.device | str | None = None
-) -> ViTAttention:
+def build_pooling(vit: VitConfig, n_read_layers: int) -> ViTAttention:
     """Pooling attention over the concatenated features of ``n_read_layers`` ViT layers."""
-    return ViTAttention(vit, n_read_layers * vit.image_emb_dim, device)
+    return ViTAttention(vit, n_read_layers * vit.image_emb_dim)

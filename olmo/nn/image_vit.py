@@ -112,19 +112,14 @@ class ViTAttention(nn.Module):
     Both kinds of dropout are here, so that they act in ViT blocks, connector and scorer alike.
     """
 
-    def __init__(
-        self,
-        config: VitConfig,
-        input_dim: int | None = None,
-        device: torch.device | str | None = None,
-    ):
+    def __init__(self, config: VitConfig, input_dim: int | None = None):
         super().__init__()
         self.config = config
         width, d_in = config.image_emb_dim, input_dim or config.image_emb_dim
-        self.wq = nn.Linear(d_in, width, device=device)
-        self.wk = nn.Linear(d_in, width, device=device)
-        self.wv = nn.Linear(d_in, width, device=device)
-        self.wo = nn.Linear(width, width, device=device)
+        self.wq = nn.Linear(d_in, width)
+        self.wk = nn.Linear(d_in, width)
+        self.wv = nn.Linear(d_in, width)
+        self.wo = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def reset_parameters(self) -> None:
@@ -194,10 +189,10 @@ class ViTAttention(nn.Module):
 class ViTMLP(nn.Module):
     """Two linear layers with GELU (tanh form)."""
 
-    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig):
         super().__init__()
-        self.w1 = nn.Linear(config.image_emb_dim, config.image_mlp_dim, device=device)
-        self.w2 = nn.Linear(config.image_mlp_dim, config.image_emb_dim, device=device)
+        self.w1 = nn.Linear(config.image_emb_dim, config.image_mlp_dim)
+        self.w2 = nn.Linear(config.image_mlp_dim, config.image_emb_dim)
 
     def reset_parameters(self) -> None:
         for layer in (self.w1, self.w2):
@@ -225,13 +220,13 @@ class ViTBlock(nn.Module):
     only the layout's tokens ask and go on. What the others would become is never computed.
     """
 
-    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig):
         super().__init__()
         eps = config.image_norm_eps
-        self.attention = ViTAttention(config, device=device)
-        self.feed_forward = ViTMLP(config, device)
-        self.attention_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
-        self.ffn_norm = LayerNorm(config.image_emb_dim, eps=eps, device=device)
+        self.attention = ViTAttention(config)
+        self.feed_forward = ViTMLP(config)
+        self.attention_norm = LayerNorm(config.image_emb_dim, eps=eps)
+        self.ffn_norm = LayerNorm(config.image_emb_dim, eps=eps)
 
     def reset_parameters(self) -> None:
         self.attention.reset_parameters()
@@ -254,24 +249,24 @@ class ViTBlock(nn.Module):
 class BlockStack(nn.Module):
     """Holder of the blocks; gives the state dict its ``transformer.resblocks`` prefix."""
 
-    def __init__(self, config: VitConfig, n_layers: int, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig, n_layers: int):
         super().__init__()
-        self.resblocks = nn.ModuleList([ViTBlock(config, device) for _ in range(n_layers)])
+        self.resblocks = nn.ModuleList([ViTBlock(config) for _ in range(n_layers)])
 
 
 class VisionTransformer(nn.Module):
     """Dense ViT: every frame by itself, all patches in every block."""
 
-    def __init__(self, config: VitConfig, n_layers: int, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig, n_layers: int):
         super().__init__()
         if not 0 < n_layers <= config.image_num_layers:
             raise ValueError(f"{n_layers} ViT blocks asked for, of {config.image_num_layers}")
         self.config = config
         self.positional_embedding = nn.Parameter(
-            torch.empty(config.image_num_pos, config.image_emb_dim, device=device)
+            torch.empty(config.image_num_pos, config.image_emb_dim)
         )
-        self.patch_embedding = nn.Linear(config.patch_dim, config.image_emb_dim, device=device)
-        self.transformer = BlockStack(config, n_layers, device)
+        self.patch_embedding = nn.Linear(config.patch_dim, config.image_emb_dim)
+        self.transformer = BlockStack(config, n_layers)
 
     @property
     def blocks(self) -> list[ViTBlock]:

@@ -169,10 +169,10 @@ class LlmConfig(Config):
 class RMSNorm(nn.Module):
     """RMS norm in float32, cast back, then scaled by the weight."""
 
-    def __init__(self, size: int, eps: float, device: torch.device | str | None = None):
+    def __init__(self, size: int, eps: float):
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(size, device=device))
+        self.weight = nn.Parameter(torch.empty(size))
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
@@ -189,15 +189,11 @@ class RMSNorm(nn.Module):
 class Embedding(nn.Module):
     """Text table [V, D] and visual-token table; also the head of a tied model."""
 
-    def __init__(self, config: LlmConfig, device: torch.device | str | None = None):
+    def __init__(self, config: LlmConfig):
         super().__init__()
         self.config = config
-        self.embedding = nn.Parameter(
-            torch.empty(config.n_embeddings, config.d_model, device=device)
-        )
-        self.new_embedding = nn.Parameter(
-            torch.empty(config.additional_vocab_size, config.d_model, device=device)
-        )
+        self.embedding = nn.Parameter(torch.empty(config.n_embeddings, config.d_model))
+        self.new_embedding = nn.Parameter(torch.empty(config.additional_vocab_size, config.d_model))
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.embedding, std=self.config.initializer_range)
@@ -226,21 +222,21 @@ class OutputHead(nn.Linear):
 class LlmBlock(nn.Module):
     """One decoder block."""
 
-    def __init__(self, config: LlmConfig, layer: int, device: torch.device | str | None = None):
+    def __init__(self, config: LlmConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
         d, h, eps = config.d_model, config.head_size, config.layer_norm_eps
         q_size, kv_size = config.n_heads * h, config.kv_heads * h
         self.split = (q_size, kv_size, kv_size)
-        self.att_proj = nn.Linear(d, sum(self.split), bias=False, device=device)
-        self.attn_out = nn.Linear(q_size, d, bias=False, device=device)
-        self.ff_proj = nn.Linear(d, config.mlp_hidden_size, bias=False, device=device)
-        self.ff_out = nn.Linear(config.mlp_hidden_size // 2, d, bias=False, device=device)
-        self.attn_norm = RMSNorm(d, eps, device)
-        self.ff_norm = RMSNorm(d, eps, device)
+        self.att_proj = nn.Linear(d, sum(self.split), bias=False)
+        self.attn_out = nn.Linear(q_size, d, bias=False)
+        self.ff_proj = nn.Linear(d, config.mlp_hidden_size, bias=False)
+        self.ff_out = nn.Linear(config.mlp_hidden_size // 2, d, bias=False)
+        self.attn_norm = RMSNorm(d, eps)
+        self.ff_norm = RMSNorm(d, eps)
         self.per_head_norm = config.attention_layer_norm_type == "qwen3"
-        self.q_norm = RMSNorm(h if self.per_head_norm else q_size, eps, device)
-        self.k_norm = RMSNorm(h if self.per_head_norm else kv_size, eps, device)
+        self.q_norm = RMSNorm(h if self.per_head_norm else q_size, eps)
+        self.k_norm = RMSNorm(h if self.per_head_norm else kv_size, eps)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def reset_parameters(self) -> None:
@@ -296,14 +292,14 @@ class LlmBlock(nn.Module):
 class Transformer(nn.Module):
     """Embedding, blocks, final norm and head; the state dict's ``transformer.`` part."""
 
-    def __init__(self, config: LlmConfig, device: torch.device | str | None = None):
+    def __init__(self, config: LlmConfig):
         super().__init__()
         self.config = config
-        self.wte = Embedding(config, device)
-        self.blocks = nn.ModuleList([LlmBlock(config, i, device) for i in range(config.n_layers)])
-        self.ln_f = RMSNorm(config.d_model, config.layer_norm_eps, device)
+        self.wte = Embedding(config)
+        self.blocks = nn.ModuleList([LlmBlock(config, i) for i in range(config.n_layers)])
+        self.ln_f = RMSNorm(config.d_model, config.layer_norm_eps)
         if not config.weight_tying:
-            self.ff_out = OutputHead(config.d_model, config.n_embeddings, bias=False, device=device)
+            self.ff_out = OutputHead(config.d_model, config.n_embeddings, bias=False)
 
     def reset_parameters(self) -> None:
         self.wte.reset_parameters()

@@ -65,19 +65,13 @@ class TemporalVisionTransformer(VisionTransformer):
 
     config: TemporalVitConfig
 
-    def __init__(
-        self,
-        config: TemporalVitConfig,
-        n_layers: int,
-        pool: int,
-        device: torch.device | str | None = None,
-    ):
-        super().__init__(config, n_layers, device)
+    def __init__(self, config: TemporalVitConfig, n_layers: int, pool: int):
+        super().__init__(config, n_layers)
         self.pool = pool
         if config.prune:
             self._check_prune_at()
         if config.method.learned:
-            self.transformer.temporal_token_scorer = TemporalTokenScorer(config, device)
+            self.transformer.temporal_token_scorer = TemporalTokenScorer(config)
 
     def _check_prune_at(self) -> None:
         if not 0 <= self.config.prune_at < self.n_layers - 1:

@@ -16,7 +16,7 @@ from olmo.nn.ranges import MOST_POOL, check_counts
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
 from olmo.nn.token_pruning import select_cells
-from olmo.nn.transfer import to_host
+from olmo.nn.transfer import built_on, to_host
 from olmo.nn.vision_backbone import (
     VisionBackbone,
     VisionBackboneConfig,
@@ -50,7 +50,8 @@ class TemporalVisionBackboneConfig(VisionBackboneConfig):
         self, llm: LlmConfig, device: torch.device | str | None = None
     ) -> TemporalVisionBackbone:
         """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
-        return TemporalVisionBackbone(self, llm, device)
+        with built_on(device):
+            return TemporalVisionBackbone(self, llm)
 
 
 class TemporalVisionBackbone(VisionBackbone):
@@ -59,9 +60,9 @@ class TemporalVisionBackbone(VisionBackbone):
     config: TemporalVisionBackboneConfig
     image_vit: TemporalVisionTransformer
 
-    def build_vit(self, device: torch.device | str | None) -> TemporalVisionTransformer:
+    def build_vit(self) -> TemporalVisionTransformer:
         n_layers, pool = max(self.layers) + 1, self.config.video_pooling
-        return TemporalVisionTransformer(self.config.vit, n_layers, pool, device)
+        return TemporalVisionTransformer(self.config.vit, n_layers, pool)
 
     def forward(
         self,

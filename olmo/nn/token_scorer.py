@@ -29,12 +29,12 @@ class Float32Linear(nn.Linear):
 class ScorerMLP(nn.Module):
     """2E -> H -> H -> 1 with SiLU; H is the ViT's MLP width. The output is float32."""
 
-    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig):
         super().__init__()
         hidden = config.image_mlp_dim
-        self.w1 = nn.Linear(2 * config.image_emb_dim, hidden, device=device)
-        self.w2 = nn.Linear(hidden, hidden, device=device)
-        self.w3 = Float32Linear(hidden, 1, device=device)
+        self.w1 = nn.Linear(2 * config.image_emb_dim, hidden)
+        self.w2 = nn.Linear(hidden, hidden)
+        self.w3 = Float32Linear(hidden, 1)
 
     def reset_parameters(self) -> None:
         for layer in (self.w1, self.w2, self.w3):
@@ -48,10 +48,10 @@ class ScorerMLP(nn.Module):
 class TemporalTokenScorer(nn.Module):
     """Scores cells from the output of one ViT block."""
 
-    def __init__(self, config: VitConfig, device: torch.device | str | None = None):
+    def __init__(self, config: VitConfig):
         super().__init__()
-        self.patch_token_pooler = ViTAttention(config, device=device)
-        self.mlp = ScorerMLP(config, device)
+        self.patch_token_pooler = ViTAttention(config)
+        self.mlp = ScorerMLP(config)
 
     def reset_parameters(self) -> None:
         self.patch_token_pooler.reset_parameters()

@@ -6,9 +6,15 @@ On the CPU both functions return what they are given.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+
+def built_on(device: torch.device | str | None) -> AbstractContextManager[object]:
+    """Modules that are built meanwhile have their parameters there; None: torch's default."""
+    return nullcontext() if device is None else torch.device(device)
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from olmo.nn.image_vit import VisionTransformer, VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.ranges import check_dropout
 from olmo.nn.token_layout import real_slots
-from olmo.nn.transfer import to_device, to_host
+from olmo.nn.transfer import built_on, to_device, to_host
 from olmo.patch_grid import n_cells
 from olmo.token_budget import Budget
 
@@ -60,7 +60,8 @@ class VisionBackboneConfig(Config):
 
     def build(self, llm: LlmConfig, device: torch.device | str | None = None) -> VisionBackbone:
         """Backbone whose features fit ``llm``. Parameters are uninitialised memory."""
-        return VisionBackbone(self, llm, device)
+        with built_on(device):
+            return VisionBackbone(self, llm)
 
 
 @dataclass
@@ -91,25 +92,20 @@ class VisionOutput:
 class VisionBackbone(nn.Module):
     """Dense backbone; ``TemporalVisionBackbone`` adds pruning."""
 
-    def __init__(
-        self,
-        config: VisionBackboneConfig,
-        llm: LlmConfig,
-        device: torch.device | str | None = None,
-    ):
+    def __init__(self, config: VisionBackboneConfig, llm: LlmConfig):
         super().__init__()
         self.config = config
         self.layers = config.read_layers()
         self.projector_std = llm.initializer_range
-        self.image_vit = self.build_vit(device)
-        self.image_pooling_2d = build_pooling(config.vit, len(self.layers), device)
+        self.image_vit = self.build_vit()
+        self.image_pooling_2d = build_pooling(config.vit, len(self.layers))
         self.image_projector = ImageProjector(
-            config.vit.image_emb_dim, llm.mlp_hidden_size // 2, llm.d_model, device
+            config.vit.image_emb_dim, llm.mlp_hidden_size // 2, llm.d_model
         )
         self.feature_dropout = nn.Dropout(config.image_feature_dropout)
 
-    def build_vit(self, device: torch.device | str | None) -> VisionTransformer:
-        return VisionTransformer(self.config.vit, max(self.layers) + 1, device)
+    def build_vit(self) -> VisionTransformer:
+        return VisionTransformer(self.config.vit, max(self.layers) + 1)
 
     def reset_parameters(self) -> None:
         self.image_vit.reset_parameters()

@@ -22,7 +22,7 @@ from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
 from olmo.nn.ranges import MOST_POOL
 from olmo.nn.text_row import TextRow, text_row
-from olmo.nn.transfer import to_device
+from olmo.nn.transfer import built_on, to_device
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.collator import Collator
@@ -65,7 +65,8 @@ class Molmo2Config(Config):
 
     def build(self, device: torch.device | str | None = None) -> Molmo2:
         """Model with uninitialised parameters; see ``Molmo2.reset_parameters``."""
-        return Molmo2(self, device)
+        with built_on(device):
+            return Molmo2(self)
 
     def build_tokenizer(self) -> MolmoTokenizer:
         return self.llm.build_tokenizer()
@@ -148,12 +149,12 @@ class Prompt:
 class Molmo2(nn.Module):
     """The dense model. Build on any device, then ``reset_parameters`` or load weights."""
 
-    def __init__(self, config: Molmo2Config, device: torch.device | str | None = None):
+    def __init__(self, config: Molmo2Config):
         super().__init__()
         self.config = config
         self.special_ids = config.llm.special_ids()
-        self.transformer = Transformer(config.llm, device)
-        self.vision_backbone: VisionBackbone = config.vision_backbone.build(config.llm, device)
+        self.transformer = Transformer(config.llm)
+        self.vision_backbone: VisionBackbone = config.vision_backbone.build(config.llm)
         self.embedding_dropout = nn.Dropout(config.llm.embedding_dropout)
 
     def reset_parameters(self) -> None:

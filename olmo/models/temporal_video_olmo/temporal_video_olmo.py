@@ -18,6 +18,7 @@ from olmo.nn.temporal_vision_backbone import (
     TemporalVisionBackboneConfig,
 )
 from olmo.nn.text_row import TextRow, drop_tokens, kept_tokens
+from olmo.nn.transfer import built_on
 from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
 
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -66,7 +67,8 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     def build(self, device: torch.device | str | None = None) -> TemporalVideoOlmo:
         """Model with uninitialised parameters; see ``reset_parameters``."""
-        return TemporalVideoOlmo(self, device)
+        with built_on(device):
+            return TemporalVideoOlmo(self)
 
 
 def _part(config: Config, kind: type[ConfigType], **changed: object) -> ConfigType:
