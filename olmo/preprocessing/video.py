@@ -12,6 +12,7 @@ import numpy as np
 
 from olmo.config import Config
 from olmo.patch_grid import join_pooling, pooling_windows
+from olmo.token_budget import check_topk
 from olmo.tokenizer import MolmoTokenizer
 
 Subtitle = str | dict[tuple[float, float], str]
@@ -61,8 +62,8 @@ class VideoPreprocessorConfig(Config):
         self.at_least(0, "max_subtitle_tokens")
         if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
-        if self.topk is not None and not 0 <= self.topk < 1:
-            raise ValueError(f"topk must be in [0, 1), got {self.topk}")
+        if self.topk is not None:
+            check_topk(self.topk)
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
