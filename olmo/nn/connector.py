@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from olmo.nn.image_vit import ViTAttention, VitConfig
+from olmo.nn.image_vit import ViTAttention
 
 
 class ImageProjector(nn.Module):
@@ -49,8 +49,3 @@ def pool_windows(
     query = (x.sum(1) / n)[:, None]
     mask = valid_RS[:, None] if masked else None
     return pooling(query, x, mask=mask, backend=pooling.config.sdpa_backend)[:, 0]
-
-
-def build_pooling(vit: VitConfig, n_read_layers: int) -> ViTAttention:
-    """Pooling attention over the concatenated features of ``n_read_layers`` ViT layers."""
-    return ViTAttention(vit, n_read_layers * vit.image_emb_dim)

@@ -141,7 +141,7 @@ class ViTAttention(nn.Module):
         ``mask`` bool [B, Sq or 1, Sk]; ``key_bias`` [B, Sk] is added to the logits.
         """
         x_kv = x_q if x_kv is None else x_kv
-        q, k, v = (self._heads(y).transpose(1, 2) for y in self._qkv(x_q, x_kv))
+        q, k, v = (y.transpose(1, 2) for y in self._heads(x_q, x_kv))
         out = attention(
             q,
             k,
@@ -160,7 +160,7 @@ class ViTAttention(nn.Module):
         """Tokens of a flat row attend inside their segment, ``x`` [K, E] -> [K, E]; or, given
         whole frames ``x`` [F, N, E], to all patches of their frame under ``key_bias`` [F, N]."""
         x_q = x if x.dim() == 2 else layout.gather(x)
-        q, k, v = (self._heads(y) for y in self._qkv(x_q, x))
+        q, k, v = self._heads(x_q, x)
         return segment_attention(
             q,
             k,
@@ -179,11 +179,10 @@ class ViTAttention(nn.Module):
     def _project(self, x: Tensor) -> Tensor:
         return self.dropout(self.wo(x))
 
-    def _qkv(self, x_q: Tensor, x_kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.wq(x_q), self.wk(x_kv), self.wv(x_kv)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.config.image_num_heads, self.config.image_head_dim))
+    def _heads(self, x_q: Tensor, x_kv: Tensor) -> list[Tensor]:
+        """Queries, keys and values, [..., H, head dim] each."""
+        shape = (self.config.image_num_heads, self.config.image_head_dim)
+        return [y.unflatten(-1, shape) for y in (self.wq(x_q), self.wk(x_kv), self.wv(x_kv))]
 
 
 class ViTMLP(nn.Module):
@@ -229,10 +228,8 @@ class ViTBlock(nn.Module):
         self.ffn_norm = LayerNorm(config.image_emb_dim, eps=eps)
 
     def reset_parameters(self) -> None:
-        self.attention.reset_parameters()
-        self.feed_forward.reset_parameters()
-        self.attention_norm.reset_parameters()
-        self.ffn_norm.reset_parameters()
+        for part in (self.attention, self.feed_forward, self.attention_norm, self.ffn_norm):
+            part.reset_parameters()
 
     def forward(
         self, x: Tensor, layout: TokenLayout | None = None, key_bias: Tensor | None = None
@@ -295,12 +292,19 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Outputs [F, N, E] of the blocks ``layers`` (0-based), in that order, for the pixels
         ``images`` [F, N, patch_dim], uint8 or float in [-1, 1]."""
+        _, found = self.first_blocks(images, self.n_layers, layers)
+        return [found[i] for i in layers]
+
+    def first_blocks(
+        self, images: Tensor, n_blocks: int, layers: tuple[int, ...] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Output of the last of the first ``n_blocks``, and by number those of ``layers``."""
         x, found = self.embed(images), {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[:n_blocks]):
             x = block(x)
             if i in layers:
                 found[i] = x
-        return [found[i] for i in layers]
+        return x, found
 
 
 PIXEL_SLACK = 0.02

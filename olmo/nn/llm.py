@@ -248,11 +248,7 @@ class LlmBlock(nn.Module):
             norm.reset_parameters()
 
     def forward(
-        self,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        mask: Mask,
-        cache: KVCache | None = None,
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None = None
     ) -> Tensor:
         """x [B, S, D]; ``mask`` says which keys each token sees, those of ``cache`` included."""
         if self.config.norm_after:
@@ -262,11 +258,7 @@ class LlmBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x)))
 
     def attend(
-        self,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        mask: Mask,
-        cache: KVCache | None,
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None
     ) -> Tensor:
         qk, v = self.att_proj(x).split((sum(self.split[:2]), self.split[2]), -1)
         if not self.per_head_norm:
@@ -310,11 +302,7 @@ class Transformer(nn.Module):
             nn.init.normal_(self.ff_out.weight, std=self.config.initializer_range)
 
     def forward(
-        self,
-        x: Tensor,
-        position_ids: Tensor,
-        mask: Mask,
-        cache: KVCache | None = None,
+        self, x: Tensor, position_ids: Tensor, mask: Mask, cache: KVCache | None = None
     ) -> Tensor:
         """Embedded tokens [B, S, D] -> states after the final norm [B, S, D]."""
         ropes = {}

@@ -17,13 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from olmo.nn.attention import (
-    Pieces,
-    attention,
-    masks_forced,
-    split_attention,
-    token_attention,
-)
+from olmo.nn.attention import Pieces, attention, masks_forced, split_attention, token_attention
 from olmo.nn.attention_parts import (
     AttentionPart,
     Segments,

@@ -69,11 +69,11 @@ class TemporalVisionTransformer(VisionTransformer):
         super().__init__(config, n_layers)
         self.pool = pool
         if config.prune:
-            self._check_prune_at()
+            self.check_prune_at()
         if config.method.learned:
             self.transformer.temporal_token_scorer = TemporalTokenScorer(config)
 
-    def _check_prune_at(self) -> None:
+    def check_prune_at(self) -> None:
         if not 0 <= self.config.prune_at < self.n_layers - 1:
             raise ValueError(
                 f"prune_at={self.config.prune_at}: blocks 0 to {self.n_layers - 1} are built, and "
@@ -112,7 +112,8 @@ class TemporalVisionTransformer(VisionTransformer):
         integers) comes with them.
         """
         config, grid = self.config, self.grid(images.device)
-        x, found = self.until_scoring(images, layers)
+        self.check_prune_at()
+        x, found = self.first_blocks(images, config.prune_at + 1, layers)
         # 1. Score the cells, and choose those that stay.
         scores, aux_loss = self._score(x, images, table)
         keep = torch.ones(len(images), grid.n_cells, dtype=torch.bool, device=x.device)
@@ -146,18 +147,6 @@ class TemporalVisionTransformer(VisionTransformer):
             0 if aux_loss is None else self.n_score_terms(table),
             stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
-
-    def until_scoring(
-        self, images: Tensor, layers: tuple[int, ...] = ()
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Output [F, N, E] of block ``prune_at``, and those of the ``layers`` up to there."""
-        self._check_prune_at()
-        x, found = self.embed(images), {}
-        for i, block in enumerate(self.blocks[: self.config.prune_at + 1]):
-            x = block(x)
-            if i in layers:
-                found[i] = x
-        return x, found
 
     def layout(self, keep: Tensor, grid: CellGrid, counts: list[int] | None = None) -> TokenLayout:
         """The layout that the config asks for."""

@@ -76,11 +76,8 @@ class TemporalVisionBackbone(VisionBackbone):
         """Encode, prune and pool.
 
         Args:
-            images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
-            image_masks: must be None.
-            token_pooling: int64 [B, P, S], flat patch of the row, -1 empty.
-            num_images: int [B, V] frames of each visual input, padding <= 0. Frames beyond a
-                row's sum are padding and are not encoded. Keep it on the CPU to avoid a sync.
+            images, image_masks, token_pooling, num_images: as in ``VisionBackbone.forward``. Keep
+                ``num_images`` on the CPU to avoid a sync.
             multimodal_type: int [B, V], a ``MultimodalType`` each; only VIDEO is pruned.
             topk: share of a video's cells to remove, in [0, 1); None is the config's, 0 the dense
                 backbone.
@@ -175,7 +172,8 @@ class TemporalVisionBackbone(VisionBackbone):
         if self.config.vit.method.pooled:
             index = token_pooling[None]
             return self._pooled_inputs(images, index, table, self._pool_all(images, index))
-        x, _ = self.image_vit.until_scoring(images)
+        self.image_vit.check_prune_at()
+        x, _ = self.image_vit.first_blocks(images, self.config.vit.prune_at + 1)
         return self.image_vit.score_inputs(x, images, table)
 
     def budget(self, topk: float | None = None) -> Budget:
@@ -184,11 +182,7 @@ class TemporalVisionBackbone(VisionBackbone):
         return self.config.budget(pool, pool).at(topk)
 
     def frames(
-        self,
-        num_images: Tensor,
-        multimodal_type: Tensor,
-        n_slots: int,
-        topk: float | None = None,
+        self, num_images: Tensor, multimodal_type: Tensor, n_slots: int, topk: float | None = None
     ) -> FrameTable:
         """The real frames of a batch with ``n_slots`` frame slots per row."""
         budget = self.budget(topk)

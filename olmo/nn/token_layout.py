@@ -207,11 +207,7 @@ class TokenLayout:
 
     @classmethod
     def packed(
-        cls,
-        keep_FM: Tensor,
-        grid: CellGrid,
-        refill: bool = False,
-        counts: list[int] | None = None,
+        cls, keep_FM: Tensor, grid: CellGrid, refill: bool = False, counts: list[int] | None = None
     ) -> TokenLayout:
         """Whole frames in bins of N slots, first fit decreasing, as in the reference.
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from olmo.config import Config
-from olmo.nn.connector import ImageProjector, build_pooling, pool_windows
-from olmo.nn.image_vit import VisionTransformer, VitConfig
+from olmo.nn.connector import ImageProjector, pool_windows
+from olmo.nn.image_vit import VisionTransformer, ViTAttention, VitConfig
 from olmo.nn.llm import LlmConfig
 from olmo.nn.ranges import check_dropout
 from olmo.nn.token_layout import real_slots
@@ -98,7 +98,9 @@ class VisionBackbone(nn.Module):
         self.layers = config.read_layers()
         self.projector_std = llm.initializer_range
         self.image_vit = self.build_vit()
-        self.image_pooling_2d = build_pooling(config.vit, len(self.layers))
+        self.image_pooling_2d = ViTAttention(
+            config.vit, len(self.layers) * config.vit.image_emb_dim
+        )
         self.image_projector = ImageProjector(
             config.vit.image_emb_dim, llm.mlp_hidden_size // 2, llm.d_model
         )

@@ -13,10 +13,7 @@ import torch
 from olmo.config import Config, convert, section
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, check_video_pooling
 from olmo.nn.image_vit import VitConfig
-from olmo.nn.temporal_vision_backbone import (
-    TemporalVisionBackbone,
-    TemporalVisionBackboneConfig,
-)
+from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone, TemporalVisionBackboneConfig
 from olmo.nn.text_row import TextRow, drop_tokens, kept_tokens
 from olmo.nn.transfer import built_on
 from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
