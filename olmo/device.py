@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,6 +13,14 @@ DTYPES = {
     **{"bf16": torch.bfloat16, "bfloat16": torch.bfloat16},
     **{"fp16": torch.float16, "float16": torch.float16},
 }
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float], device: torch.device) -> Iterator[None]:
+    """Notes how long the block took, the work given to ``device`` included."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = device_seconds(device) - start
 
 
 def device_seconds(device: torch.device | str) -> float:

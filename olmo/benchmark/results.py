@@ -10,13 +10,14 @@ from itertools import cycle
 
 import torch
 
+from olmo.benchmark.decode_work import PEAK_BANDWIDTH
 from olmo.benchmark.inputs import DENSE, QUESTION_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.memory import PeakMemory
 from olmo.benchmark.presets import NEW_TOKENS, STAGES, Stage
 from olmo.benchmark.workload import Work, mean_work, stage_work
 from olmo.eval.timing import Spread
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, TRAINING, StageFlops, peak_of
+from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, peak_of
 
 Centre = Callable[[Sequence[float]], float]
 

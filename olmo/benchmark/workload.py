@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from olmo.benchmark.clock import Clock
+from olmo.benchmark.decode_work import decode_bytes, decode_flops
 from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.presets import Stage
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.flops import StageFlops, decode_bytes, decode_flops, model_flops
+from olmo.nn.flops import StageFlops, model_flops
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.token_pruning import PRUNE_METHODS
 

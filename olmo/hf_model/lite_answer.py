@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from olmo.config import convert
+from olmo.device import device_seconds, timed
 from olmo.hf_model.processing import Molmo2LiteProcessor
 from olmo.hf_model.processing_media import VideoSource, from_question
 from olmo.preprocessing.images import ImageSource
@@ -81,15 +81,15 @@ class AnswerMixin:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         seconds: dict[str, float] = {}
         processor = self.get_processor()
-        with _timed("preprocess", seconds, self.device):
+        with timed("preprocess", seconds, self.device):
             given = from_question(question, _several(images), _several(videos))
             given.style, given.options = style, options
             batch = processor.encode([given], max_frames).to(self.device)
-        with _timed("vision", seconds, self.device):
+        with timed("vision", seconds, self.device):
             prompt = self.encode_prompt(**batch, topk=topk)
         prompt.check_length(self.model, max_new_tokens)
         clock = _FirstToken(self.device)
-        with _timed("prefill", seconds, self.device):
+        with timed("prefill", seconds, self.device):
             ids = self.generate_from_prompt(
                 prompt,
                 max_new_tokens=max_new_tokens,
@@ -159,19 +159,5 @@ class _FirstToken(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         if not self.at:
-            _wait(self.device)
-            self.at = time.perf_counter()
+            self.at = device_seconds(self.device)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-@contextmanager
-def _timed(name: str, seconds: dict[str, float], device: torch.device) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    _wait(device)
-    seconds[name] = time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,8 +1,7 @@
 """FLOPs of a forward pass, by stage, for any config, number of frames and share removed.
 
 A multiply-add counts as two. Norms, activations, soft-max and element-wise work are left out, as
-in ``torch.utils.flop_counter``, which a test compares with. Decoding is bound by the bytes that a
-step reads, so they are counted beside its FLOPs.
+in ``torch.utils.flop_counter``, which a test compares with.
 """
 
 from __future__ import annotations
@@ -32,12 +31,9 @@ PEAK_FLOPS = {
 }
 """Dense bf16 FLOP/s by a part of the device name, as the makers state them."""
 
-PEAK_BANDWIDTH = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12}
-"""Bytes per second of the memory, in the same way; the second name is that of the SXM card."""
-
 
 def peak_of(table: Mapping[str, float], device: torch.device) -> float | None:
-    """The entry of ``PEAK_FLOPS`` or ``PEAK_BANDWIDTH`` for ``device``, None if unknown."""
+    """The entry of a table such as ``PEAK_FLOPS`` for ``device``, None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -119,34 +115,13 @@ def connector_flops(backbone: VisionBackboneConfig, llm: LlmConfig, pool: int) -
 def llm_flops(llm: LlmConfig, n_tokens: int, n_logits: int = 1) -> float:
     """Forward pass over a row of ``n_tokens`` (attention over the full square, as computed
     under a mask) with logits at ``n_logits`` positions."""
-    block = 2.0 * n_tokens * _block_weights(llm)
+    block = 2.0 * n_tokens * block_weights(llm)
     block += 4.0 * n_tokens * n_tokens * llm.n_heads * llm.head_size
     return llm.n_layers * block + 2.0 * n_logits * llm.d_model * llm.n_embeddings
 
 
-def decode_flops(llm: LlmConfig, n_prompt: int, n_steps: int) -> float:
-    """``n_steps`` tokens of one row, one at a time, behind a cache of ``n_prompt`` tokens."""
-    n_keys = n_steps * n_prompt + n_steps * (n_steps + 1) / 2
-    attention = 4.0 * n_keys * llm.n_layers * llm.n_heads * llm.head_size
-    return 2.0 * n_steps * _decode_weights(llm) + attention
-
-
-def decode_bytes(llm: LlmConfig, n_prompt: int, n_steps: int, n_rows: int, itemsize: int) -> float:
-    """Bytes that the steps of ``decode_flops`` must read for ``n_rows`` rows: in every step all
-    weights, once for all rows, and the keys and values of every earlier token and its own. A
-    number takes ``itemsize`` bytes."""
-    n_keys = n_rows * (n_steps * n_prompt + n_steps * (n_steps + 1) / 2)
-    cache = 2.0 * n_keys * llm.n_layers * llm.kv_heads * llm.head_size
-    return itemsize * (n_steps * _decode_weights(llm) + cache)
-
-
-def _block_weights(llm: LlmConfig) -> int:
+def block_weights(llm: LlmConfig) -> int:
     """Numbers in the matrices of one block."""
     d, h = llm.d_model, llm.head_size
     q, kv = llm.n_heads * h, llm.kv_heads * h
     return d * (q + 2 * kv) + q * d + d * llm.mlp_hidden_size + llm.mlp_hidden_size // 2 * d
-
-
-def _decode_weights(llm: LlmConfig) -> int:
-    """Numbers in the matrices that a new token meets."""
-    return llm.n_layers * _block_weights(llm) + llm.d_model * llm.n_embeddings

@@ -9,9 +9,7 @@ and after a few of them the step is replayed as a CUDA graph.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache as cached
 from typing import Any, Protocol
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from olmo.device import timed
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.transfer import to_device, to_host
 from olmo.types import VISUAL_INPUTS
@@ -131,11 +130,11 @@ def generate(
     (stops,) = to_device([torch.tensor(list(stop_ids))], device)
     cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
-    with _timed("prefill", timings, device):
+    with timed("prefill", timings, device):
         out = model(**inputs, topk=topk, cache=cache, response_mask=last)
     check_length(out.position_ids, out.valid, max_new_tokens, limit)
     lengths = out.valid.sum(1)
-    with _timed("decode", timings, device):
+    with timed("decode", timings, device):
         cache.start(lengths)
         tokens, scores = _decode(model, out, cache, max_new_tokens, stops, sampling)
     if sampling is not None and bool(scores.isnan().any()):
@@ -241,12 +240,3 @@ def _check_right_padded(input_ids: Tensor) -> None:
     valid = input_ids >= 0
     if bool((valid[:, 1:] & ~valid[:, :-1]).any()) or not bool(valid[:, 0].all()):
         raise ValueError("prompts must be padded on the right with -1, with no gap")
-
-
-@contextmanager
-def _timed(name: str, timings: dict[str, float], device: torch.device) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    timings[name] = time.perf_counter() - start

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from olmo.benchmark.inputs import DENSE, Inputs, Setting
-from olmo.benchmark.presets import ModelSpec
-from olmo.benchmark.workload import STAGES, Outcome, run_stage
+from olmo.benchmark.presets import STAGES, ModelSpec
+from olmo.benchmark.workload import Outcome, run_stage
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.generate import GenerateOutput
 from olmo.nn.kv_cache import KVCache
