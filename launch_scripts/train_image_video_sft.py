@@ -38,6 +38,7 @@ from olmo.command_line import Parser, exit_code, positive
 from olmo.config import expand, merge, nearest, nested, parse_overrides, read_settings, section
 
 if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2Config
     from olmo.train.config import TrainConfig
 
 log = logging.getLogger("train")
@@ -89,21 +90,25 @@ def build_parser() -> Parser:
 
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
-    """Defaults, then the checkpoint's model, then ``--config`` files, then the command line."""
-    from olmo.legacy import rows_of
+    """The checkpoint's model, then the recipe, then ``--config`` files, then the command line."""
+    from olmo.legacy import rows_of, translate
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
+    from olmo.train.recipe import changed_by_recipe, misfits, recipe_for
 
-    check_flags(overrides, vars(args), {*TrainConfig.field_types(), *rows_of(TrainConfig)})
+    fields = TrainConfig.field_types()
+    check_flags(overrides, vars(args), {*fields, *rows_of(TrainConfig)})
     given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
     data: dict[str, Any] = {}
     for file in args.config:
         data = merge(data, read_settings(file))
     for flag, value in given.items():
         data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
-    data = merge(data, overrides)
-    model = start_model(args.checkpoint, args.dry_run)
-    data["model"] = merged_model_config(model, section(data, "model"))
+    data = translate(TrainConfig, merge(data, overrides), fields)
+    start = start_model(args.checkpoint, args.dry_run).to_dict()
+    recipe = recipe_for(start)
+    model = merge(start, recipe["model"])
+    data = merge(recipe, data) | {"model": merged_model_config(model, section(data, "model"))}
     config = TrainConfig.from_dict(data)
     for flag, value in given.items():
         found = functools.reduce(getattr, KEYS[flag].split("."), config)
@@ -111,6 +116,11 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
             raise ValueError(
                 f"{flag}={value} and {KEYS[flag]}={found} contradict: give one of them"
             )
+    if int(os.environ.get("RANK", 0)) == 0:
+        for line in changed_by_recipe(start, config.model):
+            log.info("%s", line)
+        for line in misfits(config):
+            log.warning("%s", line)
     return config
 
 
@@ -123,20 +133,20 @@ def check_flags(overrides: dict[str, Any], flags: Collection[str], keys: Collect
             raise ValueError(f"unknown flag --{key}. Did you mean --{near[0]}?")
 
 
-def start_model(checkpoint: str, dry_run: bool) -> dict[str, Any]:
-    """Model section of a checkpoint; of a preset as well where no weights are needed."""
+def start_model(checkpoint: str, dry_run: bool) -> Molmo2Config:
+    """Model config of a checkpoint; of a preset as well where no weights are needed."""
     from olmo.model_configs import LLMS, preset_model_config
-    from olmo.models.loading import load_model_config, select_checkpoint
+    from olmo.models.loading import load_model_config, merged_model_config, select_checkpoint
 
     if not Path(checkpoint).exists():
         if checkpoint in LLMS and dry_run:
-            return preset_model_config(checkpoint)
+            return merged_model_config(preset_model_config(checkpoint), {})
         if checkpoint in LLMS:
             raise ValueError(f"{checkpoint!r} is a preset without weights: use it with --dry_run")
         if dry_run:
             hint = nearest(checkpoint, LLMS)
             raise ValueError(f"{checkpoint}: no such checkpoint folder, and no preset; {hint}")
-    return load_model_config(select_checkpoint(checkpoint)).to_dict()
+    return load_model_config(select_checkpoint(checkpoint))
 
 
 def print_plan(config: TrainConfig) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from olmo.data.custom import CustomDataset
 from olmo.data.mixture import CUSTOM, Mixture, mixture_file
+from olmo.mappings import flat
 from olmo.models.loading import SHARDED, select_checkpoint
 from olmo.train.config import TrainConfig
 
@@ -89,7 +89,7 @@ def compare(
     found = Differences()
     _compare_start(found, before, config, stored.get("start"), now.get("start"))
     _compare_data(found, before, config, stored.get("data"), now["data"])
-    old, new = dict(_flat(before.to_dict())), dict(_flat(config.to_dict()))
+    old, new = dict(flat(before.to_dict())), dict(flat(config.to_dict()))
     for key in dict.fromkeys((*old, *new)):
         a, b = old.get(key), new.get(key)
         if a == b or not _matches(key, (*IDENTITY, *CHANGES)) or _matches(key, NO_MATTER):
@@ -187,11 +187,3 @@ def _chosen(start: str) -> str:
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(key, pattern) for pattern in patterns)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

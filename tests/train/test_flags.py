@@ -3,7 +3,6 @@ with the name of what to use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from launch_scripts.train_image_video_sft import build_config, build_parser
 from olmo import legacy
 from olmo.config import ConfigError, merge, parse_overrides, read_settings
+from olmo.mappings import flat
 from olmo.train.config import TrainConfig
 from tests.train.conftest import REPOSITORY
 
@@ -167,14 +167,6 @@ def config_of(flags: str = "") -> TrainConfig:
     given = [f"--{flag.removeprefix('--')}" for flag in flags.split(" --")] if flags else []
     args, rest = build_parser().parse_known_args(["tiny", "debug", "--dry_run", *given])
     return build_config(args, parse_overrides(rest))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def at(config: TrainConfig, key: str) -> Any:

@@ -1,0 +1,108 @@
+"""The fine-tuning recipe (``olmo/recipe.yaml``) laid over a start checkpoint, and what to say when
+a run begins: what the recipe changed, and which settings do not fit the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from olmo.config import merge, read_yaml, section
+from olmo.mappings import flat
+from olmo.models.molmo2.molmo2 import Molmo2Config
+from olmo.nn.temporal_image_vit import TemporalVitConfig
+from olmo.train.config import TrainConfig
+from olmo.train.dry_run import full_row
+from olmo.train.optim import GROUPS, cosine_lr
+
+PUBLISHED_FRAME = [378, 378]
+"""Pixels of the frames of the published models. Others keep their video section and length."""
+LONG_VIDEO = 2048
+"""Tokens of a video beside which a row of text is short."""
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return read_yaml(Path(__file__).parents[1] / "recipe.yaml")
+
+
+def recipe_for(model: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's settings for a run that starts from the model section ``model``."""
+    recipe = merge({}, _file())
+    over = dict(recipe["model"])
+    preprocessor = dict(over["mm_preprocessor"])
+    if section(model, "vision_backbone", "vit")["image_default_input_size"] != PUBLISHED_FRAME:
+        del preprocessor["video"]
+        over["llm"] = {k: v for k, v in over["llm"].items() if k != "max_sequence_length"}
+    if section(model, "mm_preprocessor").get("image", {}) is None:
+        del preprocessor["image"]  # images are refused
+    return recipe | {"model": over | {"mm_preprocessor": preprocessor}}
+
+
+def changed_by_recipe(start: dict[str, Any], model: Molmo2Config) -> list[str]:
+    """A line for every value of the model section ``start`` that the recipe changed on the way to
+    ``model``."""
+    before, now = dict(flat(start)), dict(flat(model.to_dict()))
+    return [
+        f"the recipe sets model.{key}={value}, the checkpoint has {before[key]}"
+        for key, value in flat(recipe_for(start)["model"])
+        if now[key] == value and before.get(key, value) != value
+    ]
+
+
+def misfits(config: TrainConfig) -> list[str]:
+    """A line for every setting that makes little sense in this run, with the flag to change."""
+    return [line for line in (*_warmups(config), _scorer(config), *_rows(config)) if line]
+
+
+def _warmups(config: TrainConfig) -> Iterator[str]:
+    last, schedule = (
+        min(config.max_duration, config.stop_at or config.max_duration),
+        config.scheduler,
+    )
+    late = {
+        group: warmup
+        for group in GROUPS
+        if group not in config.frozen and last <= (warmup := getattr(schedule, f"{group}_t_warmup"))
+    }
+    for group, warmup in late.items():
+        peak = config.optimizer.of(group, "learning_rate")
+        reached = cosine_lr(last, peak, warmup, config.max_duration, schedule)
+        yield (
+            f"--scheduler.{group}_t_warmup={warmup} is not over within {last} steps: the learning "
+            f"rate ends at {reached:.1e} of {peak:.1e}. Give a shorter one, such as {last // 10}"
+        )
+
+
+def _scorer(config: TrainConfig) -> str:
+    vit, group = config.model.vision_backbone.vit, "temporal_token_scorer"
+    if not isinstance(vit, TemporalVitConfig) or not vit.method.learned:
+        return ""
+    if config.model.removed_share == 0:
+        return (
+            "nothing is removed, so the token scorer does not train: "
+            f"model.vision_backbone.vit.topk={vit.topk}, prune={vit.prune}"
+        )
+    if group in config.frozen:
+        return "the token scorer prunes, but does not train: --ft_temporal_token_scorer=False"
+    if config.optimizer.of(group, "learning_rate") == 0:
+        return f"the token scorer prunes, but does not train: --optimizer.{group}_learning_rate=0"
+    return ""
+
+
+def _rows(config: TrainConfig) -> Iterator[str]:
+    frames = config.model.mm_preprocessor.video.max_frames
+    videos, row = full_row(config)
+    tokens, limit = round(row.tokens / videos), config.data.sequence_length
+    if config.data.packing is None and tokens >= LONG_VIDEO:
+        yield (
+            f"rows hold one example each, and short ones are padded to videos of {tokens} tokens: "
+            "--packing with --seq_len=N fills them"
+        )
+    if limit is not None and tokens > limit:
+        yield (
+            f"a video of {frames} frames has about {tokens} tokens after pruning, more than "
+            f"--seq_len={limit}: longer examples are left out. Give fewer "
+            "--model.mm_preprocessor.max_frames or a larger --seq_len"
+        )
