@@ -79,7 +79,7 @@ def _scorer(config: TrainConfig) -> str:
     vit, group = config.model.vision_backbone.vit, "temporal_token_scorer"
     if not isinstance(vit, TemporalVitConfig) or not vit.method.learned:
         return ""
-    if config.model.removed_share == 0:
+    if config.model.budget.topk == 0:
         return (
             "nothing is removed, so the token scorer does not train: "
             f"model.vision_backbone.vit.topk={vit.topk}, prune={vit.prune}"
