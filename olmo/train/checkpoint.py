@@ -14,7 +14,7 @@ import datetime
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,7 @@ from olmo.outside import describe
 from olmo.train.config import TrainConfig
 from olmo.train.errors import SaveError
 from olmo.train.intact import check_tensors
+from olmo.train.optim import group_of
 from olmo.train.state import (
     STATE_FILE,
     StoredState,
@@ -96,8 +97,11 @@ class Checkpointer:
         model_state, optim_state = get_state_dict(model, optimizer)
         for group in cast(list[dict[str, Any]], optim_state["param_groups"]):
             group.pop("fused", None)  # of this device: the run may go on on another
+        tensors: dict[str, Any] = {"model": model_state, "optim": optim_state}
+        if state.step >= self.config.max_duration and not self.config.save_final_optim:
+            del tensors["optim"]
         written = dcp.async_save(
-            {"model": model_state, "optim": optim_state},
+            tensors,
             checkpoint_id=self.part / SHARDED,
             process_group=self.group,
         )
@@ -195,13 +199,14 @@ def on_main(action: Callable[[], object]) -> None:
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reset: bool = False
 ) -> TrainerState:
     """Restore model, optimizer and random state in place; any number of ranks.
 
-    Learning rates, decay and betas stay those of ``optimizer``, which the config sets. Everything
-    is read and checked first: a ``CheckpointError``, the same on every rank, leaves model and
-    optimizer as they were.
+    Learning rates, decay and betas stay those of ``optimizer``, which the config sets. A tensor
+    that did not train before has a fresh state, with ``reset`` every tensor. Everything is read and
+    checked first: a ``CheckpointError``, the same on every rank, leaves model and optimizer as they
+    were. ``ValueError`` if the optimizer's state was not saved.
     """
     stored = everywhere(lambda: read_state(folder))
     same_ranks = stored.world_size == get_world_size()
@@ -212,14 +217,12 @@ def load_checkpoint(
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
     everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source))
-    state: dict[str, Any] = {"model": model_state, "optim": optim_state}
-    read_into(source.reader, state)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optim"],
-    )
+    states = cast(dict[str, dict[str, Tensor]], optim_state["state"])
+    kept = {} if reset else _saved_states(folder, source.reader.entries, states)
+    read_into(source.reader, {"model": model_state, "optim": {"state": kept}})
+    for value in (v for name in states.keys() - kept.keys() for v in states[name].values()):
+        value.zero_()
+    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optim_state)
     for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(values)
     if random is not None:
@@ -228,6 +231,26 @@ def load_checkpoint(
         before, now = stored.world_size, get_world_size()
         log.warning("resuming %d ranks on %d: dropout differs", before, now)
     return stored.state
+
+
+def _saved_states(
+    folder: Path, entries: Collection[str], states: dict[str, dict[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Those of ``states``, by name of the parameter, that ``entries`` holds; says what differs."""
+    prefix, suffix = "optim.state.", ".step"
+    steps = [key for key in entries if key.startswith(prefix) and key.endswith(suffix)]
+    saved = {key.removeprefix(prefix).removesuffix(suffix) for key in steps}
+    if not saved:
+        raise ValueError(
+            f"{folder} holds no state of the optimizer (save_final_optim=False): go on with a "
+            "fresh one by --reset_optimizer_state"
+        )
+    new, gone = states.keys() - saved, saved - states.keys()
+    for names, what in ((new, "trained without before: fresh"), (gone, "no longer trains: no")):
+        if names and is_main():
+            groups = ", ".join(sorted({group_of(name) for name in names}))
+            log.warning("%s: %d tensors of %s %s optimizer state", folder, len(names), groups, what)
+    return {name: state for name, state in states.items() if name in saved}
 
 
 def save_unsharded(

@@ -175,6 +175,11 @@ class TrainConfig(Config):
         """Parameter groups in which low-rank adapters train in place of the parameters."""
         return [] if self.lora is None else self.lora.groups
 
+    @property
+    def last_step(self) -> int:
+        """Where the run ends, if nothing stops it before."""
+        return min(self.max_duration, self.stop_at or self.max_duration)
+
     def check_ranks(self, n_ranks: int) -> None:
         """``ValueError`` if rows or weights cannot be shared out among so many."""
         n_shards(n_ranks, self.fsdp.replicas)

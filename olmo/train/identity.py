@@ -54,6 +54,14 @@ class Differences:
     data: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
 
+    @property
+    def other_stream(self) -> bool:
+        """Whether the number of an example means another example now."""
+        of_data = ("data.seed", "data.split", "data.shuffle", "data.mixture", "data.custom")
+        return bool(self.data) or any(
+            line.startswith(of_data) for line in (*self.identity, *self.settings)
+        )
+
 
 def identity_of(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
     """What a checkpoint keeps of the run: where it started, and each data set's size and share;

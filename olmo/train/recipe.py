@@ -57,10 +57,7 @@ def misfits(config: TrainConfig) -> list[str]:
 
 
 def _warmups(config: TrainConfig) -> Iterator[str]:
-    last, schedule = (
-        min(config.max_duration, config.stop_at or config.max_duration),
-        config.scheduler,
-    )
+    last, schedule = config.last_step, config.scheduler
     late = {
         group: warmup
         for group in GROUPS

@@ -17,7 +17,7 @@ from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.config import TrainConfig
-from olmo.train.identity import compare
+from olmo.train.identity import Differences, compare
 from olmo.train.state import TrainerState, read_config, read_state
 from olmo.train.steps import newest_whole, set_aside, tidy, whole_under_other_names
 
@@ -62,26 +62,30 @@ def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path 
     return found.whole
 
 
-def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) -> None:
-    """``ValueError`` if ``folder`` is of another run than ``config`` with ``identity``, or of one
-    that is finished and would not learn what has changed. Other changes are warned of."""
-    state = read_state(folder).state
-    found = compare(read_config(folder), state.identity, config, identity)
-    everything = [*found.identity, *found.data, *found.settings]
-    listed = "".join(f"\n  {line}" for line in everything)
+def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) -> Differences:
+    """What has changed since ``folder``, which is said. ``ValueError`` if it is of another run than
+    ``config`` with ``identity``, or of one that is finished and would not learn what has changed.
+    """
+    state, before = read_state(folder).state, read_config(folder)
+    found = compare(before, state.identity, config, identity)
+    lines = [*found.identity, *found.data, *found.settings]
+    listed = "".join(f"\n  {line}" for line in lines)
     if found.identity and not config.allow_changes:
         listed = "".join(f"\n  {line}" for line in found.identity)
         raise ValueError(
             f"{folder} is of another run:{listed}\nTake another --save_folder for a new run, or "
             "go on with this one under the new values by --allow_changes"
         )
-    if everything and state.step >= config.max_duration:
+    if lines and state.step >= config.last_step:
         raise ValueError(
             f"{folder}: the run is finished, so nothing would be trained with what has changed:"
             f"{listed}\nTake another --save_folder, or a larger --max_duration"
         )
-    if everything:
+    if before.max_duration != config.max_duration and state.step < config.last_step:
+        listed += f"\n  max_duration: {before.max_duration}, now {config.max_duration}"
+    if listed:
         log.warning("%s: changed since this checkpoint:%s", folder, listed)
+    return found
 
 
 def resume(
@@ -92,8 +96,9 @@ def resume(
 ) -> TrainerState | None:
     """Load the newest checkpoint that can be read into model and optimizer; None if there is none.
 
-    One whose tensors prove damaged is moved aside once an older one stands in for it. Raises what
-    ``find_resume`` and ``check_same_run`` do.
+    Examples that waited to be packed are left out if their numbers mean others now. A checkpoint
+    whose tensors prove damaged is moved aside once an older one stands in for it. Raises what
+    ``find_resume``, ``check_same_run`` and ``load_checkpoint`` do.
     """
     passed: Passed = {}
     proved: list[Path] = []
@@ -102,16 +107,22 @@ def resume(
         folder = from_main(partial(find_resume, config, below, passed))
         if folder is None:
             return None
-        from_main(partial(check_same_run, folder, config, identity))
+        found = from_main(partial(check_same_run, folder, config, identity))
+        step = int(folder.name.removeprefix("step"))
+        fresh = config.reset_optimizer_state or step >= config.last_step
         try:
-            state = load_checkpoint(folder, model, optimizer)
+            state = load_checkpoint(folder, model, optimizer, fresh)
             break
         except CheckpointError as e:
-            passed[folder], below = str(e), int(folder.name.removeprefix("step"))
+            passed[folder], below = str(e), step
             proved.append(folder)
+    if found.other_stream:
+        state.lanes = {j: {**lane, "buffered": []} for j, lane in state.lanes.items()}
     if is_main():
         _say_fallback(folder, passed, proved)
         log.info("resumed from %s", folder)
+        if config.reset_optimizer_state:
+            log.warning("the optimizer begins afresh, at every start with reset_optimizer_state")
     return state
 
 

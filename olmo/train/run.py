@@ -47,18 +47,12 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
             trainer.fit()
         elif is_main():
             log.warning(
-                "the run in %s is finished: step %d, --%s; nothing was trained. To train longer, "
-                "give a larger --max_duration; for another run, another --save_folder",
-                *(folder, trainer.state.step, _end(config)),
+                "the run in %s is finished: step %d, --max_duration=%d, --stop_at=%s; nothing was "
+                "trained. To train longer, give a larger --max_duration; for another run, another "
+                "--save_folder",
+                *(folder, trainer.state.step, config.max_duration, config.stop_at),
             )
         return trainer
-
-
-def _end(config: TrainConfig) -> str:
-    """The setting by which a run ends."""
-    stop_at = config.stop_at or config.max_duration
-    key = "stop_at" if stop_at < config.max_duration else "max_duration"
-    return f"{key}={min(stop_at, config.max_duration)}"
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
 def read_config(folder: Path) -> TrainConfig:
     """The config in a step folder; ``CheckpointError`` if it is none."""
     file = folder / CONFIG_FILE
-    data = read_settings(file)
+    data = {"ft_embedding": "all", **read_settings(file)}  # which older runs train
     try:
         return TrainConfig.from_dict(data)
     except ConfigError as e:

@@ -118,9 +118,8 @@ class Trainer:
     @property
     def last_step(self) -> int:
         """Where this start of the run ends, if nothing stops it before."""
-        config, step = self.config, self.state.step
-        ends = (config.max_duration, config.stop_at, step + n if (n := config.stop_after) else None)
-        return min(end for end in ends if end is not None)
+        last, more = self.config.last_step, self.config.stop_after
+        return last if more is None else min(last, self.state.step + more)
 
     @property
     def micro_batches_per_step(self) -> int:

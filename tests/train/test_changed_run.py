@@ -1,0 +1,180 @@
+"""A run that goes on under other settings: what trains, decay, duration, data, no optimizer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from olmo.config import merge
+from olmo.data.loader import LaneState
+from olmo.train.config import TrainConfig
+from olmo.train.optim import group_of
+from olmo.train.resume import resume
+from olmo.train.trainer import Trainer
+from tests.train.rows import make_trainer, train_config, write_start
+from tests.train.state import snapshot, take_step
+
+ROWS = [[[0], [1]]]
+IDENTITY = {"data": {"a": {"examples": 5, "rate": 1.0}}}
+LANES: dict[int, LaneState] = {0: {"next_id": 9, "buffered": [4, 7]}}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    write_start("stts", folder)
+    return folder
+
+
+def config_of(folder: Path, **changes: Any) -> TrainConfig:
+    rows = {"global_train_batch_size": 1, "device_train_microbatch_size": 1}
+    return train_config("stts", folder, **merge({"max_duration": 4, **rows}, changes))
+
+
+def begun(config: TrainConfig, start: Path, steps: int = 2) -> Trainer:
+    trainer = make_trainer(config, start)
+    for _ in range(steps):
+        take_step(trainer, ROWS)
+    trainer.state.identity, trainer.state.lanes = dict(IDENTITY), dict(LANES)
+    trainer.save()
+    trainer.checkpoints.wait()
+    return trainer
+
+
+def continued(config: TrainConfig, start: Path, identity: dict[str, Any] | None = None) -> Trainer:
+    trainer = make_trainer(config, start)
+    state = resume(config, identity or IDENTITY, trainer.model, trainer.optimizer)
+    assert state is not None
+    trainer.state = state
+    return trainer
+
+
+def states(trainer: Trainer) -> dict[str, dict[str, torch.Tensor]]:
+    """Optimizer state by name of the parameter."""
+    names = {
+        p: n.replace("_checkpoint_wrapped_module.", "") for n, p in trainer.model.named_parameters()
+    }
+    return {names[p]: values for p, values in trainer.optimizer.state.items()}
+
+
+FREEZE = {"ft_vit": False, "ft_embedding": "lm_head"}
+UNFREEZE = {"ft_vit": True, "ft_embedding": "all"}
+
+
+def test_what_is_unfrozen_begins_with_a_fresh_state(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = states(begun(config_of(tmp_path, **FREEZE), start))
+    trainer = continued(config_of(tmp_path, **UNFREEZE), start)
+    after = states(trainer)
+    new = after.keys() - before.keys()
+    assert "transformer.wte.embedding" in new and {group_of(n) for n in new} == {"llm", "vit"}
+    assert not any(value.any() for name in new for value in after[name].values())
+    for name, values in before.items():
+        assert all(torch.equal(after[name][key], value) for key, value in values.items())
+    assert f"{len(new)} tensors of llm, vit trained without before: fresh optimizer" in caplog.text
+    assert "ft_vit: False, now True" in caplog.text
+    take_step(trainer, ROWS)
+    assert states(trainer)["transformer.wte.embedding"]["step"] == 1
+
+
+def test_what_is_frozen_loses_its_state(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = states(begun(config_of(tmp_path, **UNFREEZE), start))
+    trainer = continued(config_of(tmp_path, **FREEZE), start)
+    gone = before.keys() - states(trainer).keys()
+    assert "transformer.wte.embedding" in gone
+    assert f"{len(gone)} tensors of llm, vit no longer trains: no optimizer state" in caplog.text
+    take_step(trainer, ROWS)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.1), (0.1, 0.2), (0.1, 0.0)])
+def test_weight_decay_is_that_of_the_config(
+    before: float, after: float, start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = begun(config_of(tmp_path, optimizer={"llm_weight_decay": before}), start)
+    settings = {"llm_weight_decay": after, "betas": [0.5, 0.6]}
+    trainer = continued(config_of(tmp_path, optimizer=settings), start)
+    groups = [g for g in trainer.optimizer.param_groups if g["group_name"] == "llm"]
+    assert groups[0]["weight_decay"] == after and groups[0]["betas"] == (0.5, 0.6)
+    one, other = snapshot(first), snapshot(trainer)
+    assert one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+    assert f"optimizer.llm_weight_decay: {before}, now {after}" in caplog.text
+    assert "optimizer.betas: " in caplog.text
+
+
+def test_another_duration_is_said(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(config_of(tmp_path), start)
+    continued(config_of(tmp_path, max_duration=8), start)
+    assert "max_duration: 4, now 8" in caplog.text
+    caplog.clear()
+    assert continued(config_of(tmp_path, max_duration=1), start).state.step == 2  # nothing to do
+    assert not caplog.text
+
+
+OTHER = {"data": {"a": {"examples": 3, "rate": 1.0}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "identity", "waiting"),
+    [
+        ({}, IDENTITY, [4, 7]),
+        ({"data": {"sequence_length": 64}}, IDENTITY, [4, 7]),
+        ({}, OTHER, []),
+        ({"data": {"mixture": "synthetic_text_qa"}, "allow_changes": True}, OTHER, []),
+        ({"data": {"seed": 3}, "allow_changes": True}, IDENTITY, []),
+        ({"data": {"shuffle": False}}, IDENTITY, []),
+    ],
+)
+def test_numbers_of_other_examples_are_not_read(
+    changes: dict[str, Any],
+    identity: dict[str, Any],
+    waiting: list[int],
+    start: Path,
+    tmp_path: Path,
+) -> None:
+    begun(config_of(tmp_path), start)
+    trainer = continued(config_of(tmp_path, **changes), start, identity)
+    assert trainer.state.lanes == {0: {"next_id": 9, "buffered": waiting}}
+
+
+def test_a_last_checkpoint_without_optimizer(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"save_final_optim": False, "max_duration": 2}
+    first = begun(config_of(tmp_path, **settings), start)
+    entries = (tmp_path / "step2" / "model_and_optim" / ".metadata").read_bytes()
+    assert b"optim." not in entries
+    assert continued(config_of(tmp_path, **settings), start).state.step == 2  # finished
+    with pytest.raises(ValueError, match=r"step2 holds no state .*--reset_optimizer_state"):
+        continued(config_of(tmp_path, max_duration=4), start)
+    caplog.set_level(logging.WARNING)
+    trainer = continued(config_of(tmp_path, reset_optimizer_state=True), start)
+    assert "begins afresh" in caplog.text
+    weights = first.model.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in trainer.model.state_dict().items())
+    assert not any(v.any() for values in states(trainer).values() for v in values.values())
+
+
+def test_the_optimizer_can_begin_afresh(start: Path, tmp_path: Path) -> None:
+    begun(config_of(tmp_path), start)
+    trainer = continued(config_of(tmp_path, reset_optimizer_state=True), start)
+    assert trainer.state.step == 2
+    assert not any(v.any() for values in states(trainer).values() for v in values.values())
+
+
+def test_a_run_from_before_the_key_trained_the_embeddings(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(config_of(tmp_path, ft_embedding="all"), start)
+    file = tmp_path / "step2" / "config.yaml"
+    file.write_text(file.read_text().replace("ft_embedding: all\n", ""))
+    continued(config_of(tmp_path, ft_embedding="lm_head"), start)
+    assert "ft_embedding: 'all', now 'lm_head'" in caplog.text
