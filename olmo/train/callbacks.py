@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,41 +20,52 @@ from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
 
-SHOWN = {"train/CrossEntropyLoss": "loss", "train/Accuracy": "acc", "train/AuxLoss": "aux"}
+SHOWN = {
+    "train/CrossEntropyLoss": ("loss", 3),
+    "train/Accuracy": ("acc", 3),
+    "train/AuxLoss": ("aux", 3),
+    "throughput/tokens_per_second": ("tok/s", 0),
+    "throughput/frames_per_second": ("frames/s", 0),
+    "throughput/mfu": ("mfu", 2),
+}
+"""Name and decimals of the figures that are shown, the first ones before the others."""
+BAR = 40
+"""Columns that a progress bar needs without figures."""
 
 
 class ProgressCallback(Callback):
-    """A progress bar with the main figures and the time left; plain log lines where stderr is no
-    terminal."""
+    """A progress bar with the time left and as many figures as its terminal has room for; log
+    lines, the first at once, where stderr is no terminal."""
 
     def on_start(self, trainer: Trainer) -> None:
-        config = trainer.config
+        self.first, self.last = trainer.state.step, trainer.last_step
         self.bar = tqdm(
-            total=config.max_duration,
-            initial=trainer.state.step,
-            desc=config.run_name,
-            unit="step",
+            total=self.last,
+            initial=self.first,
+            bar_format="{n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}",
             dynamic_ncols=True,
             disable=None,
         )
-        self.started, self.first = time.time(), trainer.state.step
+        self.started = time.time()
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        figures = {
-            short: f"{metrics[name]:.3f}" for name, short in SHOWN.items() if name in metrics
-        }
-        figures["tok/s"] = f"{metrics['throughput/tokens_per_second']:.0f}"
-        figures["frames/s"] = f"{metrics['throughput/frames_per_second']:.0f}"
-        if (mfu := metrics.get("throughput/mfu")) is not None:
-            figures["mfu"] = f"{mfu:.1%}"
-        self.bar.set_postfix(figures, refresh=False)
-        self.bar.update()
-        step, last = trainer.state.step, trainer.config.max_duration
-        due = step % trainer.config.console_log_interval == 0 or step in (1, last)
-        if self.bar.disable and due:
-            pace = (time.time() - self.started) / (step - self.first)
-            text = " ".join(f"{k}={v}" for k, v in figures.items())
-            log.info("step %d/%d %s eta=%.1fmin", step, last, text, pace * (last - step) / 60)
+        figures = [
+            f"{short}={metrics[name]:.{digits}f}"
+            for name, (short, digits) in SHOWN.items()
+            if name in metrics
+        ]
+        step, done = trainer.state.step, trainer.state.step - self.first
+        if self.bar.disable:
+            if step % trainer.config.console_log_interval == 0 or step == self.last or done == 1:
+                minutes = (time.time() - self.started) / done * (self.last - step) / 60
+                text = " ".join(figures)
+                log.info("step %d/%d %s eta=%.1fmin", step, self.last, text, minutes)
+            return
+        room = shutil.get_terminal_size().columns - BAR
+        while figures and len(", ".join(figures)) > room:
+            figures.pop()
+        self.bar.set_postfix_str(", ".join(figures), refresh=False)
+        self.bar.update(step - self.bar.n)
 
     def on_end(self, trainer: Trainer) -> None:
         self.bar.close()
