@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from olmo.files import write_json, write_text
 from olmo.outside import OutsideError, foreign
 from olmo.train.errors import TrainingError
 from olmo.train.trainer import Callback, Trainer
@@ -72,12 +73,8 @@ class ProgressCallback(Callback):
 
 
 class JsonlCallback(Callback):
-    """Every step's metrics as a line of ``metrics.jsonl``; the last ones in ``summary.json``.
-
-    A number that is not finite is written as null.
-
-    Lines of steps that a resumed run does again are dropped first.
-    """
+    """Every step's metrics as a line of ``metrics.jsonl``; the last ones in ``summary.json``. What
+    is not finite is null. Lines of steps that a resumed run does again are dropped first."""
 
     def on_start(self, trainer: Trainer) -> None:
         folder = Path(trainer.config.save_folder)
@@ -99,9 +96,7 @@ class JsonlCallback(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         self.file.close()
-        part = self.summary.with_suffix(".part")
-        part.write_text(json.dumps(self.last, indent=2) + "\n")
-        os.replace(part, self.summary)
+        write_json(self.summary, self.last)
 
 
 class WandbError(OutsideError):
@@ -146,10 +141,10 @@ class WandbCallback(Callback):
         trainer.state.wandb_id = self.run.id
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        settings = trainer.config.wandb
-        assert settings is not None
         import wandb
 
+        settings = trainer.config.wandb
+        assert settings is not None
         shown: dict[str, Any] = dict(metrics)
         shown |= {name: wandb.Image(str(file)) for name, file in trainer.pictures.items()}
         for name, counts in trainer.histograms.items():
@@ -172,6 +167,4 @@ def _drop_later_lines(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, LookupError, TypeError, RecursionError):
             log.warning("%s: dropped an unreadable line (a run was killed while writing)", path)
-    new = path.with_name(f".{path.name}-tmp")
-    new.write_text("".join(line + "\n" for line in kept))
-    new.replace(path)  # a kill on the way loses nothing
+    write_text(path, "".join(line + "\n" for line in kept))

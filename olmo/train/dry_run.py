@@ -13,12 +13,12 @@ from olmo.config import to_yaml
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.nn.attention import kernel_table
 from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, model_flops
-from olmo.nn.temporal_vision_backbone import TemporalVisionBackboneConfig
 from olmo.train.config import TrainConfig
 from olmo.train.fits import fits_table
 from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
 from olmo.train.optim import named_groups
+from olmo.train.throughput import dense_backbone
 
 TEXT_TOKENS_PER_FRAME = 8
 """Time stamp and frame tokens, roughly."""
@@ -33,45 +33,49 @@ def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
     """The report of ``--dry_run`` for ``n_gpus`` processes."""
     model = config.model.build("meta")
     choose_trained(model, config)
-    lines = [to_yaml(config.to_dict())]
-    lines += _parameter_report(model)
-    lines += _video_report(config)
-    lines += _run_report(config, model, n_gpus)
-    lines += ["One GPU: memory with one row at a time, and the most rows that fit (-: none)"]
-    lines += [fits_table(config, full_row(config)[1])]
-    lines += ["Attention kernels on a GPU, in bfloat16"]
-    lines += [
-        f"  {case:28s}{name}" for case, name in kernel_table(torch.device("cuda"), torch.bfloat16)
-    ]
-    return "\n".join(lines)
+    kernels = kernel_table(torch.device("cuda"), torch.bfloat16)
+    return "\n".join(
+        [
+            to_yaml(config.to_dict()),
+            *_parameter_report(model),
+            *_video_report(config.model),
+            *_run_report(config, model, n_gpus),
+            "One GPU: memory with one row at a time, and the most rows that fit (-: none)",
+            fits_table(config, full_row(config)[1]),
+            "Attention kernels on a GPU, in bfloat16",
+            *(f"  {case:28s}{name}" for case, name in kernels),
+        ]
+    )
 
 
 def _parameter_report(model: Molmo2) -> list[str]:
+    sizes = {
+        name: sum(p.numel() for p in params.values())
+        for name, params in named_groups(model).items()
+    }
     total = sum(p.numel() for p in model.parameters())
-    lines = ["Trainable parameters"]
-    for group, params in named_groups(model).items():
-        lines.append(f"  {group:24s}{sum(p.numel() for p in params.values()):>16,}")
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    return [*lines, f"  {'frozen':24s}{frozen:>16,}", f"  {'total':24s}{total:>16,}"]
+    sizes |= {"frozen": total - sum(sizes.values()), "total": total}
+    return ["Trainable parameters", *(f"  {name:24s}{n:>16,}" for name, n in sizes.items())]
 
 
-def _video_report(config: TrainConfig) -> list[str]:
-    model = config.model
+def _video_report(model: Molmo2Config) -> list[str]:
     n_frames = model.mm_preprocessor.video.max_frames
-    total, kept = video_tokens(model, n_frames)
+    total, kept = model.budget.total(n_frames), model.budget.kept(n_frames)
     dense, pruned = video_flops(model, n_frames)
-    lines = [
+    stages = {
+        name: [TRAINING * getattr(flops, name) for flops in (dense, pruned)]
+        for name in ("vit", "scorer", "connector", "llm", "total")
+    }
+    return [
         f"A video of {n_frames} frames",
         f"  visual tokens before pruning {total}, after {kept} ({kept / total:.0%})",
         f"FLOPs of training on one such video and a question of {QUESTION_TOKENS} tokens "
         f"({TRAINING} times the forward pass)",
         f"  {'stage':12s}{'dense':>12s}{'pruned':>12s}",
+        *(f"  {name:12s}{a:>12.3e}{b:>12.3e}" for name, (a, b) in stages.items()),
+        f"  predicted speed-up {dense.total / pruned.total:.2f}x: the ceiling of the speed-up by "
+        "FLOPs",
     ]
-    for name in ("vit", "scorer", "connector", "llm", "total"):
-        a, b = (TRAINING * getattr(f, name) for f in (dense, pruned))
-        lines.append(f"  {name:12s}{a:>12.3e}{b:>12.3e}")
-    ratio = dense.total / pruned.total
-    return [*lines, f"  predicted speed-up {ratio:.2f}x: the ceiling of the speed-up by FLOPs"]
 
 
 def _run_report(config: TrainConfig, model: Molmo2, n_gpus: int) -> list[str]:
@@ -99,24 +103,23 @@ def _run_report(config: TrainConfig, model: Molmo2, n_gpus: int) -> list[str]:
 def full_row(config: TrainConfig) -> tuple[float, RowShape]:
     """Videos of ``max_frames`` frames in one row, and the row: full under packing, else one."""
     n_frames = config.model.mm_preprocessor.video.max_frames
-    _, kept = video_tokens(config.model, n_frames)
-    length = kept + QUESTION_TOKENS + TEXT_TOKENS_PER_FRAME * n_frames
+    kept = config.model.budget.kept(n_frames)
+    length = kept + _text_tokens(n_frames)
     videos = 1.0
     if config.data.packing is not None and config.data.sequence_length is not None:
         videos = max(config.data.sequence_length / length, 1.0)
     return videos, RowShape(videos * n_frames, videos * kept, videos * length)
 
 
-def video_tokens(model: Molmo2Config, n_frames: int) -> tuple[int, int]:
-    """Visual tokens of a video of ``n_frames`` before and after pruning."""
-    return model.budget.total(n_frames), model.budget.kept(n_frames)
-
-
 def video_flops(model: Molmo2Config, n_frames: int) -> tuple[StageFlops, StageFlops]:
     """Forward FLOPs for one video and a question, without pruning and as configured."""
-    backbone, pool = model.vision_backbone, model.mm_preprocessor.video.pooling_h
-    text = QUESTION_TOKENS + TEXT_TOKENS_PER_FRAME * n_frames
-    pruned = model_flops(backbone, model.llm, n_frames, text, pool=pool)
-    if isinstance(backbone, TemporalVisionBackboneConfig):
-        backbone = dataclasses.replace(backbone, vit=dataclasses.replace(backbone.vit, prune=False))
-    return model_flops(backbone, model.llm, n_frames, text, pool=pool), pruned
+    pool, text = model.mm_preprocessor.video.pooling_h, _text_tokens(n_frames)
+    dense, pruned = (
+        model_flops(backbone, model.llm, n_frames, text, pool=pool)
+        for backbone in (dense_backbone(model.vision_backbone), model.vision_backbone)
+    )
+    return dense, pruned
+
+
+def _text_tokens(n_frames: int) -> int:
+    return QUESTION_TOKENS + TEXT_TOKENS_PER_FRAME * n_frames

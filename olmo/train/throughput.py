@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
+from functools import cache
 
 from torch import Tensor
 
@@ -26,13 +26,19 @@ class FlopCounter:
 
     def __init__(self, config: Molmo2Config):
         self.config, self.budget = config, config.budget
-        self.pool = config.mm_preprocessor.video.pooling_h
-        self.video = lru_cache(maxsize=None)(self._video)
+        pool, backbone = config.mm_preprocessor.video.pooling_h, config.vision_backbone
+
+        @cache
+        def video(n_frames: int) -> StageFlops:
+            return model_flops(backbone, config.llm, n_frames, 0, 0, pool)
+
+        self.video = video
+        self.dense_frame = model_flops(dense_backbone(backbone), config.llm, 1, 0, 0, pool).vit
+        self.connector = connector_flops(backbone, config.llm, pool)
 
     def __call__(self, batch: dict[str, Tensor]) -> float:
         """FLOPs of forward and backward pass over ``batch``; padding does not count."""
-        config = self.config
-        backbone, llm = config.vision_backbone, config.llm
+        llm = self.config.llm
         lengths = (batch["input_ids"] >= 0).sum(1).tolist()
         image_tokens = int((batch["token_pooling"] >= 0).any(-1).sum())
         total, image_frames = 0.0, 0
@@ -48,17 +54,7 @@ class FlopCounter:
                 image_tokens -= self.budget.total(n)
                 lengths[row] -= self.budget.removed(n)
         if image_frames:
-            total += self._dense(image_frames).vit
-            total += image_tokens * connector_flops(backbone, llm, self.pool)
+            total += image_frames * self.dense_frame + image_tokens * self.connector
         total += sum(llm_flops(llm, n, 0) for n in lengths)
         total += 2.0 * int((batch["loss_masks"] > 0).sum()) * llm.d_model * llm.n_embeddings
         return TRAINING * total
-
-    def _video(self, n_frames: int) -> StageFlops:
-        config = self.config
-        return model_flops(config.vision_backbone, config.llm, n_frames, 0, 0, self.pool)
-
-    def _dense(self, n_frames: int) -> StageFlops:
-        config = self.config
-        backbone = dense_backbone(config.vision_backbone)
-        return model_flops(backbone, config.llm, n_frames, 0, 0, self.pool)
