@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olmo.command_line import Parser, exit_code, positive
-from olmo.config import expand, merge, nearest, nested, parse_overrides, read_settings, section
+from olmo.config import expand, merge, nearest, nested, read_settings, section
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -172,13 +172,15 @@ def run(config: TrainConfig) -> None:
 @exit_code(log.error)
 def main() -> int:
     """Exit code 0 if the run is done, or was stopped by a signal and left a checkpoint."""
-    args, rest = build_parser().parse_known_args()
+    parser = build_parser()
+    args, rest = parser.parse_known_args()
     if args.dry_run and int(os.environ.get("RANK", 0)) > 0:
         return 0  # rank 0 speaks for all; nothing heavy is imported for this
     from olmo.distributed import setup_logging
+    from olmo.train.config import TrainConfig
 
     setup_logging()
-    config = build_config(args, parse_overrides(rest))
+    config = build_config(args, parser.overrides(rest, TrainConfig))
     (print_plan if config.dry_run else run)(config)
     return 0
 

@@ -37,6 +37,13 @@ class RunError(RuntimeError):
     """A run that cannot go on; the message says why and what helps."""
 
 
+class _Plugin(argparse.Action):
+    """Imports a file as soon as its name is read."""
+
+    def __call__(self, parser: object, namespace: object, file: Any, flag: object = None) -> None:
+        load_plugin(file)
+
+
 class Parser(argparse.ArgumentParser):
     """``argparse`` with the text of a module as help. A flag may be spelt with dashes or
     underscores; it is not abbreviated. With ``plugins`` there is ``--plugin``, whose files are
@@ -51,20 +58,13 @@ class Parser(argparse.ArgumentParser):
         )
         if plugins:
             words = "Python file to import first, with prune methods, data sets, ... of your own"
-            self.add_argument(
-                *("--plugin",), type=path, action="append", default=[], metavar="FILE", help=words
-            )
+            nothing_kept: Any = {"action": _Plugin, "default": argparse.SUPPRESS}
+            self.add_argument("--plugin", type=path, metavar="FILE", help=words, **nothing_kept)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         end = given.index("--") if "--" in given else len(given)
-        spelt = [*map(underscored, given[:end]), *given[end:]]
-        found, rest = super().parse_known_args(spelt, namespace)
-        if hasattr(found, "plugin"):
-            for file in found.plugin:
-                load_plugin(file)
-            del found.plugin
-        return found, rest
+        return super().parse_known_args([*map(underscored, given[:end]), *given[end:]], namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
