@@ -48,7 +48,7 @@ def _is_number(value: Any) -> bool:
 
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is good, and what to say if not. Of several the first that fails speaks."""
+"""A check, and what to say if it fails. Of several rules the first that fails counts."""
 
 TEXT: tuple[Rule, ...] = ((_is_text, "expected text"),)
 SECONDS: tuple[Rule, ...] = (
@@ -108,7 +108,7 @@ def record_of(line: Any, path: Path, number: int) -> Record:
 
 
 def try_out(record: Record, formatter: DataFormatter) -> None:
-    """Whether the record gives a prompt and an answer; what training draws changes their words."""
+    """Refuse a record that does not give a prompt and an answer."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
@@ -221,7 +221,7 @@ def _missing_media(line: Record, folder: Path, has_rate: bool) -> Iterator[str]:
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
         except (ValueError, OSError) as e:  # a zero byte, too long a name, no rights
-            yield f"{media!r:.80} is no path that can be used: {describe(e)}"
+            yield f"{media!r:.80} is not a usable path: {describe(e)}"
             continue
         if is_folder and media == line.get("video"):
             if not has_rate:

@@ -22,28 +22,28 @@ NOT_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp")
 """FFmpeg formats that decode to frames but are text, a single picture (as is ``*_pipe``) or a
 list of other files."""
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Streams that are no video, such as the cover of a record."""
+"""Streams that only hold pictures, such as the cover of a record."""
 USUAL_RATE = 25
-"""Frames per second of a stream that says nothing."""
+"""Frames per second of a stream that states none."""
 JOINT_S = Fraction(1, 10)
-"""Time stamps that go back so far belong to a file that another one was joined to."""
+"""Time stamps that go back by more than this mark the start of another, joined file."""
 JOINABLE = ("mpegts", "mpeg", "ogg")
-"""Formats that can be joined by just writing one file after the other."""
+"""Formats whose files can be joined by writing one after the other."""
 
 
 def file_url(path: str | Path) -> str:
-    """What FFmpeg takes for this very file: a name such as ``12:30.mp4`` or ``http://a/b.mp4``
-    would be a protocol otherwise."""
+    """The file as FFmpeg wants it: it would read a protocol from a name such as ``12:30.mp4`` or
+    ``http://a/b.mp4``."""
     return "file:" + os.path.abspath(path)
 
 
 def open_container(path: str | Path) -> InputContainer:
-    """A file that cannot make FFmpeg open anything but files. FFmpeg's errors come as they are."""
+    """Open a file, which cannot make FFmpeg open anything but files. Its errors pass through."""
     return av.open(file_url(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
 
 
 class OpenVideo:
-    """An open file with the stream to show, which decodes in one thread.
+    """An open file and the stream to show, decoded in one thread.
 
     ``VideoReadError`` where no stream can be decoded within ``limits``.
     """
@@ -58,7 +58,7 @@ class OpenVideo:
             self.container.close()
             raise
         self.base = self.stream.time_base or Fraction(1, USUAL_RATE)
-        """Seconds of a tick."""
+        """Seconds per tick."""
 
     def packets(self) -> Iterator[av.Packet]:
         """Packets of the stream in the order of decoding, the last one empty: it flushes the
@@ -69,7 +69,7 @@ class OpenVideo:
         """
         jumps, shift, last, length = self.form in JOINABLE, 0, None, 0
         for packet in self.container.demux(self.stream):
-            empty = not packet.size and packet.dts is not None  # an AVI has them; not to be decoded
+            empty = not packet.size and packet.dts is not None  # in AVI files; not decodable
             if empty or (packet.is_corrupt and not jumps):
                 continue
             if jumps and packet.dts is not None:

@@ -1,4 +1,4 @@
-"""A video file as a source of frames through PyAV: only what is wanted is decoded and kept.
+"""A video file as a source of frames through PyAV; only what is wanted is decoded and kept.
 
 Between two wanted frames the reader jumps if a key frame lies between them, and leaves out frames
 that no other frame refers to.
@@ -24,10 +24,10 @@ SEEKABLE = ("mov", "matroska")
 SKIPPING = ("h264", "hevc")
 """Codecs whose decoder can leave out frames that no other frame refers to."""
 SMALL_FILE = 8 << 20
-"""Bytes of packets that are kept in memory, to be read once."""
+"""Packets of up to so many bytes stay in memory, so that the file is read only once."""
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
-"""For the conversion of colours: else FFmpeg starts threads for every frame, which takes longer
-than the work. PyAV 15 cannot be told."""
+"""For the colour conversion: FFmpeg would start threads for every frame, which takes longer than
+the work. PyAV 15 has no such option."""
 
 
 class VideoFile(Source):
@@ -39,7 +39,7 @@ class VideoFile(Source):
         self._ahead: av.VideoFrame | None = None
         """Decoded already, but later than what was asked for."""
         self._n_decoded, self._wanted = 0, 0
-        """``_wanted``: time stamp of the frame that is looked for."""
+        """``_wanted``: time stamp of the requested frame."""
         self._may_seek = self._may_skip = False
         self._size: tuple[int, int] | None = None
         self._colours = VideoReformatter()
@@ -64,7 +64,7 @@ class VideoFile(Source):
         return upright(pixels, display_matrix(picture))
 
     def picture(self, number: int) -> av.VideoFrame:
-        """Frame ``number`` as it is decoded; where it does not come, the one before."""
+        """Frame ``number`` as it is decoded, or the one before if it cannot be decoded."""
         self._wanted = int(self.timeline.stamps[number])
         if self._last is not None and self._last.pts >= self._wanted:
             return self._last
@@ -72,7 +72,7 @@ class VideoFile(Source):
             self._jump()
         found = self._advance()
         if found is None and (self._may_skip or (self._may_seek and self._last is None)):
-            # What was to come did not, and the frame before it may be one that was left out.
+            # The frame did not come, and the one before it may have been skipped: decode them all.
             self._may_skip = self._may_seek = False
             self._go_to(None)
             found = self._advance()
@@ -82,7 +82,7 @@ class VideoFile(Source):
         return found
 
     def _begin(self) -> None:
-        """Read the timeline, and stand before the first frame."""
+        """Read the timeline, and go to the first frame."""
         video = self.video
         self.timeline = line = read_timeline(self._kept(video.packets()), video, self.check)
         self._wanted = int(line.stamps[0])
@@ -91,13 +91,13 @@ class VideoFile(Source):
         self._may_skip = codec in SKIPPING and not line.in_order
         self._go_to(None)
         if not line.in_order and not line.has_key_first:
-            # Cut out of another file, it may begin with frames that nothing can be made of.
+            # A file that was cut out of another one may begin with frames that do not decode.
             self._ahead = next(self._frames, None)
             if self._ahead is not None:
                 self.timeline = line.starting_at(self._ahead.pts)
 
     def _kept(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """``packets``, kept on the way as long as they are few."""
+        """``packets``; those of a small file are kept in ``_packets``."""
         size = 0
         for packet in packets:
             size += packet.size
@@ -132,7 +132,7 @@ class VideoFile(Source):
         return key is not None and (reached is None or key > reached.pts)
 
     def _jump(self) -> None:
-        """Move to the key frame before the wanted one. A jump that fails is the last."""
+        """Go to the key frame before the wanted one. After a jump that fails there are no more."""
         try:
             self._go_to(self.timeline.key_before(self._wanted))
             self._ahead = next(self._frames, None)
@@ -156,7 +156,7 @@ class VideoFile(Source):
                 return frame
 
     def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
-        """Frames in the order of showing, with the time stamps of the timeline."""
+        """Frames in the order in which they are shown, with the time stamps of the timeline."""
         context, line, number = self.video.stream.codec_context, self.timeline, 0
         skips: bool | None = None
         for packet in packets:

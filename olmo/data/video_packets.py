@@ -1,5 +1,5 @@
-"""The timeline of a video file: one pass over its packets, nothing is decoded. Packets that an edit
-list hides are no frames.
+"""The timeline of a video file, from one pass over its packets, without decoding. Packets that an
+edit list hides do not count as frames.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CHECK_EVERY = 64
 
 Check = Callable[[int], None]
 _Seen = tuple[int | None, int | None, int, bool]
-"""What the pass keeps of a packet: pts, dts, duration, whether it is a key frame."""
+"""Of a packet: pts, dts, duration, whether it is a key frame."""
 
 
 def read_timeline(packets: Iterable[av.Packet], video: OpenVideo, check: Check) -> Timeline:
-    """Read all ``packets`` of ``video``; ``check`` is called now and then.
+    """Read all ``packets`` of ``video``; ``check`` is called every ``CHECK_EVERY`` packets.
 
     ``VideoReadError`` for a file without frames.
     """
@@ -56,7 +56,7 @@ def _by_stamps(shown: list[_Seen], video: OpenVideo) -> Timeline:
     stamps = np.array(pts, dtype=np.int64)
     keys, last = np.sort(stamps[np.array(is_key)]), int(stamps.argmax())
     length = Fraction(durations[last])
-    # FFmpeg from version 8 on tells the distance in the order of decoding.
+    # FFmpeg from version 8 on gives the time to the next frame in the order of decoding.
     if not length or (video.form.startswith("mov") and pts != dts):
         rate = Fraction(video.stream.base_rate or video.stream.average_rate or USUAL_RATE)
         length = 1 / (rate * video.base)

@@ -1,8 +1,8 @@
-"""What every reader of a video offers: a source of frames, and the times at which they are shown.
+"""The interface of every video reader: frames by number, and the times at which they are shown.
 
 Frame ``i`` is on the screen from its time stamp until that of the next frame, the last one for as
-long as its packet says. The video begins with the first frame and ends with the last one; what a
-header says about its length is used only to notice a file that was cut off.
+long as its packet says. The video begins with the first frame and ends with the last one; the
+length in a header serves only to notice a file that was cut off.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Timeline:
     """Times of the shown frames, in ticks of ``base`` seconds."""
 
     stamps: np.ndarray
-    """int64 ``[n]``, ascending: when each frame comes on."""
+    """int64 ``[n]``, ascending: when each frame appears."""
     keys: np.ndarray
-    """int64, ascending: time stamps of the frames that need no other."""
+    """int64, ascending: time stamps of the key frames."""
     end: int
-    """When the last frame goes."""
+    """When the last frame disappears."""
     base: Fraction
     in_order: bool = False
-    """The frames bear no time stamps to go by: the first that is decoded is the first shown."""
+    """The file has no usable time stamps: frames are shown in the order of decoding."""
     stated: float | None = None
-    """Seconds that the header promises, of a file that ends before; None: it is whole."""
+    """Seconds that the header promises, if the file ends earlier; None for a whole file."""
 
     @cached_property
     def begins(self) -> np.ndarray:
@@ -62,11 +62,11 @@ class Timeline:
 
     @property
     def has_key_first(self) -> bool:
-        """Whether no frame comes before the first key frame, which it may lack."""
+        """Whether the video begins with a key frame; frames before the first one may not decode."""
         return len(self.keys) > 0 and bool(self.keys[0] <= self.stamps[0])
 
     def number_at(self, t: float) -> int:
-        """Number of the frame that is shown ``t`` seconds after the begin."""
+        """Number of the frame that is shown ``t`` seconds after the start."""
         begin = float(self.begins[0])
         wanted = max(min(t + begin, float(self.end * self.base) - EDGE_S), begin)
         return int(self.begins.searchsorted(wanted, side="right")) - 1
@@ -83,16 +83,16 @@ class Timeline:
         return int(self.keys[before]) if later else None
 
     def starting_at(self, stamp: int) -> Timeline:
-        """Without the frames before ``stamp``: those that lack what they are made from."""
+        """Without the frames before ``stamp``, which cannot be decoded."""
         rest = self.stamps[self.stamps >= stamp]
         return dataclasses.replace(self, stamps=rest if len(rest) else np.array([stamp]))
 
 
 class Source:
-    """Frames of one video, asked for by number, in ascending order.
+    """Frames of one video; callers ask for them by number, in ascending order.
 
     A reader sets ``timeline`` and writes ``frame``. It calls ``check`` with the number of frames
-    decoded so far, which raises past a limit. What a foreign decoder raises comes as it is.
+    decoded so far, which raises past a limit. Errors of foreign decoders pass through.
     """
 
     timeline: Timeline
@@ -108,8 +108,8 @@ class Source:
         return self.timeline.found if self.timeline.stated is None else self.timeline.stated
 
     def number_at(self, t: float) -> int:
-        """Number of the frame that is shown at ``t`` seconds; an error for a moment that a file
-        which was cut off does not reach."""
+        """Number of the frame that is shown at ``t`` seconds. ``VideoReadError`` if the file was
+        cut off before that."""
         line = self.timeline
         if line.stated is not None and t >= line.found:
             found = f"frames end at {line.found:.3f} s of {line.stated:.3f} s"
@@ -121,4 +121,4 @@ class Source:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
