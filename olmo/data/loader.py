@@ -9,6 +9,7 @@ state of the lanes resumes a run on any number of processes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,25 +88,30 @@ class NoUsableExample(ValueError):
     """So many examples in a row cannot be used that the run had better end."""
 
 
-@dataclass
 class Lane:
-    """One row per call of ``next_row``."""
+    """One row per call of ``next_row``. ``state`` is where it stands; ``step`` is the number of
+    lanes."""
 
-    source: ExampleSource
-    collator: Collator
-    step: int
-    next_id: int
-    packer: Packer | None = None
-    max_skipped: int = DataConfig.max_skipped
-    skipped: list[Skipped] = field(default_factory=list)
-    """Examples left out since the last call of ``take_skipped``."""
-    said: set[str] = field(default_factory=set)
-    """What was logged of them: an example that comes up again in the next epoch is not."""
-
-    def restore(self, buffered: list[int]) -> None:
-        """Load again what waited in the packer; what cannot be read any more is skipped."""
-        if self.packer is not None:
-            loaded = [(i, self._load(i)) for i in buffered]
+    def __init__(
+        self,
+        config: DataConfig,
+        source: ExampleSource,
+        collator: Collator,
+        step: int,
+        state: LaneState,
+    ) -> None:
+        self.source, self.collator, self.step = source, collator, step
+        self.next_id, self.max_skipped = state["next_id"], config.max_skipped
+        self.skipped: list[Skipped] = []
+        """Examples left out since the last call of ``take_skipped``."""
+        self._said: set[str] = set()
+        """What was logged of them: an example that comes up again in the next epoch is not."""
+        self.packer: Packer | None = None
+        if config.packing is not None:
+            assert collator.seq_len is not None
+            self.packer = config.packing.build(collator.seq_len, step)
+            # What waited is loaded again; what cannot be read any more is skipped.
+            loaded = [(i, self._load(i)) for i in state["buffered"]]
             self.packer.restore([(i, example) for i, example in loaded if example is not None])
 
     def state(self) -> LaneState:
@@ -147,9 +153,9 @@ class Lane:
             return example
         except BAD_EXAMPLE as e:
             skipped = self.source.skipped(example_id, e)
-        if skipped.text not in self.said:
+        if skipped.text not in self._said:
             log.warning("skipped %s", skipped.text)
-            self.said.add(skipped.text)
+            self._said.add(skipped.text)
         self.skipped.append(skipped)
         return None
 
@@ -213,7 +219,10 @@ class LaneDataset(IterableDataset[MicroBatch]):
         groups, info = self.share.groups(), get_worker_info()
         if info is not None:
             groups = groups[info.id :: info.num_workers]
-        lanes = {j: self._lane(j) for group in groups for j in group}
+        lanes, step = {}, self.share.global_batch_size
+        for j in itertools.chain(*groups):
+            state = self.states.get(j, {"next_id": j, "buffered": []})
+            lanes[j] = Lane(self.config, self.source, self.collator, step, state)
         while True:
             for group in groups:
                 batch = self.collator([lanes[j].next_row() for j in group])
@@ -226,19 +235,6 @@ class LaneDataset(IterableDataset[MicroBatch]):
                     len(metadata),
                     [str(m.get("example_id", "?")) for m in metadata],
                 )
-
-    def _lane(self, number: int) -> Lane:
-        state = self.states.get(number, {"next_id": number, "buffered": []})
-        n_lanes, packer = self.share.global_batch_size, None
-        if self.config.packing is not None:
-            assert self.collator.seq_len is not None
-            packer = self.config.packing.build(self.collator.seq_len, n_lanes)
-        lane = Lane(
-            *(self.source, self.collator, n_lanes, state["next_id"]),
-            *(packer, self.config.max_skipped),
-        )
-        lane.restore(state["buffered"])
-        return lane
 
 
 def build_train_loader(

@@ -161,7 +161,8 @@ def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
     model, preprocessor = tiny()
     mixture = Mixture({"few": dataset}, {"few": 1.0}, {"few": {"weight": 0.5}})
     source = ExampleSource(mixture, preprocessor, 1)
-    return Lane(source, model.build_collator(200), step, 0, max_skipped=max_skipped)
+    config = DataConfig(max_skipped=max_skipped)
+    return Lane(config, source, model.build_collator(200), step, {"next_id": 0, "buffered": []})
 
 
 @pytest.mark.parametrize("step", [1, 3])
