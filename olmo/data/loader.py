@@ -26,7 +26,7 @@ from olmo.preprocessing.packing import Packer, PackingConfig
 log = logging.getLogger(__name__)
 
 IN_A_ROW = 100
-"""So many tries without one usable example are enough, however few examples there are."""
+"""So many tries without one usable example end the run, however few examples there are."""
 
 
 @dataclass
@@ -54,8 +54,7 @@ class DataConfig(Config):
     """Micro-batches that every worker prepares ahead."""
     pin_memory: bool = True
     max_skipped: int = 100
-    """Unreadable files, and other examples that cannot be used, tolerated in a run; each counts
-    once, however often it comes up."""
+    """Unreadable files, and other unusable examples, that a run tolerates; each counts once."""
     max_line_bytes: int = MAX_LINE_BYTES
     """Longest line of a jsonl file of own data."""
 
@@ -85,12 +84,11 @@ class LaneState(TypedDict):
 
 
 class NoUsableExample(ValueError):
-    """So many examples in a row cannot be used that the run had better end."""
+    """Too many examples in a row cannot be used."""
 
 
 class Lane:
-    """One row per call of ``next_row``. ``state`` is where it stands; ``step`` is the number of
-    lanes."""
+    """One row per call of ``next_row``, from ``state`` on; ``step`` is the number of lanes."""
 
     def __init__(
         self,
