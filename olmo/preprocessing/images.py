@@ -1,4 +1,4 @@
-"""Images and frames to patches: read, resize and cut. Pixels stay uint8; the model normalises."""
+"""Images and frames to patches and tokens. Pixels stay uint8; the model normalises them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from olmo.limits import Limits
 from olmo.preprocessing.image_files import ImageReadError, open_image, upright_rgb
+from olmo.tokenizer import MolmoTokenizer
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 """Path, contents of an image file, PIL image, or uint8 ``[h, w, 3]`` RGB."""
@@ -75,3 +76,14 @@ def patchify(frames: np.ndarray, patch: int) -> np.ndarray:
     return np.ascontiguousarray(
         rearrange(frames, "n (h p) (w q) c -> n (h w) (p q c)", p=patch, q=patch)
     )
+
+
+def cell_tokens(
+    tokenizer: MolmoTokenizer, kind: str, grid: tuple[int, int], columns: bool = False
+) -> list[int]:
+    """Token ids of one picture with ``grid`` rows and columns of cells: ``<kind_start>``, row by
+    row an ``<im_patch>`` for each cell (and ``<im_col>`` behind it with ``columns``), and the end.
+    ``kind``: ``frame``, ``im`` or ``low_res_im``."""
+    ids, end = tokenizer.ids, "frame" if kind == "frame" else "im"
+    row = [ids["<im_patch>"]] * grid[1] + [ids["<im_col>"]] * columns
+    return [ids[f"<{kind}_start>"], *(row * grid[0]), ids[f"<{end}_end>"]]

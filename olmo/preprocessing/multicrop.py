@@ -14,7 +14,7 @@ import numpy as np
 
 from olmo.config import Config
 from olmo.patch_grid import group_windows, join_pooling, pooled_grid, pooling_windows
-from olmo.preprocessing.images import resize_frames
+from olmo.preprocessing.images import cell_tokens, resize_frames
 from olmo.tokenizer import MolmoTokenizer
 
 Size = tuple[int, int]
@@ -194,19 +194,14 @@ def image_token_ids(
     config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, layout: ImageLayout
 ) -> list[int]:
     """Token ids of an image: the whole image's, then the tiles', each with start and end."""
-    ids, low_columns = tokenizer.ids, config.use_single_crop_col_tokens
+    low_columns = config.use_single_crop_col_tokens
     if low_columns is None:
         low_columns = config.use_col_tokens
-
-    def block(start: str, grid: Size, columns: bool) -> list[int]:
-        row = [ids["<im_patch>"]] * grid[1] + [ids["<im_col>"]] * columns
-        return [ids[start], *(row * grid[0]), ids["<im_end>"]]
-
     if not layout.tiles[0]:
-        return block("<im_start>", layout.low, low_columns)
-    start = "<low_res_im_start>" if config.use_single_crop_start_token else "<im_start>"
-    whole = block(start, layout.low, low_columns)
-    return whole + block("<im_start>", layout.high, config.use_col_tokens)
+        return cell_tokens(tokenizer, "im", layout.low, low_columns)
+    kind = "low_res_im" if config.use_single_crop_start_token else "im"
+    whole = cell_tokens(tokenizer, kind, layout.low, low_columns)
+    return whole + cell_tokens(tokenizer, "im", layout.high, config.use_col_tokens)
 
 
 def image_bounds(

@@ -12,6 +12,7 @@ import numpy as np
 
 from olmo.config import Config
 from olmo.patch_grid import join_pooling, pooling_windows
+from olmo.preprocessing.images import cell_tokens
 from olmo.token_budget import check_topk
 from olmo.tokenizer import MolmoTokenizer
 
@@ -82,16 +83,14 @@ def video_token_ids(
 ) -> list[int]:
     """Token ids of a video whose frames are shown at ``timestamps`` (seconds)."""
     kind = "frame" if config.use_frame_special_tokens else "im"
-    start, end = [tokenizer.ids[f"<{kind}_start>"]], [tokenizer.ids[f"<{kind}_end>"]]
-    frame = [tokenizer.ids["<im_patch>"]] * cells_per_frame
-    if config.per_frame_special_token:
-        frame = start + frame + end
+    start, *cells, end = cell_tokens(tokenizer, kind, (1, cells_per_frame))
+    frame = [start, *cells, end] if config.per_frame_special_token else cells
     ids: list[int] = []
     form = TIME_FORMS[config.time_mode]
     for i, time in enumerate(timestamps):
         text = (" " if i and form else "") + form.format(time=float(time), number=i + 1)
         ids += tokenizer.encode(text) + frame
-    return ids if config.per_frame_special_token else start + ids + end
+    return ids if config.per_frame_special_token else [start, *ids, end]
 
 
 def video_token_pooling(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,15 @@ class VisualInput:
         return {"image_group_size": self.sizes, **left_out}
 
 
+def joined(shown: Sequence[VisualInput]) -> tuple[np.ndarray, np.ndarray]:
+    """Patches and pooling of several inputs behind each other."""
+    patches = [one.patches for one in shown]
+    pooling = join_pooling(
+        [one.pooling for one in shown], [p.shape[0] * p.shape[1] for p in patches]
+    )
+    return patches[0] if len(shown) == 1 else np.concatenate(patches), pooling
+
+
 def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
     """The model's inputs for what one row shows, as ``ExamplePreprocessor`` describes them."""
     out = {
@@ -111,10 +120,7 @@ def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
         "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
     }
     if shown:
-        patches = [one.patches for one in shown]
-        out["images"] = patches[0] if len(shown) == 1 else np.concatenate(patches)
-        n_patches = [p.shape[0] * p.shape[1] for p in patches]
-        out["token_pooling"] = join_pooling([one.pooling for one in shown], n_patches)
+        out["images"], out["token_pooling"] = joined(shown)
     return out
 
 
@@ -171,20 +177,25 @@ class VisualPreprocessor:
         """One image, cut into up to ``max_crops`` tiles, or ``high_res_max_crops``."""
         config = self._image_config()
         max_crops = config.high_res_max_crops if high_res else config.max_crops
-        return self._of_group([source], max_crops, MultimodalType.IMAGE)
+        return self._image(source, max_crops, MultimodalType.IMAGE)
 
     def of_images(self, sources: Sequence[ImageSource]) -> VisualInput:
         """The first ``max_images`` of a list. With two or more, ``Image <number>`` precedes each
         block."""
-        config = self._image_config()
+        config, kind = self._image_config(), MultimodalType.MULTI_IMAGE
         if config.max_images is None:
             raise ValueError("the example has a list of images, but image.max_images is null")
         if not sources:
             raise ValueError("the example has an empty list of images")
-        shown = self._of_group(
-            sources[: config.max_images], config.max_multi_image_crops, MultimodalType.MULTI_IMAGE
-        )
-        return replace(shown, n_left_out=len(sources) - len(shown.sizes))
+        n_left_out = max(len(sources) - config.max_images, 0)
+        sources = sources[: config.max_images]
+        shown = [self._image(source, config.max_multi_image_crops, kind) for source in sources]
+        blocks = [block for one in shown for block in one.blocks]
+        if len(shown) > 1:
+            names = [self.tokenizer.encode(f"Image {i + 1}") for i in range(len(shown))]
+            blocks = [name + block for name, block in zip(names, blocks, strict=True)]
+        sizes = [size for one in shown for size in one.sizes]
+        return VisualInput(kind, blocks, *joined(shown), sizes, n_left_out=n_left_out)
 
     def bounds(self) -> OutputBounds:
         """Bounds over videos, single images and lists of images."""
@@ -202,20 +213,12 @@ class VisualPreprocessor:
             raise ValueError("the example has an image, but mm_preprocessor.image is null")
         return self.config.image
 
-    def _of_group(
-        self, sources: Sequence[ImageSource], max_crops: int, kind: MultimodalType
-    ) -> VisualInput:
+    def _image(self, source: ImageSource, max_crops: int, kind: MultimodalType) -> VisualInput:
         config, multi = self._image_config(), kind == MultimodalType.MULTI_IMAGE
-        blocks, patches, pooling, sizes = [], [], [], []
-        for i, source in enumerate(sources):
-            pixels = load_image(source, self.config.limits)
-            h, w = pixels.shape[:2]
-            layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
-            name = self.tokenizer.encode(f"Image {i + 1}") if len(sources) > 1 else []
-            blocks.append(name + image_token_ids(config, self.tokenizer, layout))
-            crops = image_crops(pixels, layout, self.image_size, self.patch_size)
-            patches.append(patchify(crops, self.patch_size))
-            pooling.append(layout.pooling)
-            sizes.append((w, h))
-        joined = join_pooling(pooling, [p.shape[0] * p.shape[1] for p in patches])
-        return VisualInput(kind, blocks, np.concatenate(patches), joined, sizes)
+        pixels = load_image(source, self.config.limits)
+        h, w = pixels.shape[:2]
+        layout = image_layout(config, (h, w), self.grid, self.patch_size, max_crops, multi)
+        crops = image_crops(pixels, layout, self.image_size, self.patch_size)
+        ids = image_token_ids(config, self.tokenizer, layout)
+        patches = patchify(crops, self.patch_size)
+        return VisualInput(kind, [ids], patches, layout.pooling, [(w, h)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from olmo.config import ConfigError
-from olmo.patch_grid import pooling_windows
+from olmo.patch_grid import join_pooling, pooling_windows
 from olmo.preprocessing.video import (
     VideoPreprocessorConfig,
     subtitle_text,
@@ -74,6 +74,14 @@ def test_padding_stays_padding_in_later_frames():
     config = VideoPreprocessorConfig(pooling_h=2, pooling_w=2)
     pooling = video_token_pooling(config, 2, 1, 3)
     assert pooling.tolist() == [[0, 1, -1, -1], [2, -1, -1, -1], [3, 4, -1, -1], [5, -1, -1, -1]]
+
+
+def test_windows_of_several_inputs_are_joined():
+    wide, narrow = np.array([[0, 1, 2], [3, -1, -1]]), np.array([[1], [-1], [0]])
+    joined = join_pooling([wide, narrow, np.zeros((0, 2), dtype=np.int64), wide], [4, 2, 0, 4])
+    want = [[0, 1, 2], [3, -1, -1], [5, -1, -1], [-1, -1, -1], [4, -1, -1], [6, 7, 8], [9, -1, -1]]
+    assert joined.tolist() == want and joined.dtype == np.int64
+    assert wide.tolist() == [[0, 1, 2], [3, -1, -1]]
 
 
 def test_pooling_and_tokens_agree(tokenizer):
