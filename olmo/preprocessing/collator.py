@@ -56,12 +56,6 @@ class Collator:
         size = max(lengths)
         if self.pad == "to_max" and self.seq_len is not None:
             size = self.seq_len + self.max_removed
-            for e, n in zip(examples, lengths, strict=True):
-                if n > size:
-                    raise ValueError(
-                        f"{_name(e)}: {n} tokens before pruning, but the batch holds seq_len "
-                        f"{self.seq_len} + max_removed {self.max_removed}"
-                    )
         batch: dict[str, Any] = {}
         for key, (source, dtype, fill) in ROW_FIELDS.items():
             if any(source in e for e in examples):  # only trees and packs have subsegments
@@ -121,16 +115,19 @@ class Collator:
         n = len(example["input_tokens"])
         if self.seq_len is None:
             return n
-        limit = self.seq_len + int(example.get("n_pruned", 0))
-        if n <= limit:
-            return n
+        limit, loss = self.seq_len + int(example.get("n_pruned", 0)), example["loss_masks"]
         too_long = f"{_name(example)}: {n} tokens, at most {limit} fit before pruning; cutting"
-        if example.get("visual_end", 0) > limit:
+        if n > limit and example.get("visual_end", 0) > limit:
             raise ValueError(f"{too_long} would lose visual tokens")
-        loss = example["loss_masks"]
-        if loss.any() and not loss[:limit].any():
+        if n > limit and loss.any() and not loss[:limit].any():
             raise ValueError(f"{too_long} would lose every token with a loss")
-        return limit
+        n = min(n, limit)
+        if self.pad == "to_max" and n > self.seq_len + self.max_removed:
+            raise ValueError(
+                f"{_name(example)}: {n} tokens before pruning, but the batch holds seq_len "
+                f"{self.seq_len} + max_removed {self.max_removed}"
+            )
+        return n
 
 
 def image_parts(example: Example) -> list[np.ndarray]:

@@ -121,6 +121,8 @@ def test_check_of_one_example():
     collator().check(example(12, 2))
     with pytest.raises(ValueError, match="visual tokens"):
         collator().check(example(20, 1, visual_end=13))
+    with pytest.raises(ValueError, match=r"17 tokens before .* 12 \+ max_removed 4"):
+        collator(removed=4).check(example(17, 2, n_pruned=5, visual_end=9))
 
 
 def test_shapes_do_not_depend_on_the_data():
