@@ -19,7 +19,7 @@ from olmo.benchmark.clock import Clock
 from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.workload import Outcome, Stage, run_stage
 from olmo.models.hf_layout.config import to_hf
-from olmo.models.hf_layout.keys import HEAD, SCORER, TRANSFORMERS_RULES, find_group
+from olmo.models.hf_layout.keys import HEAD, HF_RULES, SCORER, find_group
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.tokenizer import BIDIRECTIONAL_TOKENS
 
@@ -126,7 +126,7 @@ def stock_state(model: TemporalVideoOlmo) -> dict[str, Tensor]:
     state = model.state_dict()
     out: dict[str, Tensor] = {}
     for key in state:
-        group = find_group(key, TRANSFORMERS_RULES)
+        group = find_group(key, HF_RULES["transformers"])
         if key.startswith(SCORER) or group is None or group.other[0] in out:
             continue
         native = [state[name] for name in group.native]

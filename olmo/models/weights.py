@@ -18,9 +18,10 @@ from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.hf_layout.keys import (
     EMBEDDING,
     NATIVE_HEAD,
+    PATCHES,
     SCORER,
     VIT_BLOCK,
-    Group,
+    Rule,
     find_group,
     native_name,
 )
@@ -147,13 +148,13 @@ def may_stay_unread(name: str, params: Collection[str]) -> bool:
     return name == NATIVE_HEAD and name not in params
 
 
-def _check_shapes(param: Tensor, wanted: Sequence[int], group: Group, source: WeightSource) -> None:
+def _check_shapes(param: Tensor, wanted: Sequence[int], group: Rule, source: WeightSource) -> None:
     """``wanted``: rows of the native tensors of ``group``, one of which is ``param``."""
     rest, total = tuple(param.shape[1:]), 0
     one = len(group.other) == len(wanted) == 1
     for key in group.other:
         stored = source.shapes[key]
-        if group.rule.is_convolution and len(stored) == 4:
+        if PATCHES in group.native and len(stored) == 4:
             stored = (stored[0], math.prod(stored[1:]))
         if len(stored) != 1 + len(rest) or stored[1:] != rest or (one and stored[0] != wanted[0]):
             expected = (wanted[0], *rest) if one else ("any", *rest)
@@ -196,7 +197,7 @@ class NativeWeights:
         processor's cache when it is copied."""
         for piece in self.plan[name]:
             tensor = self.source.read(piece.key, piece.start, piece.stop)
-            if tensor.dim() == 4:  # a convolution over patches
+            if tensor.dim() == 4:  # PATCHES as a convolution
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1)
             rows = max(PART_NUMEL // max(tensor[:1].numel(), 1), 1)
             for part in tensor.split(rows):
