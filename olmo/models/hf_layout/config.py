@@ -16,14 +16,14 @@ from typing import Any
 
 from olmo.config import ConfigError, merge, nested
 from olmo.models.hf_layout.fields import (
-    DERIVED_OF,
+    DERIVED,
     FIELDS,
-    FIXED_OF,
+    FIXED,
     MODEL_TYPES,
     NOT_COMPARED,
     PRUNING_KEYS,
     ROPE_KEYS,
-    TOKEN_IDS_OF,
+    TOKEN_IDS,
     VISION,
 )
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -36,8 +36,8 @@ def to_hf(config: Molmo2Config, layout: str) -> dict[str, Any]:
     """``config.json`` of the dense model in ``layout`` (``transformers`` or ``remote``)."""
     names = ((getattr(field, layout), field.native) for field in FIELDS)
     flat = {name: value_at(config, native) for name, native in names if name is not None}
-    flat |= {name: value_at(config, path) for name, path in DERIVED_OF[layout].items()}
-    flat |= FIXED_OF[layout]
+    flat |= {name: value_at(config, path) for name, path in DERIVED[layout].items()}
+    flat |= FIXED[layout]
     for part in ("text_config", "adapter_config"):
         flat[f"{part}.intermediate_size"] = config.llm.mlp_hidden_size // 2
     if layout == "transformers":
@@ -45,7 +45,7 @@ def to_hf(config: Molmo2Config, layout: str) -> dict[str, Any]:
         flat["adapter_config.vision_feature_layer"] = layers
         flat["vision.num_hidden_layers"] = max(layers) + 1
     ids = config.llm.special_ids()
-    flat |= {name: ids[token] for name, token in TOKEN_IDS_OF[layout].items()}
+    flat |= {name: ids[token] for name, token in TOKEN_IDS[layout].items()}
     out = reduce(merge, (nested(name, value) for name, value in flat.items()))
     out["text_config"] |= _rope(config, layout)
     out[VISION[layout]] = out.pop("vision")
