@@ -56,11 +56,6 @@ def is_main() -> bool:
     return get_rank() == 0
 
 
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def all_reduce_sum(values: torch.Tensor, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """Sum over ranks, in place; returns ``values``."""
     if dist.is_initialized():

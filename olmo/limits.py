@@ -10,6 +10,9 @@ from typing import Any
 from olmo.config import Config
 from olmo.outside import OutsideError
 
+Named = Callable[[str], OutsideError]
+"""Makes the error out of its reason: it names the file."""
+
 
 @dataclass
 class Limits(Config):
@@ -37,34 +40,29 @@ class Limits(Config):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
-    def check_pixels(self, width: int, height: int, named: Callable[[str], OutsideError]) -> None:
-        if width * height > self.max_pixels:
-            found = f"{width} x {height} pixels"
-            raise named(f"{found} are more than limits.max_pixels={self.max_pixels}")
+    def check_pixels(self, width: int, height: int, named: Named) -> None:
+        self._check("max_pixels", width * height, f"{width} x {height} pixels", named)
 
-    def check_output(
-        self, n: int, width: int, height: int, named: Callable[[str], OutsideError]
-    ) -> None:
-        if n * width * height > self.max_output_pixels:
-            found = f"{n} frames of {width} x {height} pixels"
-            raise named(f"{found} are more than limits.max_output_pixels={self.max_output_pixels}")
+    def check_output(self, n: int, width: int, height: int, named: Named) -> None:
+        found = f"{n} frames of {width} x {height} pixels"
+        self._check("max_output_pixels", n * width * height, found, named)
 
     def check_subtitle(self, subtitle: str | Mapping[Any, str] | None) -> None:
         """``OutsideError`` for too much text: a string, or the values of a table."""
         texts = [subtitle] if isinstance(subtitle, str) else (subtitle or {}).values()
         n = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if n > self.max_subtitle_bytes:
-            limit = f"limits.max_subtitle_bytes={self.max_subtitle_bytes}"
-            raise OutsideError(f"subtitles of {n} bytes are more than {limit}")
+        self._check("max_subtitle_bytes", n, f"subtitles of {n} bytes", OutsideError)
 
-    def clock(self, named: Callable[[str], OutsideError]) -> Callable[[int], None]:
+    def _check(self, name: str, value: int, found: str, named: Named) -> None:
+        if value > (most := getattr(self, name)):
+            raise named(f"{found} are more than limits.{name}={most}")
+
+    def clock(self, named: Named) -> Callable[[int], None]:
         """A function that is told the number of frames decoded so far, and raises past a limit."""
         until = time.monotonic() + self.max_seconds
 
         def check(n_frames: int) -> None:
-            if n_frames > self.max_frames_decoded:
-                found = f"limits.max_frames_decoded={self.max_frames_decoded}"
-                raise named(f"more frames to decode than {found}")
+            self._check("max_frames_decoded", n_frames, "frames to decode", named)
             if time.monotonic() > until:
                 raise named(f"it takes longer than limits.max_seconds={self.max_seconds}")
 

@@ -20,31 +20,13 @@ from olmo.config import Config, ConfigError, FilePath
 from olmo.outside import OutsideError, foreign
 
 SPECIAL_TOKENS = (
-    "<im_start>",
-    "<im_end>",
-    "<im_patch>",
-    "<im_col>",
-    "<low_res_im_start>",
-    "<|image|>",
-    "<im_low>",
-    "<frame_start>",
-    "<frame_end>",
-    "<|video|>",
-    "<|points|>",
-    "<|token_index|>",
-    "<|vit_index|>",
-    "<|vit_loc|>",
+    *("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>"),
+    *("<im_low>", "<frame_start>", "<frame_end>", "<|video|>", "<|points|>", "<|token_index|>"),
+    *("<|vit_index|>", "<|vit_loc|>"),
 )
-
 BIDIRECTIONAL_TOKENS = (
-    "<im_patch>",
-    "<im_col>",
-    "<im_start>",
-    "<low_res_im_start>",
-    "<frame_start>",
-    "<im_end>",
-    "<frame_end>",
-    "<im_low>",
+    *("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>"),
+    *("<im_end>", "<frame_end>", "<im_low>"),
 )
 """Tokens that see each other in both directions when ``bi_directional_attn`` is on."""
 
