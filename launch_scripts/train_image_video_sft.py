@@ -25,12 +25,10 @@ takes the name of a preset (qwen3_4b, ...) in place of the checkpoint.
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import logging
 import os
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,20 +89,18 @@ def build_parser() -> Parser:
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     """The checkpoint's model, then the recipe, then ``--config`` files, then the command line."""
-    from olmo.legacy import rows_of, translate
+    from olmo.legacy import translate
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
     from olmo.train.recipe import changed_by_recipe, misfits, recipe_for
 
-    fields = TrainConfig.field_types()
-    check_flags(overrides, vars(args), {*fields, *rows_of(TrainConfig)})
     given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
     data: dict[str, Any] = {}
     for file in args.config:
         data = merge(data, read_settings(file))
     for flag, value in given.items():
         data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
-    data = translate(TrainConfig, merge(data, overrides), fields)
+    data = translate(TrainConfig, merge(data, overrides), TrainConfig.field_types())
     start = start_model(args.checkpoint, args.dry_run).to_dict()
     recipe = recipe_for(start)
     model = merge(start, recipe["model"])
@@ -122,15 +118,6 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
         for line in misfits(config):
             log.warning("%s", line)
     return config
-
-
-def check_flags(overrides: dict[str, Any], flags: Collection[str], keys: Collection[str]) -> None:
-    """``ValueError`` for a key of ``overrides`` that is a misspelt flag of this script; the config
-    names the nearest of its own keys for any other."""
-    for key in overrides:
-        near = difflib.get_close_matches(key, flags, n=1, cutoff=0.7)
-        if near and key not in keys:
-            raise ValueError(f"unknown flag --{key}. Did you mean --{near[0]}?")
 
 
 def start_model(checkpoint: str, dry_run: bool) -> Molmo2Config:

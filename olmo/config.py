@@ -48,13 +48,11 @@ __all__ = [
     "nested",
     "parse_overrides",
     "read_settings",
-    "read_yaml",
     "section",
     "to_yaml",
 ]
 
 MAX_SEED = 2**32 - 1
-read_yaml = read_settings
 INT64 = range(-(2**63), 2**63)
 """Larger integers fit no seed, size or step."""
 C = TypeVar("C", bound="Config")

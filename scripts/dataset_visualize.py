@@ -25,7 +25,7 @@ from olmo.viewer.example_page import error_card, example_card, page
 
 
 def parser() -> Parser:
-    out = Parser(__doc__)
+    out = Parser(__doc__, plugins=True)
     add = out.add_argument
     add("name", help="data set, mixture or jsonl file")
     add("out", type=path, help="HTML file to write")

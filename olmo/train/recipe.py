@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from olmo.config import merge, read_yaml, section
+from olmo.config import merge, read_settings, section
 from olmo.mappings import flat
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
@@ -24,7 +24,7 @@ LONG_VIDEO = 2048
 
 @cache
 def _file() -> dict[str, Any]:
-    return read_yaml(Path(__file__).parents[1] / "recipe.yaml")
+    return read_settings(Path(__file__).parents[1] / "recipe.yaml")
 
 
 def recipe_for(model: dict[str, Any]) -> dict[str, Any]:

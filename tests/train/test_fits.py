@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from olmo.config import merge, read_yaml
+from olmo.config import merge, read_settings
 from olmo.model_configs import preset_model_config
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
@@ -21,7 +21,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "one_gpu.yaml"
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
     start = {"model": preset_model_config("qwen3_4b_instruct")}
-    return TrainConfig.from_dict(merge(start, read_yaml(CONFIG)))
+    return TrainConfig.from_dict(merge(start, read_settings(CONFIG)))
 
 
 def test_the_table_has_the_known_figures(config: TrainConfig) -> None:

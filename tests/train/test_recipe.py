@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from olmo.config import merge, read_yaml
+from olmo.config import merge, read_settings
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.mappings import flat
 from olmo.models.loading import merged_model_config
@@ -208,7 +208,7 @@ def test_a_checkpoint_that_refuses_images_still_does() -> None:
 
 @pytest.mark.parametrize("name", ["dense", "stts_30", "stts_50"])
 def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
-    preset = dict(flat(read_yaml(REPOSITORY / "configs" / f"{name}.yaml")))
+    preset = dict(flat(read_settings(REPOSITORY / "configs" / f"{name}.yaml")))
     recipe = dict(flat(recipe_for(merged_model_config({}, ODD).to_dict())))
     both = preset.keys() & recipe.keys() - {"model.mm_preprocessor.video.max_frames"}
     assert not both
