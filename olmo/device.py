@@ -1,4 +1,4 @@
-"""Names of number types, and seconds on a device that works behind the caller's back."""
+"""Names of number types, and times on a device that computes while the caller goes on."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from olmo.device import device_seconds
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.token_layout import TokenLayout
 
@@ -40,13 +41,9 @@ class Clock:
         yield
         self.spans.append((name, start, self._mark()))
 
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def read(self) -> dict[str, float]:
         """Seconds by name since the last call. Waits for the device."""
-        self.synchronize()
+        device_seconds(self.device)
         found: dict[str, float] = {}
         for name, start, stop in self.spans:
             if self.device.type == "cuda":

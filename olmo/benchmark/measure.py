@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, product
@@ -31,6 +30,7 @@ from olmo.benchmark.presets import STAGES, ModelSpec, Plan, Stage
 from olmo.benchmark.results import Group, Result, Runs, summarize
 from olmo.benchmark.stock import Bench, Stock
 from olmo.benchmark.workload import applies
+from olmo.device import device_seconds
 from olmo.eval.timing import take_turns
 
 log = logging.getLogger(__name__)
@@ -120,10 +120,9 @@ def _run_once(
     spans = contextlib.nullcontext() if stage.new_tokens else watched(model, clock)
     try:
         with spans:
-            start = time.perf_counter()
+            start = device_seconds(model.device)
             out = bench.run(setting, inputs, stage, clock)
-            clock.synchronize()
-            seconds = time.perf_counter() - start
+            seconds = device_seconds(model.device) - start
         check_outcome(model, inputs, setting, stage, out)
     except torch.cuda.OutOfMemoryError:
         runs.problem = "out of memory"

@@ -7,7 +7,6 @@ are floats before the time starts, as its processor gives them; ours are bytes.
 
 from __future__ import annotations
 
-import time
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from olmo.benchmark.clock import Clock
 from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.workload import Outcome, Stage, run_stage
+from olmo.device import device_seconds
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.keys import HEAD, HF_RULES, SCORER, find_group
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
@@ -101,18 +101,16 @@ class Stock:
         def mark(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
             """Called behind every token: with the first one the prefill ends."""
             if not marks:
-                clock.synchronize()
-                marks.append(time.perf_counter())
+                marks.append(device_seconds(clock.device))
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        clock.synchronize()
-        start = time.perf_counter()
+        start = device_seconds(clock.device)
         out = self.model.generate(
             **self.batch, **options, max_new_tokens=stage.new_tokens, stopping_criteria=[mark]
         )
-        clock.synchronize()
-        timings = {"prefill": marks[0] - start, "decode": time.perf_counter() - marks[0]}
+        end = device_seconds(clock.device)
+        timings = {"prefill": marks[0] - start, "decode": end - marks[0]}
         tokens = out[:, inputs.input_ids.shape[1] :]
         return Outcome(tokens, row_lengths=_lengths(inputs), tokens=tokens, timings=timings)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,7 +150,7 @@ def test_speedup():
 
 def test_results(monkeypatch: pytest.MonkeyPatch):
     ticks = iter(range(10_000))
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(measure, "device_seconds", lambda device: float(next(ticks)))
     plan = Plan(("vit", "prefill"), (4,), (0.5,), batch_sizes=(1, 2))
     found = list(run_plans([plan], SPEC, Options(repeats=2)))
     assert [(r[0].stage, r[0].n_rows) for r in found] == [
