@@ -44,3 +44,14 @@ def test_counts_of_media() -> None:
         r"lists (\d+) kinds of broken and (\d+) kinds", (DOCS / "data.md").read_text()
     )
     assert counts is not None and [int(n) for n in counts.groups()] == [len(BROKEN), len(LEGAL)]
+
+
+def test_size_of_the_core() -> None:
+    """Without the catalogue of data sets, and without evaluation, export, viewer and benchmark."""
+    root = DOCS.parent
+    claimed = re.search(r"under (\d+),000 lines", (root / "README.md").read_text())
+    parts = [root / "olmo" / part for part in ("nn", "models", "preprocessing", "train")]
+    files = [file for part in parts for file in part.rglob("*.py")]
+    files += [*(root / "olmo").glob("*.py"), *(root / "olmo" / "data").glob("*.py")]
+    n_lines = sum(len(file.read_text().splitlines()) for file in files)
+    assert claimed is not None and n_lines < 1000 * int(claimed[1])
