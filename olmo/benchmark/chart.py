@@ -71,7 +71,7 @@ class _Scale:
         return left + (right - left) * value / self.largest
 
     def ticks(self) -> list[float]:
-        """At most ten, among them 1."""
+        """Marks of the scale: at most ten, 1 among them."""
         step = next((s for s in STEPS if self.largest / s <= 10), STEPS[-1])
         return [i * step for i in range(int(self.largest / step) + 1)]
 

@@ -1,4 +1,4 @@
-"""Did two runs do the same work? Without a yes there is no speed-up to report.
+"""Check that two runs did the same work; otherwise there is no speed-up to report.
 
 ``check_outcome`` looks at every run: kept counts as planned, whole first frames, finite values.
 ``Checker`` runs a setting on a small sample against slow, obvious forms of the same: whole

@@ -62,7 +62,7 @@ class Report:
         return [f"{stage}: transformers was not run, only for whole models" for stage in without]
 
     def _columns(self) -> tuple[list[str], list[list[object]]]:
-        """Headers and rows of the table, without columns in which nothing stands."""
+        """Headers and rows of the table, without empty columns."""
         rows = [_row(r) for r in self.results]
         names = [n for n in (rows or [{}])[0] if any(row[n] is not None for row in rows)]
         return names, [[row[n] for n in names] for row in rows]
@@ -92,7 +92,7 @@ class Report:
         )
 
     def kernel_line(self) -> str:
-        """What runs the attention of ours."""
+        """Which kernels run our attention."""
         return f"Attention: {'; '.join(f'{case}: {name}' for case, name in self._kernels())}."
 
     def _kernels(self) -> list[tuple[str, str]]:

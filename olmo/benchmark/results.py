@@ -40,7 +40,7 @@ class Group:
 
     @property
     def centre(self) -> Centre:
-        """What stands for many runs: totals where their shapes differ."""
+        """The mean of runs whose shapes vary, else the median."""
         return statistics.fmean if self.vary else statistics.median
 
     def inputs(self, model: TemporalVideoOlmo, n_rounds: int, seed: int) -> list[Inputs]:

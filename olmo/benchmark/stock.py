@@ -136,13 +136,13 @@ def stock_state(model: TemporalVideoOlmo) -> dict[str, Tensor]:
 
 
 class Bench:
-    """The models of a measurement: ours, and stock transformers if it is asked for."""
+    """The models of a measurement: ours, and on request stock transformers."""
 
     def __init__(self, model: TemporalVideoOlmo, stock: Stock | None = None):
         self.model, self.stock = model, stock
 
     def prepare(self, setting: Setting, inputs: Inputs, trains: bool) -> None:
-        """What a run of ``setting`` needs beforehand; no time is taken of it."""
+        """Prepare a run of ``setting``; this is not timed."""
         setting.apply(self.model)
         self.model.train(trains)
         if setting == STOCK and self.stock is not None:

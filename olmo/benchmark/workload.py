@@ -157,7 +157,7 @@ class Work:
 
     @property
     def bound(self) -> float:
-        """What the time follows, if nothing else takes any."""
+        """Bytes if memory limits the speed (decoding), else FLOPs."""
         return self.bytes or self.flops.total
 
 

@@ -210,5 +210,5 @@ def _options(metadata: dict[str, Any]) -> list[str] | None:
 
 
 def _as_is(batch: Any) -> Any:
-    """In place of PyTorch's conversion of what a data set returns."""
+    """A collate function that changes nothing."""
     return batch

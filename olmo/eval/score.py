@@ -1,4 +1,4 @@
-"""What a scorer is, and the table that it registers in.
+"""The table of scorers, and what a scorer returns.
 
 A scorer returns at least ``correct`` (0 to 1, the headline score), ``unparsed`` (0 or 1),
 ``parsed`` (what was read) and ``reference``; also ``scores`` (further values, averaged) and
