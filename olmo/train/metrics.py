@@ -32,7 +32,8 @@ class StepSums:
         if isinstance(backbone, TemporalVisionBackbone) and backbone.config.vit.prune:
             self.backbone = backbone
         n_bins = 0 if self.backbone is None else self.backbone.image_vit.n_cells + 1
-        self.values = torch.zeros(len(ON_DEVICE), dtype=torch.float64, device=device)
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.device = dict.fromkeys(ON_DEVICE, zero)
         self.bins = torch.zeros(n_bins, dtype=torch.float64, device=device)
         self.host = dict.fromkeys(ON_HOST, 0.0)
         self.flops = 0.0
@@ -50,21 +51,14 @@ class StepSums:
         self.host["frames"] += frames
         self.host["prunable_videos"] += stats.get("stts/prunable_videos", 0.0)
         self.host["vit_rows"] += frames * stats.get("stts/vit_tokens_ratio", 1.0)
-        found = {
-            "cross_entropy": loss.cross_entropy,
-            "z_loss": loss.z_loss,
-            "correct": loss.correct,
-            "tokens": out.valid.sum(),
-        }
-        if aux is not None:
-            found["aux"] = aux
-        self._add(found)
+        found = {**vars(loss), "tokens": out.valid.sum()}
+        self._add(found if aux is None else {**found, "aux": aux})
         if self.backbone is not None and stats.get("stts/prunable_videos"):
             self._add_pruning(self.backbone, out, batch)
 
     def _add(self, found: dict[str, Tensor]) -> None:
         for name, value in found.items():
-            self.values[ON_DEVICE.index(name)] += value.detach().double()
+            self.device[name] = self.device[name] + value.detach().double()
 
     def _add_pruning(
         self, backbone: TemporalVisionBackbone, out: Molmo2Output, batch: dict[str, Tensor]
@@ -93,7 +87,8 @@ class StepSums:
         """Means over the global batch and histograms, by the name they are logged under."""
         self.host["flops"] = self.flops
         known = torch.tensor(list(self.host.values()), dtype=torch.float64)
-        sums = torch.cat((self.values, upload(known, self.values.device), self.bins))
+        found = torch.stack(list(self.device.values()))
+        sums = torch.cat((found, upload(known, found.device), self.bins))
         values = all_reduce_sum(sums).tolist()
         total = dict(zip((*ON_DEVICE, *ON_HOST), values, strict=False))
         metrics = {
