@@ -119,7 +119,7 @@ class Checker:
 
 def check_setting(model: TemporalVideoOlmo, sample: Inputs, setting: Setting, stage: Stage) -> None:
     """Check ``setting`` on a ``sample`` of a few frames. Raises ``WorkMismatch``."""
-    setting.apply(model)
+    model = setting.of(model)
     removes = sample.n_kept(model.config, setting) < sample.token_pooling.shape[1]
     check_outcome(model, sample, setting, stage, _run(model, sample, stage))
     if stage.trains:
@@ -148,10 +148,8 @@ def check_rows_of_dense(
 ) -> None:
     """Features are rows of the dense ones, bit for bit: of a ``setting`` that removes nothing, or
     that prunes pooled tokens."""
-    DENSE.apply(model)
-    dense = _run(model, sample, stage).values
-    setting.apply(model)
-    out = _run(model, sample, stage)
+    dense = _run(DENSE.of(model), sample, stage).values
+    out = _run(setting.of(model), sample, stage)
     assert out.keep is not None
     same = torch.equal(out.values, dense[out.keep.flatten()])
     _demand(same, f"{setting.label} does not give the dense features bit for bit")

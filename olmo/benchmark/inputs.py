@@ -5,14 +5,17 @@ Legend: B rows, T frames per row, N patches, M cells per frame, S tokens of a ro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from olmo.benchmark.presets import LAYOUTS
+from olmo.config import Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import (
     TemporalVideoOlmo,
     TemporalVideoOlmoConfig,
@@ -24,6 +27,8 @@ from olmo.types import MultimodalType
 
 TIME_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 6, 64, 64
 """Text of a row: before each frame, after the video, and the answer, which has the loss."""
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,27 @@ class Setting:
             return "dense, transformers"
         return "dense" if self.topk is None else f"{self.method} {self.layout} {self.topk:g}"
 
-    def apply(self, model: TemporalVideoOlmo) -> None:
-        """Switch ``model`` to this setting; the weights stay. ``ValueError`` for a bad one."""
-        vit = model.config.vision_backbone.vit
-        vit.prune = self.topk is not None
+    def of(self, model: TemporalVideoOlmo) -> TemporalVideoOlmo:
+        """The same parameters under this setting; ``model`` stays as it is. ``ValueError`` for a
+        bad one."""
+        fields: dict[str, Any] = {"prune": self.topk is not None}
         if self.topk is not None:
-            vit.topk, vit.prune_method = self.topk, self.method
-            vit.layout, vit.refill = LAYOUTS[self.layout]
-            vit.__post_init__()
+            fields |= {"topk": self.topk, "prune_method": self.method}
+            fields["layout"], fields["refill"] = LAYOUTS[self.layout]
+        backbone = model.config.vision_backbone
+        backbone = replace(backbone, vit=replace(backbone.vit, **fields))
+        other = _twin(model, replace(model.config, vision_backbone=backbone))
+        other.vision_backbone = _twin(model.vision_backbone, backbone)
+        other.vision_backbone.image_vit = _twin(model.vision_backbone.image_vit, backbone.vit)
+        return other
+
+
+def _twin(module: M, config: Config) -> M:
+    """The same parts in another module, which has a ``config`` of its own."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    twin.config = config  # type: ignore[assignment]
+    return twin
 
 
 DENSE = Setting()

@@ -111,7 +111,7 @@ def _run_once(
     bench: Bench, inputs: Inputs, setting: Setting, stage: Stage, runs: Runs, counts: bool
 ) -> None:
     """One timed run and its checks; adds to ``runs`` if it ``counts``."""
-    model = bench.model
+    model = bench.of(setting)
     bench.prepare(setting, inputs, stage.trains)
     on_gpu = model.device.type == "cuda"
     baseline = reset_gpu_peak(model.device) if on_gpu else 0

@@ -72,8 +72,7 @@ def _measure_here(
     spec: ModelSpec, stage: str, setting: Setting, n_frames: int, n_rows: int, threads: int
 ) -> PeakMemory:
     torch.set_num_threads(threads)
-    model, work = spec.build(), STAGES[stage]
-    setting.apply(model)
+    model, work = setting.of(spec.build()), STAGES[stage]
     model.train(work.trains)
     run_stage(model, Inputs.make(model.config, 2, 1), work)  # what libraries allocate once
     model.zero_grad(set_to_none=True)

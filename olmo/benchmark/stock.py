@@ -7,6 +7,7 @@ are floats before the time starts, as its processor gives them; ours are bytes.
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import Any
 
@@ -140,11 +141,12 @@ class Bench:
 
     def __init__(self, model: TemporalVideoOlmo, stock: Stock | None = None):
         self.model, self.stock = model, stock
+        self.of = functools.cache(lambda setting: setting.of(model))
+        """Ours under a setting."""
 
     def prepare(self, setting: Setting, inputs: Inputs, trains: bool) -> None:
         """Prepare a run of ``setting``; this is not timed."""
-        setting.apply(self.model)
-        self.model.train(trains)
+        self.of(setting).train(trains)
         if setting == STOCK and self.stock is not None:
             self.stock.model.train(trains)
             self.stock.prepare(inputs)
@@ -153,7 +155,7 @@ class Bench:
     def run(self, setting: Setting, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
         """One pass of a prepared ``setting``."""
         if setting != STOCK:
-            return run_stage(self.model, inputs, stage, clock)
+            return run_stage(self.of(setting), inputs, stage, clock)
         assert self.stock is not None
         return self.stock.run(inputs, stage, clock)
 

@@ -162,8 +162,8 @@ class Work:
 
 
 def stage_work(model: TemporalVideoOlmo, inputs: Inputs, setting: Setting, stage: Stage) -> Work:
-    """Work of ``model`` with ``setting`` (which is applied), 0 for what the stage leaves out."""
-    setting.apply(model)
+    """Work of ``model`` under ``setting``, 0 for what the stage leaves out."""
+    model = setting.of(model)
     config, n_rows = model.config, inputs.n_rows
     if stage.new_tokens:
         n_prompt = inputs.n_kept(config, setting) + inputs.n_text_tokens

@@ -13,9 +13,8 @@ for every key. A mask would rule out the fast kernels, and the bias stays differ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,16 +120,20 @@ def attention(
         repeat = q.shape[1] // k.shape[1]
         k, v, gqa = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), False
 
-    def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    given = [q, k, v] if mask is None else [q, k, v, mask]
+
+    def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, scale=scale, enable_gqa=gqa)
 
     if not q.is_cuda:
-        return run(q, k, v, mask)[..., :head_dim].to(dtype)
+        return run(*given)[..., :head_dim].to(dtype)
     with sdpa_kernel(SDPA_BACKENDS[backend]):
         if len(q) <= LARGEST_LAUNCH:  # a loop alone would tie compiled code to len(q)
-            out = run(q, k, v, mask)
+            out = run(*given)
         else:
-            out = torch.cat([run(*launch) for launch in _launches(q, k, v, mask)])
+            # split, not slices: the gradient of a slice is as large as the whole
+            pieces = [x.expand(len(q), *x.shape[1:]).split(LARGEST_LAUNCH) for x in given]
+            out = torch.cat([run(*piece) for piece in zip(*pieces, strict=True)])
     return out[..., :head_dim].to(dtype)
 
 
@@ -138,23 +141,14 @@ def _may_widen(x: Tensor) -> bool:
     return not torch.is_autocast_enabled(x.device.type) and not has_flash(x.device, x.dtype)
 
 
-def _launches(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    """The batch in pieces of ``LARGEST_LAUNCH`` rows."""
-    # split, not slices: the gradient of a slice is as large as the whole
-    heads = [x.split(LARGEST_LAUNCH) for x in (q, k, v)]
-    masks: Iterable[Tensor | None] = repeat(None, len(heads[0]))
-    if mask is not None:
-        masks = mask.expand(len(q), *mask.shape[1:]).split(LARGEST_LAUNCH)
-    yield from zip(*heads, masks, strict=True)
-
-
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Two extra head dimensions that carry the bias (high and low part), padded to a multiple
-    of 8. The split keeps the error of a half-precision bias at float32 level.
+    """Queries, keys and values whose products have ``bias`` in them; it broadcasts to ``k`` without
+    its last dimension.
 
-    ``bias`` broadcasts to ``k`` without its last dimension.
+    A kernel without masks can do nothing but multiply queries with keys. So the bias becomes a
+    part of each key, which meets a 1 in each query: two more head dimensions, since the high and
+    the low half of the bias together keep float32's accuracy in half precision. Zeros fill the
+    head up to a multiple of 8, which the kernels ask for.
     """
     high = bias.to(k.dtype)
     low = (bias - high.to(bias.dtype)).to(k.dtype)

@@ -82,8 +82,9 @@ class LlmConfig(Config):
 
     def __post_init__(self) -> None:
         self._check_ranges()
-        if self.n_heads % self.kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads {self.kv_heads}")
+        heads, kv_heads = self.n_heads, self.kv_heads
+        if heads % kv_heads:
+            raise ValueError(f"n_heads {heads} is not divisible by n_kv_heads {kv_heads}")
         if self.rope_type == "yarn" and not (
             self.rope_factor and self.rope_original_max_position_embeddings
         ):
@@ -109,7 +110,7 @@ class LlmConfig(Config):
         check_positive(self, "initializer_range", "new_embedding_init_range")
         check_dropout(self, "attention_dropout", "residual_dropout", "embedding_dropout")
         if self.head_dim is None and self.d_model % self.n_heads:
-            raise ValueError(f"d_model {self.d_model} is no multiple of n_heads {self.n_heads}")
+            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
         if self.head_size % 2 or self.mlp_hidden_size % 2:
             raise ValueError(
                 f"the head's size {self.head_size} and mlp_hidden_size {self.mlp_hidden_size} "

@@ -220,9 +220,8 @@ class TokenLayout:
         present, n_survivors = keep_FN, sum(counts)
         bins = first_fit_decreasing(counts, n_patches)
         if refill:
-            alone = [b[0] for b in bins if len(b) == 1]
-            whole = torch.zeros(len(counts), 1, dtype=torch.bool)
-            whole[alone] = True
+            alone = {b[0] for b in bins if len(b) == 1}
+            whole = torch.tensor([[f in alone] for f in range(len(counts))])
             present = keep_FN | to_device([whole], keep_FN.device)[0]
             for f in alone:
                 counts[f] = n_patches
@@ -243,7 +242,12 @@ class TokenLayout:
         n_survivors: int,
     ) -> TokenLayout:
         """Give each present patch its token: (frame, length) of the segments say where each
-        frame's tokens start; inside a frame they come cell by cell."""
+        frame's tokens start; inside a frame they come cell by cell.
+
+        How many patches are present in all is not read from the device, for which the host would
+        wait. So no index is made of a mask: an absent patch gets a token, too, the one behind the
+        row, and that token is cut off.
+        """
         device, (n_frames, n_patches) = keep_FN.device, keep_FN.shape
         starts, position, ends = [0] * n_frames, 0, [0]
         for frame, length in segments:
@@ -252,14 +256,8 @@ class TokenLayout:
             position += length
             ends.append(position)
         frames = tuple(frame or 0 for frame, _ in segments)
-        start, frame_index, cu_seqlens = to_device(
-            [
-                torch.tensor(starts),
-                torch.tensor(frames, dtype=torch.int64),
-                torch.tensor(ends, dtype=torch.int32),
-            ],
-            device,
-        )
+        plan = [torch.tensor(x, dtype=torch.int64) for x in (starts, frames, ends)]
+        start, frame_index, cu_seqlens = to_device([*plan[:2], plan[2].to(torch.int32)], device)
         by_cell = present_FN[:, grid.window_order]
         rank = by_cell.cumsum(1) - 1 + start[:, None]
         token = torch.empty_like(rank)

@@ -115,7 +115,7 @@ def test_presets():
 @pytest.mark.parametrize("stage", ["prefill", "train"])
 def test_parts_of_a_run(model: TemporalVideoOlmo, stage: str):
     inputs, clock = Inputs.make(model.config, 4, 1), Clock(model.device)
-    RAGGED.apply(model)
+    model = RAGGED.of(model)
     model.train(STAGES[stage].trains)
     with watched(model, clock):
         run_stage(model, inputs, STAGES[stage], clock)

@@ -77,8 +77,8 @@ def test_numbers_out_of_range(section: str, key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("llm", "message"),
     [
-        ({"n_heads": 5, "n_kv_heads": 5, "head_dim": None}, "d_model 24 is no multiple of n_heads"),
-        ({"n_kv_heads": 3}, "n_heads 4 is no multiple of n_kv_heads 3"),
+        ({"n_heads": 5, "n_kv_heads": 5, "head_dim": None}, "24 is not divisible by n_heads"),
+        ({"n_kv_heads": 3}, "n_heads 4 is not divisible by n_kv_heads 3"),
         ({"head_dim": 7}, "head's size 7 .* must be even"),
         ({"mlp_hidden_size": 47}, "mlp_hidden_size 47 must be even"),
         ({"additional_vocab_size": 13}, "no room for the visual tokens, whose last id is 53"),

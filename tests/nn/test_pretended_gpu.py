@@ -15,7 +15,7 @@ from torch import Tensor
 
 from olmo.benchmark.inputs import DENSE, Inputs, Setting
 from olmo.benchmark.presets import STAGES, ModelSpec
-from olmo.benchmark.workload import Outcome, run_stage
+from olmo.benchmark.workload import Outcome, applies, run_stage
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.generate import GenerateOutput
 from olmo.nn.kv_cache import KVCache
@@ -38,7 +38,7 @@ SETTINGS = (
     Setting(0.5, "heuristic"),
     Setting(0.5, "random"),
 )
-CASES = [(s, x) for s in WAITS for x in SETTINGS if STAGES[s].applies_to(x)]
+CASES = [(s, x) for s in WAITS for x in SETTINGS if applies(STAGES[s], x)]
 BOUNDS = {"float32": (1e-6, 1e-5), "bfloat16": (0.04, 0.1)}
 """Relative error of values and of gradients. Measured: 0 and 8e-7 in float32, 0.02 and 0.04 in
 bfloat16, where the device keeps float32 inside attention."""
@@ -61,8 +61,7 @@ def one_pass(name: str, setting: Setting, dtype: str, gpu: PretendedGpu | None) 
     """On a device one pass goes before, over fewer frames: what a process does once for all is
     not counted, what it does for each new shape is."""
     stage = STAGES[name]
-    model = ModelSpec("tiny", dtype=dtype).build().train(stage.trains)
-    setting.apply(model)
+    model = setting.of(ModelSpec("tiny", dtype=dtype).build()).train(stage.trains)
     inputs = Inputs.make(model.config, 4, 2, SEEDS.get(setting.method, 42))
     if gpu is not None:
         run_stage(to_gpu(model), moved(Inputs.make(model.config, 3, 2)), stage)
@@ -187,8 +186,7 @@ def test_launches() -> None:
     counts = []
     for n_layers in (2, 4):
         overrides = {"llm": llm | {"n_layers": n_layers}}
-        model = ModelSpec("tiny", dtype="bfloat16", overrides=overrides).build().eval()
-        DENSE.apply(model)
+        model = DENSE.of(ModelSpec("tiny", dtype="bfloat16", overrides=overrides).build()).eval()
         cache, token = KVCache(room=1), torch.zeros(1, 1, dtype=torch.int64)
         with pretended_gpu() as gpu, torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
             to_gpu(model)

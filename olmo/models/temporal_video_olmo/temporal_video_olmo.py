@@ -44,22 +44,19 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.mm_preprocessor.video.topk = self.vision_backbone.vit.topk
+        video = replace(self.mm_preprocessor.video, topk=self.vision_backbone.vit.topk)
+        self.mm_preprocessor = replace(self.mm_preprocessor, video=video)
         check_video_pooling(self, self.vision_backbone.video_pooling)
 
     def dense(self) -> Molmo2Config:
         """The same model without pruning, and without the fields of pruning."""
-        vision, vit = self.vision_backbone, self.vision_backbone.vit
-        preprocessor = self.mm_preprocessor
-        return Molmo2Config(
-            **{f.name: getattr(self, f.name) for f in fields(Molmo2Config)}
-            | {"model_name": Molmo2Config.model_name}
-            | {"vision_backbone": _part(vision, VisionBackboneConfig, vit=_part(vit, VitConfig))}
-            | {
-                "mm_preprocessor": replace(
-                    preprocessor, video=replace(preprocessor.video, topk=None)
-                )
-            }
+        vision, preprocessor = self.vision_backbone, self.mm_preprocessor
+        return _part(
+            self,
+            Molmo2Config,
+            model_name=Molmo2Config.model_name,
+            vision_backbone=_part(vision, VisionBackboneConfig, vit=_part(vision.vit, VitConfig)),
+            mm_preprocessor=replace(preprocessor, video=replace(preprocessor.video, topk=None)),
         )
 
     def build(self, device: torch.device | str | None = None) -> TemporalVideoOlmo:
