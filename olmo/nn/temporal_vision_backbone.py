@@ -5,7 +5,7 @@ Legend as in ``vision_backbone``; M cells per frame, F real frames of the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -185,15 +185,8 @@ class TemporalVisionBackbone(VisionBackbone):
         self, num_images: Tensor, multimodal_type: Tensor, n_slots: int, topk: float | None = None
     ) -> FrameTable:
         """The real frames of a batch with ``n_slots`` frame slots per row."""
-        budget = self.budget(topk)
-        return frame_table(
-            num_images,
-            multimodal_type,
-            n_slots,
-            budget.cells_per_frame,
-            budget.topk,
-            budget.prune_from_frame,
-        )
+        budget = astuple(self.budget(topk))
+        return frame_table(num_images, multimodal_type, n_slots, *budget)
 
     def n_score_terms(self, num_images: Tensor, multimodal_type: Tensor, n_slots: int) -> int:
         """(Frame pair, cell) terms of the auxiliary loss."""

@@ -77,21 +77,18 @@ def frame_table(
         n_slots: T, frame slots per row; more frames than slots is a ``ValueError``.
         topk: share to remove; a video whose budget comes to 0 is not prunable.
     """
-    n_frames = 0
     prunable: list[int] = []
     has_previous: list[bool] = []
     videos: list[VideoSpan] = []
-    for counts, kinds in zip(num_images.tolist(), multimodal_type.tolist(), strict=True):
-        for n, kind in zip(counts, kinds, strict=True):
-            if n <= 0:
-                continue
-            if kind == MultimodalType.VIDEO:
-                n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
-                if n_remove > 0:
-                    videos.append(VideoSpan(len(prunable), n, n_remove))
-                    prunable.extend(range(n_frames, n_frames + n))
-                    has_previous.extend([False] + [True] * (n - 1))
-            n_frames += n
+    start = 0
+    given = (x.flatten().tolist() for x in (num_images.clamp(min=0), multimodal_type))
+    for n, kind in zip(*given, strict=True):
+        n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
+        if kind == MultimodalType.VIDEO and n_remove > 0:
+            videos.append(VideoSpan(len(prunable), n, n_remove))
+            prunable += range(start, start + n)
+            has_previous += [False] + [True] * (n - 1)
+        start += n
     return FrameTable(
         real_slots(num_images, n_slots),
         torch.tensor(prunable, dtype=torch.int64),
