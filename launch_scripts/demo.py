@@ -151,6 +151,7 @@ def training_command(options: Options) -> list[str]:
         *(f"--scheduler.{name}_t_warmup={steps}" for name, steps in WARMUP.items()),
         f"--scheduler.alpha_f={FINAL_RATE}",
         f"--model.pruned_position_ids={POSITION_IDS}",
+        *("--ft_embedding=all", "--model.llm.residual_dropout=0"),
     ]
 
 

@@ -18,6 +18,7 @@ stage() { # name, start, mixture, steps, rows per step, frames, learning rate, s
         --model.mm_preprocessor.max_frames="$6" \
         --optimizer.{llm,vit,connector}_learning_rate="$7" --scheduler.alpha_f="$8" \
         --scheduler.{llm,vit,connector}_t_warmup=50 --data.num_workers=1 \
+        --ft_embedding=all --model.llm.residual_dropout=0 \
         --save_interval=200 --save_num_checkpoints_to_keep=1 "${@:9}"
 }
 

@@ -92,6 +92,7 @@ class Launcher:
             *("--device_batch_size=2", f"--save_folder={save_folder}"),
             *(f"--optimizer.{g}_learning_rate=1e-3" for g in ("llm", "vit", "connector")),
             *(f"--scheduler.{g}_t_warmup=2" for g in ("llm", "vit", "connector")),
+            *("--ft_embedding=all", "--model.llm.residual_dropout=0"),  # from random weights
             *flags,
         ]
 
