@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 
@@ -26,7 +26,7 @@ class Field:
     default: object
 
 
-TABLES = read_yaml(Path(__file__).with_name("fields.yaml"))
+TABLES = read_settings(Path(__file__).with_name("fields.yaml"))
 
 
 def _field(sections: str, key: str, remote: str, other: str | None, default: object) -> Field:

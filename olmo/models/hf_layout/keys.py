@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from olmo.config import read_yaml
+from olmo.config import read_settings
 from olmo.nn.llm import LlmConfig
 
 
@@ -81,7 +81,7 @@ SIGLIP_UNREAD = re.compile(
 
 RULES: dict[str, tuple[Rule, ...]] = {
     layout: tuple(Rule(tuple(a.split(" + ")), tuple(b.split(" + "))) for a, b in rows.items())
-    for layout, rows in read_yaml(Path(__file__).with_name("names.yaml")).items()
+    for layout, rows in read_settings(Path(__file__).with_name("names.yaml")).items()
 }
 NATIVE_RULES = (Rule(("**",), ("**",)),)
 HF_RULES = {layout: RULES[layout] for layout in ("transformers", "remote")}
