@@ -1,4 +1,4 @@
-"""Parameter groups, AdamW and the cosine schedule.
+"""Parameter groups, AdamW and the schedules of learning rates.
 
 Groups: ``llm``, ``connector`` (with the embeddings of the visual tokens), ``vit`` and
 ``temporal_token_scorer``; each has its learning rate, warm-up, decay and gradient clip.
@@ -7,7 +7,7 @@ Groups: ``llm``, ``connector`` (with the embeddings of the visual tokens), ``vit
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,10 +94,21 @@ class OptimizerConfig(Config):
         return {group: default if norm is None else norm for group, norm in own.items()}
 
 
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda way: (1 + math.cos(math.pi * way)) / 2,
+    "linear": lambda way: 1 - way,
+    "constant": lambda way: 1.0,
+}
+"""By name: the share of ``1 - alpha_f`` that is left after a share ``way`` (0 to 1) of the steps
+behind the warm-up."""
+
+
 @dataclass
 class SchedulerConfig(Config):
-    """Linear warm-up from ``warmup_min_lr``, then cosine to ``alpha_f`` of the learning rate."""
+    """Linear warm-up from ``warmup_min_lr``, then down to ``alpha_f`` of the learning rate."""
 
+    shape: str = "cosine"
+    """The way down, a name of ``SCHEDULES``."""
     llm_t_warmup: int = 200
     connector_t_warmup: int = 200
     vit_t_warmup: int = 200
@@ -106,12 +117,14 @@ class SchedulerConfig(Config):
     warmup_min_lr: float | None = 0.0
     """None: a tenth of each group's learning rate."""
     t_max: int | None = None
-    """Step at which the cosine ends; None: ``max_duration``."""
+    """Step at which the way down ends; None: ``max_duration``."""
 
     def __post_init__(self) -> None:
+        if self.shape not in SCHEDULES:
+            raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SCHEDULES)}")
         for key, value in vars(self).items():
             least = 1 if key == "t_max" else 0
-            if value is not None and value < least:
+            if key != "shape" and value is not None and value < least:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
 
 
@@ -174,16 +187,16 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     return torch.optim.AdamW(param_groups, fused=True if on_gpu else None)
 
 
-def cosine_lr(step: int, peak: float, warmup: int, total: int, config: SchedulerConfig) -> float:
+def learning_rate(
+    step: int, peak: float, warmup: int, total: int, config: SchedulerConfig
+) -> float:
     """Learning rate of ``step`` (1 at the first update) out of ``total``."""
     floor = config.alpha_f * peak
     if step < warmup:
         first = 0.1 * peak if config.warmup_min_lr is None else config.warmup_min_lr
         return first + (peak - first) * step / warmup
-    if step >= total:
-        return floor
-    progress = (step - warmup) / (total - warmup)
-    return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2
+    way = 1.0 if step >= total else (step - warmup) / (total - warmup)
+    return floor + (peak - floor) * SCHEDULES[config.shape](way)
 
 
 def set_learning_rates(
@@ -194,7 +207,7 @@ def set_learning_rates(
     for group in optimizer.param_groups:
         name, end = group["group_name"], config.t_max or total
         warmup = getattr(config, f"{name}_t_warmup")
-        group["lr"] = rates[name] = cosine_lr(step, group["peak_lr"], warmup, end, config)
+        group["lr"] = rates[name] = learning_rate(step, group["peak_lr"], warmup, end, config)
     return rates
 
 

@@ -14,7 +14,7 @@ from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
-from olmo.train.optim import GROUPS, cosine_lr
+from olmo.train.optim import GROUPS, learning_rate
 
 PUBLISHED_FRAME = [378, 378]
 """Pixels of the frames of the published models. Others keep their video section and length."""
@@ -65,7 +65,7 @@ def _warmups(config: TrainConfig) -> Iterator[str]:
     }
     for group, warmup in late.items():
         peak = config.optimizer.of(group, "learning_rate")
-        reached = cosine_lr(last, peak, warmup, config.max_duration, schedule)
+        reached = learning_rate(last, peak, warmup, config.max_duration, schedule)
         yield (
             f"--scheduler.{group}_t_warmup={warmup} is not over within {last} steps: the learning "
             f"rate ends at {reached:.1e} of {peak:.1e}. Give a shorter one, such as {last // 10}"

@@ -17,9 +17,9 @@ from olmo.train.optim import (
     SchedulerConfig,
     build_optimizer,
     clip_gradients,
-    cosine_lr,
     decays,
     freeze,
+    learning_rate,
     named_groups,
     set_learning_rates,
 )
@@ -141,7 +141,9 @@ def test_schedule_of_the_recipe() -> None:
     """Values of the published recipe: 6250 steps, 200 of warm-up, peak 1e-5."""
     expected = {1: 5.0e-8, 100: 5.0e-6, 200: 1.0e-5, 3225: 5.5e-6, 6250: 1.0e-6}
     for step, lr in expected.items():
-        assert cosine_lr(step, 1e-5, 200, 6250, SchedulerConfig()) == pytest.approx(lr, rel=1e-3)
+        assert learning_rate(step, 1e-5, 200, 6250, SchedulerConfig()) == pytest.approx(
+            lr, rel=1e-3
+        )
 
 
 def test_clipping_is_per_group() -> None:
