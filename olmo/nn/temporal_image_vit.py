@@ -116,9 +116,7 @@ class TemporalVisionTransformer(VisionTransformer):
         x, found = self.first_blocks(images, config.prune_at + 1, layers)
         # 1. Score the cells, and choose those that stay.
         scores, aux_loss = self._score(x, images, table)
-        keep = torch.ones(len(images), grid.n_cells, dtype=torch.bool, device=x.device)
-        if table.videos:
-            keep[table.prunable] = select_cells(scores, table, config.method.spreads_ties)
+        keep = self.kept_cells(scores, table, len(images))
         # 2. Plan where their patches lie.
         counts, *host = to_host([grid.spread(keep).sum(1), *also(keep)])
         layout, bias = None, self._bias(scores, table, x)
@@ -147,6 +145,13 @@ class TemporalVisionTransformer(VisionTransformer):
             0 if aux_loss is None else self.n_score_terms(table),
             stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
+
+    def kept_cells(self, scores: Tensor, table: FrameTable, n_frames: int) -> Tensor:
+        """bool [F, M]: the cells of all frames that stay, by the ``scores`` of prunable ones."""
+        keep = torch.ones(n_frames, self.n_cells, dtype=torch.bool, device=scores.device)
+        if table.videos:
+            keep[table.prunable] = select_cells(scores, table, self.config.method.spreads_ties)
+        return keep
 
     def layout(self, keep: Tensor, grid: CellGrid, counts: list[int] | None = None) -> TokenLayout:
         """The layout that the config asks for."""

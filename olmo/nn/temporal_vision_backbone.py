@@ -15,7 +15,6 @@ from olmo.nn.pruning_config import ScoreInputs, TemporalVitConfig
 from olmo.nn.ranges import MOST_POOL, check_counts
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
-from olmo.nn.token_pruning import select_cells
 from olmo.nn.transfer import built_on, to_host
 from olmo.nn.vision_backbone import (
     VisionBackbone,
@@ -129,22 +128,18 @@ class TemporalVisionBackbone(VisionBackbone):
         """Dense ViT and connector; then the method compares the pooled tokens of the videos.
 
         Padding rows are pooled, too: leaving them out would cost a second wait."""
-        grid, features = self.image_vit.grid(frames.device), self._pool_all(frames, index)
-        keep_cells = torch.ones(len(frames), grid.n_cells, dtype=torch.bool, device=frames.device)
-        scores = None
+        vit, features = self.image_vit, self._pool_all(frames, index)
+        grid, scores = vit.grid(frames.device), features.new_zeros(0, vit.n_cells)
         if table.videos:
-            inputs = self._pooled_inputs(frames, index, table, features)
-            scores = self.image_vit.method_scores(inputs)
-            spread = self.config.vit.method.spreads_ties
-            keep_cells[table.prunable] = select_cells(scores, table, spread)
-        keep = _kept_rows(index, keep_cells, grid)
+            scores = vit.method_scores(self._pooled_inputs(frames, index, table, features))
+        keep = _kept_rows(index, vit.kept_cells(scores, table, len(frames)), grid)
         rows, kept_rows = to_host([(index >= 0).any(-1), keep])
         return VisionOutput(
             select(features.unflatten(0, keep.shape), kept_rows),
             keep,
             rows,
             kept_rows,
-            scores,
+            scores if table.videos else None,
             stats=pruning_stats(table, None, len(frames), grid.n_cells),
         )
 
