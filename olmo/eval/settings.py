@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from olmo.config import Config, FilePath, check_seed, merge, section
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
-from olmo.models.loading import check_scorer, load_model_config, select_checkpoint
+from olmo.models.loading import check_weights, load_model_config, select_checkpoint
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -95,7 +95,7 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
     checkpoint = select_checkpoint(config.checkpoint)
     overrides = evaluation_overrides(checkpoint, config.model)
     model_config = load_model_config(checkpoint, overrides or None)
-    check_scorer(model_config, checkpoint)
+    check_weights(model_config.build("meta"), checkpoint)
     folder = Path(config.save_folder or checkpoint.resolve().parent / "eval")
     name = config.eval_name or set_up_name(checkpoint, config.model)
     return EvalPlan(config, checkpoint, model_config, tasks, folder / name, overrides)

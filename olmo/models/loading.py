@@ -216,13 +216,6 @@ def load_weights(
     return absent
 
 
-def check_scorer(config: Molmo2Config, folder: Path) -> None:
-    """``CheckpointError`` if the model of ``config`` has a token scorer and ``folder`` none. Only
-    names are read."""
-    if absent := _missing_scorer(config.build("meta").state_dict(), open_weights(folder)):
-        raise no_scorer(folder, absent)
-
-
 def _missing_scorer(params: dict[str, Tensor], source: WeightSource) -> list[str]:
     """Names of the scorer's parameters if ``source`` has none of them: half a scorer is damage,
     not a dense checkpoint."""
