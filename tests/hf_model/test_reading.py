@@ -125,7 +125,7 @@ def test_scorer_is_read_from_either_layout(tmp_path: Path) -> None:
         ({"text_config": {"hidden_act": "gelu"}}, r"text_config\.hidden_act is 'gelu', .* 'silu'"),
         ({"adapter_config": {"text_hidden_size": 9}}, r"text_hidden_size is 9, .* only have 24"),
         ({"image_patch_id": 7}, "image_patch_id is 7, this model can only have 522"),
-        ({"text_config": {"num_key_value_heads": 3}}, "n_heads 4 is no multiple of n_kv_heads 3"),
+        ({"text_config": {"num_key_value_heads": 3}}, "n_heads 4 is not divisible by n_kv_heads 3"),
         ({"text_config": {"qk_norm_type": "none"}}, "attention_layer_norm_type: 'none' is not one"),
         ({"model_type": "qwen3"}, r"model_type 'qwen3' is not one of .*prepare_pretrained_model"),
         ({"adapter_config": 3}, "no section 'adapter_config'"),
