@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from olmo.config import ConfigError
+from olmo.files import write_json
 from olmo.hf_model.processor_files import differences, write_processor_files
 from olmo.hf_model.shards import MAX_FILE_BYTES, plan_writing, write_weights
 from olmo.models.hf_layout.config import to_hf
@@ -76,7 +76,7 @@ def export_checkpoint(
     dtypes = {options.dtype or computed_in(weights.dtype(key)) for key in params}
     if len(dtypes) == 1:
         data["dtype"] = str(dtypes.pop()).removeprefix("torch.")
-    (part / HF_CONFIG).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    write_json(part / HF_CONFIG, data, sort_keys=True)
     write_processor_files(config, config.build_tokenizer(), part)
     write_weights(weights, tensors, part, options.dtype, options.max_file_bytes)
     return _finish(part, out)

@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer as RawTokenizer
 
 from olmo.config import ConfigError
+from olmo.files import write_json
 from olmo.models.hf_layout.folder import PROCESSOR_FILE, PROCESSOR_KEYS
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.preprocessing.chat import FORMATS
@@ -37,13 +38,13 @@ PIXELS: dict[str, Any] = {
 
 def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folder: Path) -> None:
     """Write all of them into ``folder``."""
-    _write_json(folder / PROCESSOR_FILE, processor_config(config))
+    write_json(folder / PROCESSOR_FILE, processor_config(config))
     template = chat_template(config.data_formatter.message_format, tokenizer.reserved())
     (folder / "chat_template.jinja").write_text(template)
     hf = hf_tokenizer(tokenizer, config.llm.max_sequence_length)
     hf.save_pretrained(folder)
     ids = {f"{name}_token_id": getattr(hf, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    _write_json(folder / "generation_config.json", ids)
+    write_json(folder / "generation_config.json", ids)
 
 
 def processor_config(config: Molmo2Config) -> dict[str, Any]:
@@ -204,7 +205,3 @@ def padded_tokenizer(tokenizer: MolmoTokenizer) -> RawTokenizer:
 def _number(value: float) -> float:
     """2.0 as 2: transformers declares the rate as an int."""
     return int(value) if float(value).is_integer() else value
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n")

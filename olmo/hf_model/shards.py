@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from olmo.files import write_json
 from olmo.models.hf_layout.keys import EMBEDDING, HEAD, HF_RULES, find_group
 from olmo.models.weight_files import INDEX, SAFETENSORS
 from olmo.models.weights import NativeWeights, Piece, cut_rows
@@ -101,7 +101,7 @@ def write_weights(
         }
         total = sum(map(bytes_of, tensors))
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_json(folder / INDEX, index, sort_keys=True)
 
 
 class _Reader:
