@@ -42,10 +42,8 @@ def _watch(model: nn.Module) -> Iterator[list[str]]:
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = (output,) if isinstance(output, Tensor) else output
-            if not isinstance(tensors, (tuple, list)):
-                return
-            if any(isinstance(t, Tensor) and not _finite(t) for t in tensors):
+            parts = output if isinstance(output, (tuple, list)) else [output]
+            if any(isinstance(part, Tensor) and not _finite(part) for part in parts):
                 found.append(name)
 
         return hook

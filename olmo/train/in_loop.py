@@ -73,7 +73,13 @@ class EvaluationCallback(Callback):
                     torch.compiler.set_stance("force_eager"),  # a length per step is a shape each
                 ):
                     result = evaluate_task(model, config.model, task, self.settings, device)
-                figures = _numbers(result.metrics)
+                figures = {
+                    k: float(v)
+                    for k, v in result.metrics.items()
+                    if isinstance(v, (int, float))
+                    and type(v) is not bool
+                    and k not in EVAL_SETTINGS
+                }
                 metrics |= {f"eval/{task.name}/{k}": v for k, v in figures.items()}
                 text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
                 log.info("step %d, %s: %s", trainer.state.step, task.name, text)
@@ -83,14 +89,6 @@ class EvaluationCallback(Callback):
                     write_result(folder / task.name, result.metrics, result.predictions)
         finally:
             trainer.model.train()
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {
-        k: float(v)
-        for k, v in values.items()
-        if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in EVAL_SETTINGS
-    }
 
 
 class PictureCallback(Callback):

@@ -89,7 +89,7 @@ def test_a_checkpoint_is_read_merged_and_exported(
     torch.testing.assert_close(logits(load_model(exported)[0]), logits(model), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_a_resumed_run_goes_on_exactly(start: Path, tmp_path: Path, dropout: float) -> None:
     """Also with dropout in blocks that are recomputed."""
     recomputed = {
