@@ -176,6 +176,11 @@ class TrainConfig(Config):
         return [] if self.lora is None else self.lora.groups
 
     @property
+    def trained(self) -> list[str]:
+        """Parameter groups with something to train."""
+        return [g for g in GROUPS if g not in self.frozen or g in self.adapted]
+
+    @property
     def last_step(self) -> int:
         """Where the run ends, if nothing stops it before."""
         return min(self.max_duration, self.stop_at or self.max_duration)
@@ -210,13 +215,10 @@ class TrainConfig(Config):
                     f"lora.targets has {group}, whose adapters would train, but ft_{group} is "
                     "False: leave one of the two out"
                 )
-        self._check_warmup()
-
-    def _check_warmup(self) -> None:
         first = self.scheduler.warmup_min_lr or 0.0
-        for group in GROUPS:
+        for group in self.trained:
             rate = self.optimizer.of(group, "learning_rate")
-            if first and first >= rate and (group not in self.frozen or group in self.adapted):
+            if first and first >= rate:
                 raise ValueError(
                     f"scheduler.warmup_min_lr={first} is not below "
                     f"optimizer.{group}_learning_rate={rate}, which the warm-up leads to"

@@ -14,7 +14,7 @@ from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
-from olmo.train.optim import GROUPS, learning_rate
+from olmo.train.optim import learning_rate
 
 PUBLISHED_FRAME = [378, 378]
 """Pixels of the frames of the published models. Others keep their video section and length."""
@@ -58,12 +58,10 @@ def misfits(config: TrainConfig) -> list[str]:
 
 def _warmups(config: TrainConfig) -> Iterator[str]:
     last, schedule = config.last_step, config.scheduler
-    late = {
-        group: warmup
-        for group in GROUPS
-        if group not in config.frozen and last <= (warmup := getattr(schedule, f"{group}_t_warmup"))
-    }
-    for group, warmup in late.items():
+    for group in config.trained:
+        warmup = getattr(schedule, f"{group}_t_warmup")
+        if warmup < last:
+            continue
         peak = config.optimizer.of(group, "learning_rate")
         reached = learning_rate(last, peak, warmup, config.max_duration, schedule)
         yield (
