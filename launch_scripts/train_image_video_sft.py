@@ -4,13 +4,17 @@
         --global_batch_size 64 --device_batch_size=2 --max_duration=6250 --seq_len 9686 --packing \\
         --save_folder=RUN --use_temporal_video_olmo --model.vision_backbone.vit.topk=0.5
 
-Every key of the training config can be set as --a.b=value. Common ones:
+What the command leaves open is that of olmo/recipe.yaml, whatever the checkpoint says. Every key of
+the training config can be set as --a.b=value. Common ones:
   --max_duration=N                                steps
   --save_folder=DIR, --save_interval=N            the run's own folder; the same command resumes
+  --stop_at=STEP, --stop_after=N, --time_limit=SECONDS    end earlier, within the same schedule
   --allow_changes, --allow_fallback=False         resuming: another start or data; a damaged newest
   --model.vision_backbone.vit.{topk,prune_at,prune_method}=...   STTS
   --model.mm_preprocessor.{max_frames,max_subtitle_tokens,use_frame_special_tokens}=...
   --optimizer.{llm,connector,vit,temporal_token_scorer}_learning_rate=LR
+  --scheduler.{llm,connector,vit,temporal_token_scorer}_t_warmup=N
+  --ft_{llm,connector,vit}=False, --ft_embedding={lm_head,ln_f,wte,all}    what trains
   --data.custom=FILE.jsonl                        own data (docs/datasets.md); mixture: custom
   --data.skip_missing                             leave absent data sets of the mixture out
   --data.num_workers=N                            loader processes per rank
