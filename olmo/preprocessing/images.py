@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
@@ -50,6 +48,9 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     ``frames`` uint8 ``[n, h, w, 3]``; returns uint8 ``[n, size[0], size[1], 3]``, the input
     itself if it has that size already.
     """
+    import torch  # imported late: it takes seconds, and only resizing needs it
+    import torch.nn.functional as F
+
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 [n, h, w, 3], got {frames.dtype} {frames.shape}")
     if frames.shape[1:3] == tuple(size):
