@@ -61,7 +61,7 @@ def n_removed_tokens(
 
 
 def check_topk(topk: object) -> float:
-    """``topk`` as a number. ``ValueError`` for what is no share in [0, 1)."""
+    """``topk`` as a number. ``ValueError`` for anything but a number in [0, 1)."""
     if isinstance(topk, (bool, str, bytes)) or not isinstance(topk, SupportsFloat):
         raise ValueError(f"topk is a number, the share to remove: got {topk!r}")
     if not 0 <= float(topk) < 1:

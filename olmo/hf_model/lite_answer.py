@@ -140,7 +140,7 @@ def _check(question: Any, style: Any, options: Any) -> None:
 
 
 def _check_one(medium: Any, kind: str) -> None:
-    """``ValueError`` for what is no single video or image, such as a list of files."""
+    """``ValueError`` for anything but one video or image, such as a list of files."""
     listed = medium if isinstance(medium, (list, tuple)) else []
     if medium is None or any(isinstance(m, (str, Path, list, tuple)) for m in listed):
         hint = f"generate_from_{kind} takes one {kind}; answer({kind}s=[...]) takes several"

@@ -102,7 +102,7 @@ def _native(data: str, where: Path, more: str) -> TemporalVideoOlmoConfig:
 
 
 def source_path(path: Any) -> str:
-    """``path`` as text, ``~`` being the home folder. ``ValueError`` for what is no path."""
+    """``path`` as text, ``~`` being the home folder. ``ValueError`` for anything else."""
     if not isinstance(path, (str, Path)) or not str(path).strip():
         raise ValueError(f"path: expected a folder, got {path!r}")
     return expand(path)

@@ -80,7 +80,7 @@ class Molmo2LiteProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; ``ValueError`` or ``FileNotFoundError`` for what is no folder."""
+        """As in transformers; ``ValueError`` or ``FileNotFoundError`` for anything but a folder."""
         return super().from_pretrained(hub_or_folder(path), *args, **kwargs)
 
     @classmethod

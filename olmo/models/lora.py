@@ -107,7 +107,7 @@ class MergedSource(WeightSource):
         self.layers = {k[: k.index(ADAPTER)] for k in stored if ADAPTER in k}
         known = {layer + form for layer in self.layers for form in (A, B)}
         if unknown := sorted({k for k in stored if ADAPTER in k} ^ known):
-            what = "is missing" if unknown[0] in known else "is no matrix of an adapter"
+            what = "is missing" if unknown[0] in known else "is not a matrix of an adapter"
             raise CheckpointError(f"{self.where}: {unknown[0]!r} {what}")
         for layer in self.layers:
             self._check(layer)

@@ -29,7 +29,7 @@ def weight_table(
     where: Path, tensors: Iterable[tuple[str, Shape, torch.dtype | str]]
 ) -> tuple[dict[str, Shape], dict[str, torch.dtype]]:
     """Shapes and types of the weights among (name, shape, type); a type that torch may not have
-    is its name. ``CheckpointError`` if one is no weight, or is there twice."""
+    is its name. ``CheckpointError`` if one is not a weight, or is there twice."""
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, torch.dtype] = {}
     for name, shape, dtype in tensors:
@@ -96,7 +96,7 @@ def check_plain(value: object, where: Path, name: str) -> Tensor:
     assert isinstance(value, Tensor)
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
         kind = f"{value.layout}, {value.device.type}, {value.dtype}"
-        raise CheckpointError(f"{where}: {name!r} is no plain tensor ({kind})")
+        raise CheckpointError(f"{where}: {name!r} is not a plain tensor ({kind})")
     needed, held = value.numel() * value.itemsize, value.untyped_storage().nbytes()
     if needed > held:
         raise CheckpointError(

@@ -36,7 +36,7 @@ BAR = 40
 
 class ProgressCallback(Callback):
     """A progress bar with the time left and as many figures as its terminal has room for; log
-    lines, the first at once, where stderr is no terminal."""
+    lines, the first at once, where stderr is not a terminal."""
 
     def on_start(self, trainer: Trainer) -> None:
         self.first, self.last = trainer.state.step, trainer.last_step

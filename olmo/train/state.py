@@ -95,7 +95,7 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
             raise wrong(f"{key!r} is missing")
     for key, value in data.items():
         if key not in FORM or not has_form(value, FORM[key]):
-            raise wrong(f"{key} = {value!r:.80} is no valid state")
+            raise wrong(f"{key} = {value!r:.80} is not a valid state")
     step, world_size, lanes = data["step"], data.pop("world_size"), data.pop("lanes")
     if (name or folder.name) != f"step{step}":
         raise wrong(f"it is of step {step}, the folder is {folder.name}")
@@ -138,7 +138,7 @@ def read_random_state(file: Path) -> dict[str, Tensor]:
         found = state.get(name, expected)
         fits = isinstance(found, Tensor) and found.dtype == expected.dtype
         if not fits or found.shape != expected.shape or found.device.type != "cpu":
-            raise CheckpointError(f"{file}: {name!r} is no state of a random generator")
+            raise CheckpointError(f"{file}: {name!r} is not the state of a random generator")
     return state
 
 

@@ -151,7 +151,7 @@ def _zip_entries(zipped: zipfile.ZipFile) -> Iterator[Entry]:
         if kind == stat.S_IFLNK and info.file_size <= MAX_LINK_BYTES:
             yield Entry(info.filename, link=_beside(info.filename, zipped.read(info).decode()))
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"the entry {info.filename!r} is no regular file")
+            raise ValueError(f"the entry {info.filename!r} is not a regular file")
         else:
             yield Entry(info.filename, None if info.is_dir() else partial(zipped.open, info))
 
@@ -166,7 +166,7 @@ def _tar_entries(tar: tarfile.TarFile) -> Iterator[Entry]:
         elif member.isreg() or member.isdir():
             yield Entry(member.name, None if member.isdir() else partial(_file, tar, member))
         else:
-            raise ValueError(f"the entry {member.name!r} is no regular file")
+            raise ValueError(f"the entry {member.name!r} is not a regular file")
 
 
 def _beside(name: str, target: str) -> str:

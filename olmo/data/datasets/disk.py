@@ -170,7 +170,7 @@ class Disk:
 def open_regular(path: Path) -> BinaryIO:
     """A file, opened; a pipe or a device of that name would never end."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     return open(path, "rb")
 
 
