@@ -23,7 +23,7 @@ from olmo.models.tensors import Shape
 from olmo.outside import foreign
 
 METADATA = ".metadata"
-MAX_SIZE, MAX_DIMS = 2**48, 8
+MAX_SIZE, MAX_DIMS, MAX_NAME = 2**48, 8, 255
 DTYPES = {f"torch.{k}": v for k, v in vars(torch).items() if isinstance(v, torch.dtype)}
 
 
@@ -186,7 +186,8 @@ def _chunk(place: tuple[str, Shape | None], sizes: Shape, n_bytes: int, places: 
 
 def is_plain_name(name: str) -> bool:
     """Whether ``name`` can only be a file in the folder of the file that names it."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    short = len(name.encode(errors="surrogatepass")) <= MAX_NAME
+    return short and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def tiles(shape: Shape, blocks: list[tuple[Shape, Shape]]) -> bool:

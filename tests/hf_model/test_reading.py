@@ -194,6 +194,7 @@ def test_shard_without_a_listed_key(tmp_path: Path) -> None:
     [
         ({"weight_map": {"a": "../native/model.safetensors"}}, "'a' is in '../native"),
         ({"weight_map": {"a": "/etc/passwd"}}, "'a' is in '/etc/passwd', not a file beside it"),
+        ({"weight_map": {"a": "x" * 300}}, "'a' is in 'x{300}', not a file beside it"),
         ({"weight_map": ["a"]}, "not a readable index"),
         ({}, "not a readable index: no weight_map"),
         ([], "not a readable JSON file: .*expected a JSON object"),

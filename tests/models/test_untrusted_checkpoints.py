@@ -229,6 +229,7 @@ def shared_bytes(metadata: Metadata) -> None:
         (set_field(relative_path="../x.distcp"), "'../x.distcp', not a file beside it"),
         (set_field(relative_path="/etc/passwd"), "'/etc/passwd', not a file beside it"),
         (set_field(relative_path=".."), "not a file beside it"),
+        (set_field(relative_path="x" * 300), "x{300}', not a file beside it"),
         (set_field(relative_path=7), "no text"),
         (set_field(relative_path="none.distcp"), r"none\.distcp: missing"),
         (set_field(offset=-1), "sizes that no"),
