@@ -134,7 +134,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_start(self)
         with self.signal:
-            with blocked_signals():
+            # the iterator draws a seed: a resumed run must not drop out other units for that
+            with blocked_signals(), torch.random.fork_rng(devices=[]):
                 batches = iter(self.loader)
             saved = self.state.step
             try:
