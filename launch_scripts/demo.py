@@ -43,20 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
 N_STAGES = 6
 
-LEARNING_RATES = {"llm": 1e-4, "connector": 1e-4, "vit": 1e-4, "temporal_token_scorer": 3e-4}
-"""Per parameter group; high, because the model is tiny."""
-WARMUP = {"llm": 20, "connector": 20, "vit": 20, "temporal_token_scorer": 100}
-"""Steps. The scorer's is long: its scores start at a half and have to come down to the small share
-of cells that change; at full speed they overshoot to 0, where a sigmoid no longer learns."""
-FINAL_RATE = 0.02
-"""Share of the learning rate at the end of the cosine."""
-STEPS, BATCH = 300, 16
-"""Steps in all, and clips per step."""
-PRUNE_AT = 1
-"""The scorer reads the output of this block of the six."""
-POSITION_IDS = "original"
-"""Gaps stay where tokens were removed, so that the dense start answers well from the first step."""
-SAVE_INTERVAL = 50
+SETTINGS = ROOT / "configs" / "tiny_stts.yaml"
+STEPS = 300
 
 EVAL_BATCH, TIMED_BATCHES, REPEATS = 20, 3, 5
 """Questions per batch, and how many such batches are timed how often."""
@@ -134,24 +122,13 @@ def open_data() -> SyntheticVideoQA:
 
 def training_command(options: Options) -> list[str]:
     """Fine-tuning with STTS through the training script."""
-    vit = "--model.vision_backbone.vit"
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone")
     script = os.path.relpath(ROOT / "launch_scripts" / "train_image_video_sft.py")
     return [
         *(sys.executable, *launcher, script, str(options.checkpoint), SYNTHETIC),
-        *("--global_batch_size", str(BATCH), f"--device_batch_size={BATCH}"),
-        f"--max_duration={options.steps}",
-        f"--save_folder={options.run}",
-        f"--save_interval={SAVE_INTERVAL}",
-        "--run_name=stts",
-        "--use_temporal_video_olmo",
-        *(f"{vit}.topk={options.topk}", f"{vit}.prune_at={PRUNE_AT}"),
-        f"{vit}.prune_method=scorer",
-        *(f"--optimizer.{name}_learning_rate={rate:g}" for name, rate in LEARNING_RATES.items()),
-        *(f"--scheduler.{name}_t_warmup={steps}" for name, steps in WARMUP.items()),
-        f"--scheduler.alpha_f={FINAL_RATE}",
-        f"--model.pruned_position_ids={POSITION_IDS}",
-        *("--ft_embedding=all", "--model.llm.residual_dropout=0"),
+        *("--config", os.path.relpath(SETTINGS), "--run_name=stts"),
+        *(f"--max_duration={options.steps}", f"--save_folder={options.run}"),
+        f"--model.vision_backbone.vit.topk={options.topk}",
     ]
 
 
@@ -259,8 +236,9 @@ def notes(options: Options, device: torch.device) -> str:
 
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return f"""\
-- Dense: `{options.checkpoint}` as it is. STTS: the same after {options.steps} more steps of \
-{BATCH} clips, with pruning. Random pruning: the STTS checkpoint, with cells drawn by chance.
+- Dense: `{options.checkpoint}` as it is. STTS: the same after {options.steps} more steps \
+with pruning (`configs/{SETTINGS.name}`). Random pruning: the STTS checkpoint, with cells drawn by \
+chance.
 - The test clips are in no training split.
 - Prefill: video and question up to the first token; median of {REPEATS} passes over \
 the same batches (at most {TIMED_BATCHES} of {EVAL_BATCH} videos), the models taking turns; \

@@ -88,12 +88,11 @@ def test_the_training_script_reads_the_command(options):
     config = train_image_video_sft.build_config(args, parse_overrides(rest))
     vit = config.model.vision_backbone.vit
     assert config.model.model_name == "temporal_video_olmo" and config.model.budget.topk == 0.3
-    assert (vit.prune_method, vit.prune_at) == ("scorer", demo.PRUNE_AT)
+    assert (vit.prune_method, vit.prune_at) == ("scorer", 1)
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
-    for group, rate in demo.LEARNING_RATES.items():
-        assert getattr(config.optimizer, f"{group}_learning_rate") == rate
-        assert getattr(config.scheduler, f"{group}_t_warmup") == demo.WARMUP[group]
-    assert config.global_train_batch_size == config.device_train_microbatch_size == demo.BATCH
+    assert config.optimizer.of("temporal_token_scorer", "learning_rate") == 3e-4
+    assert (config.ft_embedding, config.model.llm.residual_dropout) == ("all", 0.0)
+    assert config.global_train_batch_size == config.device_train_microbatch_size == 16
 
 
 # --- the run -----------------------------------------------------------------------------------
@@ -108,7 +107,7 @@ def trainings(monkeypatch, options):
         started.append(command)
         overrides = {
             "model_name": "temporal_video_olmo",
-            "vision_backbone": {"vit": {"topk": options.topk, "prune_at": demo.PRUNE_AT}},
+            "vision_backbone": {"vit": {"topk": options.topk, "prune_at": 1}},
         }
         write_checkpoint(options.run / f"step{options.steps}", overrides)
         return SimpleNamespace(returncode=0)

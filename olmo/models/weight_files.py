@@ -22,15 +22,12 @@ from olmo.models.lora import merged
 from olmo.models.tensors import Shape, WeightSource, check_plain, torch_load, weight_table
 from olmo.outside import foreign
 
-__all__ = ["DTYPES", "SHARDED", "CheckpointError", "WeightSource", "has_weights", "open_weights"]
+__all__ = ["SHARDED", "CheckpointError", "WeightSource", "has_weights", "open_weights"]
 
 SHARDED = "model_and_optim"
 SAFETENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_FILE = "model.pt"
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Types of weights that a script can be asked for, by name."""
 
 
 class SafetensorsSource(WeightSource):
