@@ -14,6 +14,7 @@ from olmo.nn.attention import force_masks
 from olmo.nn.image_vit import ViTBlock
 from olmo.nn.llm_mask import DenseMask, TokenMask
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
+from olmo.nn.text_row import POSITION_RULES
 from olmo.nn.token_layout import CellGrid, FrameTable, first_fit_decreasing
 from olmo.nn.token_pruning import select_cells
 from olmo.nn.token_scorer import attention_bias
@@ -83,8 +84,8 @@ def masked_llm(model: TemporalVideoOlmo, sample: Inputs, kept: Tensor, features:
     x[kept & (ids == model.special_ids["<im_patch>"])] += features.to(x.dtype)
     mask = TokenMask.build(ids, model.special_ids, mode).dense() & kept[:, None, None]
     mask |= torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
-    positions = (kept.cumsum(1) - 1).clamp(min=0)
-    if model.config.pruned_position_ids == "original":
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    rule = POSITION_RULES[model.config.pruned_position_ids]
+    positions = rule(place, (~kept).cumsum(1)).clamp(min=0)
     hidden: Tensor = model.transformer(x, positions, DenseMask(mask))
     return hidden[kept]

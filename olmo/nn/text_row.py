@@ -18,6 +18,15 @@ from olmo.types import SUBSEGMENTS_PER_EXAMPLE, TEXT_INPUTS
 FIELDS = (*TEXT_INPUTS, "response_mask", "attention_mask")
 
 
+POSITION_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "compact": lambda positions, removed_before: positions - removed_before,
+    "original": lambda positions, removed_before: positions,
+}
+"""By the value of ``pruned_position_ids``: the position ids of the tokens that stay, made of those
+before removal and of the number of removed tokens before each in its own packed example (int64
+[B, S] both; what is said of a removed token has no meaning)."""
+
+
 @dataclass
 class TextRow:
     """Aligned fields, [B, S] each. ``kept_tokens`` (None: all) is of the row before removal."""
@@ -73,16 +82,15 @@ def kept_tokens(input_ids: Tensor, rows: Tensor, keep: Tensor, patch_id: int) ->
     return torch.ones_like(is_patch).masked_scatter(is_patch, keep[rows])
 
 
-def drop_tokens(row: TextRow, kept: Tensor, compact: bool) -> TextRow:
+def drop_tokens(row: TextRow, kept: Tensor, rule: str) -> TextRow:
     """Close the gaps of removed tokens in every aligned field.
 
     The result is as long as the longest row's remaining valid tokens; padding keeps its values
-    (-1 ids and positions, subsegment -1). With ``compact`` the positions of the tokens behind a
-    removed one move up, inside their own packed example.
+    (-1 ids and positions, subsegment -1). ``rule``, a name of ``POSITION_RULES``, gives the
+    positions of the others.
     """
-    position_ids = row.position_ids
-    if compact:
-        position_ids = position_ids - _removed_before(kept, row.subsegment_ids)
+    removed_before = _removed_before(kept, row.subsegment_ids)
+    position_ids = POSITION_RULES[rule](row.position_ids, removed_before)
     stays = kept & row.valid
     length = int(stays.sum(1).max())
     order = torch.argsort((~stays).to(torch.int8), dim=1, stable=True)[:, :length]

@@ -73,8 +73,8 @@ def test_kept_tokens_follow_the_pooling_rows() -> None:
         kept_tokens(ids, rows, keep, PATCH)
 
 
-@pytest.mark.parametrize("compact", [True, False])
-def test_drop_tokens(compact: bool) -> None:
+@pytest.mark.parametrize("rule", ["compact", "original"])
+def test_drop_tokens(rule: str) -> None:
     """The longest row has 5 tokens left, the other 3; padding stays -1."""
     row = TextRow(
         input_ids=torch.tensor([[5, 6, 6, 7, 6, 8, 9, -1], [6, 6, 3, 4, -1, -1, -1, -1]]),
@@ -86,7 +86,8 @@ def test_drop_tokens(compact: bool) -> None:
     )
     kept = torch.ones(2, 8, dtype=torch.bool)
     kept[0, [1, 4]] = kept[1, 0] = False
-    out = drop_tokens(row, kept, compact)
+    compact = rule == "compact"
+    out = drop_tokens(row, kept, rule)
     assert out.input_ids.tolist() == [[5, 6, 7, 8, 9], [6, 3, 4, -1, -1]]
     assert out.valid.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     assert out.position_ids.tolist() == (
@@ -98,8 +99,8 @@ def test_drop_tokens(compact: bool) -> None:
     assert row.input_ids.shape == (2, 8)
 
 
-@pytest.mark.parametrize("compact", [True, False])
-def test_drop_tokens_of_a_packed_row(compact: bool) -> None:
+@pytest.mark.parametrize("rule", ["compact", "original"])
+def test_drop_tokens_of_a_packed_row(rule: str) -> None:
     """Two examples with two branches each: both branches continue from the end of the shared
     prefix, and what the first example loses does not move the second."""
     prefix, second = 10_000, SUBSEGMENTS_PER_EXAMPLE
@@ -112,7 +113,8 @@ def test_drop_tokens_of_a_packed_row(compact: bool) -> None:
         valid=torch.tensor([[True] * 12 + [False]]),
         subsegment_ids=torch.tensor([segments]),
     )
-    out = drop_tokens(row, torch.tensor([kept]), compact)
+    compact = rule == "compact"
+    out = drop_tokens(row, torch.tensor([kept]), rule)
     stays = [i for i in range(12) if kept[i]]
     assert out.input_ids.tolist() == [stays] and out.valid.all()
     assert out.subsegment_ids is not None

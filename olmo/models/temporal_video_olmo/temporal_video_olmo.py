@@ -6,7 +6,7 @@ Source: STTS, arXiv 2603.18004. Legend as in ``molmo2``; S' tokens after removal
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -14,7 +14,7 @@ from olmo.config import Config, convert, section
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, check_video_pooling
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone, TemporalVisionBackboneConfig
-from olmo.nn.text_row import TextRow, drop_tokens, kept_tokens
+from olmo.nn.text_row import POSITION_RULES, TextRow, drop_tokens, kept_tokens
 from olmo.nn.transfer import built_on
 from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
 
@@ -35,8 +35,9 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     vision_backbone: TemporalVisionBackboneConfig = field(
         default_factory=TemporalVisionBackboneConfig
     )
-    pruned_position_ids: Literal["compact", "original"] = "compact"
-    """Position ids after removal: contiguous again, or with the gaps."""
+    pruned_position_ids: str = "compact"
+    """Position ids after removal, a name of ``POSITION_RULES``: ``compact``, contiguous again, or
+    ``original``, with the gaps."""
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +45,9 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pruned_position_ids not in POSITION_RULES:
+            found, known = self.pruned_position_ids, ", ".join(POSITION_RULES)
+            raise ValueError(f"pruned_position_ids {found!r} is not one of {known}")
         video = replace(self.mm_preprocessor.video, topk=self.vision_backbone.vit.topk)
         self.mm_preprocessor = replace(self.mm_preprocessor, video=video)
         check_video_pooling(self, self.vision_backbone.video_pooling)
@@ -82,7 +86,7 @@ class TemporalVideoOlmo(Molmo2):
             return row
         patch = self.special_ids["<im_patch>"]
         kept = kept_tokens(row.input_ids, vision.rows, vision.kept_rows, patch)
-        return drop_tokens(row, kept, self.config.pruned_position_ids == "compact")
+        return drop_tokens(row, kept, self.config.pruned_position_ids)
 
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
         if not self.config.vision_backbone.vit.prune:
