@@ -16,6 +16,8 @@ SHARED_SUBSEGMENT = 10_000
 SUBSEGMENTS_PER_EXAMPLE = 100_000
 """Packed example ``n`` adds ``n`` times this to its subsegment ids."""
 
+MEDIA_KEYS = ("video", "image")
+"""Keys of a record and of an example that name media: of own data, each has one of them."""
 
 TEXT_INPUTS = ("input_ids", "position_ids", "subsegment_ids")
 VISUAL_INPUTS = ("images", "token_pooling", "num_images", "multimodal_type")

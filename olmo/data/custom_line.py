@@ -14,6 +14,7 @@ from olmo.outside import OutsideError, describe
 from olmo.preprocessing.chat import DataFormatter
 from olmo.preprocessing.prompts import KNOWN_STYLES
 from olmo.text import nearest
+from olmo.types import MEDIA_KEYS
 
 MAX_OPTIONS = 26
 MAX_MISTAKES = 20
@@ -93,7 +94,7 @@ def record_of(line: Any, path: Path, number: int) -> Record:
         mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes)]
     if mistakes:
         raise CustomDataError("; ".join(mistakes))
-    record: Record = {k: line[k] for k in ("video", "image") if k in line}
+    record: Record = {k: line[k] for k in MEDIA_KEYS if k in line}
     record |= {"question": line["question"], "style": line.get("style") or _style(line)}
     record |= _answer(line)
     if subtitle := line.get("subtitle"):
@@ -176,8 +177,8 @@ def _mistakes(line: Record, folder: Path) -> Iterator[str]:
     for key in ("question", "answer"):
         if key not in line:
             yield f"no {key!r}"
-    if len({"video", "image"} & set(line)) != 1:
-        yield "expected either 'video' or 'image'"
+    if len(set(MEDIA_KEYS) & set(line)) != 1:
+        yield f"expected either {' or '.join(map(repr, MEDIA_KEYS))}"
     for key in ("subtitle", "start", "end", "frame_rate"):
         if key in line and "video" not in line:
             yield f"{key!r} needs a 'video'"

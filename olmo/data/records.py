@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from olmo.outside import OutsideError, foreign
+from olmo.types import MEDIA_KEYS
 
 Record = dict[str, Any]
 """Paths are relative to the home of the data set, subtitles are lists ``[start, end, text]``."""
@@ -76,7 +77,7 @@ class RecordDataset:
         """Example ``idx``: absolute paths, ``subtitle`` as ``{(start, end): text}`` or text."""
         with reading(lambda: f"{self.name}:{self.split} example {idx}"):
             example = self.drawn(self.records[idx], rng)
-            for kind in {"video", "image"} & set(example):
+            for kind in set(MEDIA_KEYS) & set(example):
                 media = example[kind]
                 example[kind] = (
                     [self._absolute(m) for m in media]
@@ -97,5 +98,5 @@ class RecordDataset:
 
 def media_of(record: Record) -> list[str]:
     """Paths of the media files of a record."""
-    media = [record[k] for k in ("video", "image") if k in record]
+    media = [record[k] for k in MEDIA_KEYS if k in record]
     return [p for m in media for p in (m if isinstance(m, list) else [m]) if isinstance(p, str)]

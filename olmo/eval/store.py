@@ -26,6 +26,7 @@ import numpy as np
 
 from olmo.eval.tasks import Task
 from olmo.files import write_json
+from olmo.types import MEDIA_KEYS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ SCORING_MODULES = (
 """A change of these files makes earlier scores stale."""
 PRESENTATION = ("name", "groups", "title", "batch_size")
 """Fields of a task that change no score."""
-MEDIA_KEYS = ("video", "image")
 
 Row = dict[str, Any]
 
