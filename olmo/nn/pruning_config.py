@@ -62,7 +62,10 @@ class TemporalVitConfig(VitConfig):
             raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
-            raise ValueError(f"prune_method {self.prune_method!r} is not one of {known}")
+            raise ValueError(
+                f"prune_method {self.prune_method!r} is not one of {known}; one of your own needs "
+                "--plugin FILE, or in Python its module imported first"
+            )
         if self.layout not in ("ragged", "packed"):
             raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
         if self.refill and self.layout != "packed":
