@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = ("olmo", "launch_scripts", "scripts")
-MAX_LINES = 400
+MAX_LINES, MAX_FUNCTION = 400, 80
 SITE_PATH = re.compile(r"/(?!dev/|proc/)[A-Za-z][\w.-]*/|(gs|s3|weka|r2)://")
 """Start of an absolute path, or of a bucket, that exists at one site only."""
 
@@ -34,6 +34,17 @@ def test_files_are_short() -> None:
         if (n := len(f.read_text().splitlines())) > MAX_LINES
     }
     assert not long, f"more than {MAX_LINES} lines: {long}"
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{f.relative_to(ROOT)}: {node.name}": n
+        for f in files("*.py", *CODE)
+        for node in ast.walk(ast.parse(f.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if (n := (node.end_lineno or 0) - node.lineno + 1) >= MAX_FUNCTION
+    }
+    assert not long, f"{MAX_FUNCTION} lines or more: {long}"
 
 
 def test_code_has_no_site_paths() -> None:
