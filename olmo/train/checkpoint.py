@@ -37,7 +37,7 @@ from olmo.distributed import (
     is_main,
 )
 from olmo.models.dcp_files import read_into
-from olmo.models.errors import everywhere
+from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.run_folder import CONFIG_FILE
 from olmo.models.tensors import check_finite
 from olmo.models.weight_files import SHARDED, DcpSource
@@ -62,6 +62,10 @@ from olmo.train.steps import latest_checkpoint, retain, set_aside
 __all__ = ["Checkpointer", "TrainerState", "latest_checkpoint", "load_checkpoint"]
 
 log = logging.getLogger(__name__)
+
+
+class MisfitError(CheckpointError):
+    """A checkpoint with all its tensors undamaged, which are not those of the model."""
 
 
 class Checkpointer:
@@ -206,7 +210,8 @@ def load_checkpoint(
     Learning rates, decay and betas stay those of ``optimizer``, which the config sets. A tensor
     that did not train before has a fresh state, with ``reset`` every tensor. Everything is read and
     checked first: a ``CheckpointError``, the same on every rank, leaves model and optimizer as they
-    were. ``ValueError`` if the optimizer's state was not saved.
+    were; a ``MisfitError`` if names or shapes do not fit. ``ValueError`` if the optimizer's state
+    was not saved.
     """
     stored = everywhere(lambda: read_state(folder))
     same_ranks = stored.world_size == get_world_size()
@@ -216,7 +221,10 @@ def load_checkpoint(
     everywhere(lambda: check_tensors(source.reader, get_rank(), get_world_size()))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
-    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source))
+    try:
+        everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source))
+    except CheckpointError as e:
+        raise MisfitError(str(e)) from e
     states = cast(dict[str, dict[str, Tensor]], optim_state["state"])
     kept = {} if reset else _saved_states(folder, source.reader.entries, states)
     read_into(source.reader, {"model": model_state, "optim": {"state": kept}})
@@ -246,7 +254,7 @@ def _saved_states(
             "fresh one by --reset_optimizer_state"
         )
     new, gone = states.keys() - saved, saved - states.keys()
-    for names, what in ((new, "trained without before: fresh"), (gone, "no longer trains: no")):
+    for names, what in ((new, "trained without before: fresh"), (gone, "no longer train: no")):
         if names and is_main():
             groups = ", ".join(sorted({group_of(name) for name in names}))
             log.warning("%s: %d tensors of %s %s optimizer state", folder, len(names), groups, what)

@@ -104,9 +104,16 @@ def compare(
             continue
         if key.endswith(".tokenizer.identifier") and same_place(str(a), str(b)):
             continue
+        if key == "lora.alpha" and _strength(before) == _strength(config):
+            continue
         fixed = _matches(key, IDENTITY) and not _matches(key, MAY_CHANGE)
         (found.identity if fixed else found.settings).append(f"{key}: {a!r}, now {b!r}")
     return found
+
+
+def _strength(config: TrainConfig) -> float | None:
+    """Of the adapters: ``alpha`` may be given or left to the rank."""
+    return None if config.lora is None else config.lora.scale
 
 
 def _compare_start(

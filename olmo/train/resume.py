@@ -15,7 +15,7 @@ from torch import nn
 
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
-from olmo.train.checkpoint import load_checkpoint
+from olmo.train.checkpoint import MisfitError, load_checkpoint
 from olmo.train.config import TrainConfig
 from olmo.train.identity import Differences, compare
 from olmo.train.state import TrainerState, read_config, read_state
@@ -74,7 +74,8 @@ def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) 
         listed = "".join(f"\n  {line}" for line in found.identity)
         raise ValueError(
             f"{folder} is of another run:{listed}\nTake another --save_folder for a new run, or "
-            "go on with this one under the new values by --allow_changes"
+            "go on with this one, where its weights fit them, under the new values by "
+            "--allow_changes"
         )
     if lines and state.step >= config.last_step:
         raise ValueError(
@@ -98,7 +99,8 @@ def resume(
 
     Examples that waited to be packed are left out if their numbers mean others now. A checkpoint
     whose tensors prove damaged is moved aside once an older one stands in for it. Raises what
-    ``find_resume``, ``check_same_run`` and ``load_checkpoint`` do.
+    ``find_resume``, ``check_same_run`` and ``load_checkpoint`` do, ``ValueError`` if the weights do
+    not fit what ``allow_changes`` allows.
     """
     passed: Passed = {}
     proved: list[Path] = []
@@ -114,6 +116,11 @@ def resume(
             state = load_checkpoint(folder, model, optimizer, fresh)
             break
         except CheckpointError as e:
+            if found.identity and isinstance(e, MisfitError):
+                raise ValueError(
+                    f"{e}: {folder} does not fit the model of the new values, so --allow_changes "
+                    "cannot go on with it. Take another --save_folder; it can start from this one"
+                ) from e
             passed[folder], below = str(e), step
             proved.append(folder)
     if found.other_stream:

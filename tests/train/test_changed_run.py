@@ -89,7 +89,7 @@ def test_what_is_frozen_loses_its_state(
     trainer = continued(config_of(tmp_path, **FREEZE), start)
     gone = before.keys() - states(trainer).keys()
     assert "transformer.wte.embedding" in gone
-    assert f"{len(gone)} tensors of llm, vit no longer trains: no optimizer state" in caplog.text
+    assert f"{len(gone)} tensors of llm, vit no longer train: no optimizer state" in caplog.text
     take_step(trainer, ROWS)
 
 
@@ -143,6 +143,50 @@ def test_numbers_of_other_examples_are_not_read(
     begun(config_of(tmp_path), start)
     trainer = continued(config_of(tmp_path, **changes), start, identity)
     assert trainer.state.lanes == {0: {"next_id": 9, "buffered": waiting}}
+
+
+RANK_4: dict[str, Any] = {"rank": 4}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [
+        (None, RANK_4, False),
+        (RANK_4, None, False),
+        (RANK_4, {"rank": 8}, False),
+        (RANK_4, {"rank": 4, "targets": "llm,vit"}, False),
+        (RANK_4, {"rank": 4, "alpha": 1.0}, True),
+    ],
+)
+def test_weights_that_do_not_fit_are_no_damage(
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    fits: bool,
+    start: Path,
+    tmp_path: Path,
+) -> None:
+    """An undamaged checkpoint is neither passed over nor called damaged."""
+    pytest.importorskip("peft")
+    begun(config_of(tmp_path, lora=before), start)
+    config = config_of(tmp_path, lora=after, allow_changes=True)
+    if fits:
+        assert continued(config, start).state.step == 2
+        return
+    with pytest.raises(ValueError, match=r"step2 does not fit .* another --save_folder") as error:
+        continued(config, start)
+    assert "Mend or remove" not in str(error.value)
+    assert [path.name for path in tmp_path.glob("*step*")] == ["step2"]
+
+
+def test_strength_given_or_left_to_the_rank_is_one_run(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("peft")
+    begun(config_of(tmp_path, lora=RANK_4), start)
+    continued(config_of(tmp_path, lora=RANK_4 | {"alpha": 8.0}), start)
+    assert "lora.alpha" not in caplog.text
+    with pytest.raises(ValueError, match=r"lora\.alpha: None, now 9\.0"):
+        continued(config_of(tmp_path, lora=RANK_4 | {"alpha": 9.0}), start)
 
 
 def test_a_last_checkpoint_without_optimizer(
