@@ -144,7 +144,7 @@ def test_pipes_and_absent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     os.mkfifo(tmp_path / "a.json")
     (tmp_path / "a.jsonl").mkdir()
     for read in (of_json, of_jsonl):
-        with pytest.raises(DatasetFormatError, match="no regular file"):
+        with pytest.raises(DatasetFormatError, match="not a regular file"):
             opened(tmp_path, read, monkeypatch)
 
 

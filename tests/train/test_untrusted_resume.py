@@ -148,7 +148,7 @@ def test_an_export_beyond_the_range_of_its_type(start: Path, tmp_path: Path) -> 
 def test_random_state_of_something_else(step: Path, start: Path, content: object) -> None:
     torch.save(content, step / "train" / "rank0.pt")
     with pytest.raises(
-        CheckpointError, match=r"rank0\.pt: (not the random state|'torch' is no state)"
+        CheckpointError, match=r"rank0\.pt: (not the random state|'torch' is not the state)"
     ):
         resume(step, start)
 
