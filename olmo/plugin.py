@@ -31,7 +31,7 @@ def load_plugin(file: Path) -> None:
         raise ConfigError(f"--plugin {file}: the name {name} is that of {other}; rename the file")
     try:
         importlib.import_module(name)
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a script's own end must not end the program unsaid
         lines = [
             f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(where)
         ]

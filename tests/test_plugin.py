@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import sys
 from pathlib import Path
@@ -38,9 +39,21 @@ def build(split):
 """
 
 
+TAKEN = """
+import olmo.eval.scorers
+from olmo.eval.score import scorer
+from olmo.nn.token_pruning import prune_method
+
+@{kind}("{name}")
+def of_another(*inputs):
+    raise NotImplementedError
+"""
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
+    registry.dataset_names()  # fills the table
     before = [(table, dict(table)) for table in (PRUNE_METHODS, registry._ENTRIES)]
     yield
     for table, entries in before:
@@ -62,6 +75,21 @@ def test_methods_and_data_sets_are_known_afterwards(tmp_path: Path):
     assert {"own_first_method", "own_second_method"} <= set(PRUNE_METHODS)
     assert registry.get_dataset("own_first_rows", "train").get(0, None) == {"id": 1}
     load_plugin(first)  # once is enough
+
+
+def test_a_name_that_is_taken_names_both_files(tmp_path: Path):
+    text = METHOD.replace("{name}_rows", "synthetic_video_qa")
+    with pytest.raises(ConfigError, match=r"line 16: .* twice, by olmo\..* and own_rows: rename"):
+        load_plugin(plugin(tmp_path, "own_rows", text))
+
+
+def test_a_module_may_define_its_method_anew(tmp_path: Path):
+    file = plugin(tmp_path, "own_again")
+    load_plugin(file)
+    registry._ENTRIES.clear()
+    first = PRUNE_METHODS["own_again_method"]
+    importlib.reload(sys.modules["own_again"])
+    assert PRUNE_METHODS["own_again_method"] is not first
 
 
 def test_objects_of_a_plugin_reach_new_processes(tmp_path: Path):
@@ -91,6 +119,13 @@ def test_scripts_take_it(tmp_path: Path):
         ("own_absent.py", None, "no such file"),
         ("own_error.py", "x = 1\ny = z\n", "line 2: NameError: name 'z' is not defined"),
         ("own_syntax.py", "x = = 1\n", "SyntaxError: invalid syntax"),
+        ("own_end.py", "import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+        ("own_easy.py", TAKEN.format(kind="prune_method", name="easy"), "'easy' is that of olmo"),
+        (
+            "own_tracking.py",
+            TAKEN.format(kind="scorer", name="tracking"),
+            "'tracking' is that of olmo",
+        ),
         ("statistics.py", "", "the name statistics is that of .*statistics.py; rename the file"),
     ],
 )

@@ -80,7 +80,8 @@ def register_dataset(name: str, splits: Sequence[str]) -> Callable[[B], B]:
 
     def register(builder: B) -> B:
         if name in _ENTRIES:
-            raise ValueError(f"data set {name!r} is registered already")
+            both = f"{_ENTRIES[name][0].__module__} and {builder.__module__}"
+            raise ValueError(f"data set {name!r} is registered twice, by {both}: rename one")
         _ENTRIES[name] = (builder, tuple(splits))
         return builder
 

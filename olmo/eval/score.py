@@ -19,9 +19,13 @@ SCORERS: dict[str, Scorer] = {}
 
 
 def scorer(name: str) -> Callable[[Scorer], Scorer]:
-    """Register a scorer under the ``metric`` name of a task."""
+    """Register a scorer under the ``metric`` name of a task. A module may define
+    its scorer anew, but take no other's name."""
 
     def register(function: Scorer) -> Scorer:
+        of = SCORERS.get(name, function).__module__
+        if of != function.__module__:
+            raise ValueError(f"scorer {name!r} is that of {of}: take another name")
         SCORERS[name] = function
         return function
 

@@ -130,9 +130,14 @@ PRUNE_METHODS: dict[str, PruneMethod] = {}
 def prune_method(
     name: str, learned: bool = False, pooled: bool = False
 ) -> Callable[[ScoreFunction], ScoreFunction]:
-    """Register a scoring function under the value of ``TemporalVitConfig.prune_method``."""
+    """Register a scoring function under the value of ``TemporalVitConfig.prune_method``. A
+    module may define its method anew, but take no other's name."""
 
     def add(function: ScoreFunction) -> ScoreFunction:
+        taken = PRUNE_METHODS.get(name)
+        if taken and taken.score.__module__ != function.__module__:
+            of = taken.score.__module__
+            raise ValueError(f"prune_method {name!r} is that of {of}: take another name")
         PRUNE_METHODS[name] = PruneMethod(function, learned, pooled)
         return function
 

@@ -306,7 +306,7 @@ def test_registered_sets(tmp_path, monkeypatch):
 def test_unknown_and_double_names():
     with pytest.raises(ValueError, match="did you mean 'synthetic_video_qa'"):
         get_dataset("synthetic_vidoe_qa", "train")
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="registered twice"):
         register_dataset("synthetic_video_qa", ("train",))(lambda split: None)
 
 
