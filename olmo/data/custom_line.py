@@ -75,7 +75,7 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
         (lambda v: _is_number(v) and 0 < v <= MAX_RATE, "expected frames per second above 0"),
     ),
     "style": TEXT,
-    "id": ((lambda v: isinstance(v, (str, int)), "expected text or a whole number"),),
+    "id": ((lambda v: isinstance(v, str) or type(v) is int, "expected text or a whole number"),),
 }
 """Known keys. ``id`` is kept in the metadata, and means nothing else."""
 

@@ -17,7 +17,7 @@ from olmo.train.config import TrainConfig
 from olmo.train.fits import fits_table
 from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
-from olmo.train.optim import named_groups
+from olmo.train.optim import NOTHING, named_groups
 from olmo.train.throughput import dense_backbone
 
 TEXT_TOKENS_PER_FRAME = 8
@@ -30,7 +30,9 @@ N_GPUS = 8
 
 
 def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
-    """The report of ``--dry_run`` for ``n_gpus`` processes."""
+    """The report of ``--dry_run`` for ``n_gpus`` processes. ``ValueError`` if nothing trains."""
+    if not config.trained:
+        raise ValueError(NOTHING)
     model = config.model.build("meta")
     choose_trained(model, config)
     kernels = kernel_table(torch.device("cuda"), torch.bfloat16)

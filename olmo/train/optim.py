@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from olmo.config import Config
 from olmo.train.adam8bit import adamw_8bit
 
+NOTHING = "every parameter group is frozen: nothing to train"
 GROUPS = ("llm", "connector", "vit", "temporal_token_scorer")
 
 TrainedEmbedding = Literal["lm_head", "ln_f", "wte", "all"]
@@ -180,7 +181,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
                     {"params": chosen, "weight_decay": decay if takes else 0.0, **settings}
                 )
     if not param_groups:
-        raise ValueError("every parameter group is frozen: nothing to train")
+        raise ValueError(NOTHING)
     if config.bits == 8:
         return adamw_8bit(param_groups)
     on_gpu = all(p.is_cuda for group in param_groups for p in group["params"])

@@ -178,6 +178,7 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
             {**VIDEO, "subtitle": [{"start": 0, "end": 1, "text": 5}]},
             r"'subtitle\[0\].text': expected text, got 5",
         ),
+        ({**VIDEO, "id": True}, "'id': expected text or a whole number, got True"),
         ({**VIDEO, "id": ["a"]}, r"'id': expected text or a whole number, got \['a'\]"),
         ("null", "expected an object in braces, got 'null'"),
         ('{"video": "clips/a.mp4"} x', "not valid JSON: Extra data at column"),

@@ -159,6 +159,13 @@ def test_unreadable_videos_are_skipped_and_counted(
     assert refused.returncode != 0 and "data.max_skipped=0" in refused.stderr
 
 
+def test_a_dry_run_refuses_what_the_run_would(run_script: object, start: Path) -> None:
+    """Nothing trains: a dense model has no scorer either."""
+    frozen = [f"--ft_{group}=False" for group in ("llm", "vit", "connector")]
+    code, text = run_script(str(start), "debug", "--dry_run", *frozen)  # type: ignore[operator]
+    assert code == 2 and "nothing to train" in text
+
+
 def test_dry_run_reports_without_data(run_script: object, start: Path, capsys) -> None:
     code, _ = run_script(str(start), "debug", "--dry_run", "--use_temporal_video_olmo")  # type: ignore[operator]
     text = capsys.readouterr().out
