@@ -11,7 +11,6 @@ pytest.importorskip("transformers.models.molmo2")
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -20,6 +19,7 @@ from olmo.models.loading import SHARDED, CheckpointError, load_model_config, loa
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.parallel import shard
 from tests.hf_model.conftest import native_model, save_native
+from tests.ranks import start_ranks
 
 
 def read_sharded(rank: int, folder: Path) -> None:
@@ -58,7 +58,7 @@ def stored(model: Molmo2, form: str, folder: Path) -> Path:
 @pytest.mark.parametrize("form", ["hf", "dcp", "one file"])
 def test_sharded_model_is_filled(tmp_path: Path, form: str) -> None:
     model = native_model()
-    torch.multiprocessing.spawn(read_sharded, (stored(model, form, tmp_path),), nprocs=2)
+    start_ranks(read_sharded, 2, stored(model, form, tmp_path))
     want = model.state_dict()
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
@@ -72,7 +72,7 @@ def test_damage_that_one_rank_reads_is_an_error_on_both(tmp_path: Path) -> None:
     model = native_model()
     with torch.no_grad():
         model.transformer.ln_f.weight[-1] = float("nan")
-    torch.multiprocessing.spawn(read_sharded, (stored(model, "one file", tmp_path),), nprocs=2)
+    start_ranks(read_sharded, 2, stored(model, "one file", tmp_path))
     for rank in range(2):
         error = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert "'transformer.ln_f.weight' holds NaN or infinite values" in error

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from olmo.models.loading import load_model
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint
 from olmo.train.optim import group_of
 from olmo.types import HOST_INPUTS, MODEL_INPUTS
+from tests.ranks import start_ranks
 from tests.train.rows import (
     EXAMPLES,
     FOUR_RANKS,
@@ -31,7 +31,7 @@ from tests.train.rows import (
     write_start,
 )
 from tests.train.state import snapshot, take_step
-from tests.train.two_ranks import run, run_four
+from tests.train.two_ranks import LONG, QUICK, run, run_four
 
 TOLERANCE = 1e-5
 """Of the largest entry of a parameter's gradient; measured: 4.3e-6."""
@@ -51,11 +51,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def found_by_two(folder: Path, kind: str) -> list[dict[str, Any]]:
+    start_ranks(run, 2, folder, kind)
+    return [torch.load(folder / f"{kind}{r}.pt", weights_only=True) for r in range(2)]
+
+
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> list[dict[str, Any]]:
     """What the two processes found, by rank."""
-    torch.multiprocessing.spawn(run, (folder,), nprocs=2)
-    return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
+    return found_by_two(folder, QUICK)
+
+
+@pytest.fixture(scope="module")
+def two_ranks_at_length(folder: Path) -> list[dict[str, Any]]:
+    return found_by_two(folder, LONG)
 
 
 def obvious_gradients(kind: str, folder: Path, numbers: list[int]) -> dict[str, Tensor]:
@@ -145,7 +154,7 @@ def test_four_processes_in_two_replicas(folder: Path, tmp_path: Path) -> None:
     """A real 2 x 2 mesh, once compiled. One process loads its checkpoint, optimizer included."""
     for kind in ("dense", "stts"):
         write_start(kind, tmp_path / kind)
-    torch.multiprocessing.spawn(run_four, (tmp_path,), nprocs=4)
+    start_ranks(run_four, 4, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(4)]
     numbers = [i for rank in FOUR_RANKS for rows in rank for row in rows for i in row]
     for kind in ("dense", "stts"):
@@ -224,12 +233,13 @@ def test_two_ranks_write_and_one_reads(folder: Path, two_ranks: list[dict[str, A
     assert_equal(snapshot(trainer), torch.load(folder / "by_two.pt", weights_only=True))
 
 
+@pytest.mark.slow
 def test_two_ranks_start_from_the_published_layout(
-    two_ranks: list[dict[str, Any]], tmp_path: Path
+    two_ranks_at_length: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """With the weights that one process gets, the new scorer's included."""
     model = upstream_trainer(tmp_path).model
-    for rank in two_ranks:
+    for rank in two_ranks_at_length:
         assert set(rank["upstream"]) == set(model.state_dict())
         for name, value in model.state_dict().items():
             assert torch.equal(rank["upstream"][name], value), name
@@ -241,19 +251,21 @@ def test_one_writes_and_two_ranks_read(folder: Path, two_ranks: list[dict[str, A
         assert_equal(rank["resharded"], written)
 
 
-def test_two_ranks_fall_back_alike(folder: Path, two_ranks: list[dict[str, Any]]) -> None:
+@pytest.mark.slow
+def test_two_ranks_fall_back_alike(folder: Path, two_ranks_at_length: list[dict[str, Any]]) -> None:
     """On damage that only one of them can see."""
-    for rank in two_ranks:
+    for rank in two_ranks_at_length:
         found = rank["fallback"]
         assert found["step"] == 1 and found["same"]
         assert "damaged/step2" in found["said"] and "--allow_fallback=False" in found["said"]
-    assert two_ranks[0]["fallback"]["said"] == two_ranks[1]["fallback"]["said"]
+    assert two_ranks_at_length[0]["fallback"]["said"] == two_ranks_at_length[1]["fallback"]["said"]
     assert (folder / "damaged" / "step2-set-aside").is_dir()
 
 
 @pytest.mark.skipif(not LORA, reason="needs peft")
+@pytest.mark.slow
 def test_two_ranks_train_adapters_as_one_does(
-    folder: Path, two_ranks: list[dict[str, Any]], tmp_path: Path
+    folder: Path, two_ranks_at_length: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Gradients at first, and a checkpoint that one process merges; evaluation on the way answers
     as that does."""
@@ -262,7 +274,7 @@ def test_two_ranks_train_adapters_as_one_does(
     batch = micro_batch([[0], [3, 4]]).tensors
     with torch.no_grad():
         merged = load_model(folder / "adapted")[0](**{k: batch[k] for k in INPUTS}).logits
-    for rank in two_ranks:
+    for rank in two_ranks_at_length:
         assert_same(rank["adapters"]["gradients"], expected)
         torch.testing.assert_close(rank["adapters"]["logits"], merged, rtol=1e-4, atol=1e-4)
 

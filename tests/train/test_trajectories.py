@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from olmo.config import merge
 from olmo.data.loader import MicroBatch
 from olmo.train.config import TrainConfig
 from olmo.train.optim import GROUPS, build_optimizer, decays, named_groups
@@ -53,9 +54,11 @@ def config_of(name: str, folder: Path) -> TrainConfig:
     settings = trajectories()[name]["settings"]
     model = settings.get("model", "molmo2_tiny")
     groups = ("llm", "connector", "vit")
+    section = json.loads((FIXTURES / model / "config.json").read_text())["model"]
+    eager = {"vision_backbone": {"compile_vit": None, "compile_connector": None}}
     return TrainConfig.from_dict(
         {
-            "model": json.loads((FIXTURES / model / "config.json").read_text())["model"],
+            "model": merge(section, eager),
             "save_folder": str(folder),
             "precision": "fp32",
             "ft_embedding": settings["ft_embedding"],

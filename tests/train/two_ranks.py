@@ -36,27 +36,33 @@ from tests.train.rows import (
 )
 from tests.train.state import snapshot, take_step
 
+QUICK, LONG = "quick", "long"
 
-def run(rank: int, folder: Path) -> None:
-    """Everything, in one process group: starting processes costs more than all of this."""
+
+def run(rank: int, folder: Path, kind: str) -> None:
+    """All that is quick, or all that is long, in one process group."""
     torch.set_num_threads(1)
-    store = f"file://{folder / 'rendezvous'}"
+    store = f"file://{folder / kind}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     try:
-        results = {
-            "gradients": _gradients(rank, folder),
-            "scorer": _scorer(rank, folder),
-            "no video": _no_video(rank, folder),
-            "nan": _nan_on_rank_1(rank, folder),
-            "bad examples": _bad_examples(rank, folder),
-            "held on the host": _inputs_on_the_host(folder),
-            "resharded": _checkpoints(rank, folder),
-            "upstream": _upstream(folder),
-            "refused": _second_run(folder / "used"),
-            "fallback": _fallback(folder),
-            "adapters": _adapters(rank, folder) if LORA else None,
-        }
-        torch.save(results, folder / f"rank{rank}.pt")
+        if kind == QUICK:
+            results = {
+                "gradients": _gradients(rank, folder),
+                "scorer": _scorer(rank, folder),
+                "no video": _no_video(rank, folder),
+                "nan": _nan_on_rank_1(rank, folder),
+                "bad examples": _bad_examples(rank, folder),
+                "held on the host": _inputs_on_the_host(folder),
+                "resharded": _checkpoints(rank, folder),
+                "refused": _second_run(folder / "used"),
+            }
+        else:
+            results = {
+                "upstream": _upstream(folder),
+                "fallback": _fallback(folder),
+                "adapters": _adapters(rank, folder) if LORA else None,
+            }
+        torch.save(results, folder / f"{kind}{rank}.pt")
     finally:
         dist.destroy_process_group()
 
