@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     from olmo.models.loading import model_of_file
     from olmo.models.registry import model_config_from_dict
 
-    mixture = open_named(args.name, args.split, args.skip_missing)
     data = merge(model_of_file(args.config), pruned(args.topk))
     model = model_config_from_dict(merge(data, overrides))
+    mixture = open_named(args.name, args.split, args.skip_missing)  # may render or read for long
     tokenizer = model.build_tokenizer()
     preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
     source = ExampleSource(mixture, preprocessor, args.seed, not args.no_shuffle)

@@ -53,21 +53,23 @@ def changed_by_recipe(start: dict[str, Any], model: Molmo2Config) -> list[str]:
 
 def misfits(config: TrainConfig) -> list[str]:
     """A line for every setting that makes little sense in this run, with the flag to change."""
-    return [line for line in (*_warmups(config), _scorer(config), *_rows(config)) if line]
+    return [line for line in (_warmups(config), _scorer(config), *_rows(config)) if line]
 
 
-def _warmups(config: TrainConfig) -> Iterator[str]:
+def _warmups(config: TrainConfig) -> str:
     last, schedule = config.last_step, config.scheduler
-    for group in config.trained:
-        warmup = getattr(schedule, f"{group}_t_warmup")
-        if warmup < last:
-            continue
-        peak = config.optimizer.of(group, "learning_rate")
-        reached = learning_rate(last, peak, warmup, config.max_duration, schedule)
-        yield (
-            f"--scheduler.{group}_t_warmup={warmup} is not over within {last} steps: the learning "
-            f"rate ends at {reached:.1e} of {peak:.1e}. Give a shorter one, such as {last // 10}"
-        )
+    warmups = {group: getattr(schedule, f"{group}_t_warmup") for group in config.trained}
+    late = {group: warmup for group, warmup in warmups.items() if warmup >= last}
+    if not late:
+        return ""
+    flags = " ".join(f"--scheduler.{group}_t_warmup={warmup}" for group, warmup in late.items())
+    group, warmup = next(iter(late.items()))
+    peak = config.optimizer.of(group, "learning_rate")
+    reached = learning_rate(last, peak, warmup, config.max_duration, schedule)
+    return (
+        f"{flags}: not over within {last} steps, the learning rate of {group} ends at "
+        f"{reached:.1e} of {peak:.1e}. Give a shorter one, such as {max(1, last // 10)}"
+    )
 
 
 def _scorer(config: TrainConfig) -> str:

@@ -219,11 +219,11 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
     [
         (
             ("--max_duration=20",),
-            ("llm_t_warmup=200 is not over within 20 steps", "1.0e-06 of 1.0e-05", "such as 2"),
+            ("llm_t_warmup=200 --", "not over within 20 steps", "1.0e-06 of 1.0e-05", "such as 2"),
         ),
         (
             ("--stop_at=100", "--ft_llm=False", "--ft_vit=False"),
-            ("connector_t_warmup=200 is not over within 100 steps",),
+            ("--scheduler.connector_t_warmup=200 ", "not over within 100 steps"),
         ),
         (("--ft_temporal_token_scorer=False",), ("does not train: --ft_temporal",)),
         (
@@ -248,9 +248,7 @@ def test_settings_that_do_not_fit_the_run_are_said(
     plain = ("--model.vision_backbone.vit.prune_at=1", "--model.mm_preprocessor.topk=0.5")
     _, text = resolved(str(native), "debug", *packed, *plain, *flags)
     warned = [line for line in text.splitlines() if line.startswith("WARNING")]
-    assert len(warned) == (
-        4 if flags[0] == "--max_duration=20" else 2 if "--ft_vit=False" in flags else 1
-    )
+    assert len(warned) == 1
     assert all(any(words in line for line in warned) for words in said)
 
 
