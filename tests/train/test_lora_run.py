@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("peft")
+pytest.importorskip("transformers.models.molmo2")
+
 import olmo
 from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.models.loading import load_model
 from scripts.export_unsharded import export
 from tests.train.conftest import REPOSITORY, curve
-
-pytest.importorskip("peft")
 
 COLOURS = {
     "red": (200, 0, 0),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytest.importorskip("transformers.models.molmo2")
+
 from olmo.config import merge, read_settings
 from olmo.hf_model.export import ExportOptions, export_checkpoint
 from olmo.mappings import flat
