@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,14 @@ def seeded() -> None:
     np.random.seed(0)
     if "torch" in sys.modules:  # tests that only read source files stay fast
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A script's ``main`` sets up logging for a whole process; that must not outlive a test."""
+    loggers = [logging.getLogger(name) for name in ("", "olmo.models.loading")]
+    before = [(one, one.handlers[:], one.level) for one in loggers]
+    yield
+    for one, handlers, level in before:
+        one.handlers[:] = handlers
+        one.setLevel(level)

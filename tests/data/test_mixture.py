@@ -61,6 +61,7 @@ def test_every_data_set_is_gone_through_before_it_repeats() -> None:
     assert share == pytest.approx(0.75, abs=0.07)
 
 
+@pytest.mark.slow
 def test_any_id_can_be_asked_first() -> None:
     whole = MixtureStream(MIXTURE, seed=3)
     ids = [0, 5, CHUNK - 1, CHUNK, 2 * CHUNK + 17]

@@ -252,6 +252,7 @@ def test_no_folder_is_chosen_for_the_user(run_script: Any, start: Path, tmp_path
     assert code == 2 and "--save_folder=DIR is missing" in text
 
 
+@pytest.mark.slow
 def test_the_command_knows_its_run(
     run_script: Any, start: Path, folder: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """The script that shows pruning: files it writes, settings it takes, errors it gives."""
 
 import json
-import logging
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -25,17 +24,6 @@ from scripts import visualize_pruning
 from scripts.visualize_pruning import main
 
 DENSE = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """``main`` sets up logging for a whole process; that must not outlive a test."""
-    loggers = [logging.getLogger(name) for name in ("", "olmo.models.loading")]
-    before = [(one, one.handlers[:], one.level) for one in loggers]
-    yield
-    for one, handlers, level in before:
-        one.handlers[:] = handlers
-        one.setLevel(level)
 
 
 @pytest.fixture(scope="module")
