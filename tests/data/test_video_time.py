@@ -86,6 +86,7 @@ def decoded(path):
         return frames, stream.time_base
 
 
+@pytest.mark.slow
 def test_every_kind_against_decoding_everything(kinds):
     """The slow, obvious way: all frames, sorted by their time stamps."""
     for name in set(kinds) - {*IN_ORDER, "joined.ts"}:

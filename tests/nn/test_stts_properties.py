@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,6 +130,7 @@ def test_topk_0_is_the_dense_model(case: Case) -> None:
     assert torch.equal(out.features, dense.features) and torch.equal(out.keep, dense.keep)
 
 
+@pytest.mark.slow
 @property_test
 @given(cases(refill=False), st.randoms(use_true_random=False))
 def test_permuted_rows_give_permuted_results(case: Case, random: object) -> None:
@@ -140,6 +142,7 @@ def test_permuted_rows_give_permuted_results(case: Case, random: object) -> None
     close(moved.features, torch.cat([features[i] for i in order]))
 
 
+@pytest.mark.slow
 @property_test
 @given(cases(refill=False))
 def test_neighbours_do_not_matter(case: Case) -> None:

@@ -148,6 +148,7 @@ def test_numbers_of_other_examples_are_not_read(
 RANK_4: dict[str, Any] = {"rank": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "fits"),
     [

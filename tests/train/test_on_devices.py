@@ -156,6 +156,7 @@ SLOW = {"llm", "connector, default"}
 """Of a kind that another one of them tests, too."""
 
 
+@pytest.mark.slow
 @devices
 @pytest.mark.parametrize(
     "option", [pytest.param(o, marks=pytest.mark.slow) if o in SLOW else o for o in COMPILED]

@@ -157,6 +157,7 @@ def test_a_damaged_checkpoint_leaves_everything_as_it_was(
     assert torch.equal(random, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_an_older_one_stands_in(
     run: Path, start: Path, caplog: pytest.LogCaptureFixture, three_steps: Path
 ) -> None:
