@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from olmo import legacy
+from olmo.files import write_text
 from olmo.mappings import merge, nested, section
 from olmo.setting_text import (
     IS_PATH,
@@ -109,8 +110,8 @@ class Config:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def save(self, path: str | Path) -> None:
-        """Write YAML."""
-        Path(path).write_text(to_yaml(self.to_dict()), encoding="utf-8")
+        """Write YAML, whole or not at all."""
+        write_text(Path(path), to_yaml(self.to_dict()))
 
 
 def parse_overrides(args: list[str]) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from olmo.preprocessing.prompts import Rng
-from olmo.preprocessing.video import VideoPreprocessorConfig
+from olmo.preprocessing.video import FrameMode, VideoPreprocessorConfig
 
 log = logging.getLogger(__name__)
 
-MODES = ("uniform_last_frame", "uniform", "fps")
+MODES: tuple[str, ...] = get_args(FrameMode)
 CANDIDATE_FPS = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0)
 """Rates that the mode ``fps`` chooses from."""
 

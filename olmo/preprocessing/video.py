@@ -19,6 +19,7 @@ from olmo.tokenizer import MolmoTokenizer
 Subtitle = str | dict[tuple[float, float], str]
 """Plain text, or ``{(start, end): text}`` in seconds from the start of the clip."""
 
+FrameMode = Literal["uniform_last_frame", "uniform", "fps"]
 TIME_FORMS = {
     "per-frame-compact": "{time:.1f} ",
     "per-frame": "time {time:.2f} ",
@@ -33,7 +34,7 @@ class VideoPreprocessorConfig(Config):
     """How frames are chosen and written into the token row."""
 
     max_frames: int = 64
-    frame_sample_mode: str = "uniform_last_frame"
+    frame_sample_mode: FrameMode = "uniform_last_frame"
     max_fps: list[float] | None = dataclasses.field(default_factory=lambda: [2.0])
     time_sampling: bool = True
     time_mode: Literal["per-frame-compact", "per-frame", "numbered-frames", "none"] = (

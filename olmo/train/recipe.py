@@ -53,7 +53,8 @@ def changed_by_recipe(start: dict[str, Any], model: Molmo2Config) -> list[str]:
 
 def misfits(config: TrainConfig) -> list[str]:
     """A line for every setting that makes little sense in this run, with the flag to change."""
-    return [line for line in (_warmups(config), _scorer(config), *_rows(config)) if line]
+    lines = [_warmups(config), _scorer(config), *_adapters(config), *_rows(config)]
+    return [line for line in lines if line]
 
 
 def _warmups(config: TrainConfig) -> str:
@@ -86,6 +87,22 @@ def _scorer(config: TrainConfig) -> str:
     if config.optimizer.of(group, "learning_rate") == 0:
         return f"the token scorer prunes, but does not train: --optimizer.{group}_learning_rate=0"
     return ""
+
+
+def _adapters(config: TrainConfig) -> Iterator[str]:
+    why = "--lora.targets" if "llm" in config.adapted else "" if config.ft_llm else "--ft_llm=False"
+    if why and config.ft_embedding != "lm_head":
+        yield (
+            f"--ft_embedding={config.ft_embedding} changes nothing: {why} freezes embeddings, "
+            "final norm and head"
+        )
+    vit, llm = config.model.vision_backbone.vit, config.model.llm
+    for group, width in (("llm", llm.d_model), ("vit", vit.image_emb_dim)):
+        if group in config.adapted and config.lora is not None and config.lora.rank > width // 2:
+            yield (
+                f"--lora.rank={config.lora.rank} is more than half of the width {width} of the "
+                f"{group}: its adapters are as large as its matrices"
+            )
 
 
 def _rows(config: TrainConfig) -> Iterator[str]:

@@ -64,7 +64,8 @@ def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path 
 
 def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) -> Differences:
     """What has changed since ``folder``, which is said. ``ValueError`` if it is of another run than
-    ``config`` with ``identity``, or of one that is finished and would not learn what has changed.
+    ``config`` with ``identity``, of one that is finished and would not learn what has changed, or
+    with the state of another optimizer.
     """
     state, before = read_state(folder).state, read_config(folder)
     found = compare(before, state.identity, config, identity)
@@ -81,6 +82,14 @@ def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) 
         raise ValueError(
             f"{folder}: the run is finished, so nothing would be trained with what has changed:"
             f"{listed}\nTake another --save_folder, or a larger --max_duration"
+        )
+    bits = before.optimizer.bits
+    goes_on = state.step < config.last_step and not config.reset_optimizer_state
+    if goes_on and bits != config.optimizer.bits:
+        raise ValueError(
+            f"{folder} holds the state of an optimizer with optimizer.bits={bits}, not "
+            f"{config.optimizer.bits}: go back to that, or go on with a fresh state by "
+            "--reset_optimizer_state"
         )
     if before.max_duration != config.max_duration and state.step < config.last_step:
         listed += f"\n  max_duration: {before.max_duration}, now {config.max_duration}"

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from olmo.config import ConfigError
 from olmo.data.frame_sampling import FrameSampling, sample_times
 from olmo.preprocessing.video import VideoPreprocessorConfig
 
@@ -72,6 +73,8 @@ def test_bad_settings():
         FrameSampling(4, max_fps=())
     with pytest.raises(ValueError, match="positive duration"):
         sample_times(FrameSampling(4), 0.0)
+    with pytest.raises(ConfigError, match=r"frame_sample_mode: 'unifrom' is not one of"):
+        VideoPreprocessorConfig.from_dict({"frame_sample_mode": "unifrom"})
 
 
 def test_from_config(caplog):

@@ -50,8 +50,6 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monke
     assert again[1].state_dict()["state"][1]["exp_avg_codes"].dtype == torch.float16
     assert "exp_avg" in again[1].state_dict()["state"][0]
     assert losses(*again) == after
-    with pytest.raises(ValueError, match=r"optimizer\.bits.*--reset_optimizer_state"):
-        load_checkpoint(tmp_path / "step3", *pair(32))
     load_checkpoint(tmp_path / "step3", *pair(32), reset=True)
     assert {type(group["lr"]) for group in again[1].param_groups} == {float}
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from olmo.config import merge
 from olmo.data.loader import LaneState
 from olmo.train.config import TrainConfig
 from olmo.train.optim import group_of
-from olmo.train.resume import resume
+from olmo.train.resume import check_same_run, resume
 from olmo.train.trainer import Trainer
-from tests.train.rows import make_trainer, train_config, write_start
+from tests.train.rows import make_trainer, micro_batch, train_config, write_start
 from tests.train.state import snapshot, take_step
 
 ROWS = [[[0], [1]]]
@@ -223,3 +224,37 @@ def test_a_run_from_before_the_key_trained_the_embeddings(
     file.write_text(file.read_text().replace("ft_embedding: all\n", ""))
     continued(config_of(tmp_path, ft_embedding="lm_head"), start)
     assert "ft_embedding: 'all', now 'lm_head'" in caplog.text
+
+
+def test_another_optimizer_is_refused_before_anything_is_loaded(
+    tmp_path: Path, start: Path
+) -> None:
+    begun(config_of(tmp_path), start)
+    changed = config_of(tmp_path, optimizer={"bits": 8})
+    with pytest.raises(ValueError, match=r"optimizer\.bits=32, not 8.*--reset_optimizer_state"):
+        check_same_run(tmp_path / "step2", changed, IDENTITY)
+    changed.reset_optimizer_state = True
+    check_same_run(tmp_path / "step2", changed, IDENTITY)
+
+
+def test_a_resumed_run_drops_out_the_same_units(tmp_path: Path, start: Path) -> None:
+    """Through the whole loop: the iterator of a loader draws from the generator of dropout."""
+    batches = [micro_batch([[i]]) for i in (0, 3, 4, 0)]
+
+    def run(name: str, steps: slice, **changes: Any) -> dict[str, torch.Tensor]:
+        dropout = {"llm": {"residual_dropout": 0.5}}
+        config = config_of(tmp_path / name, model=dropout, save_final_optim=True, **changes)
+        trainer = make_trainer(config, start)
+        torch.manual_seed(1)
+        if steps.start:
+            state = resume(config, {"data": {}}, trainer.model, trainer.optimizer)
+            assert state is not None
+            trainer.state = state
+        trainer.loader = DataLoader(batches[steps], batch_size=None)  # type: ignore[arg-type]
+        trainer.fit()
+        return snapshot(trainer)
+
+    whole = run("whole", slice(0, 4))
+    run("part", slice(0, 2), stop_at=2)
+    found = run("part", slice(2, 4))
+    assert all(torch.equal(value, found[name]) for name, value in whole.items())

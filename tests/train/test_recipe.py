@@ -236,6 +236,15 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
             ("--model.mm_preprocessor.topk=0", "--model.mm_preprocessor.max_frames=64"),
             ("nothing is removed", "vit.topk=0.0"),
         ),
+        (
+            ("--ft_embedding=all", "--lora.rank=4"),
+            ("--ft_embedding=all changes nothing: --lora.targets",),
+        ),
+        (
+            ("--ft_embedding=wte", "--ft_llm=False"),
+            ("--ft_embedding=wte changes nothing: --ft_llm=False",),
+        ),
+        (("--lora.rank=100000", "--lora.targets=vit"), ("--lora.rank=100000", "of the vit")),
         (("--data.packing=null",), ("one example each", "--packing")),
         (
             ("--seq_len", "4000"),
