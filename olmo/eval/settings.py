@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from olmo.config import Config, FilePath, check_seed, merge, section
+from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.loading import check_weights, load_model_config, select_checkpoint
@@ -104,6 +105,7 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:
     """``given`` overrides of the model config, and what evaluation itself sets."""
     config, overrides = load_model_config(checkpoint, given or None), given
+    FrameSampling.from_config(config.mm_preprocessor.video)  # not one video after the other
     llm = section(given, "llm")
     if config.llm.max_sequence_length < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:
         overrides = merge(overrides, {"llm": {"max_sequence_length": MIN_SEQUENCE_LENGTH}})

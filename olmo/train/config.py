@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from olmo.config import Config, ConfigError, FilePath, check_seed
+from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import DataConfig, RowShare
 from olmo.models.lora import LoraConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -209,6 +210,7 @@ class TrainConfig(Config):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, or null for none, got {value}")
         check_seed(self.seed)
+        FrameSampling.from_config(self.model.mm_preprocessor.video)  # not one video after the other
         for group in self.adapted:
             if not getattr(self, f"ft_{group}"):
                 raise ValueError(

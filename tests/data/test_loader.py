@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from functools import cache
 from typing import Any
@@ -164,16 +163,6 @@ def lane(dataset: Few, max_skipped: int = 100, step: int = 1) -> Lane:
     source = ExampleSource(mixture, preprocessor, 1)
     config = DataConfig(max_skipped=max_skipped)
     return Lane(config, source, model.build_collator(200), step, {"next_id": 0, "buffered": []})
-
-
-def test_settings_that_fit_no_video_end_a_run_at_its_start() -> None:
-    """Not one example after the other."""
-    model = model_config_from_dict(
-        {"model_name": "video_olmo", "mm_preprocessor": {"frame_sample_mode": "uniform"}}
-    )
-    preprocessor = dataclasses.replace(tiny()[1], config=model.mm_preprocessor)
-    with pytest.raises(ValueError, match="frame_sample_mode 'uniform' takes no max_fps"):
-        ExampleSource(Mixture({"few": Few(1, {})}, {"few": 1.0}), preprocessor, 1)
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -64,3 +64,5 @@ def test_mistakes():
         plan(checkpoint="nowhere")
     with pytest.raises(ValueError, match="unknown evaluation task 'vidoe'"):
         plan(mode="vidoe")
+    with pytest.raises(ValueError, match="frame_sample_mode 'uniform' takes no max_fps"):
+        plan({"mm_preprocessor": {"video": {"frame_sample_mode": "uniform", "max_fps": [2.0]}}})

@@ -160,6 +160,7 @@ REFUSED = {
     "scheduler.llm_t_warmup=0.5": ("expected int",),
     "scheduler.warmup_min_lr=1": ("llm_learning_rate",),
     "scheduler.grad_clip_warmup_steps=5": ("only None",),
+    "model.mm_preprocessor.frame_sample_mode=uniform": ("takes no max_fps", "null"),
 }
 
 
