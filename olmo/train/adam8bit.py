@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from olmo.command_line import RunError
 from olmo.distributed import get_world_size
-from olmo.train.errors import TrainingError
 
 CODES, SCALE = "_codes", "_scale"
 
@@ -18,13 +18,13 @@ def adamw_8bit(param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
     Learning rates are floats to the outside. State dicts hold plain tensors on the CPU, exactly:
     of an average ``x`` its codes 0..255 as float16 ``x_codes``, a type that checkpoints hold, and
-    its block scales ``x_scale``. ``TrainingError`` without torchao.
+    its block scales ``x_scale``. ``RunError`` without torchao.
     """
     try:
         from torchao.optim import AdamW8bit  # imported late: slow, and an extra
         from torchao.optim.subclass_8bit import OptimState8bit
     except ImportError as e:
-        raise TrainingError(
+        raise RunError(
             "optimizer.bits=8 needs a package that is not installed: pip install torchao"
         ) from e
     if get_world_size() > 1:

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from olmo.command_line import RunError
 from olmo.files import write_json, write_text
 from olmo.outside import OutsideError, foreign
-from olmo.train.errors import TrainingError
 from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class JsonlCallback(Callback):
             self.file.write(json.dumps({**self.last, **trainer.histograms}) + "\n")
             self.file.flush()
         except OSError as e:
-            raise TrainingError(f"{self.file.name}: {e.strerror}") from e
+            raise RunError(f"{self.file.name}: {e.strerror}") from e
 
     def on_end(self, trainer: Trainer) -> None:
         self.file.close()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from olmo.command_line import RunError
 from olmo.data.loader import LaneState
 from olmo.distributed import (
     all_reduce_sum,
@@ -44,7 +45,6 @@ from olmo.models.weight_files import SHARDED, DcpSource
 from olmo.models.weights import plan_reading
 from olmo.outside import describe
 from olmo.train.config import TrainConfig
-from olmo.train.errors import SaveError
 from olmo.train.intact import check_tensors
 from olmo.train.optim import group_of
 from olmo.train.state import (
@@ -90,7 +90,7 @@ class Checkpointer:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
         """Start to write ``step{N}``; the model may change as soon as this returns.
 
-        ``state.lanes`` holds the newest state of this rank's lanes. Raises ``SaveError`` if this
+        ``state.lanes`` holds the newest state of this rank's lanes. Raises ``RunError`` if this
         cannot start, or if the write before it failed.
         """
         self.wait()
@@ -123,7 +123,7 @@ class Checkpointer:
         return self.pending is not None and self.pending.done() and bool(self.pending.exception())
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole; ``SaveError``, on every rank, if it failed."""
+        """Until the last checkpoint is whole; ``RunError``, on every rank, if it failed."""
         pending, self.pending = self.pending, None
         if pending is None:
             return
@@ -133,7 +133,7 @@ class Checkpointer:
             return
         on_main(lambda: shutil.rmtree(self.part, ignore_errors=True))
         whole = latest_checkpoint(self.folder)
-        raise SaveError(
+        raise RunError(
             f"{self.part}: the checkpoint could not be written: "
             f"{_cause(error) if error else 'another rank failed'}{_free(self.folder)}. "
             + (f"The newest whole one is {whole}" if whole else "There is no earlier one")
@@ -191,7 +191,7 @@ def merge_lanes(ranks: list[dict[int, LaneState]]) -> dict[int, LaneState]:
 
 
 def on_main(action: Callable[[], object]) -> None:
-    """Run ``action`` on rank 0; its ``OSError`` becomes a ``SaveError`` on every rank."""
+    """Run ``action`` on rank 0; its ``OSError`` becomes a ``RunError`` on every rank."""
     error = None
     if is_main():
         try:
@@ -199,7 +199,7 @@ def on_main(action: Callable[[], object]) -> None:
         except OSError as e:
             error = str(e)
     if (error := broadcast_object(error)) is not None:
-        raise SaveError(error)
+        raise RunError(error)
 
 
 def load_checkpoint(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from olmo.command_line import RunError
 from olmo.models.lora import LAYERS, A, B, LoraConfig
 from olmo.models.weights import assign_whole
 from olmo.train.config import TrainConfig
-from olmo.train.errors import TrainingError
 from olmo.train.optim import freeze
 
 
@@ -30,11 +30,11 @@ def choose_trained(model: nn.Module, config: TrainConfig) -> None:
 
 def add_adapters(model: nn.Module, config: LoraConfig) -> None:
     """Put adapters into the targets of ``model`` (on the meta device too), before it is wrapped,
-    compiled or sharded. What trains otherwise stays as it is. ``TrainingError`` without peft."""
+    compiled or sharded. What trains otherwise stays as it is. ``RunError`` without peft."""
     try:
         import peft  # imported late: slow, and an extra
     except ImportError as e:
-        raise TrainingError("lora needs a package that is not installed: pip install peft") from e
+        raise RunError("lora needs a package that is not installed: pip install peft") from e
     trains = [p for p in model.parameters() if p.requires_grad]
     settings = peft.LoraConfig(
         r=config.rank,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from olmo.command_line import RunError
 from olmo.data.loader import MicroBatch
 from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
@@ -34,7 +35,6 @@ from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
 from olmo.train.device_batches import DeviceBatches
 from olmo.train.diagnose import bad_gradients, first_bad_module
-from olmo.train.errors import TrainingError
 from olmo.train.loss import ChunkedLoss, unpack
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
@@ -171,7 +171,7 @@ class Trainer:
     def step(self, batches: Iterator[MicroBatch]) -> dict[str, float]:
         """One optimizer step; returns its metrics, equal on every rank."""
         if self.signal.orphaned:
-            raise TrainingError("torchrun, which started this process, is gone")
+            raise RunError("torchrun, which started this process, is gone")
         started = time.perf_counter()
         micro = [next(batches) for _ in range(self.micro_batches_per_step)]
         waited = time.perf_counter() - started
@@ -219,7 +219,7 @@ class Trainer:
         total = torch.tensor([weight, terms, stop, failed, *counts], dtype=torch.float64)
         weight, terms, stop, failed, examples, skipped = all_reduce_sum(total).tolist()
         if weight <= 0:
-            raise TrainingError(f"step {self.state.step}: no token of the batch has a loss")
+            raise RunError(f"step {self.state.step}: no token of the batch has a loss")
         return Normalisers(weight, terms, stop > 0, failed > 0, int(examples), int(skipped))
 
     def forward(self, batch: dict[str, Tensor]) -> Molmo2Output:
@@ -256,7 +256,7 @@ class Trainer:
         sums.add(loss, aux, out, tensors)
 
     def _not_finite(self, micro: list[MicroBatch], loss: float, norms: dict[str, float]) -> None:
-        """Say where it comes from; leave the update out or raise ``TrainingError``."""
+        """Say where it comes from; leave the update out or raise ``RunError``."""
         reports = gather_object(
             {
                 "examples": [m.example_ids for m in micro],
@@ -283,7 +283,7 @@ class Trainer:
         self.skipped_in_a_row += 1
         limit = self.config.train.max_skipped_in_a_row
         if self.config.train.on_nan == "stop" or self.skipped_in_a_row >= limit:
-            raise TrainingError(message)
+            raise RunError(message)
         log.warning("%s. The update is left out", message)
 
     def _add_throughput(self, metrics: dict[str, float], seconds: float, waited: float) -> None:
@@ -319,7 +319,7 @@ class Trainer:
         self.state.bad_examples = sorted(found.union(self.state.bad_examples))
         n_bad = len(self.state.bad_examples)
         if n_bad > self.config.data.max_skipped:
-            raise TrainingError(
+            raise RunError(
                 f"{n_bad} files or examples could not be used, more than "
                 f"data.max_skipped={self.config.data.max_skipped}; see the warnings above"
             )

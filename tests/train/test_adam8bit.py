@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from olmo.command_line import RunError
 from olmo.train.checkpoint import Checkpointer, load_checkpoint
-from olmo.train.errors import TrainingError
 from olmo.train.optim import OptimizerConfig, build_optimizer
 from olmo.train.state import TrainerState
 from tests.train.rows import train_config
@@ -56,7 +56,7 @@ def test_it_learns_and_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_without_torchao_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
-    with pytest.raises(TrainingError, match="pip install torchao"):
+    with pytest.raises(RunError, match="pip install torchao"):
         pair(8)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from olmo.command_line import RunError
 from olmo.models.loading import CheckpointError, load_model
 from olmo.models.weight_files import open_weights
 from olmo.train.checkpoint import load_checkpoint
 from olmo.train.config import TrainConfig
-from olmo.train.errors import TrainingError
 from olmo.train.optim import group_of, named_groups
 from olmo.train.trainer import Trainer
 from scripts.export_unsharded import export
@@ -206,5 +206,5 @@ def test_without_peft_the_error_names_what_to_install(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(TrainingError, match="pip install peft"):
+    with pytest.raises(RunError, match="pip install peft"):
         trainer_of(start, tmp_path)

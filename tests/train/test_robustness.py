@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from olmo.command_line import RunError
 from olmo.config import read_settings
 from olmo.data.examples import Skipped
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
 from olmo.train.config import TrainConfig
-from olmo.train.errors import SaveError, TrainingError
 from olmo.train.signals import StopSignal, blocked_signals, folder_lock
 from olmo.train.steps import tidy
 from olmo.train.trainer import Callback, Trainer
@@ -59,7 +59,7 @@ def test_nan_ends_the_run_and_is_explained(trainer: Trainer, tmp_path: Path) -> 
     take_step(trainer, ROWS)
     before = snapshot(trainer)
     break_block(trainer)
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(RunError) as error:
         take_step(trainer, ROWS)
     for words in ("step 2", "loss is nan", "transformer.blocks.0", "example 0", "example 4"):
         assert words in str(error.value)
@@ -72,13 +72,13 @@ def test_nan_ends_the_run_and_is_explained(trainer: Trainer, tmp_path: Path) -> 
 def test_bad_parameter_is_named(trainer: Trainer) -> None:
     with torch.no_grad():
         trainer.model.vision_backbone.image_projector.w1.weight[0, 0] = float("inf")
-    with pytest.raises(TrainingError, match=r"parameter vision_backbone\.image_projector\.w1"):
+    with pytest.raises(RunError, match=r"parameter vision_backbone\.image_projector\.w1"):
         take_step(trainer, ROWS)
 
 
 def test_bad_gradient_is_named(trainer: Trainer) -> None:
     trainer.model.transformer.ln_f.weight.register_hook(lambda g: g * float("inf"))
-    with pytest.raises(TrainingError, match=r"gradients of group llm"):
+    with pytest.raises(RunError, match=r"gradients of group llm"):
         take_step(trainer, ROWS)
 
 
@@ -96,7 +96,7 @@ def test_nan_can_be_skipped(start: Path, tmp_path: Path) -> None:
     assert not same(before, snapshot(trainer))
     weight.register_hook(lambda g: g * float("nan"))
     take_step(trainer, ROWS)
-    with pytest.raises(TrainingError, match="step 4"):
+    with pytest.raises(RunError, match="step 4"):
         take_step(trainer, ROWS)
 
 
@@ -114,7 +114,7 @@ def test_full_disk(trainer: Trainer, start: Path, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         trainer.save()
-        with pytest.raises(SaveError) as error:
+        with pytest.raises(RunError) as error:
             trainer.checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -147,7 +147,7 @@ def test_failed_write_is_noticed_in_the_next_step(
     trainer.save()
     assert trainer.checkpoints.pending is not None
     assert trainer.checkpoints.pending.exception() is not None  # the write has ended
-    with pytest.raises(SaveError, match="No space left on device"):
+    with pytest.raises(RunError, match="No space left on device"):
         take_step(trainer, ROWS)
 
 
@@ -300,7 +300,7 @@ def test_a_bad_example_counts_once_however_often_it_comes(start: Path, tmp_path:
     again.state = load_checkpoint(folder, again.model, again.optimizer)
     assert again.state.bad_examples == ["own 12", "own 3"]
     assert count(again, "own 3 (moved/a.jsonl:4): gone") == 11
-    with pytest.raises(TrainingError, match=r"3 files or examples .*max_skipped=2"):
+    with pytest.raises(RunError, match=r"3 files or examples .*max_skipped=2"):
         count(again, "own 3: gone", "other 3: gone")
 
 

@@ -12,12 +12,12 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from olmo.command_line import RunError
 from olmo.data.examples import Skipped
 from olmo.distributed import from_main, is_main
 from olmo.models.loading import CheckpointError
 from olmo.models.parallel import whole_copy
 from olmo.train.checkpoint import load_checkpoint
-from olmo.train.errors import TrainingError
 from olmo.train.optim import clip_gradients, named_groups
 from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
@@ -150,7 +150,7 @@ def _bad_examples(rank: int, folder: Path) -> dict[str, Any]:
         metrics = {"batch/tokens": 1.0}
         try:
             trainer._count([batch], trainer._agree([batch]), metrics)
-        except TrainingError as e:
+        except RunError as e:
             said = str(e)
         found.append((list(trainer.state.bad_examples), metrics["data/examples_skipped"]))
     return {"found": found, "said": said}
@@ -172,7 +172,7 @@ def _nan_on_rank_1(rank: int, folder: Path) -> dict[str, Any]:
     same = all(torch.equal(before[name], value) for name, value in after.items())
     try:
         take_step(trainer, layout)
-    except TrainingError as e:
+    except RunError as e:
         return {"skipped": skipped, "same": same, "said": str(e)}
     raise AssertionError("the second NaN in a row did not end the run")
 
