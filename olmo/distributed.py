@@ -63,22 +63,13 @@ def all_reduce_sum(values: torch.Tensor, group: dist.ProcessGroup | None = None)
     return values
 
 
-def gather_object(obj: Any) -> list[Any] | None:
-    """Rank 0 gets the list of every rank's object, the others None."""
+def gather(obj: T) -> list[T]:
+    """Every rank's object, by rank, on every rank."""
     if not dist.is_initialized():
         return [obj]
-    out = [None] * get_world_size() if is_main() else None
-    dist.gather_object(obj, out)
+    out: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(out, obj)
     return out
-
-
-def broadcast_object(obj: Any) -> Any:
-    """Rank 0's object, on every rank."""
-    if not dist.is_initialized():
-        return obj
-    box = [obj]
-    dist.broadcast_object_list(box)
-    return box[0]
 
 
 def from_main(action: Callable[[], T]) -> T:
@@ -92,13 +83,12 @@ def from_main(action: Callable[[], T]) -> T:
         except Exception as e:
             error = e
     kind = ValueError if isinstance(error, (ValueError, OSError)) else RuntimeError
-    failed = None if error is None else (kind, str(error))
-    result, failed = broadcast_object((result, failed))
-    if error is not None:
-        raise error
-    if failed is not None:
-        raise failed[0](failed[1])
-    return cast(T, result)
+    box: list[Any] = [result, None if error is None else kind(str(error))]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise error or box[1]
+    return cast(T, box[0])
 
 
 def setup_logging() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from olmo.data.examples import BAD_EXAMPLE, describe_error
 from olmo.data.registry import Dataset, get_dataset
-from olmo.distributed import broadcast_object, gather_object, get_rank, get_world_size
+from olmo.distributed import gather, get_rank, get_world_size
 from olmo.eval.answering import Answerer, RankResults, Row, on_device
 from olmo.eval.examples import LENGTH_WINDOW, ExampleLoader, raw_example
 from olmo.eval.lockstep import Lockstep
@@ -72,10 +72,9 @@ def together(function: Callable[[], T]) -> T:
     except Exception as e:  # whatever it is, it must not cost the other tasks
         log.debug("traceback of the error below", exc_info=True)
         error = describe_error(e)
-    gathered = gather_object(error)
-    errors = broadcast_object(None if gathered is None else [e for e in gathered if e is not None])
-    if errors:
-        raise TaskFailed(errors[0])
+    for found in gather(error):
+        if found is not None:
+            raise TaskFailed(found)
     return value  # type: ignore[return-value]
 
 
@@ -127,13 +126,8 @@ def evaluate_rows(examples: Examples, setup: Setup, keep_in: TaskStore | None = 
     elif setup.model is not None:
         model = setup.model
         results = together(lambda: _answer_rest(examples, setup, model, keep_in))
-    gathered = gather_object(results)
-    merged = None
-    if gathered is not None:
-        merged = merge_ranks(
-            [RankResults(list(examples.rows.values())), *gathered], list(examples.fingerprints)
-        )
-    merged = broadcast_object(merged)
+    before = RankResults(list(examples.rows.values()))
+    merged = merge_ranks([before, *gather(results)], list(examples.fingerprints))
     metrics = {
         "task": task.name,
         "title": task.title or task.name,

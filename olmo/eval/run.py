@@ -15,7 +15,7 @@ import torch
 
 from olmo.data.registry import Dataset, get_dataset
 from olmo.device import DTYPES
-from olmo.distributed import broadcast_object, is_main
+from olmo.distributed import from_main, is_main
 from olmo.eval.answering import Row
 from olmo.eval.evaluator import (
     Examples,
@@ -112,8 +112,7 @@ class _Run:
         key = run_key(plan.checkpoint, task, self._settings(limit, task))
         store = TaskStore(plan.folder / task.folder, key)
         dataset = together(lambda: get_dataset(task.dataset, task.split))
-        work = together(lambda: self._survey(task, dataset, store) if is_main() else None)
-        work = broadcast_object(work)
+        work = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
         if work.metrics is not None:
             if is_main():
                 log.info("%s is up to date", store.folder)

@@ -11,12 +11,14 @@ disk, so a ``step{N}`` folder is always whole. One that must go is renamed first
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection
+import zipfile
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,25 +33,24 @@ from olmo.command_line import RunError
 from olmo.data.loader import LaneState
 from olmo.distributed import (
     all_reduce_sum,
-    broadcast_object,
-    gather_object,
+    from_main,
+    gather,
     get_rank,
     get_world_size,
     is_main,
 )
-from olmo.models.dcp_files import read_into
+from olmo.models.dcp_files import CheckpointReader, read_into
+from olmo.models.dcp_metadata import Chunk
 from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.run_folder import CONFIG_FILE
-from olmo.models.tensors import check_finite
+from olmo.models.tensors import check_finite, weight_table
 from olmo.models.weight_files import SHARDED, DcpSource
 from olmo.models.weights import plan_reading
-from olmo.outside import describe
+from olmo.outside import describe, foreign
 from olmo.train.config import TrainConfig
-from olmo.train.intact import check_tensors
 from olmo.train.optim import group_of
 from olmo.train.state import (
     STATE_FILE,
-    StoredState,
     TrainerState,
     random_file,
     random_state,
@@ -85,7 +86,6 @@ class Checkpointer:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         self.part = self.folder
-        on_main(lambda: self.folder.mkdir(parents=True, exist_ok=True))
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
         """Start to write ``step{N}``; the model may change as soon as this returns.
@@ -96,8 +96,9 @@ class Checkpointer:
         self.wait()
         final = self.folder / f"step{state.step}"
         self.part = final.with_name(f".{final.name}-tmp")
-        on_main(self._make_part)
-        files = self._small_files(state)
+        from_main(self._make_part)
+        lanes, random = merge_lanes(gather(state.lanes)), gather(random_state())
+        counters = json.dumps(asdict(replace(state, lanes=lanes, world_size=get_world_size())))
         model_state, optim_state = get_state_dict(model, optimizer)
         for group in cast(list[dict[str, Any]], optim_state["param_groups"]):
             group.pop("fused", None)  # of this device: the run may go on on another
@@ -110,7 +111,7 @@ class Checkpointer:
             process_group=self.group,
         )
         assert isinstance(written, Future)
-        self.pending = self.thread.submit(self._finish, written, files, final)
+        self.pending = self.thread.submit(self._finish, written, counters, random, final)
         return final
 
     def _make_part(self) -> None:
@@ -131,7 +132,8 @@ class Checkpointer:
         failures = torch.tensor([float(error is not None)])
         if not all_reduce_sum(failures, self.group).item():
             return
-        on_main(lambda: shutil.rmtree(self.part, ignore_errors=True))
+        if is_main():
+            shutil.rmtree(self.part, ignore_errors=True)
         whole = latest_checkpoint(self.folder)
         raise RunError(
             f"{self.part}: the checkpoint could not be written: "
@@ -145,31 +147,20 @@ class Checkpointer:
             log.error("%s: the checkpoint could not be written: %s", self.part, _cause(error))
         self.thread.shutdown()
 
-    def _small_files(self, state: TrainerState) -> dict[Path, Any]:
-        """What rank 0 writes beside the tensors, text or for ``torch.save``; empty elsewhere."""
-        gathered = gather_object((state.lanes, random_state()))
-        if gathered is None:
-            return {}
-        lanes = merge_lanes([rank_lanes for rank_lanes, _ in gathered])
-        stored = StoredState(replace(state, lanes=lanes), get_world_size())
-        files: dict[Path, Any] = {
-            random_file(self.part, r): rng for r, (_, rng) in enumerate(gathered)
-        }
-        return files | {self.part / STATE_FILE: stored.text()}
-
-    def _finish(self, written: Future[Any], files: dict[Path, Any], final: Path) -> None:
+    def _finish(
+        self, written: Future[Any], counters: str, random: list[dict[str, Tensor]], final: Path
+    ) -> None:
         """In the writer's thread. Rank 0's write ends after that of all ranks."""
         written.result()
         if not is_main():
             return
-        for path, content in files.items():
-            with path.open("wb") as file:
-                file.write(content.encode()) if isinstance(content, str) else torch.save(
-                    content, file
-                )
-        self.config.save(self.part / CONFIG_FILE)
-        folders = (self.part / SHARDED, (self.part / STATE_FILE).parent, self.part)
-        for path in (*files, self.part / CONFIG_FILE, *folders):
+        state_file, config_file = self.part / STATE_FILE, self.part / CONFIG_FILE
+        state_file.write_text(counters)
+        for rank, state in enumerate(random):
+            torch.save(state, random_file(self.part, rank))
+        self.config.save(config_file)
+        small = (*state_file.parent.iterdir(), config_file)
+        for path in (*small, self.part / SHARDED, state_file.parent, self.part):
             _fsync(path)
         if final.exists() or final.is_symlink():
             log.warning("%s: what was there is now %s", final, set_aside(final))
@@ -183,23 +174,8 @@ class Checkpointer:
 def merge_lanes(ranks: list[dict[int, LaneState]]) -> dict[int, LaneState]:
     """The newest state of every lane. After a resume a rank also holds old states of the lanes
     that others move on; ``next_id`` only grows."""
-    newest: dict[int, LaneState] = {}
-    for j, lane in (item for lanes in ranks for item in lanes.items()):
-        if j not in newest or lane["next_id"] > newest[j]["next_id"]:
-            newest[j] = lane
-    return newest
-
-
-def on_main(action: Callable[[], object]) -> None:
-    """Run ``action`` on rank 0; its ``OSError`` becomes a ``RunError`` on every rank."""
-    error = None
-    if is_main():
-        try:
-            action()
-        except OSError as e:
-            error = str(e)
-    if (error := broadcast_object(error)) is not None:
-        raise RunError(error)
+    found = [item for lanes in ranks for item in lanes.items()]
+    return dict(sorted(found, key=lambda item: item[1]["next_id"]))
 
 
 def load_checkpoint(
@@ -213,18 +189,14 @@ def load_checkpoint(
     were; a ``MisfitError`` if names or shapes do not fit. ``ValueError`` if the optimizer's state
     was not saved.
     """
-    stored = everywhere(lambda: read_state(folder))
-    same_ranks = stored.world_size == get_world_size()
+    state, now = everywhere(lambda: read_state(folder)), get_world_size()
     file = random_file(folder, get_rank())
-    random = everywhere(lambda: read_random_state(file) if same_ranks else None)
+    random = everywhere(lambda: read_random_state(file) if state.world_size == now else None)
     source = everywhere(lambda: DcpSource(folder))
-    everywhere(lambda: check_tensors(source.reader, get_rank(), get_world_size()))
+    everywhere(lambda: check_tensors(source.reader))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
-    try:
-        everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source))
-    except CheckpointError as e:
-        raise MisfitError(str(e)) from e
+    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source), MisfitError)
     states = cast(dict[str, dict[str, Tensor]], optim_state["state"])
     kept = {} if reset else _saved_states(folder, source.reader.entries, states)
     read_into(source.reader, {"model": model_state, "optim": {"state": kept}})
@@ -236,9 +208,34 @@ def load_checkpoint(
     if random is not None:
         set_random_state(random)
     elif is_main():
-        before, now = stored.world_size, get_world_size()
-        log.warning("resuming %d ranks on %d: dropout differs", before, now)
-    return stored.state
+        log.warning("resuming %d ranks on %d: dropout differs", state.world_size, now)
+    return state
+
+
+def check_tensors(reader: CheckpointReader) -> None:
+    """Read this rank's share of all tensors of a checkpoint, model and optimizer.
+
+    Every part is a zip archive of ``torch.save`` with a checksum for each member, which torch's
+    reader does not look at. ``CheckpointError``, naming file and tensor, for a wrong checksum or
+    type, and for whatever ``CheckpointReader.read_chunk`` refuses.
+    """
+    weight_table(  # the optimizer's are numbers of the same kind
+        reader.folder, [(k, e.shape, e.dtype) for k, e in reader.entries.items() if e.dtype]
+    )
+    chunks, rank = reader.chunks(), get_rank()
+    start, stop = (len(chunks) * r // get_world_size() for r in (rank, rank + 1))
+    for chunk in chunks[start:stop]:
+
+        def damaged(reason: str, chunk: Chunk = chunk) -> CheckpointError:
+            where = f"{reader.folder / chunk.file}: {chunk.name}"
+            return CheckpointError(f"{where} is damaged: {reason}")
+
+        with foreign(damaged):
+            with reader.open(chunk) as file, zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                raise ValueError(f"wrong checksum of {bad}")
+            reader.read_chunk(chunk)
 
 
 def _saved_states(

@@ -67,7 +67,7 @@ def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) 
     ``config`` with ``identity``, of one that is finished and would not learn what has changed, or
     with the state of another optimizer.
     """
-    state, before = read_state(folder).state, read_config(folder)
+    state, before = read_state(folder), read_config(folder)
     found = compare(before, state.identity, config, identity)
     lines = [*found.identity, *found.data, *found.settings]
     listed = "".join(f"\n  {line}" for line in lines)

@@ -1,7 +1,7 @@
 """What a checkpoint holds beside tensors: counters, lanes and identity of the run, random state.
 
     RUN/step{N}/config.yaml           the resolved ``TrainConfig``
-    RUN/step{N}/train/state.json      ``TrainerState`` and the number of ranks
+    RUN/step{N}/train/state.json      ``TrainerState``
     RUN/step{N}/train/rank{R}.pt      random state of each rank
 
 All are read with every value checked.
@@ -9,8 +9,7 @@ All are read with every value checked.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,11 @@ class TrainerState:
     """Names of the skipped ones, each once, sorted."""
     updates_skipped: int = 0
     wandb_id: str | None = None
+    world_size: int = 1
+    """Ranks that wrote the checkpoint."""
     lanes: dict[int, LaneState] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
-    """Of ``olmo.train.identity``; empty in checkpoints that are older than it."""
-
-
-@dataclass(frozen=True)
-class StoredState:
-    """A ``state.json``: the state, and the number of ranks that wrote it."""
-
-    state: TrainerState
-    world_size: int
-
-    def text(self) -> str:
-        return json.dumps({**asdict(self.state), "world_size": self.world_size})
+    """Of ``olmo.train.identity``."""
 
 
 COUNT = "a count"
@@ -61,7 +51,7 @@ LANE = {"next_id": COUNT, "buffered": [COUNT]}
 START, DATA_SET = {"path": str, "sha256": str}, {"examples": COUNT, "rate": float, ...: object}
 FORM: dict[str, Any] = {
     **{f.name: COUNT for f in fields(TrainerState) if f.type == "int"},
-    **{"world_size": COUNT, "lanes": {...: LANE}, "bad_examples": [str], "wandb_id": str | None},
+    **{"lanes": {...: LANE}, "bad_examples": [str], "wandb_id": str | None},
     "identity": {"start": START, "data": {...: DATA_SET}},
 }
 """What each value of a ``state.json`` must be; ``...`` stands for any other key."""
@@ -81,9 +71,9 @@ def has_form(value: object, form: Any) -> bool:
     return all(has_form(v, form.get(k, form.get(..., ()))) for k, v in value.items())
 
 
-def read_state(folder: Path, name: str | None = None) -> StoredState:
+def read_state(folder: Path, name: str | None = None) -> TrainerState:
     """The state in the step folder ``folder``, which is to be called ``name`` (its own name).
-    ``CheckpointError``, naming file and value, if it is not what ``StoredState.text`` wrote."""
+    ``CheckpointError``, naming file and value, if it holds no whole state."""
     file = folder / STATE_FILE
 
     def wrong(reason: str) -> CheckpointError:
@@ -96,15 +86,15 @@ def read_state(folder: Path, name: str | None = None) -> StoredState:
     for key, value in data.items():
         if key not in FORM or not has_form(value, FORM[key]):
             raise wrong(f"{key} = {value!r:.80} is not a valid state")
-    step, world_size, lanes = data["step"], data.pop("world_size"), data.pop("lanes")
+    step, lanes = data["step"], data["lanes"]
     if (name or folder.name) != f"step{step}":
         raise wrong(f"it is of step {step}, the folder is {folder.name}")
-    if world_size < 1:
+    if data["world_size"] < 1:
         raise wrong("world_size = 0: expected at least one rank")
     if set(lanes) != {str(j) for j in range(len(lanes))}:
         raise wrong(f"lanes = {lanes!r:.80}: expected lanes numbered from 0")
     numbered = {j: lanes[str(j)] for j in range(len(lanes))}
-    return StoredState(TrainerState(**data, lanes=numbered), world_size)
+    return TrainerState(**{**data, "lanes": numbered})
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -41,8 +41,7 @@ def flaw(folder: Path, name: str | None = None) -> str | None:
     try:
         with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
             read_config(folder)
-            stored = read_state(folder, name)
-            for rank in range(stored.world_size):
+            for rank in range(read_state(folder, name).world_size):
                 if not random_file(folder, rank).is_file():
                     raise CheckpointError(f"{random_file(folder, rank)}: missing")
     except OutsideError as e:

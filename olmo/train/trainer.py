@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from olmo.command_line import RunError
 from olmo.data.loader import MicroBatch
-from olmo.distributed import all_reduce_sum, broadcast_object, gather_object, get_world_size
+from olmo.distributed import all_reduce_sum, gather, get_world_size, is_main
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import last_micro_batch
 from olmo.nn.flops import PEAK_FLOPS, peak_of
@@ -257,28 +258,25 @@ class Trainer:
 
     def _not_finite(self, micro: list[MicroBatch], loss: float, norms: dict[str, float]) -> None:
         """Say where it comes from; leave the update out or raise ``RunError``."""
-        reports = gather_object(
-            {
-                "examples": [m.example_ids for m in micro],
-                "module": [
-                    first_bad_module(self.model, partial(self.forward, m.tensors)) for m in micro
-                ],
-                "gradients": bad_gradients(self.model)[:10],
-            }
-        )
+        report: dict[str, list[Any]] = {
+            "examples": [m.example_ids for m in micro],
+            "module": [
+                first_bad_module(self.model, partial(self.forward, m.tensors)) for m in micro
+            ],
+            "gradients": bad_gradients(self.model)[:10],
+        }
+        reports = gather(report)
         self.optimizer.zero_grad(set_to_none=True)
-        message = None
-        if reports is not None:
-            file = Path(self.config.save_folder) / f"not_finite_step{self.state.step}.json"
+        file = Path(self.config.save_folder) / f"not_finite_step{self.state.step}.json"
+        if is_main():
             file.write_text(json.dumps(dict(enumerate(reports)), indent=2) + "\n")
-            modules = dict.fromkeys(m for r in reports for m in r["module"] if m)
-            bad = [f"group {name}" for name, norm in norms.items() if not math.isfinite(norm)]
-            message = (
-                f"step {self.state.step}: the loss is {loss}; first not finite: "
-                f"{', '.join(modules) or 'gradients of ' + ', '.join(bad)}. Examples of the batch: "
-                f"{[i for r in reports for ids in r['examples'] for i in ids]}. See {file}"
-            )
-        message = broadcast_object(message)
+        modules = dict.fromkeys(m for r in reports for m in r["module"] if m)
+        bad = [f"group {name}" for name, norm in norms.items() if not math.isfinite(norm)]
+        message = (
+            f"step {self.state.step}: the loss is {loss}; first not finite: "
+            f"{', '.join(modules) or 'gradients of ' + ', '.join(bad)}. Examples of the batch: "
+            f"{[i for r in reports for ids in r['examples'] for i in ids]}. See {file}"
+        )
         self.state.updates_skipped += 1
         self.skipped_in_a_row += 1
         limit = self.config.train.max_skipped_in_a_row
@@ -314,9 +312,7 @@ class Trainer:
 
     def _note_bad(self, names: set[str]) -> None:
         """Add this rank's bad examples to those of the run; every rank gets the same list."""
-        gathered = gather_object(names)
-        found = broadcast_object(None if gathered is None else set().union(*gathered))
-        self.state.bad_examples = sorted(found.union(self.state.bad_examples))
+        self.state.bad_examples = sorted(names.union(self.state.bad_examples, *gather(names)))
         n_bad = len(self.state.bad_examples)
         if n_bad > self.config.data.max_skipped:
             raise RunError(

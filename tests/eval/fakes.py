@@ -112,8 +112,8 @@ class Ranks:
     def __init__(self, monkeypatch, world):
         self.world, self.local = world, threading.local()
         self.meet = threading.Barrier(world, timeout=10)
-        self.parts, self.box = [None] * world, None
-        for name in ("get_rank", "get_world_size", "is_main", "gather_object", "broadcast_object"):
+        self.parts = [None] * world
+        for name in ("get_rank", "get_world_size", "is_main", "gather", "from_main"):
             for module in (evaluator, run):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, getattr(self, name))
@@ -135,18 +135,15 @@ class Ranks:
     def is_main(self):
         return self.local.rank == 0
 
-    def gather_object(self, obj):
+    def gather(self, obj):
         self.parts[self.local.rank] = obj
         self.meet.wait()
-        return list(self.parts) if self.is_main() else None
-
-    def broadcast_object(self, obj):
-        if self.is_main():
-            self.box = obj
-        self.meet.wait()
-        out = self.box
+        out = list(self.parts)
         self.meet.wait()
         return out
+
+    def from_main(self, action):
+        return self.gather(action() if self.is_main() else None)[0]
 
 
 def install(monkeypatch):
