@@ -95,8 +95,8 @@ def compare(
     """A run of the config ``before`` against one of ``config``, with the identities ``stored`` and
     ``now``."""
     found = Differences()
-    _compare_start(found, before, config, stored.get("start"), now.get("start"))
-    _compare_data(found, before, config, stored.get("data"), now["data"])
+    _compare_start(found, config, stored.get("start"), now.get("start"))
+    _compare_data(found, before, config, stored.get("data", {}), now["data"])
     old, new = dict(flat(before.to_dict())), dict(flat(config.to_dict()))
     for key in dict.fromkeys((*old, *new)):
         a, b = old.get(key), new.get(key)
@@ -118,32 +118,27 @@ def _strength(config: TrainConfig) -> float | None:
 
 def _compare_start(
     found: Differences,
-    before: TrainConfig,
     config: TrainConfig,
     stored: dict[str, str] | None,
     now: dict[str, str] | None,
 ) -> None:
-    """By content where the checkpoint keeps it, by path else."""
-    a, b = before.initial_model_checkpoint, config.initial_model_checkpoint
-    if a is None or b is None or now is None:
+    """By content, wherever it lies."""
+    start = config.initial_model_checkpoint
+    if start is None or stored is None or now is None or stored["sha256"] == now["sha256"]:
         return
-    if stored is None:
-        if not same_place(a, b) and not same_place(_chosen(a), now["path"]):
-            found.identity.append(f"start checkpoint: {a}, now {b}")
-    elif stored["sha256"] != now["sha256"]:
-        # a run folder that has got on since: the step that it stood for may still be there
-        earlier = Path(b) / Path(stored["path"]).name
-        if not earlier.is_dir() or fingerprint(earlier) != stored["sha256"]:
-            replaced = " (replaced by another)" if stored["path"] == now["path"] else ""
-            line = f"start checkpoint: {stored['path']}, now {now['path']}{replaced}"
-            found.identity.append(line)
+    # a run folder that has got on since: the step that it stood for may still be there
+    earlier = Path(start) / Path(stored["path"]).name
+    if not earlier.is_dir() or fingerprint(earlier) != stored["sha256"]:
+        replaced = " (replaced by another)" if stored["path"] == now["path"] else ""
+        line = f"start checkpoint: {stored['path']}, now {now['path']}{replaced}"
+        found.identity.append(line)
 
 
 def _compare_data(
     found: Differences,
     before: TrainConfig,
     config: TrainConfig,
-    stored: dict[str, Any] | None,
+    stored: dict[str, Any],
     now: dict[str, Any],
 ) -> None:
     """Another mixture or file is another run, unless the data are the same; the same with other
@@ -158,7 +153,7 @@ def _compare_data(
     if not (a == b or (a is not None and b is not None and same_place(a, b))):
         another.append(f"data.custom: {a!r}, now {b!r}")
     found.identity += another
-    if stored is None or another:
+    if another:
         return
     for name in sorted({*stored, *now}):
         a, b = stored.get(name), now.get(name)
@@ -194,10 +189,6 @@ def same_place(a: str, b: str) -> bool:
         return True
     typed, real = Path(os.path.normpath(a)).parts, Path(os.path.realpath(b)).parts
     return not os.path.isabs(a) and real[-len(typed) :] == typed
-
-
-def _chosen(start: str) -> str:
-    return str(select_checkpoint(start)) if Path(start).exists() else start
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

@@ -19,16 +19,13 @@ from olmo.train.checkpoint import MisfitError, load_checkpoint
 from olmo.train.config import TrainConfig
 from olmo.train.identity import Differences, compare
 from olmo.train.state import TrainerState, read_config, read_state
-from olmo.train.steps import newest_whole, set_aside, tidy, whole_under_other_names
+from olmo.train.steps import Passed, newest_whole, set_aside, tidy, whole_under_other_names
 
 log = logging.getLogger(__name__)
 
-Passed = dict[Path, str]
-"""Step folders that cannot be used, with the reason."""
 
-
-def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path | None:
-    """The checkpoint to go on from, of a step less than ``below``; None to begin anew. Adds to
+def find_resume(config: TrainConfig, passed: Passed) -> Path | None:
+    """The checkpoint to go on from, which is not in ``passed``; None to begin anew. Adds to
     ``passed``.
 
     ``CheckpointError`` if something is there but nothing of it whole, or if ``allow_fallback``
@@ -36,20 +33,19 @@ def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path 
     """
     folder = Path(config.save_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if below is None:
+    if not passed:
         tidy(folder)
-    found = newest_whole(folder, below)
-    passed |= found.flaws
-    if not config.allow_resume and (found.whole or passed):
+    whole = newest_whole(folder, passed)
+    if not config.allow_resume and (whole or passed):
         raise ValueError(
-            f"{found.whole or next(iter(passed))} exists and allow_resume is False: take another "
+            f"{whole or next(iter(passed))} exists and allow_resume is False: take another "
             "save_folder, or remove it"
         )
-    if found.whole is None and not passed:
+    if whole is None and not passed:
         for other in whole_under_other_names(folder):
             passed[other] = f"whole, but only {other.name.partition('-')[0]} would be its name"
     listed = "".join(f"\n  {path}: {why}" for path, why in passed.items())
-    if found.whole is None and passed:
+    if whole is None and passed:
         raise CheckpointError(
             f"{folder}: no whole checkpoint to resume from:{listed}\nMend or remove what is named, "
             "or take another --save_folder"
@@ -57,9 +53,9 @@ def find_resume(config: TrainConfig, below: int | None, passed: Passed) -> Path 
     if passed and not config.allow_fallback:
         raise CheckpointError(
             f"{folder}: the newest checkpoint is damaged:{listed}\nWithout --allow_fallback=False "
-            f"the run goes on from {found.whole}"
+            f"the run goes on from {whole}"
         )
-    return found.whole
+    return whole
 
 
 def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) -> Differences:
@@ -113,9 +109,8 @@ def resume(
     """
     passed: Passed = {}
     proved: list[Path] = []
-    below = None
     while True:
-        folder = from_main(partial(find_resume, config, below, passed))
+        folder = from_main(partial(find_resume, config, passed))
         if folder is None:
             return None
         found = from_main(partial(check_same_run, folder, config, identity))
@@ -130,7 +125,7 @@ def resume(
                     f"{e}: {folder} does not fit the model of the new values, so --allow_changes "
                     "cannot go on with it. Take another --save_folder; it can start from this one"
                 ) from e
-            passed[folder], below = str(e), step
+            passed[folder] = str(e)
             proved.append(folder)
     if found.other_stream:
         state.lanes = {j: {**lane, "buffered": []} for j, lane in state.lanes.items()}

@@ -80,7 +80,7 @@ def read_state(folder: Path, name: str | None = None) -> TrainerState:
         return CheckpointError(f"{file}: {reason}")
 
     data = read_json(file, CheckpointError)
-    for key in ("step", "lanes", "world_size"):
+    for key in ("step", "lanes", "world_size", "identity"):
         if key not in data:
             raise wrong(f"{key!r} is missing")
     for key, value in data.items():
@@ -100,7 +100,7 @@ def read_state(folder: Path, name: str | None = None) -> TrainerState:
 def read_config(folder: Path) -> TrainConfig:
     """The config in a step folder; ``CheckpointError`` if it is none."""
     file = folder / CONFIG_FILE
-    data = {"ft_embedding": "all", **read_settings(file)}  # which older runs train
+    data = read_settings(file)
     try:
         return TrainConfig.from_dict(data)
     except ConfigError as e:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from olmo.models import run_folder
@@ -30,6 +29,9 @@ UNFINISHED = re.compile(r"\.(step[0-9]+)-(tmp|old)")
 BY_HAND = re.compile(r"(step[0-9]+)-(tmp|old)")
 PARTS = (SHARDED, "train", CONFIG_FILE)
 """What a step folder holds."""
+
+Passed = dict[Path, str]
+"""Step folders that cannot be used, with the reason."""
 
 
 def flaw(folder: Path, name: str | None = None) -> str | None:
@@ -49,37 +51,28 @@ def flaw(folder: Path, name: str | None = None) -> str | None:
     return None
 
 
-@dataclass
-class Found:
-    """The newest whole checkpoint, and why newer ones do not count."""
-
-    whole: Path | None = None
-    flaws: dict[Path, str] = field(default_factory=dict)
-
-
-def newest_whole(folder: Path, below: int | None = None) -> Found:
-    """Search ``folder`` for the newest whole checkpoint, of a step less than ``below``.
+def newest_whole(folder: Path, passed: Passed) -> Path | None:
+    """The newest whole checkpoint in ``folder`` that is not in ``passed``; adds newer ones that do
+    not count to that.
 
     A step folder without any part of a checkpoint, or a file of such a name, is none at all.
     """
-    found = Found()
-    for step, path in sorted(_steps(folder), reverse=True):
-        if below is not None and step >= below:
+    for _, path in sorted(_steps(folder), reverse=True):
+        if path in passed:
             continue
         reason = flaw(path)
         if reason is None:
-            found.whole = path
-            break
+            return path
         if path.is_dir() and any((path / part).exists() for part in PARTS):
-            found.flaws[path] = reason
+            passed[path] = reason
         else:
             log.warning("%s is left alone: %s", path, reason)
-    return found
+    return None
 
 
 def latest_checkpoint(save_folder: str | Path) -> Path | None:
     """The whole ``step{N}`` folder with the highest N from which a run can go on."""
-    return newest_whole(Path(save_folder)).whole
+    return newest_whole(Path(save_folder), {})
 
 
 def retain(folder: Path, step: int, keep: int) -> None:

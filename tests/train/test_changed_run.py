@@ -216,16 +216,6 @@ def test_the_optimizer_can_begin_afresh(start: Path, tmp_path: Path) -> None:
     assert not any(v.any() for values in states(trainer).values() for v in values.values())
 
 
-def test_a_run_from_before_the_key_trained_the_embeddings(
-    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    begun(config_of(tmp_path, ft_embedding="all"), start)
-    file = tmp_path / "step2" / "config.yaml"
-    file.write_text(file.read_text().replace("ft_embedding: all\n", ""))
-    continued(config_of(tmp_path, ft_embedding="lm_head"), start)
-    assert "ft_embedding: 'all', now 'lm_head'" in caplog.text
-
-
 def test_another_optimizer_is_refused_before_anything_is_loaded(
     tmp_path: Path, start: Path
 ) -> None:

@@ -15,7 +15,7 @@ import torch
 from olmo.config import merge, read_settings
 from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig
 from olmo.train.config import TrainConfig
-from olmo.train.identity import Differences, compare, fingerprint, identity_of
+from olmo.train.identity import Differences, compare, fingerprint, identity_of, same_place
 from olmo.train.run import train
 from tests.train.conftest import Run
 from tests.train.rows import train_config, write_start
@@ -204,44 +204,42 @@ def test_another_file_is_another_run_but_a_moved_one_is_not(place: Path) -> None
     assert differences(moved, before) == Differences()
 
 
-# --- runs without an identity -------------------------------------------------------------------
+# --- the same data by other paths, and with other contents ---------------------------------------
+
+OTHER = {"data": {}}
+
+
+def test_other_contents_by_another_path(place: Path) -> None:
+    (place / "two.jsonl").write_text(OWN * 12)
+    found = differences(config_of(data={"custom": "two.jsonl"}), (config_of(), OTHER))
+    assert found.identity == ["data.custom: 'own.jsonl', now 'two.jsonl'"]
+    absolute = config_of(
+        data={k: str(place / getattr(config_of().data, k)) for k in ("mixture", "custom")}
+    )
+    assert not differences(absolute, (config_of(), OTHER)).identity
 
 
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [
-        ("run", "run", True),
-        ("run", "run/step5", True),
-        ("run/step5", "run", True),
-        ("run", "{}/run", True),
-        ("./run", "{}/run/step5", True),
-        ("elsewhere/run", "run", False),
-        ("run", "other", False),
-        ("/gone/run", "run", False),
+        ("own.jsonl", "own.jsonl", True),
+        ("own.jsonl", "{}/own.jsonl", True),
+        ("./own.jsonl", "{}/own.jsonl", True),
+        ("elsewhere/own.jsonl", "own.jsonl", False),
+        ("own.jsonl", "other.jsonl", False),
+        ("/gone/own.jsonl", "own.jsonl", False),
     ],
 )
-def test_an_older_run_is_told_by_its_paths(before: str, now: str, same: bool, place: Path) -> None:
-    old = config_of(initial_model_checkpoint=before)
-    found = differences(config_of(initial_model_checkpoint=now.format(place)), (old, {}))
-    assert bool(found.identity) != same and not found.data
-
-
-def test_an_older_run_of_other_data(place: Path) -> None:
-    (place / "two.jsonl").write_text(OWN * 12)
-    found = differences(config_of(data={"custom": "two.jsonl"}), (config_of(), {}))
-    assert found.identity == ["data.custom: 'own.jsonl', now 'two.jsonl'"]
-    absolute = config_of(
-        data={k: str(place / getattr(config_of().data, k)) for k in ("mixture", "custom")}
-    )
-    assert differences(absolute, (config_of(), {})) == Differences()
+def test_same_place(before: str, now: str, same: bool, place: Path) -> None:
+    assert same_place(before, now.format(place)) == same
 
 
 def test_a_mixture_by_its_name_and_by_its_path(place: Path) -> None:
     named = config_of(data={"mixture": "synthetic_text_qa", "custom": None})
     by_path = config_of(data={"mixture": str(MIXTURES / "synthetic_text_qa.yaml"), "custom": None})
-    assert differences(by_path, (named, {})) == Differences()
+    assert not differences(by_path, (named, OTHER)).identity
     other = config_of(data={"mixture": "synthetic_video_qa", "custom": None})
-    assert "data.mixture" in differences(other, (named, {})).identity[0]
+    assert "data.mixture" in differences(other, (named, OTHER)).identity[0]
 
 
 # --- the command --------------------------------------------------------------------------------

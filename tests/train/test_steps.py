@@ -240,6 +240,7 @@ DAMAGE: dict[str, Change] = {
     "config with a wrong value": write("config.yaml", "model: {}\nmax_duration: many"),
     "no step": write(STATE, '{"lanes": {}, "world_size": 1}'),
     "no lanes": write(STATE, '{"step": 3, "world_size": 1}'),
+    "no identity": write(STATE, '{"step": 3, "lanes": {}, "world_size": 1}'),
     **{
         f"{key} = {value!r}": rewrite(STATE, **{key: value})
         for key, value in (
@@ -265,10 +266,10 @@ DAMAGE: dict[str, Change] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_named_and_passed_over(damage: str, run: Path) -> None:
     DAMAGE[damage](run / "step3")
-    found = newest_whole(run)
-    assert found.whole == run / "step2"
-    assert list(found.flaws) == [run / "step3"]
-    assert str(run / "step3") in found.flaws[run / "step3"]
+    passed: dict[Path, str] = {}
+    assert newest_whole(run, passed) == run / "step2"
+    assert list(passed) == [run / "step3"]
+    assert str(run / "step3") in passed[run / "step3"]
 
 
 def test_a_whole_state_is_whole(run: Path) -> None:
