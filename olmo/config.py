@@ -41,7 +41,6 @@ __all__ = [
     "Config",
     "ConfigError",
     "FilePath",
-    "check_seed",
     "convert",
     "expand",
     "merge",
@@ -100,10 +99,19 @@ class Config:
 
     def at_least(self, least: float, *names: str) -> None:
         """``ValueError`` for a field below ``least``. None is a field that is left out."""
+        self.require(f"at least {least:g}", lambda value: value >= least, *names)
+
+    def require(self, expected: str, holds: Callable[[Any], bool], *names: str) -> None:
+        """``ValueError``, with what is ``expected``, for a field whose value does not hold. None
+        is a field that is left out."""
         for name in names:
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least:g}, got {value}")
+            if value is not None and not holds(value):
+                raise ValueError(f"{name} must be {expected}, got {value}")
+
+    def check_seed(self) -> None:
+        """``ValueError`` for a ``seed`` that numpy does not take."""
+        self.require(f"in 0 to {MAX_SEED}", lambda seed: 0 <= seed <= MAX_SEED, "seed")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values (tuples become lists), ready for YAML."""
@@ -132,12 +140,6 @@ def parse_overrides(args: list[str]) -> dict[str, Any]:
             raise ConfigError(f"{arg!r}: {key!r} is not a key")
         out = merge(out, nested(".".join(parts), override(text) if eq else True))
     return out
-
-
-def check_seed(seed: int) -> None:
-    """``ValueError`` for a seed that numpy does not take."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be in 0 to {MAX_SEED}, got {seed}")
 
 
 def _plain(value: Any) -> Any:

@@ -36,9 +36,7 @@ class Limits(Config):
     """Subtitles of one example, as UTF-8."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+        self.require("above 0", lambda value: value > 0, *vars(self))
 
     def check_pixels(self, width: int, height: int, named: Named) -> None:
         self._check("max_pixels", width * height, f"{width} x {height} pixels", named)

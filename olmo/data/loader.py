@@ -70,10 +70,8 @@ class DataConfig(Config):
         return {k: v for k, v in data.items() if v is not None or k not in ("mixture", "pad")}
 
     def __post_init__(self) -> None:
-        if self.max_line_bytes < 1:
-            raise ValueError(f"max_line_bytes must be above 0, got {self.max_line_bytes}")
-        if self.max_skipped < 0:
-            raise ValueError(f"max_skipped must be 0 or more, got {self.max_skipped}")
+        self.at_least(1, "max_line_bytes")
+        self.at_least(0, "max_skipped")
 
 
 class LaneState(TypedDict):

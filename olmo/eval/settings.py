@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olmo.config import Config, FilePath, check_seed, merge, section
+from olmo.config import Config, FilePath, merge, section
 from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
@@ -40,13 +40,9 @@ class EvalSettings(Config):
     def __post_init__(self) -> None:
         if self.max_examples == -1:
             self.max_examples = None
-        for name in ("device_batch_size", "max_examples", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        check_seed(self.seed)
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        self.at_least(1, "device_batch_size", "max_examples", "max_new_tokens")
+        self.at_least(0, "num_workers")
+        self.check_seed()
 
 
 @dataclass
@@ -69,8 +65,7 @@ class EvalConfig(EvalSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pictures < 0:
-            raise ValueError(f"pictures must not be negative, got {self.pictures}")
+        self.at_least(0, "pictures")
 
 
 @dataclass

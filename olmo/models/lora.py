@@ -52,10 +52,8 @@ class LoraConfig(Config):
     def __post_init__(self) -> None:
         if unknown := [name for name in self.groups if name not in LAYERS]:
             raise ValueError(f"targets: {unknown[0]!r} is not one of {', '.join(LAYERS)}")
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
+        self.at_least(1, "rank")
+        self.require("at least 0 and less than 1", lambda share: 0 <= share < 1, "dropout")
         if not math.isfinite(self.scale):
             raise ValueError(f"alpha must be a finite number, got {self.alpha}")
 

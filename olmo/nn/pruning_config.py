@@ -53,13 +53,10 @@ class TemporalVitConfig(VitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_topk(self.topk)
-        if not 0 < self.rescale_bias_min <= 1:
-            raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
-        for name in ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
-        if not math.isfinite(self.new_ref_threshold):
-            raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
+        self.require("in (0, 1]", lambda value: 0 < value <= 1, "rescale_bias_min")
+        counted = ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
+        self.require("a number of at least 0", lambda value: 0 <= value < math.inf, *counted)
+        self.require("a finite number", math.isfinite, "new_ref_threshold")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(

@@ -24,15 +24,9 @@ def check_counts(config: Config, most: Mapping[str, int]) -> None:
 
 def check_positive(config: Config, *names: str) -> None:
     """``ValueError`` unless each field is a finite number above 0, or None."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a number above 0, got {value}")
+    config.require("a number above 0", lambda value: 0 < value < math.inf, *names)
 
 
 def check_dropout(config: Config, *names: str) -> None:
     """``ValueError`` unless each field is a probability below 1."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    config.require("in [0, 1)", lambda value: 0 <= value < 1, *names)

@@ -55,10 +55,8 @@ class ImagePreprocessorConfig(Config):
     def __post_init__(self) -> None:
         self.at_least(1, "max_crops", "high_res_max_crops", "max_images", "max_multi_image_crops")
         self.at_least(1, "pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w")
-        if not 0 <= self.p_high_res <= 1:
-            raise ValueError(f"p_high_res must be in [0, 1], got {self.p_high_res}")
-        if min(self.overlap_margins) < 0:
-            raise ValueError(f"overlap_margins must not be negative, got {self.overlap_margins}")
+        self.require("in [0, 1]", lambda share: 0 <= share <= 1, "p_high_res")
+        self.require("at least 0", lambda margins: min(margins) >= 0, "overlap_margins")
 
     def pooling(self, multi_image: bool) -> Size:
         """Window (height, width) in patches."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from olmo.config import Config, ConfigError, FilePath, check_seed
+from olmo.config import Config, ConfigError, FilePath
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import DataConfig, RowShare
 from olmo.models.lora import LoraConfig
@@ -38,8 +38,7 @@ class WandbConfig(Config):
     """Continue the W&B run of a resumed training run."""
 
     def __post_init__(self) -> None:
-        if self.log_interval < 1:
-            raise ValueError(f"log_interval must be at least 1, got {self.log_interval}")
+        self.at_least(1, "log_interval")
 
 
 @dataclass
@@ -56,9 +55,7 @@ class LoopConfig(Config):
     """Dense bf16 TFLOP/s of one device, for the MFU; None: known for common GPUs."""
 
     def __post_init__(self) -> None:
-        for name in ("loss_chunk", "max_skipped_in_a_row"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.at_least(1, "loss_chunk", "max_skipped_in_a_row")
 
 
 @dataclass
@@ -192,24 +189,12 @@ class TrainConfig(Config):
         RowShare(self.global_train_batch_size, self.device_train_microbatch_size, 0, n_ranks)
 
     def __post_init__(self) -> None:
-        positive = (
-            *("max_duration", "stop_at", "stop_after", "console_log_interval"),
-            *("global_train_batch_size", "device_train_microbatch_size"),
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.save_num_checkpoints_to_keep < 1 and self.save_num_checkpoints_to_keep != -1:
-            raise ValueError(
-                "save_num_checkpoints_to_keep must be at least 1, or -1 for all, got "
-                f"{self.save_num_checkpoints_to_keep}"
-            )
-        for name in ("max_grad_norm", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, or null for none, got {value}")
-        check_seed(self.seed)
+        self.at_least(1, "max_duration", "stop_at", "stop_after", "console_log_interval")
+        self.at_least(1, "global_train_batch_size", "device_train_microbatch_size")
+        kept = "save_num_checkpoints_to_keep"
+        self.require("at least 1, or -1 for all", lambda n: n >= 1 or n == -1, kept)
+        self.require("above 0, or null for none", lambda x: x > 0, "max_grad_norm", "time_limit")
+        self.check_seed()
         FrameSampling.from_config(self.model.mm_preprocessor.video)  # not one video after the other
         for group in self.adapted:
             if not getattr(self, f"ft_{group}"):

@@ -71,18 +71,14 @@ class OptimizerConfig(Config):
     """Of a number in AdamW's two averages; 8 needs torchao and one process."""
 
     def __post_init__(self) -> None:
-        rules = {
-            "learning_rate": ("at least 0", lambda rate: rate >= 0),
-            "weight_decay": ("at least 0", lambda decay: decay >= 0),
-            "max_grad_norm": ("above 0, or null for the run's", lambda norm: norm > 0),
-            "betas": ("in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
-            "eps": ("above 0", lambda eps: eps > 0),
-            "bits": ("8 or 32", lambda bits: bits in (8, 32)),
-        }
-        for key, value in vars(self).items():
-            words, holds = next(rule for name, rule in rules.items() if key.endswith(name))
-            if value is not None and not holds(value):
-                raise ValueError(f"{key} must be {words}, got {value}")
+        def each(key: str) -> list[str]:
+            return [name for name in vars(self) if name.endswith(key)]
+
+        self.at_least(0, *each("learning_rate"), *each("weight_decay"))
+        self.require("above 0, or null for the run's", lambda x: x > 0, *each("max_grad_norm"))
+        self.require("in [0, 1)", lambda pair: all(0 <= x < 1 for x in pair), *each("betas"))
+        self.require("above 0", lambda eps: eps > 0, *each("eps"))
+        self.require("8 or 32", lambda bits: bits in (8, 32), "bits")
 
     def of(self, group: str, key: str) -> Any:
         """The value of ``key`` in one group."""
@@ -123,10 +119,8 @@ class SchedulerConfig(Config):
     def __post_init__(self) -> None:
         if self.shape not in SCHEDULES:
             raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SCHEDULES)}")
-        for key, value in vars(self).items():
-            least = 1 if key == "t_max" else 0
-            if key != "shape" and value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
+        self.at_least(0, *(key for key in vars(self) if key != "shape"))
+        self.at_least(1, "t_max")
 
 
 def group_of(name: str) -> str:

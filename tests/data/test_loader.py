@@ -202,7 +202,7 @@ def test_names_of_skipped_examples() -> None:
         source = ExampleSource(Mixture({name: Few(1, {})}, {name: 1.0}), preprocessor, 1)
         found = source.skipped(12, ValueError("frame 3: gone"))
         assert found == (f"{name} 0", f"{name} 0 (/x: y/my.jsonl:1): frame 3: gone")
-    with pytest.raises(ConfigError, match="max_skipped must be 0 or more, got -1"):
+    with pytest.raises(ConfigError, match="max_skipped must be at least 0, got -1"):
         DataConfig.from_dict({"max_skipped": -1}, "data")
 
 
