@@ -104,7 +104,7 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
         data = merge(data, read_settings(file))
     for flag, value in given.items():
         data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
-    data = translate(TrainConfig, merge(data, overrides), TrainConfig.field_types())
+    data = translate(TrainConfig, merge(data, overrides))
     start = start_model(args.checkpoint, args.dry_run).to_dict()
     recipe = recipe_for(start)
     model = merge(start, recipe["model"])
@@ -117,7 +117,7 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
                 f"{flag}={value} and {KEYS[flag]}={found} contradict: give one of them"
             )
     if int(os.environ.get("RANK", 0)) == 0:
-        for line in changed_by_recipe(start, config.model):
+        for line in changed_by_recipe(start, recipe, config.model):
             log.info("%s", line)
         for line in misfits(config):
             log.warning("%s", line)

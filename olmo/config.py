@@ -86,7 +86,7 @@ class Config:
             raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {data!r}")
         fields = cls.field_types()
         values = {}
-        for key, value in cls.upgrade(legacy.translate(cls, dict(data), fields, path)).items():
+        for key, value in cls.upgrade(legacy.translate(cls, dict(data), path)).items():
             where = f"{path}.{key}" if path else str(key)
             if key not in fields:
                 hint = nearest(str(key), fields, listed=True)

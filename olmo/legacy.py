@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,11 @@ def _table() -> dict[str, Any]:
     return read_settings(ROWS)
 
 
-def translate(
-    cls: type, data: dict[str, Any], fields: Collection[str], path: str = ""
-) -> dict[str, Any]:
-    """``data`` without the keys that are not among the ``fields`` of ``cls`` but have a row: each
+def translate(cls: Any, data: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """``data`` without the keys that are no fields of the config class ``cls`` but have a row: each
     is dropped, or replaced by the keys that it stands for. ``ConfigError`` for a value that its
     row does not allow."""
-    for key in [key for key in data if key not in fields]:
+    for key in [key for key in data if key not in cls.field_types()]:
         if (row := rows_of(cls).get(key)) is not None:
             value = data[key]
             data = {k: v for k, v in data.items() if k != key}

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from olmo.command_line import RunError
 from olmo.files import write_json, write_text
 from olmo.outside import OutsideError, foreign
+from olmo.train.config import WandbConfig
 from olmo.train.trainer import Callback, Trainer
 
 log = logging.getLogger(__name__)
@@ -119,11 +120,13 @@ def check_wandb(mode: str | None) -> None:
 class WandbCallback(Callback):
     """Logs to Weights & Biases; ``wandb.mode=offline`` needs no network."""
 
+    def __init__(self, settings: WandbConfig):
+        self.settings = settings
+
     def on_start(self, trainer: Trainer) -> None:
         import wandb
 
-        settings = trainer.config.wandb
-        assert settings is not None
+        settings = self.settings
         resume = settings.allow_resume and trainer.state.wandb_id is not None
         with foreign(lambda reason: WandbError(f"wandb does not start: {reason}")):
             self.run = wandb.init(
@@ -143,14 +146,12 @@ class WandbCallback(Callback):
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         import wandb
 
-        settings = trainer.config.wandb
-        assert settings is not None
         shown: dict[str, Any] = dict(metrics)
         shown |= {name: wandb.Image(str(file)) for name, file in trainer.pictures.items()}
         for name, counts in trainer.histograms.items():
             edges = [k - 0.5 for k in range(len(counts) + 1)]
             shown[name] = wandb.Histogram(np_histogram=(counts, edges))
-        if trainer.state.step % settings.log_interval == 0 or trainer.pictures:
+        if trainer.state.step % self.settings.log_interval == 0 or trainer.pictures:
             self.run.log(shown, step=trainer.state.step)
 
     def on_end(self, trainer: Trainer) -> None:

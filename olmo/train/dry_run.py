@@ -17,7 +17,7 @@ from olmo.train.config import TrainConfig
 from olmo.train.fits import fits_table
 from olmo.train.lora import choose_trained
 from olmo.train.memory import GIB, RowShape, estimate_memory
-from olmo.train.optim import NOTHING, named_groups
+from olmo.train.optim import NOTHING, group_sizes
 from olmo.train.throughput import dense_backbone
 
 TEXT_TOKENS_PER_FRAME = 8
@@ -51,10 +51,7 @@ def describe_run(config: TrainConfig, n_gpus: int = N_GPUS) -> str:
 
 
 def _parameter_report(model: Molmo2) -> list[str]:
-    sizes = {
-        name: sum(p.numel() for p in params.values())
-        for name, params in named_groups(model).items()
-    }
+    sizes = group_sizes(model)
     total = sum(p.numel() for p in model.parameters())
     sizes |= {"frozen": total - sum(sizes.values()), "total": total}
     return ["Trainable parameters", *(f"  {name:24s}{n:>16,}" for name, n in sizes.items())]

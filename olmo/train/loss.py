@@ -43,7 +43,7 @@ def token_loss(logits: Tensor, labels: Tensor, weights: Tensor, z_scale: float) 
 class ChunkedLoss:
     """``token_loss`` from states [n, D] and the head's weight [V, D], ``chunk`` tokens at a time.
 
-    The result is one tensor [3] (cross entropy, z-loss, correct), which ``unpack`` names. It
+    The result is one tensor [3], the parts of a ``TokenLoss``. It
     depends on the weight also when n is 0, so that every rank of a sharded model takes part in
     the same collectives.
     """
@@ -76,8 +76,3 @@ class ChunkedLoss:
     def _sums(self, states: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         loss = token_loss(F.linear(states, weight), labels, weights, self.z_scale)
         return torch.stack((loss.cross_entropy, loss.z_loss, loss.correct))
-
-
-def unpack(sums: Tensor) -> TokenLoss:
-    """The parts of what ``ChunkedLoss`` returns."""
-    return TokenLoss(*sums.unbind())

@@ -23,7 +23,7 @@ KEPT_HISTOGRAM = "stts/kept_tokens_per_frame_histogram"
 class StepSums:
     """Accumulates on the device what is known there, on the host the rest.
 
-    ``reduce`` is the only place that waits for the device. ``flops`` is for the caller to add to.
+    ``reduce`` is the only place that waits for the device. ``host["flops"]`` is for the caller.
     """
 
     def __init__(self, model: Molmo2, device: torch.device):
@@ -36,7 +36,6 @@ class StepSums:
         self.device = dict.fromkeys(ON_DEVICE, zero)
         self.bins = torch.zeros(n_bins, dtype=torch.float64, device=device)
         self.host = dict.fromkeys(ON_HOST, 0.0)
-        self.flops = 0.0
 
     def add(
         self,
@@ -85,7 +84,6 @@ class StepSums:
         self, weight: float, aux_terms: float
     ) -> tuple[dict[str, float], dict[str, list[int]]]:
         """Means over the global batch and histograms, by the name they are logged under."""
-        self.host["flops"] = self.flops
         known = torch.tensor(list(self.host.values()), dtype=torch.float64)
         found = torch.stack(list(self.device.values()))
         sums = torch.cat((found, upload(known, found.device), self.bins))

@@ -144,6 +144,11 @@ def named_groups(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     return {group: params for group, params in groups.items() if params}
 
 
+def group_sizes(model: nn.Module) -> dict[str, int]:
+    """Numbers that train in each of ``named_groups``."""
+    return {g: sum(p.numel() for p in ps.values()) for g, ps in named_groups(model).items()}
+
+
 def freeze(model: nn.Module, frozen: Collection[str]) -> None:
     """Take out of training whole groups, and parameters whose names begin so."""
     for name, param in model.named_parameters():

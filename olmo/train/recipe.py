@@ -4,11 +4,10 @@ a run begins: what the recipe changed, and which settings do not fit the run."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from olmo.config import merge, read_settings, section
+from olmo.config import read_settings, section
 from olmo.mappings import flat
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
@@ -16,20 +15,16 @@ from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
 from olmo.train.optim import learning_rate
 
+RECIPE = Path(__file__).parents[1] / "recipe.yaml"
 PUBLISHED_FRAME = [378, 378]
 """Pixels of the frames of the published models. Others keep their video section and length."""
 LONG_VIDEO = 2048
 """Tokens of a video beside which a row of text is short."""
 
 
-@cache
-def _file() -> dict[str, Any]:
-    return read_settings(Path(__file__).parents[1] / "recipe.yaml")
-
-
 def recipe_for(model: dict[str, Any]) -> dict[str, Any]:
     """The recipe's settings for a run that starts from the model section ``model``."""
-    recipe = merge({}, _file())
+    recipe = read_settings(RECIPE)
     over = dict(recipe["model"])
     preprocessor = dict(over["mm_preprocessor"])
     if section(model, "vision_backbone", "vit")["image_default_input_size"] != PUBLISHED_FRAME:
@@ -40,13 +35,15 @@ def recipe_for(model: dict[str, Any]) -> dict[str, Any]:
     return recipe | {"model": over | {"mm_preprocessor": preprocessor}}
 
 
-def changed_by_recipe(start: dict[str, Any], model: Molmo2Config) -> list[str]:
-    """A line for every value of the model section ``start`` that the recipe changed on the way to
-    ``model``."""
+def changed_by_recipe(
+    start: dict[str, Any], recipe: dict[str, Any], model: Molmo2Config
+) -> list[str]:
+    """A line for every value of the model section ``start`` that the ``recipe`` for it changed on
+    the way to ``model``."""
     before, now = dict(flat(start)), dict(flat(model.to_dict()))
     return [
         f"the recipe sets model.{key}={value}, the checkpoint has {before[key]}"
-        for key, value in flat(recipe_for(start)["model"])
+        for key, value in flat(recipe["model"])
         if now[key] == value and before.get(key, value) != value
     ]
 

@@ -20,10 +20,10 @@ from olmo.models.parallel import build_mesh, checkpoint_activations, compile_blo
 from olmo.models.weight_files import has_weights
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback, check_wandb
-from olmo.train.config import TrainConfig
+from olmo.train.config import TrainConfig, WandbConfig
 from olmo.train.identity import identity_of
 from olmo.train.lora import choose_trained, reset_adapters
-from olmo.train.optim import build_optimizer, named_groups
+from olmo.train.optim import build_optimizer, group_sizes
 from olmo.train.resume import resume
 from olmo.train.signals import folder_lock
 from olmo.train.state import TrainerState
@@ -58,9 +58,8 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
 @contextlib.contextmanager
 def _claimed(folder: Path, config: TrainConfig) -> Iterator[None]:
     """W&B can be reached as asked, and ``folder`` is this run's alone."""
-    if _logs_to_wandb(config):
-        assert config.wandb is not None
-        check_wandb(config.wandb.mode)
+    if (wandb := _wandb(config)) is not None:
+        check_wandb(wandb.mode)
     inside = folder.resolve()
     checkpoint = next((p for p in (inside, *inside.parents) if has_weights(p)), None)
     if checkpoint is not None:  # it would go when the other run deletes its checkpoint
@@ -129,10 +128,7 @@ def _load_start(config: TrainConfig, model: Molmo2) -> None:
 
 
 def _say_what_trains(config: TrainConfig, model: Molmo2) -> None:
-    sizes = {
-        name: sum(p.numel() for p in params.values())
-        for name, params in named_groups(model).items()
-    }
+    sizes = group_sizes(model)
     log.info(
         "%d steps of %d rows on %d processes, %s; parameters: %s",
         config.max_duration,
@@ -177,11 +173,13 @@ def build_callbacks(config: TrainConfig) -> list[Callback]:
         return callbacks
     config.save(Path(config.save_folder) / "config.yaml")
     callbacks += [ProgressCallback(), JsonlCallback()]
-    if _logs_to_wandb(config):
-        callbacks.append(WandbCallback())
+    if (wandb := _wandb(config)) is not None:
+        callbacks.append(WandbCallback(wandb))
     return callbacks
 
 
-def _logs_to_wandb(config: TrainConfig) -> bool:
+def _wandb(config: TrainConfig) -> WandbConfig | None:
+    """The settings of W&B where it is on."""
     settings = config.wandb
-    return settings is not None and bool(settings.project or os.environ.get("WANDB_PROJECT"))
+    on = settings is not None and (settings.project or os.environ.get("WANDB_PROJECT"))
+    return settings if on else None

@@ -36,13 +36,12 @@ from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
 from olmo.train.device_batches import DeviceBatches
 from olmo.train.diagnose import bad_gradients, first_bad_module
-from olmo.train.loss import ChunkedLoss, unpack
+from olmo.train.loss import ChunkedLoss, TokenLoss
 from olmo.train.metrics import StepSums
 from olmo.train.optim import clip_gradients, named_groups, set_learning_rates
 from olmo.train.signals import StopSignal, blocked_signals, end_workers
 from olmo.train.state import TrainerState
 from olmo.train.throughput import FlopCounter
-from olmo.types import MODEL_INPUTS
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +207,7 @@ class Trainer:
         for batch, tensors in zip(micro, arriving, strict=True):
             last_micro_batch(self.model, batch is micro[-1])
             self._forward_backward(tensors, agreed, sums)
-            sums.flops += self.count_flops(batch.tensors)
+            sums.host["flops"] += self.count_flops(batch.tensors)
         return sums
 
     def _agree(self, micro: list[MicroBatch]) -> Normalisers:
@@ -228,24 +227,23 @@ class Trainer:
         return self._forward(next(self.on_device([batch])))
 
     def _forward(self, tensors: dict[str, Tensor]) -> Molmo2Output:
-        inputs = {k: tensors[k] for k in MODEL_INPUTS if k in tensors}
-        config, response = self.config, tensors["response_mask"]
+        config, inputs = self.config, dict(tensors)
         head = ChunkedLoss(
-            tensors["labels"],
-            tensors["weights"],
+            inputs.pop("labels"),
+            inputs.pop("weights"),
             config.softmax_auxiliary_loss_scale if config.softmax_auxiliary_loss else 0.0,
             config.train.loss_chunk,
         )
         bf16 = config.precision == "amp_bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            out: Molmo2Output = self.model(**inputs, response_mask=response, head=head)
+            out: Molmo2Output = self.model(**inputs, head=head)
         return out
 
     def _forward_backward(
         self, tensors: dict[str, Tensor], agreed: Normalisers, sums: StepSums
     ) -> None:
         out = self._forward(tensors)
-        loss = unpack(out.logits)
+        loss = TokenLoss(*out.logits.unbind())
         # FSDP averages gradients over ranks, hence the factor of the world size
         total = (loss.cross_entropy + loss.z_loss) * (get_world_size() / agreed.weight)
         vision = out.vision

@@ -19,7 +19,7 @@ from olmo.model_configs import preset_model_config
 from olmo.nn.attention import force_masks
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
-from olmo.train.loss import ChunkedLoss, token_loss, unpack
+from olmo.train.loss import ChunkedLoss, TokenLoss, token_loss
 from olmo.train.memory import GIB, most_rows
 from olmo.train.metrics import KEPT_HISTOGRAM
 from olmo.train.optim import freeze
@@ -52,7 +52,7 @@ def test_chunked_loss_equals_the_whole(n: int) -> None:
     states = torch.randn(n, 8, requires_grad=True)
     labels, weights = torch.randint(50, (n,)), torch.rand(n)
     whole = token_loss(states @ weight.T, labels, weights, 0.1)
-    parts = unpack(ChunkedLoss(labels, weights, 0.1, chunk=5)(states, weight))
+    parts = TokenLoss(*ChunkedLoss(labels, weights, 0.1, chunk=5)(states, weight))
     gradients = []
     for loss in (whole, parts):
         total = loss.cross_entropy + loss.z_loss
@@ -67,7 +67,7 @@ def test_all_logits_are_never_in_memory() -> None:
     states = torch.randn(n, 4, requires_grad=True)
     loss = ChunkedLoss(torch.randint(vocabulary, (n,)), torch.rand(n), 1e-4, chunk)
     with LargestTensor() as seen:
-        unpack(loss(states, weight)).cross_entropy.backward()
+        TokenLoss(*loss(states, weight)).cross_entropy.backward()
     assert seen.largest == chunk * vocabulary
 
 
