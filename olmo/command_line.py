@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, ParamSpec
 
 from olmo.config import MAX_SEED, Config, ConfigError, expand, nearest, parse_overrides, section
 from olmo.plugin import load_plugin
@@ -68,16 +68,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
-        if rest:
-            self.unknown(rest)
+        self.refuse(rest)
         return found
 
     def parse_with_model(self, args: Sequence[str] | None) -> tuple[Any, dict[str, Any]]:
         """The flags, and the overrides ``--model.KEY=VALUE`` as nested dicts."""
         found, rest = self.parse_known_args(args)
-        unknown = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--model.")]
-        if unknown:
-            self.unknown(unknown)
+        self.refuse([a for a in rest if a.startswith("-") and not a.startswith("--model.")])
         return found, section(parse_overrides(rest), "model")
 
     def overrides(self, rest: list[str], config: type[Config]) -> dict[str, Any]:
@@ -94,11 +91,12 @@ class Parser(argparse.ArgumentParser):
         flags = [option for action in self._actions for option in action.option_strings]
         return [option for option in flags if option not in ("-h", "--help")]
 
-    def unknown(self, rest: list[str]) -> NoReturn:
-        """End for an argument that there is not, naming the nearest flag."""
-        flag = rest[0].partition("=")[0]
-        hint = f"; {nearest(flag, self.flags())}" if flag.startswith("-") else ""
-        self.error(f"unknown argument {rest[0]!r}{hint}")
+    def refuse(self, rest: list[str]) -> None:
+        """End if anything is in ``rest``, naming the nearest flag of the first."""
+        if rest:
+            flag = rest[0].partition("=")[0]
+            hint = f"; {nearest(flag, self.flags())}" if flag.startswith("-") else ""
+            self.error(f"unknown argument {rest[0]!r}{hint}")
 
 
 def underscored(argument: str) -> str:

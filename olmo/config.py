@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from olmo import legacy
 from olmo.files import write_text
@@ -55,7 +55,6 @@ __all__ = [
 MAX_SEED = 2**32 - 1
 INT64 = range(-(2**63), 2**63)
 """Larger integers fit no seed, size or step."""
-C = TypeVar("C", bound="Config")
 
 
 @dataclasses.dataclass
@@ -80,7 +79,7 @@ class Config:
         return {*cls.field_types(), *legacy.rows_of(cls)}
 
     @classmethod
-    def from_dict(cls: type[C], data: dict[str, Any], path: str = "") -> C:
+    def from_dict(cls, data: dict[str, Any], path: str = "") -> Self:
         """Build the config from nested dicts. ``path`` is the key prefix used in errors."""
         if not isinstance(data, dict):
             raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {data!r}")

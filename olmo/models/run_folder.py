@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ CONFIG_FILE = "config.yaml"
 STEP_FOLDER = re.compile(r"step([0-9]{1,18})(-unsharded)?")
 
 
-def flaw(folder: Path) -> str | None:
-    """Why ``folder`` is not a whole checkpoint, in any form; None if it is. No tensor is read."""
+def flaw(folder: Path, more: Callable[[], object] = lambda: None) -> str | None:
+    """Why ``folder`` is not a whole checkpoint, in any form; None if it is. No tensor is read.
+    ``more`` checks what else is wanted of it, and raises."""
     try:
         with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
             if not folder.is_dir():
@@ -32,6 +34,7 @@ def flaw(folder: Path) -> str | None:
             if (file := config_file(folder)).name == CONFIG_FILE:
                 model_of_file(file)
             open_weights(folder)
+            more()
     except OutsideError as e:
         return str(e)
     return None

@@ -100,18 +100,14 @@ class JsonlCallback(Callback):
         write_json(self.summary, self.last)
 
 
-class WandbError(OutsideError):
-    """Weights & Biases cannot be used as it is asked for."""
-
-
 def check_wandb(mode: str | None) -> None:
-    """``WandbError`` if W&B would ask for a key: a batch job has nobody to answer. ``mode`` None
+    """``OutsideError`` if W&B would ask for a key: a batch job has nobody to answer. ``mode`` None
     is that of WANDB_MODE, else online."""
     import wandb  # imported late: slow, and needed only when configured
 
     mode = mode or os.environ.get("WANDB_MODE") or "online"
     if mode == "online" and not wandb.login(prompt=False):
-        raise WandbError(
+        raise OutsideError(
             "wandb: no key is stored, so nothing can be logged online. Run `wandb login`, set "
             "WANDB_API_KEY, or give --wandb.mode=offline (`wandb sync` sends it later)"
         )
@@ -128,7 +124,7 @@ class WandbCallback(Callback):
 
         settings = self.settings
         resume = settings.allow_resume and trainer.state.wandb_id is not None
-        with foreign(lambda reason: WandbError(f"wandb does not start: {reason}")):
+        with foreign(lambda reason: OutsideError(f"wandb does not start: {reason}")):
             self.run = wandb.init(
                 project=settings.project or os.environ.get("WANDB_PROJECT"),
                 entity=settings.entity or os.environ.get("WANDB_ENTITY"),

@@ -60,8 +60,6 @@ from olmo.train.state import (
 )
 from olmo.train.steps import latest_checkpoint, retain, set_aside
 
-__all__ = ["Checkpointer", "TrainerState", "latest_checkpoint", "load_checkpoint"]
-
 log = logging.getLogger(__name__)
 
 

@@ -5,8 +5,6 @@ Needs no GPU and no data: the model lives on the meta device, the rest follows f
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from olmo.config import to_yaml
@@ -85,7 +83,7 @@ def _run_report(config: TrainConfig, model: Molmo2, n_gpus: int) -> list[str]:
     flops = TRAINING * rows * videos * video_flops(config.model, n_frames)[1].total
     hours = steps * flops / (n_gpus * PEAK_FLOPS[GPU] * MFU) / 3600
     memory = estimate_memory(config, model, row, n_gpus)
-    parts = [f"{f.name} {getattr(memory, f.name) / GIB:.1f}" for f in dataclasses.fields(memory)]
+    parts = [f"{name} {size / GIB:.1f}" for name, size in vars(memory).items()]
     return [
         f"The run: {steps} steps of {rows} rows, {videos:.1f} such videos in a row of "
         f"{row.tokens:.0f} tokens after pruning",

@@ -30,16 +30,6 @@ CLIP_SEARCH = 256
 """Examples of the stream among which a clip for the pictures is looked for."""
 
 
-def in_loop_callbacks(config: InLoopConfig) -> list[Callback]:
-    """The callbacks that the config asks for."""
-    callbacks: list[Callback] = []
-    if config.eval_interval > 0:
-        callbacks.append(EvaluationCallback(config))
-    if config.picture_interval > 0:
-        callbacks.append(PictureCallback(config.picture_interval))
-    return callbacks
-
-
 def _due(trainer: Trainer, interval: int) -> bool:
     step = trainer.state.step
     return step % interval == 0 or step == trainer.config.max_duration

@@ -10,7 +10,7 @@ workspaces and fragmentation, together some GiB.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -64,7 +64,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return sum(float(getattr(self, f.name)) for f in fields(self))
+        return float(sum(vars(self).values()))
 
 
 def estimate_memory(config: TrainConfig, model: Molmo2, row: RowShape, n_gpus: int) -> Memory:

@@ -165,10 +165,14 @@ def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int
 def build_callbacks(config: TrainConfig) -> list[Callback]:
     """What runs beside the steps: first what every rank takes part in, then rank 0's own."""
     callbacks: list[Callback] = []
-    if config.in_loop.eval_interval > 0 or config.in_loop.picture_interval > 0:
-        from olmo.train.in_loop import in_loop_callbacks  # imported late: needed only here
+    if config.in_loop.eval_interval > 0:
+        from olmo.train.in_loop import EvaluationCallback  # imported late: needed only here
 
-        callbacks += in_loop_callbacks(config.in_loop)
+        callbacks.append(EvaluationCallback(config.in_loop))
+    if config.in_loop.picture_interval > 0:
+        from olmo.train.in_loop import PictureCallback
+
+        callbacks.append(PictureCallback(config.in_loop.picture_interval))
     if not is_main():
         return callbacks
     config.save(Path(config.save_folder) / "config.yaml")

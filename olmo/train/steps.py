@@ -19,7 +19,6 @@ from pathlib import Path
 from olmo.models import run_folder
 from olmo.models.loading import SHARDED, CheckpointError
 from olmo.models.run_folder import CONFIG_FILE
-from olmo.outside import OutsideError, foreign
 from olmo.train.state import random_file, read_config, read_state
 
 log = logging.getLogger(__name__)
@@ -37,18 +36,14 @@ Passed = dict[Path, str]
 def flaw(folder: Path, name: str | None = None) -> str | None:
     """Why a run cannot go on from ``folder``; None if it is a whole checkpoint with the state of a
     run. Tensors are not read. ``name``: the step folder that it stands for, by default itself."""
-    reason = run_folder.flaw(folder)
-    if reason is not None:
-        return reason
-    try:
-        with foreign(lambda reason: CheckpointError(f"{folder}: {reason}")):
-            read_config(folder)
-            for rank in range(read_state(folder, name).world_size):
-                if not random_file(folder, rank).is_file():
-                    raise CheckpointError(f"{random_file(folder, rank)}: missing")
-    except OutsideError as e:
-        return str(e)
-    return None
+
+    def state_of_a_run() -> None:
+        read_config(folder)
+        for rank in range(read_state(folder, name).world_size):
+            if not random_file(folder, rank).is_file():
+                raise CheckpointError(f"{random_file(folder, rank)}: missing")
+
+    return run_folder.flaw(folder, state_of_a_run)
 
 
 def newest_whole(folder: Path, passed: Passed) -> Path | None:

@@ -8,7 +8,8 @@ pytest.importorskip("wandb")
 
 import wandb
 
-from olmo.train.callbacks import WandbError, check_wandb
+from olmo.outside import OutsideError
+from olmo.train.callbacks import check_wandb
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("mode", [None, "online"])
 def test_online_needs_a_key(mode: str | None) -> None:
-    with pytest.raises(WandbError, match=r"wandb login.*WANDB_API_KEY.*--wandb.mode=offline"):
+    with pytest.raises(OutsideError, match=r"wandb login.*WANDB_API_KEY.*--wandb.mode=offline"):
         check_wandb(mode)
 
 
