@@ -72,6 +72,7 @@ class DataConfig(Config):
     def __post_init__(self) -> None:
         self.at_least(1, "max_line_bytes")
         self.at_least(0, "max_skipped")
+        self.check_seed()
 
 
 class LaneState(TypedDict):

@@ -31,14 +31,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from olmo.command_line import RunError
 from olmo.data.loader import LaneState
-from olmo.distributed import (
-    all_reduce_sum,
-    from_main,
-    gather,
-    get_rank,
-    get_world_size,
-    is_main,
-)
+from olmo.distributed import all_reduce_sum, from_main, gather, get_rank, get_world_size, is_main
 from olmo.models.dcp_files import CheckpointReader, read_into
 from olmo.models.dcp_metadata import Chunk
 from olmo.models.errors import CheckpointError, everywhere
@@ -88,8 +81,8 @@ class Checkpointer:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
         """Start to write ``step{N}``; the model may change as soon as this returns.
 
-        ``state.lanes`` holds the newest state of this rank's lanes. Raises ``RunError`` if this
-        cannot start, or if the write before it failed.
+        ``state.lanes`` holds the newest state of this rank's lanes. Raises ``RunError`` if the
+        write before it failed, and what ``from_main`` does if this cannot start.
         """
         self.wait()
         final = self.folder / f"step{state.step}"
