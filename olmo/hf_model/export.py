@@ -17,7 +17,7 @@ from olmo.hf_model.shards import MAX_FILE_BYTES, plan_writing, write_weights
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.hf_layout.keys import HF_RULES
-from olmo.models.loading import MAY_BE_MISSING, load_model_config, select_checkpoint
+from olmo.models.loading import load_model_config, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.models.weight_files import open_weights
@@ -126,7 +126,7 @@ SCORER = "temporal_token_scorer."
 def dense_params(config: Molmo2Config) -> dict[str, Tensor]:
     """Native parameters on the meta device, without those of a token scorer."""
     params = config.build("meta").state_dict()
-    return {k: v for k, v in params.items() if not k.startswith(MAY_BE_MISSING)}
+    return {k: v for k, v in params.items() if SCORER not in k}
 
 
 def check_exportable(config: Molmo2Config, dense: bool) -> None:

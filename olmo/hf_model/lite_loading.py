@@ -24,7 +24,6 @@ from olmo.models.json_files import read_json
 from olmo.models.loading import (
     check_weights,
     load_model_config,
-    load_weights,
     model_section,
     select_checkpoint,
 )
@@ -83,9 +82,9 @@ def load_model(
     assert isinstance(config, TemporalVideoOlmoConfig)
     with torch.device("meta"):
         model = Molmo2LiteForConditionalGeneration(Molmo2LiteConfig.from_native(config))
-    source = check_weights(model.model, folder)
+    weights = check_weights(model.model, folder)
     model = model.to(dtype).to_empty(device=device)
-    load_weights(model.model, folder, source=source)
+    weights.copy_into(model.model.state_dict())
     processor = Molmo2LiteProcessor.from_native(config)
     model.generation_config = generation_config(folder, processor)
     model.processor = processor

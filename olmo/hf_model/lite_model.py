@@ -26,7 +26,8 @@ from olmo.hf_model.lite_prompt import (
     PaddedPrompt,
     continuation_mask,
 )
-from olmo.models.loading import MAY_BE_MISSING, no_scorer
+from olmo.models.hf_layout.keys import SCORER
+from olmo.models.loading import no_scorer
 from olmo.models.molmo2.molmo2 import Prompt
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.models.weights import CheckpointError
@@ -85,7 +86,7 @@ class Molmo2LiteForConditionalGeneration(AnswerMixin, PreTrainedModel, Generatio
             path = hub_or_folder(path)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         lost = sorted(info["missing_keys"])
-        if lost and all(k.removeprefix("model.").startswith(MAY_BE_MISSING) for k in lost):
+        if lost and all(k.removeprefix("model.").startswith(SCORER) for k in lost):
             raise no_scorer(path, lost)
         if lost:
             raise CheckpointError(f"{path}: {len(lost)} missing keys, first {lost[0]!r}")

@@ -22,7 +22,7 @@ from olmo.models.json_files import read_json
 from olmo.models.loading import merged_model_config
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.models.weight_files import open_weights
-from olmo.models.weights import copy_weights
+from olmo.models.weights import NativeWeights
 from olmo.outside import foreign
 
 Json = dict[str, Any]
@@ -57,10 +57,10 @@ def build_start_model(llm: Path, vit: Path, options: StartOptions | None = None)
     source = open_weights(vit)
     prefix = "vision_model." if any(k.startswith("vision_model.") for k in source.shapes) else ""
     source.rules = siglip_rules(prefix)
-    copy_weights(vision, source, SIGLIP_UNREAD)
+    NativeWeights(vision, source, SIGLIP_UNREAD).copy_into(vision)
     source = open_weights(llm)
     source.rules = LLM_RULES[_kind(llm)]
-    copy_weights(text, source)
+    NativeWeights(text, source).copy_into(text)
     torch.manual_seed(options.seed)
     backbone, table = model.vision_backbone, model.transformer.wte.new_embedding
     backbone.image_pooling_2d.reset_parameters()

@@ -28,19 +28,8 @@ from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.run_folder import config_file, is_checkpoint, model_of_file, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
-from olmo.models.weight_files import (
-    SHARDED,
-    CheckpointError,
-    WeightSource,
-    open_weights,
-)
-from olmo.models.weights import (
-    assign_whole,
-    copy_weights,
-    has_tied_head,
-    missing_keys,
-    plan_reading,
-)
+from olmo.models.weight_files import SHARDED, CheckpointError, open_weights
+from olmo.models.weights import NativeWeights, assign_whole, has_tied_head, missing_keys
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_pruning import training_free_methods
@@ -59,9 +48,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-MAY_BE_MISSING = (SCORER,)
-"""Prefixes of parameters that a dense checkpoint lacks; training initialises them."""
 
 
 def load_model_config(
@@ -155,27 +141,28 @@ def load_model(
     folder = select_checkpoint(path)
     config = load_model_config(folder, overrides)
     model = config.build("meta")
-    source = check_weights(model, folder)
+    weights = check_weights(model, folder)
     if dtype is not None:
         model = model.to(dtype)
     model = model.to_empty(device=device)
-    load_weights(model, folder, source=source)
+    weights.copy_into(model.state_dict())
     return model.eval(), config
 
 
-def check_weights(model: Molmo2, folder: Path) -> WeightSource:
+def check_weights(
+    model: Molmo2,
+    folder: Path,
+    fresh_scorer: bool = False,
+    unread: re.Pattern[str] | None = None,
+) -> NativeWeights:
     """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
-    meta device: so a file that does not fit its config costs no memory. ``CheckpointError``."""
-    source, params = _open_for(model, folder), model.state_dict()
-    if absent := _missing_scorer(params, source):
-        raise no_scorer(folder, absent)
-    plan_reading(params, source)
-    return source
+    meta device: so a file that does not fit its config costs no memory.
 
-
-def _open_for(model: Molmo2, folder: Path) -> WeightSource:
-    """The weights of ``folder``. ``CheckpointError`` if their ViT is deeper than the config says,
-    from whose end the connector's layers are counted. In transformers' layout they are not."""
+    ``CheckpointError`` for a missing or misshapen tensor, one without a place in the model, or a
+    ViT that is deeper than the config says, from whose end the connector's layers are counted
+    (in transformers' layout they are not). ``fresh_scorer``: the checkpoint may lack the scorer.
+    ``unread``: names of tensors that the model lacks on purpose.
+    """
     source, depth = open_weights(folder), model.config.vision_backbone.vit.image_num_layers
     for key in source.shapes if source.layout != "transformers" else ():
         block = VIT_BLOCK.match(native_name(key, source.rules))
@@ -184,43 +171,38 @@ def _open_for(model: Molmo2, folder: Path) -> WeightSource:
                 f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its config "
                 "(image_num_layers)"
             )
-    return source
+    params = native_state(model)
+    scorer = [k for k in params if k.startswith(SCORER)]
+    # half a scorer is damage, not a dense checkpoint
+    if scorer and len(missing_keys(scorer, source)) == len(scorer):
+        if not fresh_scorer:
+            raise no_scorer(folder, scorer)
+        params = {k: v for k, v in params.items() if k not in scorer}
+    return NativeWeights(params, source, unread)
 
 
 def load_weights(
     model: Molmo2,
     folder: Path,
     fresh_scorer: bool = False,
-    source: WeightSource | None = None,
     unread: re.Pattern[str] | None = None,
 ) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
 
-    A missing or misshapen tensor, or one without a place in the model, is a ``CheckpointError``,
-    and ``model`` is left as it was. Values that are not finite are one as well, but are found on
-    the way. ``source``: the weights of ``folder``, if they are open already. ``unread``: names of
-    tensors that the model lacks on purpose.
+    An error of ``check_weights``, which explains ``unread``, leaves ``model`` as it was. Values
+    that are not finite are a ``CheckpointError`` as well, but are found on the way.
 
     ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
     the log, and the names of its parameters are returned.
     """
-    source, params = source or _open_for(model, folder), native_state(model)
-    absent = _missing_scorer(params, source)
-    if absent and not fresh_scorer:
-        raise no_scorer(folder, absent)
-    copy_weights({k: v for k, v in params.items() if k not in absent}, source, unread)
+    weights, params = check_weights(model, folder, fresh_scorer, unread), native_state(model)
+    weights.copy_into(params)
+    absent = [name for name in params if name not in weights.plan]
     if absent:
         _initialise_scorer(params, model.config.vision_backbone.vit)
         if is_main():
             log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
-
-
-def _missing_scorer(params: dict[str, Tensor], source: WeightSource) -> list[str]:
-    """Names of the scorer's parameters if ``source`` has none of them: half a scorer is damage,
-    not a dense checkpoint."""
-    scorer = [k for k in params if k.startswith(MAY_BE_MISSING)]
-    return scorer if len(missing_keys(scorer, source)) == len(scorer) else []
 
 
 def no_scorer(folder: str | Path, missing: Sequence[str]) -> CheckpointError:
@@ -242,4 +224,4 @@ def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig) -> None:
             scorer = TemporalTokenScorer(vit)
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():
-        assign_whole(params[MAY_BE_MISSING[0] + key], value)
+        assign_whole(params[SCORER + key], value)

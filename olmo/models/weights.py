@@ -203,26 +203,20 @@ class NativeWeights:
             for part in tensor.split(rows):
                 yield check_finite(part, self.source.where, piece.key, dtype)
 
+    @torch.no_grad()
+    def copy_into(self, params: dict[str, Tensor]) -> None:
+        """Fill ``params``, of the shapes that were checked, in place.
 
-@torch.no_grad()
-def copy_weights(
-    params: dict[str, Tensor],
-    source: WeightSource,
-    unread: re.Pattern[str] | None = None,
-) -> None:
-    """Fill ``params`` (native names) in place; nothing is written if a name or shape is wrong.
+        Values that are not finite are only found on the way. Of a sharded parameter each rank
+        reads its own rows, and every rank calls this; an error of one is raised on all.
+        """
 
-    Values that are not finite are only found on the way. Of a sharded parameter each rank reads
-    its own rows, and every rank calls this; an error of one is raised on all.
-    """
-    weights = NativeWeights(params, source, unread)
+        def fill() -> None:
+            for name in self.plan:
+                assign(params[name], self.parts(name, params[name].dtype))
 
-    def fill() -> None:
-        for name, param in params.items():
-            assign(param, weights.parts(name, param.dtype))
-
-    is_sharded = any(isinstance(param, DTensor) for param in params.values())
-    everywhere(fill) if is_sharded else fill()
+        is_sharded = any(isinstance(param, DTensor) for param in params.values())
+        everywhere(fill) if is_sharded else fill()
 
 
 def assign(param: Tensor, rows: Iterable[Tensor]) -> None:
