@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from olmo.config import ConfigError
 from olmo.outside import OutsideError, foreign
@@ -21,7 +22,7 @@ def read_json(path: Path, error: type[OutsideError] = ConfigError) -> dict[str, 
             raise ValueError(f"{size} bytes are more than {MAX_BYTES}")
         text = path.read_bytes().decode("utf-8-sig")
         data = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite
+            text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
         )
         if not isinstance(data, dict):
             raise ValueError("expected a JSON object")
@@ -36,12 +37,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is beyond any number")
+    """Of a number that JSON has, or of the ``NaN`` and ``Infinity`` that Python reads as well."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
     return value

@@ -17,6 +17,8 @@ from olmo.models.hf_layout.keys import HF_RULES, MARKERS, NATIVE_RULES, Rule, fi
 from olmo.outside import foreign
 
 Shape = tuple[int, ...]
+Stored = tuple[str, Shape, torch.dtype | str]
+"""Name, shape and type; a type that torch may not have is its name."""
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Weights are floating-point numbers; a checkpoint with anything else is refused."""
@@ -26,10 +28,10 @@ NO_WEIGHT = re.compile(r"(.+\.)?(rotary_emb\.inv_freq|position_ids)")
 
 
 def weight_table(
-    where: Path, tensors: Iterable[tuple[str, Shape, torch.dtype | str]]
+    where: Path, tensors: Iterable[Stored]
 ) -> tuple[dict[str, Shape], dict[str, torch.dtype]]:
-    """Shapes and types of the weights among (name, shape, type); a type that torch may not have
-    is its name. ``CheckpointError`` if one is not a weight, or is there twice."""
+    """Shapes and types of the weights among ``tensors``. ``CheckpointError`` if one is not a
+    weight, or is there twice."""
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, torch.dtype] = {}
     for name, shape, dtype in tensors:

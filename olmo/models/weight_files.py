@@ -19,7 +19,7 @@ from olmo.models.dcp_metadata import METADATA, is_plain_name
 from olmo.models.errors import CheckpointError
 from olmo.models.json_files import read_json
 from olmo.models.lora import merged
-from olmo.models.tensors import Shape, WeightSource, check_plain, torch_load, weight_table
+from olmo.models.tensors import Stored, WeightSource, check_plain, torch_load, weight_table
 from olmo.outside import foreign
 
 __all__ = ["SHARDED", "CheckpointError", "WeightSource", "has_weights", "open_weights"]
@@ -39,14 +39,12 @@ class SafetensorsSource(WeightSource):
         if where.name.endswith(".json"):
             files = {where.with_name(name): keys for name, keys in _shards(where).items()}
         self._file_of: dict[str, Any] = {}
-        found: list[tuple[str, Shape, torch.dtype | str]] = []
+        found: list[Stored] = []
         for path, expected in files.items():
             found += self._open(path, expected)
         self.shapes, self.dtypes = weight_table(where, found)
 
-    def _open(
-        self, path: Path, expected: list[str] | None
-    ) -> list[tuple[str, Shape, torch.dtype | str]]:
+    def _open(self, path: Path, expected: list[str] | None) -> list[Stored]:
         if not path.is_file():
             raise CheckpointError(f"{self.where}: shard {path.name} is missing")
         with foreign(
@@ -54,7 +52,7 @@ class SafetensorsSource(WeightSource):
         ):
             file = safe_open(str(path), "pt")
             slices = {key: file.get_slice(key) for key in list(file.keys())}
-            found: list[tuple[str, Shape, torch.dtype | str]] = [
+            found: list[Stored] = [
                 (k, tuple(s.get_shape()), SAFETENSORS_DTYPES.get(s.get_dtype(), s.get_dtype()))
                 for k, s in slices.items()
             ]

@@ -104,9 +104,9 @@ BAD_JSON = {
     "not UTF-8": (b'{"a": "\xff\xfe"}', "UnicodeDecodeError"),
     "nested": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "RecursionError"),
     "key twice": (b'{"a": {"b": 1, "c": 2, "b": 1}}', "key 'b' is there twice"),
-    "nan": (b'{"a": NaN}', "NaN is no JSON number"),
-    "infinity": (b'{"a": -Infinity}', "-Infinity is no JSON number"),
-    "large float": (b'{"a": 1e999}', "1e999 is beyond any number"),
+    "nan": (b'{"a": NaN}', "NaN is no finite number"),
+    "infinity": (b'{"a": -Infinity}', "-Infinity is no finite number"),
+    "large float": (b'{"a": 1e999}', "1e999 is no finite number"),
     "large integer": (b'{"a": ' + b"9" * 5000 + b"}", "ValueError"),
 }
 FILES = (
