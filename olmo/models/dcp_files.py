@@ -126,31 +126,25 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(item, f"{name}.{key}" if name else str(key))
 
 
-class _Part(io.RawIOBase):
+class _Part(io.FileIO):
     """``length`` bytes of a file, from ``start`` on, as a file of their own."""
 
+    read = io.RawIOBase.read  # type: ignore[assignment]  # both call readinto
+    readall = io.RawIOBase.readall
+
     def __init__(self, path: Path, start: int, length: int):
-        self.file, self.start, self.length, self.place = path.open("rb"), start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        super().__init__(path)
+        self.start, self.length = start, length
+        self.seek(0)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.length}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.length}[whence]
         if base + offset < 0:
             raise OSError(f"no place {base + offset} in a file")
-        self.place = base + offset
-        return self.place
+        return super().seek(self.start + base + offset) - self.start
+
+    def tell(self) -> int:
+        return super().tell() - self.start
 
     def readinto(self, buffer: Any) -> int:
-        self.file.seek(self.start + self.place)
-        n = self.file.readinto(memoryview(buffer)[: max(self.length - self.place, 0)])
-        self.place += n
-        return n
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
+        return super().readinto(memoryview(buffer)[: max(self.length - self.tell(), 0)])
