@@ -160,13 +160,13 @@ def prepare_run(options: Options, start: Path, command: Sequence[str]) -> None:
 
 def fine_tune(options: Options, start: Path) -> Path:
     """Run the training command unless it is finished, and return the last checkpoint."""
-    from olmo.models.loading import is_checkpoint
+    from olmo.models.run_folder import flaw
 
     command = training_command(options)
     prepare_run(options, start, command)
     print(shlex.join(command), flush=True)
     last = options.run / f"step{options.steps}"
-    if is_checkpoint(last):
+    if flaw(last) is None:
         print(f"finished already: {last} (--fresh trains anew)")
         return last
     code = subprocess.run(command, check=False).returncode

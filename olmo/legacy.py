@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from olmo.mappings import section
+from olmo.mappings import laid, section
 from olmo.setting_text import ConfigError, same
 from olmo.text import nearest
 from olmo.yaml_file import read_settings, scalar_value
@@ -49,7 +49,7 @@ def _applied(row: Any, value: Any, data: dict[str, Any], where: str) -> dict[str
     for option, over in row.get("set", {}).items():
         if _fits(value, scalar_value(option)):
             for key, new in over.items():
-                data = _laid(data, key, new)
+                data = laid(data, key, new)
             if option != "section":
                 return data
     if any(_fits(value, option) for option in row.get("allow", ())):
@@ -61,7 +61,7 @@ def _applied(row: Any, value: Any, data: dict[str, Any], where: str) -> dict[str
             raise ConfigError(
                 f"{where}={value} and {row['to']}={found} contradict: give one of them"
             )
-        return _laid(data, row["to"], value)
+        return laid(data, row["to"], value)
     if "keys" in row and (value is None or isinstance(value, dict)):
         for key, inner in (value or {}).items():
             if key not in row["keys"]:
@@ -79,12 +79,6 @@ def _fits(value: Any, option: Any) -> bool:
         return same(value, option)
     number = type(value) in (int, float)
     return number and bool(COMPARE[bound[1]](value, float(bound[2])))
-
-
-def _laid(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """``data`` with ``value`` at a dotted ``key``; a config on the way becomes a mapping."""
-    head, _, rest = key.partition(".")
-    return data | {head: _laid(section(data, head), rest, value) if rest else value}
 
 
 def _instead(row: dict[str, Any]) -> str:

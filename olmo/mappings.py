@@ -25,6 +25,12 @@ def section(data: dict[str, Any], *keys: str) -> dict[str, Any]:
     return data
 
 
+def laid(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """``data`` with ``value`` at a dotted ``key``; a config on the way becomes a mapping."""
+    head, _, rest = key.partition(".")
+    return data | {head: laid(section(data, head), rest, value) if rest else value}
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """``base`` with the values of ``over`` laid on top, key by key."""
     out = dict(base)

@@ -30,7 +30,6 @@ from olmo.models.loading import (
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.ranges import MOST_ROWS
 from olmo.outside import foreign
-from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 from olmo.preprocessing.video import VideoPreprocessorConfig
 
 log = logging.getLogger(__name__)
@@ -109,13 +108,12 @@ def as_pruning(dense: dict[str, Any], overrides: dict[str, Any]) -> dict[str, An
     """What makes a pruning model of a dense model section; it prunes only when told to."""
     vit = section(overrides, "vision_backbone", "vit")
     told = bool(vit.get("topk") or vit.get("prune_method"))
-    preprocessor = Molmo2PreprocessorConfig.upgrade(dict(section(dense, "mm_preprocessor")))
-    pooling = section(preprocessor, "video").get("pooling_h", VideoPreprocessorConfig.pooling_h)
+    video = section(dense, "mm_preprocessor", "video")
     return {
         "model_name": TemporalVideoOlmoConfig().model_name,
         "vision_backbone": {
             "vit": {"prune": told, "prune_method": TRAINING_FREE},
-            "video_pooling": pooling,
+            "video_pooling": video.get("pooling_h", VideoPreprocessorConfig.pooling_h),
         },
     }
 

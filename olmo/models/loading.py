@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from torch import Tensor
 
 from olmo.config import ConfigError, merge, section
 from olmo.distributed import is_main
+from olmo.models.hf_layout.fields import STTS_KEYS
 from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, native_name
 from olmo.models.lora import native_state
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
-from olmo.models.run_folder import config_file, is_checkpoint, model_of_file, select_checkpoint
+from olmo.models.run_folder import config_file, model_of_file, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
 from olmo.models.weight_files import SHARDED, CheckpointError, open_weights
 from olmo.models.weights import NativeWeights, assign_whole, has_tied_head, missing_keys
@@ -38,7 +38,6 @@ from olmo.nn.token_scorer import TemporalTokenScorer
 __all__ = [
     "SHARDED",
     "CheckpointError",
-    "is_checkpoint",
     "load_model",
     "load_model_config",
     "load_weights",
@@ -78,7 +77,7 @@ def model_section(path: Path) -> dict[str, Any]:
         found = model_of_file(file)
     with _named(path):
         section(found, "vision_backbone", "vit")  # overrides are laid over it
-        return _nested(found)
+        return Molmo2Config.upgrade(found)
 
 
 @contextmanager
@@ -92,31 +91,20 @@ def _named(path: Path) -> Iterator[None]:
 
 def merged_model_config(data: dict[str, Any], overrides: dict[str, Any]) -> Molmo2Config:
     """Lay ``overrides`` over the model section ``data`` and build the config."""
+    data, overrides = map(Molmo2Config.upgrade, (data, overrides))
     name = overrides.get("model_name", data.get("model_name"))
     if name == TemporalVideoOlmoConfig.model_name:
         overrides = sync_topk(overrides)
     else:
         _refuse_pruning(overrides, name)
-    return model_config_from_dict(merge(_nested(data), _nested(overrides)))
-
-
-def _nested(data: dict[str, Any]) -> dict[str, Any]:
-    """A model section with the flat keys of its preprocessor where they belong."""
-    from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
-
-    flat = section(data, "mm_preprocessor")
-    return (
-        data | {"mm_preprocessor": Molmo2PreprocessorConfig.upgrade(dict(flat))} if flat else data
-    )
+    return model_config_from_dict(merge(data, overrides))
 
 
 def _refuse_pruning(overrides: dict[str, Any], name: object) -> None:
     """``ConfigError`` for settings of token pruning that would change nothing."""
     vit = section(overrides, "vision_backbone", "vit")
-    preprocessor = section(overrides, "mm_preprocessor")
-    own = {f.name for f in fields(TemporalVitConfig)} - {f.name for f in fields(VitConfig)}
-    keys = [f"vision_backbone.vit.{key}" for key in vit if key in own]
-    if "topk" in preprocessor or "topk" in section(preprocessor, "video"):
+    keys = [f"vision_backbone.vit.{key}" for key in vit if key in STTS_KEYS]
+    if "topk" in section(overrides, "mm_preprocessor", "video"):
         keys.append("mm_preprocessor.topk")
     if keys:
         raise ConfigError(

@@ -56,11 +56,6 @@ def model_of_file(file: str | Path) -> dict[str, Any]:
     return model
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` itself is a whole checkpoint."""
-    return flaw(path) is None
-
-
 def select_checkpoint(path: str | Path) -> Path:
     """``path`` if it holds weights itself, else its newest whole ``step{N}`` folder.
 

@@ -55,11 +55,11 @@ class MediaConfig(Config):
         video = VideoPreprocessorConfig.known_keys()
         flat = {k: data.pop(k) for k in video if k in data}
         if flat:
-            nested = section(data, "video")
-            above, below = (VideoPreprocessorConfig.from_dict(d, "video") for d in (flat, nested))
+            nested, name = section(data, "video"), "mm_preprocessor.video"
+            above, below = (VideoPreprocessorConfig.from_dict(d, name) for d in (flat, nested))
             for key in flat.keys() & nested.keys():
                 if getattr(above, key, None) != getattr(below, key, None):
-                    both = f"{key}={flat[key]!r} contradicts video.{key}={nested[key]!r}"
+                    both = f"{key}={flat[key]!r} contradicts {name}.{key}={nested[key]!r}"
                     raise ConfigError(f"{both}: give one of them")
             data["video"] = nested | flat
         image = ImagePreprocessorConfig.known_keys() - video

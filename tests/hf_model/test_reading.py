@@ -22,7 +22,7 @@ from olmo.config import merge
 from olmo.hf_model.export import ExportOptions, dense_params, export_checkpoint
 from olmo.hf_model.shards import plan_writing
 from olmo.model_configs import LLMS, preset_model_config
-from olmo.models.hf_layout.config import model_section, to_hf
+from olmo.models.hf_layout.config import read_config, to_hf
 from olmo.models.hf_layout.fields import VISION
 from olmo.models.loading import load_model, load_model_config, load_weights, merged_model_config
 from olmo.models.weight_files import SafetensorsSource
@@ -59,7 +59,7 @@ def test_every_name_and_shape_of_transformers(name: str) -> None:
 def test_config_round_trip(name: str, layout: str) -> None:
     config = merged_model_config(preset_model_config(name), {})
     data = json.loads(json.dumps(to_hf(config, layout)))
-    found = merged_model_config(model_section(data, Path("config.json")), {})
+    found = merged_model_config(read_config(data, Path("config.json"))[0], {})
     old, new = config.llm, found.llm
     assert [old.yarn_of_layer(i) for i in range(old.n_layers)] == [
         new.yarn_of_layer(i) for i in range(new.n_layers)
@@ -76,7 +76,7 @@ def test_published_config_of_27_layers() -> None:
     assert data["vit_config"]["num_hidden_layers"] == 27
     del data["vit_config"]["hidden_size"], data["text_config"]["num_hidden_layers"]
     data |= {"use_frame_special_tokens": False, "image_high_res_id": 151938}
-    found = merged_model_config(model_section(data, Path("config.json")), {})
+    found = merged_model_config(read_config(data, Path("config.json"))[0], {})
     assert found.build("meta").vision_backbone.image_vit.n_layers == 25
     assert found.llm.n_layers == 36
 
@@ -91,7 +91,7 @@ def test_pruning_keys_give_a_pruning_model(layout: str, nested: bool) -> None:
         data[VISION[layout]] |= keys
     else:
         data |= keys | {"model_type": "molmo2_lite"}
-    config = merged_model_config(model_section(data, Path("config.json")), {})
+    config = merged_model_config(read_config(data, Path("config.json"))[0], {})
     vit = config.vision_backbone.vit
     assert isinstance(vit, TemporalVitConfig)
     assert (vit.topk, vit.prune_at, config.budget.topk) == (0.25, 2, 0.25)

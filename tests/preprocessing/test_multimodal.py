@@ -238,7 +238,9 @@ def test_flat_and_nested():
     assert Molmo2PreprocessorConfig.from_dict(
         {"max_fps": 2.0, "video": {"max_fps": [2.0]}}
     ).video.max_fps == [2.0]
-    with pytest.raises(ConfigError, match=r"max_frames=32 contradicts video\.max_frames=64"):
+    with pytest.raises(
+        ConfigError, match=r"max_frames=32 contradicts mm_preprocessor\.video\.max_frames=64"
+    ):
         Molmo2PreprocessorConfig.from_dict({"max_frames": 32, "video": {"max_frames": 64}})
     with pytest.raises(ConfigError, match=r"video\.max_crops: 24 is not supported, only 1"):
         Molmo2PreprocessorConfig.from_dict({"max_crops": 24})

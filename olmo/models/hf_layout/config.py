@@ -112,11 +112,6 @@ def read_config(
     return section, config
 
 
-def model_section(data: dict[str, Any], where: Path) -> dict[str, Any]:
-    """The section of ``read_config``."""
-    return read_config(data, where)[0]
-
-
 def _with_pruning_on_top(data: dict[str, Any], vision: str) -> dict[str, Any]:
     """``data`` with the pruning keys of its section ``vision`` beside that section."""
     vit = data.get(vision)

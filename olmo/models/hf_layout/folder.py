@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.config import ConfigError
-from olmo.models.hf_layout.config import model_section
+from olmo.models.hf_layout.config import read_config
 from olmo.models.json_files import read_json
 from olmo.outside import foreign
 
@@ -36,7 +36,7 @@ def read_hf_folder(folder: Path) -> dict[str, Any]:
 
     Its tokenizer is the folder's own. Whether the head is tied is not in these files.
     """
-    section = model_section(read_json(folder / HF_CONFIG), folder / HF_CONFIG)
+    section, _ = read_config(read_json(folder / HF_CONFIG), folder / HF_CONFIG)
     section["llm"]["tokenizer"] = {"identifier": str(folder.resolve())}
     section["mm_preprocessor"] = read_processor(folder) | section.get("mm_preprocessor", {})
     return section | _native_settings(folder)

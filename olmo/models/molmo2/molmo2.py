@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from olmo.config import Config, ConfigError
+from olmo.config import Config, ConfigError, section
 from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
@@ -44,6 +44,12 @@ class Molmo2Config(Config):
     data_formatter: DataFormatterConfig = field(default_factory=DataFormatterConfig)
     bi_directional_attn: BidirectionalMode | None = "image_tokens"
     """Which visual tokens see each other in both directions; None = causal only."""
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Flat keys of the preprocessor go where they belong."""
+        flat = dict(section(data, "mm_preprocessor"))
+        return data | {"mm_preprocessor": Molmo2PreprocessorConfig.upgrade(flat)} if flat else data
 
     def __post_init__(self) -> None:
         if self.model_name not in self.model_names:

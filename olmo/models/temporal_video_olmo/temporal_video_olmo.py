@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from olmo.config import Config, convert, section
+from olmo.mappings import laid
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, check_video_pooling
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone, TemporalVisionBackboneConfig
@@ -41,7 +42,7 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return sync_topk(data)
+        return sync_topk(super().upgrade(data))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,26 +98,17 @@ class TemporalVideoOlmo(Molmo2):
 
 
 def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
-    """Make the two places of the ratio agree in a config or in overrides.
+    """Make the two places of the ratio agree in a config or in overrides without flat keys.
 
     Raises ``ValueError`` with both values when they differ.
     """
-    preprocessor, vit = section(data, "mm_preprocessor"), section(data, "vision_backbone", "vit")
-    video = section(data, "mm_preprocessor", "video")
-    found = {
-        "mm_preprocessor.topk": preprocessor.get("topk"),
-        "mm_preprocessor.video.topk": video.get("topk"),
-        "vision_backbone.vit.topk": vit.get("topk"),
-    }
+    video, vit = section(data, "mm_preprocessor", "video"), section(data, "vision_backbone", "vit")
+    found = {"mm_preprocessor.topk": video.get("topk"), "vision_backbone.vit.topk": vit.get("topk")}
     given = {key: convert(float, v, key) for key, v in found.items() if v is not None}
-    if not given:
-        return data
     if len(set(given.values())) > 1:
         values = ", ".join(f"{key}={value}" for key, value in given.items())
         raise ValueError(f"the share of tokens to remove is given with different values: {values}")
-    topk = next(iter(given.values()))
-    data = dict(data)
-    data["vision_backbone"] = section(data, "vision_backbone") | {"vit": vit | {"topk": topk}}
-    preprocessor = {k: v for k, v in preprocessor.items() if k != "topk"}
-    data["mm_preprocessor"] = preprocessor | {"video": video | {"topk": topk}}
+    for topk in given.values():
+        data = laid(data, "mm_preprocessor.video.topk", topk)
+        data = laid(data, "vision_backbone.vit.topk", topk)
     return data
