@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from olmo.nn.image_vit import VisionTransformer
-from olmo.nn.pruning_config import ScoreInputs, TemporalVitConfig
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, TokenLayout
-from olmo.nn.token_pruning import select_cells
+from olmo.nn.token_pruning import ScoreInputs, TemporalVitConfig, select_cells
 from olmo.nn.token_scorer import (
     TemporalTokenScorer,
     attention_bias,

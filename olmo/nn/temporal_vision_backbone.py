@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
-from olmo.nn.pruning_config import ScoreInputs, TemporalVitConfig
 from olmo.nn.ranges import MOST_POOL, check_counts
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
+from olmo.nn.token_pruning import ScoreInputs, TemporalVitConfig
 from olmo.nn.transfer import built_on, to_host
 from olmo.nn.vision_backbone import (
     VisionBackbone,

@@ -1,4 +1,4 @@
-"""Which cells a video loses: scores by a registered method, then one selection rule.
+"""Which cells a video loses: settings, scores by a registered method, then one selection rule.
 
 A method is a function ``(ScoreInputs) -> scores [P, M]`` (float, high = keep) and one
 ``@prune_method`` line; what a video's first frame gets is ignored. Selection, budget and
@@ -9,30 +9,152 @@ Source: STTS, arXiv 2603.18004.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from olmo.nn.pruning_config import (
-    PRUNE_METHODS,
-    PruneMethod,
-    ScoreInputs,
-    prune_method,
-    training_free_methods,
-)
+from olmo.nn.image_vit import VitConfig
 from olmo.nn.recompute import recomputed
-from olmo.nn.token_layout import FrameTable
-from olmo.nn.token_scorer import cell_features, neighbour_cosine
+from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
+from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
+from olmo.token_budget import check_topk
 
-__all__ = [
-    "PRUNE_METHODS",
-    "PruneMethod",
-    "ScoreInputs",
-    "prune_method",
-    "removal_order",
-    "select_cells",
-    "training_free_methods",
-]
+
+@dataclass
+class TemporalVitConfig(VitConfig):
+    """ViT plus STTS. A method reads its own settings here: see ``ScoreInputs.config``."""
+
+    prune: bool = True
+    """False: a dense ViT with the same weights."""
+    topk: float = 0.5
+    """Share of a video's pooled cells to remove, in [0, 1)."""
+    prune_at: int = 3
+    """The scorer reads the output of this block (0-based)."""
+    prune_method: str = "scorer"
+    """A name of ``PRUNE_METHODS``: ``scorer`` is the learned one; ``easy``, ``heuristic``,
+    ``random`` and ``evs`` need no training."""
+    sim_reg_loss_coefficient: float = 0.5
+    """Weight of the auxiliary loss."""
+    rescale_bias_min: float = math.exp(-2)
+    """Lower end of the rescaled scores whose log is the attention bias."""
+    prune_from_frame: int = 0
+    """This many frames of each video do not count for the budget."""
+    pruning_in_scorer: bool = True
+    """False: score and bias, but remove nothing in the ViT; the cells still leave the LLM."""
+    layout: Literal["ragged", "packed"] = "ragged"
+    """How survivors lie in the pruned blocks: nothing else, or whole frames in bins of N slots."""
+    refill: bool = False
+    """``packed`` only: a frame that is alone in its bin keeps its removed patches in the ViT, as
+    in the reference; its result then depends on the other frames of the batch."""
+    bias_rescale: Literal["row", "frame"] = "row"
+    """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
+    detach_similarity: bool = False
+    """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
+    new_ref_threshold: float = 0.85
+    """``easy`` and ``heuristic``: similarity under which a frame or cell counts as new."""
+    random_seed: int = 0
+    """Seed of ``prune_method=random``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_topk(self.topk)
+        if not 0 < self.rescale_bias_min <= 1:
+            raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
+        for name in ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
+        if not math.isfinite(self.new_ref_threshold):
+            raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
+        if self.prune_method not in PRUNE_METHODS:
+            known = ", ".join(sorted(PRUNE_METHODS))
+            raise ValueError(
+                f"prune_method {self.prune_method!r} is not one of {known}; one of your own needs "
+                "--plugin FILE, or in Python its module imported first"
+            )
+        if self.layout not in ("ragged", "packed"):
+            raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
+        if self.refill and self.layout != "packed":
+            raise ValueError(f"refill=True needs layout=packed, got layout={self.layout}")
+
+    @property
+    def method(self) -> PruneMethod:
+        return PRUNE_METHODS[self.prune_method]
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What a method may look at.
+
+    Attributes:
+        x: [P, N, E] what is compared, for the frames of prunable videos: the output of ViT block
+            ``prune_at``, or the pooled tokens, one patch each, for a method with ``pooled``.
+        images: [P, patches, patch_dim] the frames' pixels, uint8 or float in [-1, 1].
+        has_previous: [P] bool, False for the first frame of each video.
+        grid: the N patches and M cells of ``x``.
+        videos: frames and budget of each prunable video.
+        config: every setting of the ViT and of pruning.
+        scorer: the learned module; None for the training-free methods.
+    """
+
+    x: Tensor
+    images: Tensor
+    has_previous: Tensor
+    grid: CellGrid
+    videos: tuple[VideoSpan, ...]
+    config: TemporalVitConfig
+    scorer: TemporalTokenScorer | None = None
+
+
+ScoreFunction = Callable[[ScoreInputs], Tensor]
+
+
+@dataclass(frozen=True)
+class PruneMethod:
+    """A registered method.
+
+    Attributes:
+        score: gives scores [P, M], high = keep.
+        learned: uses the trained scorer; its scores bias block ``prune_at + 1``.
+        pooled: scores the connector's output, so tokens leave only before the language model.
+    """
+
+    score: ScoreFunction
+    learned: bool = False
+    pooled: bool = False
+
+    @property
+    def spreads_ties(self) -> bool:
+        """Whether equal scores are chosen from all over the video. A still picture gives a
+        training-free method nothing but equal scores; published scorers take the earlier cell."""
+        return not self.learned
+
+
+PRUNE_METHODS: dict[str, PruneMethod] = {}
+
+
+def prune_method(
+    name: str, learned: bool = False, pooled: bool = False
+) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Register a scoring function under the value of ``TemporalVitConfig.prune_method``. A
+    module may define its method anew, but take no other's name."""
+
+    def add(function: ScoreFunction) -> ScoreFunction:
+        taken = PRUNE_METHODS.get(name)
+        if taken and taken.score.__module__ != function.__module__:
+            of = taken.score.__module__
+            raise ValueError(f"prune_method {name!r} is that of {of}: take another name")
+        PRUNE_METHODS[name] = PruneMethod(function, learned, pooled)
+        return function
+
+    return add
+
+
+def training_free_methods() -> list[str]:
+    """Names of the methods that need no trained scorer."""
+    return sorted(name for name, method in PRUNE_METHODS.items() if not method.learned)
 
 
 @prune_method("scorer", learned=True)
