@@ -8,7 +8,6 @@ A matrix W [out, in] of a target stays as it is and gains ``alpha / rank * B @ A
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from olmo.config import Config, ConfigError, read_settings
 from olmo.models.errors import CheckpointError
 from olmo.models.tensors import WeightSource
+from olmo.nn.ranges import PROBABILITY, check_range
 
 LAYERS = {
     "llm": r"transformer\.blocks\.\d+\.(att_proj|attn_out|ff_proj|ff_out)",
@@ -53,9 +53,8 @@ class LoraConfig(Config):
         if unknown := [name for name in self.groups if name not in LAYERS]:
             raise ValueError(f"targets: {unknown[0]!r} is not one of {', '.join(LAYERS)}")
         self.at_least(1, "rank")
-        self.require("at least 0 and less than 1", lambda share: 0 <= share < 1, "dropout")
-        if not math.isfinite(self.scale):
-            raise ValueError(f"alpha must be a finite number, got {self.alpha}")
+        check_range(self, PROBABILITY, "dropout")
+        check_range(self, "(-inf, inf)", "alpha")
 
 
 def native_state(model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from olmo.device import timed
 from olmo.nn.kv_cache import KVCache
+from olmo.nn.ranges import POSITIVE, check_range
 from olmo.nn.transfer import to_device, to_host
 from olmo.types import VISUAL_INPUTS
 
@@ -58,10 +59,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        check_range(self, POSITIVE, "temperature")
+        check_range(self, "(0, 1]", "top_p")
 
     def draw(self, log_probs: Tensor, generator: torch.Generator) -> Tensor:
         """One token per row of ``log_probs`` [B, V] -> int64 [B]."""

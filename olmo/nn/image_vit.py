@@ -17,15 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
-from olmo.nn.ranges import (
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_PIXELS,
-    MOST_WIDTH,
-    check_counts,
-    check_dropout,
-    check_positive,
-)
+from olmo.nn.ranges import HEADS, LAYERS, PIXELS, POSITIVE, PROBABILITY, WIDTH, check_range
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
 
@@ -55,19 +47,14 @@ class VitConfig(Config):
     init_path: FilePath | None = None
 
     def __post_init__(self) -> None:
-        check_counts(
-            self,
-            {
-                **dict.fromkeys(("image_emb_dim", "image_head_dim", "image_mlp_dim"), MOST_WIDTH),
-                **dict.fromkeys(("image_num_heads", "image_num_key_value_heads"), MOST_HEADS),
-                "image_num_layers": MOST_LAYERS,
-                "image_num_pos": MOST_WIDTH,
-                "image_default_input_size": MOST_PIXELS,
-                "image_patch_size": min(self.image_default_input_size),
-            },
-        )
-        check_positive(self, "image_norm_eps", "initializer_range")
-        check_dropout(self, "attention_dropout", "residual_dropout")
+        widths = ("image_emb_dim", "image_head_dim", "image_mlp_dim", "image_num_pos")
+        check_range(self, WIDTH, *widths)
+        check_range(self, HEADS, "image_num_heads", "image_num_key_value_heads")
+        check_range(self, LAYERS, "image_num_layers")
+        check_range(self, PIXELS, "image_default_input_size")
+        check_range(self, f"[1, {min(self.image_default_input_size)}]", "image_patch_size")
+        check_range(self, POSITIVE, "image_norm_eps", "initializer_range")
+        check_range(self, PROBABILITY, "attention_dropout", "residual_dropout")
         if self.image_num_heads * self.image_head_dim != self.image_emb_dim:
             raise ValueError(
                 f"image_num_heads ({self.image_num_heads}) * image_head_dim "

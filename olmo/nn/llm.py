@@ -19,13 +19,14 @@ from olmo.config import Config
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import Mask
 from olmo.nn.ranges import (
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_ROWS,
-    MOST_WIDTH,
-    check_counts,
-    check_dropout,
-    check_positive,
+    HEADS,
+    LAYERS,
+    POSITIONS,
+    POSITIVE,
+    PROBABILITY,
+    ROWS,
+    WIDTH,
+    check_range,
 )
 from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
@@ -93,22 +94,16 @@ class LlmConfig(Config):
             )
 
     def _check_ranges(self) -> None:
-        check_counts(
-            self,
-            {
-                **dict.fromkeys(("d_model", "mlp_hidden_size", "head_dim"), MOST_WIDTH),
-                **dict.fromkeys(("n_heads", "n_kv_heads"), MOST_HEADS),
-                **dict.fromkeys(("vocab_size", "embedding_size"), MOST_ROWS),
-                "additional_vocab_size": MOST_ROWS,
-                "n_layers": MOST_LAYERS,
-                "max_sequence_length": 2**31,
-                "rope_original_max_position_embeddings": 2**31,
-            },
-        )
-        check_positive(self, "rope_theta", "layer_norm_eps", "rope_factor", "rope_attention_factor")
-        check_positive(self, "rope_beta_fast", "rope_beta_slow")
-        check_positive(self, "initializer_range", "new_embedding_init_range")
-        check_dropout(self, "attention_dropout", "residual_dropout", "embedding_dropout")
+        check_range(self, WIDTH, "d_model", "mlp_hidden_size", "head_dim")
+        check_range(self, HEADS, "n_heads", "n_kv_heads")
+        check_range(self, ROWS, "vocab_size", "embedding_size", "additional_vocab_size")
+        check_range(self, LAYERS, "n_layers")
+        lengths = ("max_sequence_length", "rope_original_max_position_embeddings")
+        check_range(self, POSITIONS, *lengths)
+        rope = ("theta", "factor", "attention_factor", "beta_fast", "beta_slow")
+        check_range(self, POSITIVE, *(f"rope_{name}" for name in rope), "layer_norm_eps")
+        check_range(self, POSITIVE, "initializer_range", "new_embedding_init_range")
+        check_range(self, PROBABILITY, "attention_dropout", "residual_dropout", "embedding_dropout")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
         if self.head_size % 2 or self.mlp_hidden_size % 2:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.image_vit import VitConfig
+from olmo.nn.ranges import check_range
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
 from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
@@ -61,13 +62,9 @@ class TemporalVitConfig(VitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_topk(self.topk)
-        if not 0 < self.rescale_bias_min <= 1:
-            raise ValueError(f"rescale_bias_min must be in (0, 1]: got {self.rescale_bias_min}")
-        for name in ("prune_from_frame", "prune_at", "sim_reg_loss_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative: got {getattr(self, name)}")
-        if not math.isfinite(self.new_ref_threshold):
-            raise ValueError(f"new_ref_threshold must be a number: got {self.new_ref_threshold}")
+        check_range(self, "(0, 1]", "rescale_bias_min")
+        check_range(self, "[0, inf)", "prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
+        check_range(self, "(-inf, inf)", "new_ref_threshold")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(

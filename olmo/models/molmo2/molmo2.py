@@ -20,7 +20,7 @@ from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
-from olmo.nn.ranges import MOST_POOL
+from olmo.nn.ranges import POOL, check_range
 from olmo.nn.text_row import TextRow, text_row
 from olmo.nn.transfer import built_on, to_device
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
@@ -54,14 +54,9 @@ class Molmo2Config(Config):
     def __post_init__(self) -> None:
         if self.model_name not in self.model_names:
             raise ValueError(f"model_name {self.model_name!r} is not one of {self.model_names}")
-        for part in ("video", "image"):
-            own = getattr(self.mm_preprocessor, part)
-            for key in ("pooling_h", "pooling_w") if own is not None else ():
-                if not 1 <= getattr(own, key) <= MOST_POOL:
-                    raise ValueError(
-                        f"mm_preprocessor.{part}.{key} must be from 1 to {MOST_POOL}, got "
-                        f"{getattr(own, key)}"
-                    )
+        for part in ("video", "image") if self.mm_preprocessor.image else ("video",):
+            sides = (f"mm_preprocessor.{part}.pooling_{side}" for side in ("h", "w"))
+            check_range(self, POOL, *sides)
 
     @property
     def budget(self) -> Budget:
