@@ -25,7 +25,7 @@ from olmo.models.hf_layout.keys import (
     find_group,
     native_name,
 )
-from olmo.models.tensors import check_finite, own_part
+from olmo.models.tensors import Shape, check_finite, own_part
 from olmo.models.weight_files import WeightSource
 
 
@@ -97,7 +97,7 @@ def plan_reading(
         group = find_group(name, source.rules)
         assert group is not None and params.keys() >= set(group.native), name
         wanted = [params[n].shape[0] for n in group.native]
-        _check_shapes(param, wanted, group, source)
+        _check_shapes((sum(wanted), *param.shape[1:]), group, source)
         own, before = own_part(param)[1][0], sum(wanted[: group.native.index(name)])
         rows = {k: source.shapes[k][0] for k in group.other}
         plan[name] = cut_rows([before + own.start, own.stop - own.start], rows)[1]
@@ -145,25 +145,17 @@ def may_stay_unread(name: str, params: Collection[str]) -> bool:
     return name == NATIVE_HEAD and name not in params
 
 
-def _check_shapes(param: Tensor, wanted: Sequence[int], group: Rule, source: WeightSource) -> None:
-    """``wanted``: rows of the native tensors of ``group``, one of which is ``param``."""
-    rest, total = tuple(param.shape[1:]), 0
-    one = len(group.other) == len(wanted) == 1
-    for key in group.other:
-        stored = source.shapes[key]
-        if PATCHES in group.native and len(stored) == 4:
-            stored = (stored[0], math.prod(stored[1:]))
-        if len(stored) != 1 + len(rest) or stored[1:] != rest or (one and stored[0] != wanted[0]):
-            expected = (wanted[0], *rest) if one else ("any", *rest)
-            raise CheckpointError(
-                f"{source.where}: {key!r} has shape {source.shapes[key]}, "
-                f"the model expects {expected}"
-            )
-        total += stored[0]
-    if total != sum(wanted):
+def _check_shapes(expected: Shape, group: Rule, source: WeightSource) -> None:
+    """``expected``: the shape of the native tensors of ``group``, one under the other."""
+    stored = [source.shapes[key] for key in group.other]
+    flat = stored
+    if PATCHES in group.native:  # as a convolution
+        flat = [(s[0], math.prod(s[1:])) if len(s) == 4 else s for s in stored]
+    fits = all(s and s[1:] == expected[1:] for s in flat)
+    if not fits or sum(s[0] for s in flat) != expected[0]:
+        names, shapes = (" + ".join(map(str, x)) for x in (map(repr, group.other), stored))
         raise CheckpointError(
-            f"{source.where}: {' + '.join(map(repr, group.other))} have {total} rows in all, the "
-            f"model expects {sum(wanted)}"
+            f"{source.where}: {names} has shape {shapes}, the model expects {expected}"
         )
 
 

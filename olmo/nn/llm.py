@@ -82,18 +82,6 @@ class LlmConfig(Config):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:
-        self._check_ranges()
-        heads, kv_heads = self.n_heads, self.kv_heads
-        if heads % kv_heads:
-            raise ValueError(f"n_heads {heads} is not divisible by n_kv_heads {kv_heads}")
-        if self.rope_type == "yarn" and not (
-            self.rope_factor and self.rope_original_max_position_embeddings
-        ):
-            raise ValueError(
-                "rope_type 'yarn' needs rope_factor and rope_original_max_position_embeddings"
-            )
-
-    def _check_ranges(self) -> None:
         check_range(self, WIDTH, "d_model", "mlp_hidden_size", "head_dim")
         check_range(self, HEADS, "n_heads", "n_kv_heads")
         check_range(self, ROWS, "vocab_size", "embedding_size", "additional_vocab_size")
@@ -121,6 +109,16 @@ class LlmConfig(Config):
         layers = self.full_attention_layers or ()
         if any(not 0 <= i < self.n_layers for i in layers):
             raise ValueError(f"full_attention_layers {layers} do not fit {self.n_layers} layers")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(
+                f"n_heads {self.n_heads} is not divisible by n_kv_heads {self.kv_heads}"
+            )
+        if self.rope_type == "yarn" and not (
+            self.rope_factor and self.rope_original_max_position_embeddings
+        ):
+            raise ValueError(
+                "rope_type 'yarn' needs rope_factor and rope_original_max_position_embeddings"
+            )
 
     @property
     def kv_heads(self) -> int:

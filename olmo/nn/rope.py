@@ -44,15 +44,10 @@ def _inverse_frequencies(
     head_dim: int, theta: float, yarn: YarnScaling | None, device: torch.device
 ) -> tuple[Tensor, float]:
     """Of the first half of the head, on ``device``, and the factor of both tables."""
-    base, scale = _on_host(head_dim, theta, yarn)
-    return base.to(device), scale
-
-
-def _on_host(head_dim: int, theta: float, yarn: YarnScaling | None) -> tuple[Tensor, float]:
     index = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
     base = 1.0 / theta ** (2 * index / head_dim)
     if yarn is None:
-        return base, 1.0
+        return base.to(device), 1.0
 
     def correction(rotations: float) -> float:
         length = yarn.original_max_position_embeddings
@@ -66,4 +61,4 @@ def _on_host(head_dim: int, theta: float, yarn: YarnScaling | None) -> tuple[Ten
     scale = yarn.attention_factor
     if scale is None:
         scale = 0.1 * math.log(yarn.factor) + 1
-    return base / yarn.factor * ramp + base * (1 - ramp), scale
+    return (base / yarn.factor * ramp + base * (1 - ramp)).to(device), scale

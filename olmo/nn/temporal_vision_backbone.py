@@ -128,7 +128,7 @@ class TemporalVisionBackbone(VisionBackbone):
         """Dense ViT and connector; then the method compares the pooled tokens of the videos.
 
         Padding rows are pooled, too: leaving them out would cost a second wait."""
-        vit, features = self.image_vit, self._pool_all(frames, index)
+        vit, features = self.image_vit, self.encode(frames, index.flatten(0, 1))
         grid, scores = vit.grid(frames.device), features.new_zeros(0, vit.n_cells)
         if table.videos:
             scores = vit.method_scores(self._pooled_inputs(frames, index, table, features))
@@ -142,11 +142,6 @@ class TemporalVisionBackbone(VisionBackbone):
             scores if table.videos else None,
             stats=pruning_stats(table, None, len(frames), grid.n_cells),
         )
-
-    def _pool_all(self, frames: Tensor, index: Tensor) -> Tensor:
-        """Pooled tokens [B * P, D], none left out."""
-        x = torch.cat(self.image_vit(frames, self.layers), -1)
-        return self.connect(x.flatten(0, 1), index.flatten(0, 1))
 
     def _pooled_inputs(
         self, frames: Tensor, index: Tensor, table: FrameTable, features: Tensor
@@ -165,8 +160,8 @@ class TemporalVisionBackbone(VisionBackbone):
         """What the method is given of one row of frames: ``images`` [F, N, patch_dim] and
         ``token_pooling`` [P, S]. No later block runs."""
         if self.config.vit.method.pooled:
-            index = token_pooling[None]
-            return self._pooled_inputs(images, index, table, self._pool_all(images, index))
+            features = self.encode(images, token_pooling)
+            return self._pooled_inputs(images, token_pooling[None], table, features)
         self.image_vit.check_prune_at()
         x, _ = self.image_vit.first_blocks(images, self.config.vit.prune_at + 1)
         return self.image_vit.score_inputs(x, images, table)

@@ -144,9 +144,13 @@ class VisionBackbone(nn.Module):
         index = patch_rows(token_pooling, slots, images.shape[1], images.shape[2])
         keep = (index >= 0).any(-1)
         (rows,) = to_host([keep])
-        x = self.image_vit(images.flatten(0, 1)[slots], self.layers)
-        features = self.connect(torch.cat(x, -1).flatten(0, 1), select(index, rows))
+        features = self.encode(images.flatten(0, 1)[slots], select(index, rows))
         return VisionOutput(features, keep, rows)
+
+    def encode(self, frames: Tensor, index_RS: Tensor) -> Tensor:
+        """Pooled tokens [R, D] of ``frames`` [F, N, patch_dim], none removed."""
+        x = torch.cat(self.image_vit(frames, self.layers), -1)
+        return self.connect(x.flatten(0, 1), index_RS)
 
     def connect(self, x_KE: Tensor, index_RS: Tensor) -> Tensor:
         """Connector over flat patch features [*, L * E]; ``index_RS`` names the slots' rows."""
