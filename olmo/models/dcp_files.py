@@ -17,38 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.models.dcp_metadata import METADATA, Chunk, Entry, read_entries
+from olmo.models.dcp_metadata import METADATA, Chunk, read_entries
 from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.tensors import check_finite, check_plain, own_part, torch_load
 
 
-def check_files(folder: Path) -> dict[str, Entry]:
-    """All that ``folder`` holds, by name; no tensor is read.
+class CheckpointReader:
+    """The tensors of ``folder``; ``entries`` are all that it holds, by name.
 
     ``CheckpointError`` if a file that ``.metadata`` lists is missing or cut, or if its chunks do
-    not make up whole tensors.
+    not make up whole tensors. No tensor is read for that.
     """
-    entries = read_entries(folder)
-    chunks = sorted(chunk for entry in entries.values() for chunk in entry.chunks)
-    for file, parts in groupby(chunks, lambda chunk: chunk.file):
-        path, needed = folder / file, max(chunk.start + chunk.length for chunk in parts)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing, but {METADATA} lists it")
-        if (size := path.stat().st_size) < needed:
-            raise CheckpointError(f"{path}: cut off: {size} bytes, {METADATA} lists {needed}")
-    for one, other in pairwise(chunks):
-        if one.file == other.file and one.start + one.length > other.start:
-            path = folder / one.file
-            raise CheckpointError(f"{path}: {one.name!r} and {other.name!r} share bytes")
-    return entries
-
-
-class CheckpointReader:
-    """The tensors of ``folder``; ``.metadata`` is read and checked once."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.entries = check_files(folder)
+        self.folder, self.entries = folder, read_entries(folder)
+        chunks = sorted(chunk for entry in self.entries.values() for chunk in entry.chunks)
+        for file, parts in groupby(chunks, lambda chunk: chunk.file):
+            path, needed = folder / file, max(chunk.start + chunk.length for chunk in parts)
+            if not path.is_file():
+                raise CheckpointError(f"{path}: missing, but {METADATA} lists it")
+            if (size := path.stat().st_size) < needed:
+                raise CheckpointError(f"{path}: cut off: {size} bytes, {METADATA} lists {needed}")
+        for one, other in pairwise(chunks):
+            if one.file == other.file and one.start + one.length > other.start:
+                path = folder / one.file
+                raise CheckpointError(f"{path}: {one.name!r} and {other.name!r} share bytes")
 
     def chunks(self) -> list[Chunk]:
         """All parts of tensors, in the order of the files."""

@@ -23,8 +23,6 @@ from torch.distributed.tensor import DTensor
 from olmo.config import Config
 from olmo.models.lora import add_same_adapters
 from olmo.models.molmo2.molmo2 import Molmo2
-from olmo.nn.image_vit import VitConfig
-from olmo.nn.llm import LlmConfig
 from olmo.types import HOST_INPUTS
 
 FsdpPrecision = Literal["pure", "mixed", "float"]
@@ -48,19 +46,16 @@ def checkpoint_activations(model: Molmo2) -> None:
     if backbone.config.vit.activation_checkpointing:
         blocks = backbone.image_vit.transformer.resblocks
         for i, block in enumerate(blocks):
-            blocks[i] = _wrapped(block, _dropout(backbone.config.vit))
+            blocks[i] = _wrapped(block, backbone.config.vit.attention_dropout)
     if backbone.config.connector_activation_checkpointing:
         backbone.image_projector = _wrapped(backbone.image_projector, 0.0)  # type: ignore[assignment]
     if model.config.llm.activation_checkpoint:
         for i, block in enumerate(model.transformer.blocks):
-            model.transformer.blocks[i] = _wrapped(block, _dropout(model.config.llm))
-
-
-def _dropout(config: VitConfig | LlmConfig) -> float:
-    return max(config.residual_dropout, config.attention_dropout)
+            model.transformer.blocks[i] = _wrapped(block, model.config.llm.attention_dropout)
 
 
 def _wrapped(module: nn.Module, dropout: float) -> nn.Module:
+    """``dropout``: of its attention, which is no module."""
     draws = dropout > 0 or any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules())
     return checkpoint_wrapper(
         module, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=draws

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache as cached
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -122,10 +123,11 @@ def generate(
     names = ("input_ids", "image_masks", *VISUAL_INPUTS)
     inputs = {k: batch[k] for k in names if batch.get(k) is not None}
     (ids,) = to_host([inputs["input_ids"]])
-    _check_right_padded(ids)
+    valid = ids >= 0
+    if bool((valid[:, 1:] & ~valid[:, :-1]).any()) or not bool(valid[:, 0].all()):
+        raise ValueError("prompts must be padded on the right with -1, with no gap")
     inputs["input_ids"], device = ids, model.device
-    last = ids.new_zeros(ids.shape, dtype=torch.bool)
-    last.scatter_(1, (ids >= 0).sum(1, keepdim=True) - 1, True)
+    last = torch.zeros_like(valid).scatter_(1, valid.sum(1, keepdim=True) - 1, True)
     (stops,) = to_device([torch.tensor(list(stop_ids))], device)
     cache = KVCache(max_new_tokens)
     timings: dict[str, float] = {}
@@ -183,9 +185,10 @@ class _Step:
     """
 
     def __init__(self, model: GenerativeModel, cache: KVCache, position: Tensor, most: int):
-        self.model, self.cache = model, cache
+        self.cache = cache
         self.captures = model.capturable and most - CAPTURE_STEP >= WORTH_CAPTURING
         self.token, self.position = torch.zeros_like(position), position.clone()
+        self.run = partial(model.decode_step, self.token, self.position, cache)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.n_calls = 0
 
@@ -197,14 +200,11 @@ class _Step:
         if self.captures and self.n_calls == CAPTURE_STEP:
             self._capture()
         if self.graph is None:
-            self.logits = self._run()
+            self.logits = self.run()
         else:
             self.graph.replay()
         self.cache.advance()
         return self.logits
-
-    def _run(self) -> Tensor:
-        return self.model.decode_step(self.token, self.position, self.cache)
 
     def _capture(self) -> None:
         """Records the launches; nothing is computed before ``replay``. A graph that does not come
@@ -212,7 +212,7 @@ class _Step:
         graph, stream = torch.cuda.CUDAGraph(), _capture_stream(self.token.device)
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                logits = self._run()
+                logits = self.run()
         except RuntimeError as e:
             log.warning("decoding goes on without a graph: %s", e)
         else:
@@ -233,9 +233,3 @@ def check_length(position_ids: Tensor, valid: Tensor, n_new: int, limit: int) ->
             f"a prompt of {longest} positions and {n_new} new tokens exceed "
             f"llm.max_sequence_length {limit}: take fewer frames or a larger topk"
         )
-
-
-def _check_right_padded(input_ids: Tensor) -> None:
-    valid = input_ids >= 0
-    if bool((valid[:, 1:] & ~valid[:, :-1]).any()) or not bool(valid[:, 0].all()):
-        raise ValueError("prompts must be padded on the right with -1, with no gap")

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import (
     MetadataIndex,
 )
 
-from olmo.models.dcp_files import check_files
+from olmo.models.dcp_files import CheckpointReader
 from olmo.models.dcp_metadata import read_entries, tiles
 from olmo.models.loading import CheckpointError, load_model
 from tests.models.conftest import build
@@ -171,7 +171,7 @@ def test_chunks_must_tile(run: Path, chunks: tuple[tuple[int, int], ...]) -> Non
     with pytest.raises(CheckpointError, match=rf"{KEY}' do not tile its shape \(24,\)"):
         load_model(run)
     with pytest.raises(CheckpointError, match="do not tile"):
-        check_files(run / DCP)
+        CheckpointReader(run / DCP)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_shard_that_holds_something_else(run: Path, value: Any, message: str) ->
 
 def test_whole_checkpoints_are_told_by_their_files(run: Path) -> None:
     """Entries beside the model's count as well."""
-    entries = check_files(run / DCP)
+    entries = CheckpointReader(run / DCP).entries
     assert entries["optim.lr"].dtype is None and entries["optim.step"].shape == ()
     change(run, lambda metadata: vars(info(metadata, "optim.step")).update(relative_path="gone"))
     with pytest.raises(CheckpointError, match="gone: missing"):
-        check_files(run / DCP)
+        CheckpointReader(run / DCP)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from olmo.config import Config, ConfigError, section
+from olmo.config import Config, section
 from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
@@ -330,13 +330,3 @@ class Molmo2(nn.Module):
         n_patches = int((input_ids == self.special_ids["<im_patch>"]).sum())
         if n_patches:
             raise ValueError(f"{n_patches} <im_patch> tokens in the text, but no images")
-
-
-def check_video_pooling(config: Molmo2Config, pool: int) -> None:
-    """The windows of the preprocessor and of the scorer must be the same."""
-    video = config.mm_preprocessor.video
-    if (video.pooling_h, video.pooling_w) != (pool, pool):
-        raise ConfigError(
-            f"mm_preprocessor.video pools {video.pooling_h} x {video.pooling_w} patches, "
-            f"vision_backbone.video_pooling is {pool}"
-        )

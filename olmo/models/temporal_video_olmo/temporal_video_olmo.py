@@ -12,7 +12,7 @@ import torch
 
 from olmo.config import Config, convert, section
 from olmo.mappings import laid
-from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, check_video_pooling
+from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone, TemporalVisionBackboneConfig
 from olmo.nn.text_row import POSITION_RULES, TextRow, drop_tokens, kept_tokens
@@ -51,7 +51,12 @@ class TemporalVideoOlmoConfig(Molmo2Config):
             raise ValueError(f"pruned_position_ids {found!r} is not one of {known}")
         video = replace(self.mm_preprocessor.video, topk=self.vision_backbone.vit.topk)
         self.mm_preprocessor = replace(self.mm_preprocessor, video=video)
-        check_video_pooling(self, self.vision_backbone.video_pooling)
+        pool = self.vision_backbone.video_pooling
+        if (video.pooling_h, video.pooling_w) != (pool, pool):
+            raise ValueError(
+                f"mm_preprocessor.video pools {video.pooling_h} x {video.pooling_w} patches, "
+                f"vision_backbone.video_pooling is {pool}"
+            )
 
     def dense(self) -> Molmo2Config:
         """The same model without pruning, and without the fields of pruning."""
