@@ -80,59 +80,6 @@ def missing_keys(names: Iterable[str], source: WeightSource) -> list[str]:
     return [keys[0] for keys in absent if keys]
 
 
-def plan_reading(
-    params: dict[str, Tensor], source: WeightSource, unread: re.Pattern[str] | None = None
-) -> dict[str, list[Piece]]:
-    """Where the rows of each parameter lie in ``source``, of a sharded one those of this rank;
-    every shape is checked.
-
-    ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that nothing
-    reads and that is not one of ``may_stay_unread`` or of the names ``unread``, native or stored.
-    """
-    if lost := missing_keys(params, source):
-        raise CheckpointError(f"{source.where}: {len(lost)} missing keys, first {lost[0]!r}")
-    plan: dict[str, list[Piece]] = {}
-    rest = set(source.shapes)
-    for name, param in params.items():
-        group = find_group(name, source.rules)
-        assert group is not None and params.keys() >= set(group.native), name
-        wanted = [params[n].shape[0] for n in group.native]
-        _check_shapes((sum(wanted), *param.shape[1:]), group, source)
-        own, before = own_part(param)[1][0], sum(wanted[: group.native.index(name)])
-        rows = {k: source.shapes[k][0] for k in group.other}
-        plan[name] = cut_rows([before + own.start, own.stop - own.start], rows)[1]
-        rest.difference_update(group.other)
-    _check_rest(params, source, rest, unread)
-    return plan
-
-
-def _check_rest(
-    params: dict[str, Tensor],
-    source: WeightSource,
-    rest: Collection[str],
-    unread: re.Pattern[str] | None,
-) -> None:
-    """``CheckpointError`` for keys of ``source`` that nothing reads and that may not stay so."""
-    lost = [
-        key
-        for key in sorted(rest)
-        if not may_stay_unread(name := native_name(key, source.rules), params)
-        and not (unread and (unread.fullmatch(key) or unread.fullmatch(name)))
-    ]
-    if lost:
-        first = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")
-        raise CheckpointError(
-            f"{source.where}: {len(lost)} tensors have no place in this model: {first}"
-        )
-    # the layouts of Hugging Face were compared when their config was made
-    tied = NATIVE_HEAD not in params and EMBEDDING in params
-    if tied and source.layout is None and not has_tied_head(source):
-        raise CheckpointError(
-            f"{source.where}: the output head is not the embedding table, but the config ties "
-            "them (llm.weight_tying)"
-        )
-
-
 def may_stay_unread(name: str, params: Collection[str]) -> bool:
     """Whether a checkpoint may hold the native ``name``, which the model of ``params`` lacks: a
     token scorer, for one that prunes without it; blocks of the ViT after the last that the
@@ -164,7 +111,13 @@ PART_NUMEL = 1 << 20
 
 
 class NativeWeights:
-    """``source`` under native names: the tensors that ``params`` (any device, meta too) names."""
+    """``source`` under native names: the tensors that ``params`` (any device, meta too) names.
+
+    ``plan`` says where the rows of each parameter lie in ``source``, of a sharded one those of this
+    rank. ``CheckpointError`` for a missing name, a shape that does not fit, or a tensor that
+    nothing reads and that is not one of ``may_stay_unread`` or of the names ``unread``, native or
+    stored.
+    """
 
     def __init__(
         self,
@@ -173,7 +126,44 @@ class NativeWeights:
         unread: re.Pattern[str] | None = None,
     ):
         self.source = source
-        self.plan = plan_reading(params, source, unread)
+        if lost := missing_keys(params, source):
+            raise CheckpointError(f"{source.where}: {len(lost)} missing keys, first {lost[0]!r}")
+        self.plan: dict[str, list[Piece]] = {}
+        rest = set(source.shapes)
+        for name, param in params.items():
+            group = find_group(name, source.rules)
+            assert group is not None and params.keys() >= set(group.native), name
+            wanted = [params[n].shape[0] for n in group.native]
+            _check_shapes((sum(wanted), *param.shape[1:]), group, source)
+            own, before = own_part(param)[1][0], sum(wanted[: group.native.index(name)])
+            rows = {k: source.shapes[k][0] for k in group.other}
+            self.plan[name] = cut_rows([before + own.start, own.stop - own.start], rows)[1]
+            rest.difference_update(group.other)
+        self._check_rest(params, rest, unread)
+
+    def _check_rest(
+        self, params: dict[str, Tensor], rest: set[str], unread: re.Pattern[str] | None
+    ) -> None:
+        """``CheckpointError`` for stored keys that nothing reads and that may not stay so."""
+        source = self.source
+        lost = [
+            key
+            for key in sorted(rest)
+            if not may_stay_unread(name := native_name(key, source.rules), params)
+            and not (unread and (unread.fullmatch(key) or unread.fullmatch(name)))
+        ]
+        if lost:
+            first = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")
+            raise CheckpointError(
+                f"{source.where}: {len(lost)} tensors have no place in this model: {first}"
+            )
+        # the layouts of Hugging Face were compared when their config was made
+        tied = NATIVE_HEAD not in params and EMBEDDING in params
+        if tied and source.layout is None and not has_tied_head(source):
+            raise CheckpointError(
+                f"{source.where}: the output head is not the embedding table, but the config ties "
+                "them (llm.weight_tying)"
+            )
 
     def dtype(self, name: str) -> torch.dtype:
         """Stored type of ``name``."""

@@ -38,7 +38,7 @@ from olmo.models.errors import CheckpointError, everywhere
 from olmo.models.run_folder import CONFIG_FILE
 from olmo.models.tensors import check_finite, weight_table
 from olmo.models.weight_files import SHARDED, DcpSource
-from olmo.models.weights import plan_reading
+from olmo.models.weights import NativeWeights
 from olmo.outside import describe, foreign
 from olmo.train.config import TrainConfig
 from olmo.train.optim import group_of
@@ -187,7 +187,7 @@ def load_checkpoint(
     everywhere(lambda: check_tensors(source.reader))
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     model_state, optim_state = get_state_dict(model, optimizer)
-    everywhere(lambda: plan_reading(cast(dict[str, Tensor], model_state), source), MisfitError)
+    everywhere(lambda: NativeWeights(cast(dict[str, Tensor], model_state), source), MisfitError)
     states = cast(dict[str, dict[str, Tensor]], optim_state["state"])
     kept = {} if reset else _saved_states(folder, source.reader.entries, states)
     read_into(source.reader, {"model": model_state, "optim": {"state": kept}})
