@@ -9,9 +9,7 @@ from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 
 MODEL_CONFIGS: dict[str, type[Molmo2Config]] = {
-    name: config
-    for config in (Molmo2Config, TemporalVideoOlmoConfig)
-    for name in config.model_names
+    config.model_name: config for config in (Molmo2Config, TemporalVideoOlmoConfig)
 }
 """A new model class is one more in this table."""
 

@@ -105,7 +105,7 @@ def attention(
         ``[B, H, Sq, D]`` in the dtype of ``q``.
     """
     dtype = q.dtype
-    if float32 and _may_widen(q):
+    if float32 and not (torch.is_autocast_enabled(q.device.type) or has_flash(q.device, q.dtype)):
         q, k, v = q.float(), k.float(), v.float()
     scale, head_dim = q.shape[-1] ** -0.5, q.shape[-1]
     if key_bias is not None:
@@ -135,10 +135,6 @@ def attention(
             pieces = [x.expand(len(q), *x.shape[1:]).split(LARGEST_LAUNCH) for x in given]
             out = torch.cat([run(*piece) for piece in zip(*pieces, strict=True)])
     return out[..., :head_dim].to(dtype)
-
-
-def _may_widen(x: Tensor) -> bool:
-    return not torch.is_autocast_enabled(x.device.type) and not has_flash(x.device, x.dtype)
 
 
 def _append_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

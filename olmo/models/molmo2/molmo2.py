@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,6 @@ from olmo.tokenizer import MolmoTokenizer
 class Molmo2Config(Config):
     """The ``model`` part of a ``config.yaml``."""
 
-    model_names: ClassVar[tuple[str, ...]] = ("video_olmo",)
-
     model_name: str = "video_olmo"
     llm: LlmConfig = field(default_factory=LlmConfig)
     vision_backbone: VisionBackboneConfig = field(default_factory=VisionBackboneConfig)
@@ -52,8 +50,8 @@ class Molmo2Config(Config):
         return data | {"mm_preprocessor": Molmo2PreprocessorConfig.upgrade(flat)} if flat else data
 
     def __post_init__(self) -> None:
-        if self.model_name not in self.model_names:
-            raise ValueError(f"model_name {self.model_name!r} is not one of {self.model_names}")
+        if self.model_name != (own := type(self).model_name):
+            raise ValueError(f"model_name {self.model_name!r} is not {own!r}")
         for part in ("video", "image") if self.mm_preprocessor.image else ("video",):
             sides = (f"mm_preprocessor.{part}.pooling_{side}" for side in ("h", "w"))
             check_range(self, POOL, *sides)

@@ -6,7 +6,7 @@ Source: STTS, arXiv 2603.18004. Legend as in ``molmo2``; S' tokens after removal
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,8 +29,6 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     The share to remove is one number: ``mm_preprocessor.video.topk`` follows
     ``vision_backbone.vit.topk`` or the other way round; two different values are an error.
     """
-
-    model_names: ClassVar[tuple[str, ...]] = ("temporal_video_olmo",)
 
     model_name: str = "temporal_video_olmo"
     vision_backbone: TemporalVisionBackboneConfig = field(
