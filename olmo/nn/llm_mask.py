@@ -8,7 +8,7 @@ with its square. The language model is given a ``Mask``, which picks the kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -108,8 +108,7 @@ class TokenMask:
         order. Padding sees padding. None where the parts do not cover the rule, because visual
         tokens of one group lie in several runs, or repeat more than ``MOST_REPEATED`` of the row.
         """
-        flat = [getattr(self, f.name).numpy().ravel() for f in fields(self)]
-        valid, group, image, segment = flat
+        valid, group, image, segment = (x.numpy().ravel() for x in vars(self).values())
         row = np.repeat(np.arange(len(self.valid)), self.valid.shape[1])
         bounds = _stretches(row, segment, valid)
         runs = _ranges(bounds)
@@ -223,8 +222,8 @@ class RowMask:
 
     @cached_property
     def dense(self) -> DenseMask:
-        values = [getattr(self.rule, f.name) for f in fields(self.rule)]
-        return DenseMask(TokenMask(*to_device(values, self.device)).dense())
+        rule = TokenMask(*to_device(list(vars(self.rule).values()), self.device))
+        return DenseMask(rule.dense())
 
     @torch.compiler.disable
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:

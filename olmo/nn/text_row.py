@@ -7,12 +7,12 @@ Legend: B rows, S tokens, S' tokens after removal, P pooled tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from olmo.nn.transfer import to_host
+from olmo.nn.transfer import to_device, to_host
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE, TEXT_INPUTS
 
 FIELDS = (*TEXT_INPUTS, "response_mask", "attention_mask")
@@ -38,11 +38,11 @@ class TextRow:
     response_mask: Tensor | None = None
     kept_tokens: Tensor | None = None
 
-    def move(self, how: Callable[[list[Tensor]], list[Tensor]]) -> TextRow:
-        """The row with all of its fields taken through ``how`` at once."""
-        names = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-        moved = how([getattr(self, name) for name in names])
-        return TextRow(**dict(zip(names, moved, strict=True)))
+    def to(self, device: torch.device) -> TextRow:
+        """The row on ``device``; see ``to_device``."""
+        given = {name: x for name, x in vars(self).items() if x is not None}
+        moved = to_device(list(given.values()), device)
+        return TextRow(**dict(zip(given, moved, strict=True)))
 
 
 def text_row(batch: Mapping[str, Tensor | None]) -> TextRow:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -257,7 +256,7 @@ class Molmo2(nn.Module):
         places = [x.flatten().nonzero()[:, 0] for x in found if x is not None]
         # 4. Send the plan to the device; nobody waits for it.
         patches, *wanted = to_device(places, self.device)
-        row = row.move(partial(to_device, device=self.device))
+        row = row.to(self.device)
         # 5. Embed: each feature is added to its <im_patch> token.
         x = self.embed(row.input_ids, vision, patches)
         if embeds is not None:
