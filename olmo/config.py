@@ -14,6 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,16 +102,27 @@ class Config:
         self.require(f"at least {least:g}", lambda value: value >= least, *names)
 
     def require(self, expected: str, holds: Callable[[Any], bool], *names: str) -> None:
-        """``ValueError``, with what is ``expected``, for a field whose value does not hold. None
-        is a field that is left out."""
+        """``ValueError``, with what is ``expected``, for a field whose value does not hold. A name
+        may be dotted. None is a field that is left out."""
         for name in names:
-            value = getattr(self, name)
+            value = attrgetter(name)(self)
             if value is not None and not holds(value):
                 raise ValueError(f"{name} must be {expected}, got {value}")
 
+    def in_range(self, interval: str, *names: str) -> None:
+        """``ValueError`` unless a field, or each item of one, lies in ``interval``: ``[0, 1)``."""
+        low, high = map(float, interval[1:-1].split(","))
+        ends = [low] * (interval[0] == "[") + [high] * (interval[-1] == "]")
+
+        def holds(value: Any) -> bool:
+            items = value if isinstance(value, (list, tuple)) else (value,)
+            return all(x is None or low < x < high or x in ends for x in items)
+
+        self.require(f"in {interval}", holds, *names)
+
     def check_seed(self) -> None:
         """``ValueError`` for a ``seed`` that numpy does not take."""
-        self.require(f"in 0 to {MAX_SEED}", lambda seed: 0 <= seed <= MAX_SEED, "seed")
+        self.in_range(f"[0, {MAX_SEED}]", "seed")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values (tuples become lists), ready for YAML."""

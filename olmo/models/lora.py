@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from olmo.config import Config, ConfigError, read_settings
 from olmo.models.errors import CheckpointError
 from olmo.models.tensors import WeightSource
-from olmo.nn.ranges import PROBABILITY, check_range
+from olmo.nn.ranges import PROBABILITY
 
 LAYERS = {
     "llm": r"transformer\.blocks\.\d+\.(att_proj|attn_out|ff_proj|ff_out)",
@@ -53,8 +53,8 @@ class LoraConfig(Config):
         if unknown := [name for name in self.groups if name not in LAYERS]:
             raise ValueError(f"targets: {unknown[0]!r} is not one of {', '.join(LAYERS)}")
         self.at_least(1, "rank")
-        check_range(self, PROBABILITY, "dropout")
-        check_range(self, "(-inf, inf)", "alpha")
+        self.in_range(PROBABILITY, "dropout")
+        self.in_range("(-inf, inf)", "alpha")
 
 
 def native_state(model: nn.Module) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from olmo.config import Config
 from olmo.device import timed
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.ranges import POSITIVE, check_range
+from olmo.nn.ranges import POSITIVE
 from olmo.nn.transfer import to_device, to_host
 from olmo.types import VISUAL_INPUTS
 
@@ -50,8 +51,8 @@ class GenerativeModel(Protocol):
     def decode_step(self, input_ids: Tensor, position_ids: Tensor, cache: KVCache) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Sampling:
+@dataclass
+class Sampling(Config):
     """Draw tokens: logits over ``temperature``, from the likeliest tokens that together have a
     probability of at least ``top_p``. The draws of a row depend on the rows beside it."""
 
@@ -60,8 +61,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, POSITIVE, "temperature")
-        check_range(self, "(0, 1]", "top_p")
+        self.in_range(POSITIVE, "temperature")
+        self.in_range("(0, 1]", "top_p")
 
     def draw(self, log_probs: Tensor, generator: torch.Generator) -> Tensor:
         """One token per row of ``log_probs`` [B, V] -> int64 [B]."""

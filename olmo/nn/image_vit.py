@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
-from olmo.nn.ranges import HEADS, LAYERS, PIXELS, POSITIVE, PROBABILITY, WIDTH, check_range
+from olmo.nn.ranges import HEADS, LAYERS, PIXELS, POSITIVE, PROBABILITY, WIDTH
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
 
@@ -48,13 +48,13 @@ class VitConfig(Config):
 
     def __post_init__(self) -> None:
         widths = ("image_emb_dim", "image_head_dim", "image_mlp_dim", "image_num_pos")
-        check_range(self, WIDTH, *widths)
-        check_range(self, HEADS, "image_num_heads", "image_num_key_value_heads")
-        check_range(self, LAYERS, "image_num_layers")
-        check_range(self, PIXELS, "image_default_input_size")
-        check_range(self, f"[1, {min(self.image_default_input_size)}]", "image_patch_size")
-        check_range(self, POSITIVE, "image_norm_eps", "initializer_range")
-        check_range(self, PROBABILITY, "attention_dropout", "residual_dropout")
+        self.in_range(WIDTH, *widths)
+        self.in_range(HEADS, "image_num_heads", "image_num_key_value_heads")
+        self.in_range(LAYERS, "image_num_layers")
+        self.in_range(PIXELS, "image_default_input_size")
+        self.in_range(f"[1, {min(self.image_default_input_size)}]", "image_patch_size")
+        self.in_range(POSITIVE, "image_norm_eps", "initializer_range")
+        self.in_range(PROBABILITY, "attention_dropout", "residual_dropout")
         if self.image_num_heads * self.image_head_dim != self.image_emb_dim:
             raise ValueError(
                 f"image_num_heads ({self.image_num_heads}) * image_head_dim "

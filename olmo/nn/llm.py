@@ -26,7 +26,6 @@ from olmo.nn.ranges import (
     PROBABILITY,
     ROWS,
     WIDTH,
-    check_range,
 )
 from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
@@ -82,16 +81,16 @@ class LlmConfig(Config):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:
-        check_range(self, WIDTH, "d_model", "mlp_hidden_size", "head_dim")
-        check_range(self, HEADS, "n_heads", "n_kv_heads")
-        check_range(self, ROWS, "vocab_size", "embedding_size", "additional_vocab_size")
-        check_range(self, LAYERS, "n_layers")
+        self.in_range(WIDTH, "d_model", "mlp_hidden_size", "head_dim")
+        self.in_range(HEADS, "n_heads", "n_kv_heads")
+        self.in_range(ROWS, "vocab_size", "embedding_size", "additional_vocab_size")
+        self.in_range(LAYERS, "n_layers")
         lengths = ("max_sequence_length", "rope_original_max_position_embeddings")
-        check_range(self, POSITIONS, *lengths)
+        self.in_range(POSITIONS, *lengths)
         rope = ("theta", "factor", "attention_factor", "beta_fast", "beta_slow")
-        check_range(self, POSITIVE, *(f"rope_{name}" for name in rope), "layer_norm_eps")
-        check_range(self, POSITIVE, "initializer_range", "new_embedding_init_range")
-        check_range(self, PROBABILITY, "attention_dropout", "residual_dropout", "embedding_dropout")
+        self.in_range(POSITIVE, *(f"rope_{name}" for name in rope), "layer_norm_eps")
+        self.in_range(POSITIVE, "initializer_range", "new_embedding_init_range")
+        self.in_range(PROBABILITY, "attention_dropout", "residual_dropout", "embedding_dropout")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
         if self.head_size % 2 or self.mlp_hidden_size % 2:

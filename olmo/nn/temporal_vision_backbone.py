@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
-from olmo.nn.ranges import POOL, check_range
+from olmo.nn.ranges import POOL
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
 from olmo.nn.token_pruning import ScoreInputs, TemporalVitConfig
@@ -37,7 +37,7 @@ class TemporalVisionBackboneConfig(VisionBackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, POOL, "video_pooling")
+        self.in_range(POOL, "video_pooling")
 
     def budget(self, pool_h: int, pool_w: int) -> Budget:
         topk = self.vit.topk if self.vit.prune else 0.0

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from olmo.nn.image_vit import VitConfig
-from olmo.nn.ranges import check_range
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
 from olmo.nn.token_scorer import TemporalTokenScorer, cell_features, neighbour_cosine
@@ -62,9 +61,9 @@ class TemporalVitConfig(VitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_topk(self.topk)
-        check_range(self, "(0, 1]", "rescale_bias_min")
-        check_range(self, "[0, inf)", "prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
-        check_range(self, "(-inf, inf)", "new_ref_threshold")
+        self.in_range("(0, 1]", "rescale_bias_min")
+        self.in_range("[0, inf)", "prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
+        self.in_range("(-inf, inf)", "new_ref_threshold")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(

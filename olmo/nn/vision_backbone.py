@@ -16,7 +16,7 @@ from olmo.config import Config
 from olmo.nn.connector import ImageProjector, pool_windows
 from olmo.nn.image_vit import VisionTransformer, ViTAttention, VitConfig
 from olmo.nn.llm import LlmConfig
-from olmo.nn.ranges import PROBABILITY, check_range
+from olmo.nn.ranges import PROBABILITY
 from olmo.nn.token_layout import real_slots
 from olmo.nn.transfer import built_on, to_device, to_host
 from olmo.patch_grid import n_cells
@@ -44,7 +44,7 @@ class VisionBackboneConfig(Config):
 
     def __post_init__(self) -> None:
         self.read_layers()
-        check_range(self, PROBABILITY, "image_feature_dropout")
+        self.in_range(PROBABILITY, "image_feature_dropout")
 
     def read_layers(self) -> tuple[int, ...]:
         """``vit_layers`` as 0-based block numbers; ``ValueError`` if one does not exist."""

@@ -55,8 +55,8 @@ class ImagePreprocessorConfig(Config):
     def __post_init__(self) -> None:
         self.at_least(1, "max_crops", "high_res_max_crops", "max_images", "max_multi_image_crops")
         self.at_least(1, "pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w")
-        self.require("in [0, 1]", lambda share: 0 <= share <= 1, "p_high_res")
-        self.require("at least 0", lambda margins: min(margins) >= 0, "overlap_margins")
+        self.in_range("[0, 1]", "p_high_res")
+        self.in_range("[0, inf)", "overlap_margins")
 
     def pooling(self, multi_image: bool) -> Size:
         """Window (height, width) in patches."""

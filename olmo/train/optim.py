@@ -76,8 +76,8 @@ class OptimizerConfig(Config):
 
         self.at_least(0, *each("learning_rate"), *each("weight_decay"))
         self.require("above 0, or null for the run's", lambda x: x > 0, *each("max_grad_norm"))
-        self.require("in [0, 1)", lambda pair: all(0 <= x < 1 for x in pair), *each("betas"))
-        self.require("above 0", lambda eps: eps > 0, *each("eps"))
+        self.in_range("[0, 1)", *each("betas"))
+        self.in_range("(0, inf)", *each("eps"))
         self.require("8 or 32", lambda bits: bits in (8, 32), "bits")
 
     def of(self, group: str, key: str) -> Any:
