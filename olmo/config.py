@@ -14,7 +14,6 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,10 +101,10 @@ class Config:
         self.require(f"at least {least:g}", lambda value: value >= least, *names)
 
     def require(self, expected: str, holds: Callable[[Any], bool], *names: str) -> None:
-        """``ValueError``, with what is ``expected``, for a field whose value does not hold. A name
-        may be dotted. None is a field that is left out."""
+        """``ValueError``, with what is ``expected``, for a field whose value does not hold. None
+        is a field that is left out."""
         for name in names:
-            value = attrgetter(name)(self)
+            value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ValueError(f"{name} must be {expected}, got {value}")
 

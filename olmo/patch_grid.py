@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+POOL = "[1, 128]"
+"""Sides of a pooling window, far above any model's: a wrong one must not fill the memory."""
+
 
 def pooled_grid(hp: int, wp: int, pool_h: int, pool_w: int) -> tuple[int, int]:
     """Cells per column and per row: ``ceil(grid / window)`` in each direction."""

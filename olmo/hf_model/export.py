@@ -17,10 +17,9 @@ from olmo.hf_model.shards import MAX_FILE_BYTES, plan_writing, write_weights
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.hf_layout.keys import HF_RULES
-from olmo.models.loading import load_model_config, select_checkpoint
+from olmo.models.loading import load_model_config, open_checkpoint, select_checkpoint
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
-from olmo.models.weight_files import open_weights
 from olmo.models.weights import NativeWeights
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def export_checkpoint(
     for difference in differences(config):
         log.warning("the exported processor differs: %s", difference)
     params = dense_params(config)
-    source = open_weights(source_folder)
+    source = open_checkpoint(source_folder, config)
     weights = NativeWeights(params, source)
     if any(key not in params and SCORER in key for key in source.shapes):
         log.warning("the token scorer of %s is left out: the export is dense", source_folder)

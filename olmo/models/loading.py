@@ -28,7 +28,7 @@ from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 from olmo.models.registry import model_config_from_dict
 from olmo.models.run_folder import config_file, model_of_file, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
-from olmo.models.weight_files import SHARDED, CheckpointError, open_weights
+from olmo.models.weight_files import SHARDED, CheckpointError, WeightSource, open_weights
 from olmo.models.weights import NativeWeights, assign_whole, has_tied_head, missing_keys
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
@@ -137,6 +137,20 @@ def load_model(
     return model.eval(), config
 
 
+def open_checkpoint(folder: Path, config: Molmo2Config) -> WeightSource:
+    """The weights of ``folder``. ``CheckpointError`` for a ViT that is deeper than ``config`` says,
+    from whose end the connector's layers are counted (in transformers' layout they are not)."""
+    source, depth = open_weights(folder), config.vision_backbone.vit.image_num_layers
+    for key in source.shapes if source.layout != "transformers" else ():
+        block = VIT_BLOCK.match(native_name(key, source.rules))
+        if block and int(block[1]) >= depth:
+            raise CheckpointError(
+                f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its config "
+                "(image_num_layers)"
+            )
+    return source
+
+
 def check_weights(
     model: Molmo2,
     folder: Path,
@@ -146,20 +160,11 @@ def check_weights(
     """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
     meta device: so a file that does not fit its config costs no memory.
 
-    ``CheckpointError`` for a missing or misshapen tensor, one without a place in the model, or a
-    ViT that is deeper than the config says, from whose end the connector's layers are counted
-    (in transformers' layout they are not). ``fresh_scorer``: the checkpoint may lack the scorer.
-    ``unread``: names of tensors that the model lacks on purpose.
+    ``CheckpointError`` for a missing or misshapen tensor, one without a place in the model, or what
+    ``open_checkpoint`` refuses. ``fresh_scorer``: the checkpoint may lack the scorer. ``unread``:
+    names of tensors that the model lacks on purpose.
     """
-    source, depth = open_weights(folder), model.config.vision_backbone.vit.image_num_layers
-    for key in source.shapes if source.layout != "transformers" else ():
-        block = VIT_BLOCK.match(native_name(key, source.rules))
-        if block and int(block[1]) >= depth:
-            raise CheckpointError(
-                f"{source.where}: {key!r} is there, but the ViT has {depth} blocks by its config "
-                "(image_num_layers)"
-            )
-    params = native_state(model)
+    source, params = open_checkpoint(folder, model.config), native_state(model)
     scorer = [k for k in params if k.startswith(SCORER)]
     # half a scorer is damage, not a dense checkpoint
     if scorer and len(missing_keys(scorer, source)) == len(scorer):

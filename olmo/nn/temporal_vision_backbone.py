@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from olmo.nn.llm import LlmConfig
-from olmo.nn.ranges import POOL
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer, pruning_stats
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
 from olmo.nn.token_pruning import ScoreInputs, TemporalVitConfig
@@ -24,6 +23,7 @@ from olmo.nn.vision_backbone import (
     patch_rows,
     select,
 )
+from olmo.patch_grid import POOL
 from olmo.token_budget import Budget, check_topk
 
 

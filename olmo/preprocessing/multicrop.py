@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from olmo.config import Config
-from olmo.patch_grid import group_windows, join_pooling, pooled_grid, pooling_windows
+from olmo.patch_grid import POOL, group_windows, join_pooling, pooled_grid, pooling_windows
 from olmo.preprocessing.images import cell_tokens, resize_frames
 from olmo.tokenizer import MolmoTokenizer
 
@@ -54,7 +54,9 @@ class ImagePreprocessorConfig(Config):
 
     def __post_init__(self) -> None:
         self.at_least(1, "max_crops", "high_res_max_crops", "max_images", "max_multi_image_crops")
-        self.at_least(1, "pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w")
+        self.in_range(
+            POOL, "pooling_h", "pooling_w", "multi_image_pooling_h", "multi_image_pooling_w"
+        )
         self.in_range("[0, 1]", "p_high_res")
         self.in_range("[0, inf)", "overlap_margins")
 

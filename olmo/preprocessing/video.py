@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from olmo.config import Config
-from olmo.patch_grid import join_pooling, pooling_windows
+from olmo.patch_grid import POOL, join_pooling, pooling_windows
 from olmo.preprocessing.images import cell_tokens
 from olmo.token_budget import check_topk
 from olmo.tokenizer import MolmoTokenizer
@@ -60,7 +60,8 @@ class VideoPreprocessorConfig(Config):
             raise ValueError(
                 f"subtitle_mode {self.subtitle_mode!r} is not frame_N, all, truncate_N or ignore"
             )
-        self.at_least(1, "max_frames", "pooling_h", "pooling_w")
+        self.at_least(1, "max_frames")
+        self.in_range(POOL, "pooling_h", "pooling_w")
         self.at_least(0, "max_subtitle_tokens")
         if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")

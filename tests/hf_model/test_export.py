@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("transformers.models.molmo2")
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForImageTextToText, Molmo2ForConditionalGeneration
 
 from olmo.hf_model.export import ExportOptions, export_checkpoint, export_lite
-from olmo.models.loading import load_model
+from olmo.models.loading import CheckpointError, load_model
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.types import SUBSEGMENTS_PER_EXAMPLE
 from scripts.convert_to_hf import main as convert_main
@@ -278,6 +278,18 @@ def test_folder_to_native_file(tmp_path: Path) -> None:
     again, config = load_model(tmp_path / "out")
     assert same_weights(again, model) and (step / "config.yaml").is_file()
     assert config.llm.tokenizer.identifier == str(folder)
+
+
+def test_a_deeper_vit_than_the_config_says(tmp_path: Path) -> None:
+    """The connector's layers are counted from the end: the export would read others."""
+    model = native_model()
+    native = save_native(model, tmp_path / "native")
+    file, depth = native / "model.safetensors", model.config.vision_backbone.vit.image_num_layers
+    block = f"vision_backbone.image_vit.transformer.resblocks.{depth}.attention_norm.weight"
+    save_file(load_file(file) | {block: torch.ones(1)}, file)
+    with pytest.raises(CheckpointError, match=f"has {depth} blocks by its config"):
+        export_checkpoint(native, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

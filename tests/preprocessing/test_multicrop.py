@@ -174,6 +174,7 @@ def test_bad_settings():
         ("pooling_w", 0),
         ("max_images", 0),
         ("multi_image_pooling_h", 0),
+        ("multi_image_pooling_w", 1 << 40),
         ("p_high_res", 1.5),
         ("overlap_margins", [-1, 4]),
         ("crop_mode", "overlap-and-resize"),

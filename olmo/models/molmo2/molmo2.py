@@ -19,7 +19,6 @@ from olmo.nn.generate import GenerateOutput, Sampling, generate
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import HeadFunction, LlmConfig, Transformer
 from olmo.nn.llm_mask import BidirectionalMode, RowMask, TokenMask
-from olmo.nn.ranges import POOL
 from olmo.nn.text_row import TextRow, text_row
 from olmo.nn.transfer import built_on, to_device
 from olmo.nn.vision_backbone import VisionBackbone, VisionBackboneConfig, VisionOutput
@@ -51,9 +50,6 @@ class Molmo2Config(Config):
     def __post_init__(self) -> None:
         if self.model_name != (own := type(self).model_name):
             raise ValueError(f"model_name {self.model_name!r} is not {own!r}")
-        for part in ("video", "image") if self.mm_preprocessor.image else ("video",):
-            sides = (f"mm_preprocessor.{part}.pooling_{side}" for side in ("h", "w"))
-            self.in_range(POOL, *sides)
 
     @property
     def budget(self) -> Budget:
