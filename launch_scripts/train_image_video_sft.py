@@ -101,7 +101,8 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
     given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
     data: dict[str, Any] = {}
     for file in args.config:
-        data = merge(data, read_settings(file))
+        for key, value in read_settings(file).items():
+            data = merge(data, nested(str(key), value))  # a.b: c as well
     for flag, value in given.items():
         data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
     data = translate(TrainConfig, merge(data, overrides))

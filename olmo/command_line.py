@@ -24,6 +24,7 @@ from typing import Any, ParamSpec
 
 from olmo.config import MAX_SEED, Config, ConfigError, expand, nearest, parse_overrides, section
 from olmo.plugin import load_plugin
+from olmo.setting_text import read_as
 
 DTYPE_NAMES = ("float32", "float16", "bfloat16")
 """For ``--dtype``: attributes of ``torch``, which is not imported for ``--help``."""
@@ -64,7 +65,19 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         end = given.index("--") if "--" in given else len(given)
-        return super().parse_known_args([*map(underscored, given[:end]), *given[end:]], namespace)
+        flags = [flag for arg in given[:end] for flag in self._switched(underscored(arg))]
+        return super().parse_known_args([*flags, *given[end:]], namespace)
+
+    def _switched(self, argument: str) -> list[str]:
+        """``--switch=true`` as ``--switch``, and ``--switch=false`` as nothing."""
+        flag, _, text = argument.partition("=")
+        action = self._option_string_actions.get(flag)
+        if argument == flag or not isinstance(action, argparse._StoreTrueAction):
+            return [argument]
+        try:
+            return [flag] if read_as(bool, text) else []
+        except ValueError as e:
+            self.error(f"argument {flag}: {e}, got {text!r}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
@@ -116,7 +129,7 @@ def number(kind: type, least: float, most: float | None = None) -> Callable[[str
     """Reader of a flag's number, an ``int`` or ``float`` within bounds."""
 
     def read(text: str) -> Any:
-        value = kind(text)
+        value = read_as(kind, text)
         if not least <= value <= (sys.maxsize if most is None else most):
             bound = f" and at most {most:g}" if most is not None else ""
             raise argparse.ArgumentTypeError(f"must be at least {least:g}{bound}, got {text}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from olmo.setting_text import (
     override,
     read_as,
     same,
+    wanted,
 )
 from olmo.text import nearest
 from olmo.yaml_file import read_settings, to_yaml
@@ -139,7 +141,7 @@ def parse_overrides(args: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for i, arg in enumerate(args):
         key, eq, text = arg.partition("=")
-        if not arg.startswith("-") or not key.strip("-"):
+        if not re.match(r"--?[^-=\d]", arg):
             before = args[i - 1] if i else ""
             hint = "overrides are written --key=value"
             if before.startswith("-") and "=" not in before:
@@ -213,7 +215,8 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
             return convert(option, value, where)
         except ConfigError as e:
             error = str(e)
-    raise ConfigError(error + ("; null is allowed" if optional else ""))
+    inner = isinstance(value, dict)  # the error is about a key of it
+    raise ConfigError(error + ("; null is allowed" if optional and not inner else ""))
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
@@ -231,4 +234,4 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint):
         if not (hint is int and isinstance(value, bool)):
             return value
-    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    raise ConfigError(f"{where}: expected {wanted(hint)}, got {value!r}")

@@ -82,7 +82,15 @@ def _fits(value: Any, option: Any) -> bool:
 
 
 def _instead(row: dict[str, Any]) -> str:
-    allowed = ", ".join(map(repr, row.get("allow", ())))
+    options = [*map(scalar_value, row.get("set", ())), *row.get("allow", ())]
+    allowed = ", ".join(map(_shown, options))
     return (f", only {allowed}" if allowed else "") + (
         f"; use {row['use']}" if "use" in row else ""
     )
+
+
+def _shown(option: Any) -> str:
+    """As it is written."""
+    if option is None:
+        return "null"
+    return "a mapping" if option == "section" else repr(option)

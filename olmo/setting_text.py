@@ -88,8 +88,12 @@ def read_as(kind: type, text: str) -> Any:
             return int(whole)
         return kind(text)
     except (KeyError, ValueError) as e:
-        words = " (true or false)" if kind is bool else ""
-        raise ValueError(f"expected {kind.__name__}{words}") from e
+        raise ValueError(f"expected {wanted(kind)}") from e
+
+
+def wanted(kind: Any) -> str:
+    """The name of a type in a message."""
+    return "bool (true or false)" if kind is bool else getattr(kind, "__name__", str(kind))
 
 
 def same(value: Any, option: Any) -> bool:

@@ -37,6 +37,7 @@ def parser() -> Parser:
     out.add_argument("name")
     out.add_argument("--batch_size", type=positive)
     out.add_argument("--out", type=path)
+    out.add_argument("--fast", action="store_true")
     return out
 
 
@@ -66,6 +67,7 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
         ("--batch=2", "did you mean '--batch_size'"),
         ("--batch_size=0", "must be at least 1, got 0"),
         ("--batch_size=x", "invalid int value: 'x'"),
+        ("--fast=1", "--fast: expected bool (true or false), got '1'"),
         ("stray", "unknown argument 'stray'"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -73,10 +75,15 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
         assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_switches() -> None:
+    for flags, on in (("", False), ("--fast", True), ("--fast=True", True), ("--fast=no", False)):
+        assert parser().parse_args(["name", *flags.split()]).fast is on
+
+
 def test_numbers_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert parser().parse_args(["x", "--out=~/y"]).out == Path("/home/me/y")
-    assert seed("0") == 0
+    assert seed("0") == 0 and seed("1e3") == seed("1_000") == 1000
     with pytest.raises(Exception, match="at least 0"):
         seed("-1")
 
@@ -214,6 +221,16 @@ def test_training_flags_that_contradict(tmp_path: Path) -> None:
         assert found.wandb is not None and found.wandb.name == "0612"
     with pytest.raises(ValueError, match=r"global_batch_size=8 and global_train_batch_size=4 con"):
         config(same[0], "--global_train_batch_size=4")
+    file = tmp_path / "more.yaml"
+    file.write_text("optimizer.eps: 1e-7\noptimizer: {llm_eps: 1e-5}\n")
+    optimizer = config(f"--config={file}").optimizer
+    assert (optimizer.eps, optimizer.llm_eps) == (1e-7, 1e-5), "dotted keys are nested ones"
+    with pytest.raises(ValueError, match=r"write --save_interval=-1$"):
+        config("--save_interval", "-1")
+    with pytest.raises(ValueError, match=r"expected float, got 'None'; null is allowed$"):
+        config("--lora.alpha=None")
+    with pytest.raises(ValueError, match=r"lora: rank must be at least 1, got 0$"):
+        config("--lora.rank=0")
 
 
 HELP = """

@@ -94,11 +94,12 @@ def test_what_is_accepted(flag: str, expected: Whole):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("fixed=flash", "fixed: 'flash' is not supported, only 'sdpa', 3, 0.5, False, None"),
+        ("fixed=flash", "fixed: 'flash' is not supported, only 'sdpa', 3, 0.5, False, null"),
         ("never=1", "never: 1 is not supported; use section.x"),
-        ("mostly=5", "mostly: 5 is not supported, only None, '<= 0'; use the flag --every"),
+        ("mostly=5", "mostly: 5 is not supported, only null, '<= 0'; use the flag --every"),
         ("interval=x", "section.x: expected int, got 'x'"),
-        ("master=maybe", "master: 'maybe' is not supported, only True"),
+        ("master=maybe", "master: 'maybe' is not supported, only False, True"),
+        ("compile=yes", "compile: 'yes' is not supported, only null"),
         ("compile.mode=max", "compile.mode: 'max' is not supported, only 'default'"),
         ("compile.inner.degree=2", "compile.inner.degree: 2 is not supported, only 1"),
         ("compile.mod=default", "unknown key 'compile.mod'; did you mean 'mode'?"),
