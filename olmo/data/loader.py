@@ -60,18 +60,20 @@ class DataConfig(Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """``null`` stands for the mixture and padding of this project; a mixture has a file."""
+        """``null`` stands for this project's mixture, padding and reading ahead; a mixture has a
+        file."""
         mixture = data.get("mixture")
         if isinstance(mixture, dict):
             raise ConfigError(
                 f"data.mixture: {mixture!r} is not a name; write it to a YAML file, and give that "
                 "as the MIXTURE argument"
             )
-        return {k: v for k, v in data.items() if v is not None or k not in ("mixture", "pad")}
+        ours = ("mixture", "pad", "prefetch_factor")
+        return {k: v for k, v in data.items() if v is not None or k not in ours}
 
     def __post_init__(self) -> None:
-        self.at_least(1, "max_line_bytes")
-        self.at_least(0, "max_skipped")
+        self.at_least(0, "max_skipped", "num_workers")
+        self.at_least(1, "max_line_bytes", "sequence_length", "prefetch_factor")
         self.check_seed()
 
 
@@ -246,8 +248,6 @@ def build_train_loader(
 
     ``states`` resumes the lanes of an earlier run; it may come from any number of ranks.
     """
-    if config.packing is not None and collator.seq_len is None:
-        raise ValueError("packing needs --seq_len")
     if states and len(states) != share.global_batch_size:
         raise ValueError(
             f"the checkpoint's loader has {len(states)} lanes, global_batch_size is "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from olmo.config import Config, ConfigError, read_settings
 from olmo.models.errors import CheckpointError
 from olmo.models.tensors import WeightSource
-from olmo.nn.ranges import PROBABILITY
+from olmo.nn.ranges import POSITIVE, PROBABILITY
 
 LAYERS = {
     "llm": r"transformer\.blocks\.\d+\.(att_proj|attn_out|ff_proj|ff_out)",
@@ -52,9 +52,10 @@ class LoraConfig(Config):
     def __post_init__(self) -> None:
         if unknown := [name for name in self.groups if name not in LAYERS]:
             raise ValueError(f"targets: {unknown[0]!r} is not one of {', '.join(LAYERS)}")
+        self.targets = ",".join(group for group in LAYERS if group in self.groups)
         self.at_least(1, "rank")
         self.in_range(PROBABILITY, "dropout")
-        self.in_range("(-inf, inf)", "alpha")
+        self.in_range(POSITIVE, "alpha")
 
 
 def native_state(model: nn.Module) -> dict[str, Tensor]:

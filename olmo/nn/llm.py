@@ -30,6 +30,15 @@ from olmo.nn.ranges import (
 from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
 
+Recomputed = Literal[
+    "whole_layer",
+    "one_in_two",
+    "one_in_three",
+    "one_in_four",
+    "two_in_three",
+    "three_in_four",
+    "fine_grained",
+]
 HeadFunction = Callable[[Tensor, Tensor], Tensor]
 """Final states [..., D] and the head's weight [V, D] to a result; ``linear`` gives logits."""
 
@@ -76,7 +85,7 @@ class LlmConfig(Config):
     weight_tying: bool = True
     initializer_range: float = 0.02
     new_embedding_init_range: float = 0.02
-    activation_checkpoint: str | None = "whole_layer"
+    activation_checkpoint: Recomputed | None = "whole_layer"
     """Any value recomputes every block in the backward pass of training; None keeps all of it."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 

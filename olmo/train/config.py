@@ -56,6 +56,7 @@ class LoopConfig(Config):
 
     def __post_init__(self) -> None:
         self.at_least(1, "loss_chunk", "max_skipped_in_a_row")
+        self.at_least(0, "peak_tflops")
 
 
 @dataclass
@@ -154,6 +155,8 @@ class TrainConfig(Config):
             raise ConfigError(f"max_duration: expected a number of optimizer steps, got {given!r}")
         if isinstance(data.get("model"), dict):
             data["model"] = model_config_from_dict(data["model"])
+        if data.get("run_name", "") is None:
+            del data["run_name"]
         return data
 
     @property
@@ -191,9 +194,12 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         self.at_least(1, "max_duration", "stop_at", "stop_after", "console_log_interval")
         self.at_least(1, "global_train_batch_size", "device_train_microbatch_size")
+        self.at_least(0, "softmax_auxiliary_loss_scale")
         kept = "save_num_checkpoints_to_keep"
         self.require("at least 1, or -1 for all", lambda n: n >= 1 or n == -1, kept)
         self.require("above 0, or null for none", lambda x: x > 0, "max_grad_norm", "time_limit")
+        if self.data.packing is not None and self.data.sequence_length is None:
+            raise ValueError("data.packing needs --seq_len")
         self.check_seed()
         FrameSampling.from_config(self.model.mm_preprocessor.video)  # not one video after the other
         for group in self.adapted:

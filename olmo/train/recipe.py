@@ -44,7 +44,7 @@ def changed_by_recipe(
     return [
         f"the recipe sets model.{key}={value}, the checkpoint has {before[key]}"
         for key, value in flat(recipe["model"])
-        if now[key] == value and before.get(key, value) != value
+        if key in now and now[key] == value and before.get(key, value) != value
     ]
 
 

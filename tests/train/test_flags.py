@@ -17,6 +17,7 @@ from tests.train.conftest import REPOSITORY
 GROUPS = ("llm", "connector", "vit")
 TAKEN: dict[str, Any] = {
     "run_name=x": "x",
+    "run_name=null": "train",
     "seed=3": 3,
     "ft_llm=False": False,
     "ft_vit=no": False,
@@ -47,6 +48,10 @@ TAKEN: dict[str, Any] = {
     "softmax_auxiliary_loss_scale=1e-4": 1e-4,
     "time_limit=3600": 3600.0,
     "data.packing=null": None,
+    "data.prefetch_factor=null": 4,
+    "lora.targets=vit, llm": "llm,vit",
+    "model.llm.activation_checkpoint=one_in_two": "one_in_two",
+    "model.mm_preprocessor.image=null": None,
     "optimizer.betas=[0.9, 0.999]": (0.9, 0.999),
     "optimizer.eps=1e-8": 1e-8,
     "scheduler.t_max=1e3": 1000,
@@ -163,6 +168,14 @@ REFUSED = {
     "scheduler.warmup_min_lr=1": ("llm_learning_rate",),
     "scheduler.grad_clip_warmup_steps=5": ("only null",),
     "model.mm_preprocessor.frame_sample_mode=uniform": ("takes no max_fps", "null"),
+    "model.llm.activation_checkpoint=False": ("'whole_layer'", "null is allowed"),
+    "data.packing={}": ("--seq_len",),
+    "data.sequence_length=0": ("at least 1, got 0",),
+    "data.num_workers=-1": ("at least 0, got -1",),
+    "data.prefetch_factor=0": ("at least 1, got 0",),
+    "lora.alpha=0": ("above 0, got 0",),
+    "softmax_auxiliary_loss_scale=-1": ("at least 0, got -1",),
+    "train.peak_tflops=-1": ("at least 0, got -1",),
 }
 
 
