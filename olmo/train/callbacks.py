@@ -126,7 +126,7 @@ class WandbCallback(Callback):
         resume = settings.allow_resume and trainer.state.wandb_id is not None
         with foreign(lambda reason: OutsideError(f"wandb does not start: {reason}")):
             self.run = wandb.init(
-                project=settings.project or os.environ.get("WANDB_PROJECT"),
+                project=settings.chosen_project,
                 entity=settings.entity or os.environ.get("WANDB_ENTITY"),
                 group=settings.group,
                 name=settings.name or trainer.config.run_name,

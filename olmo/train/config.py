@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -36,6 +37,10 @@ class WandbConfig(Config):
     log_interval: int = 1
     allow_resume: bool = False
     """Continue the W&B run of a resumed training run."""
+
+    @property
+    def chosen_project(self) -> str | None:
+        return self.project or os.environ.get("WANDB_PROJECT") or None
 
     def __post_init__(self) -> None:
         self.at_least(1, "log_interval")

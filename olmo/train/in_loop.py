@@ -32,7 +32,7 @@ CLIP_SEARCH = 256
 
 def _due(trainer: Trainer, interval: int) -> bool:
     step = trainer.state.step
-    return step % interval == 0 or step == trainer.config.max_duration
+    return step % interval == 0 or step == trainer.config.last_step
 
 
 class EvaluationCallback(Callback):

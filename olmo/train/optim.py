@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from olmo.config import Config
 from olmo.train.adam8bit import adamw_8bit
 
-NOTHING = "every parameter group is frozen: nothing to train"
 GROUPS = ("llm", "connector", "vit", "temporal_token_scorer")
+NOTHING = f"every parameter group is frozen by --ft_GROUP ({', '.join(GROUPS)}): nothing to train"
 
 TrainedEmbedding = Literal["lm_head", "ln_f", "wte", "all"]
 FROZEN_EMBEDDING: dict[TrainedEmbedding, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.train.config import TrainConfig
 from olmo.train.dry_run import full_row
-from olmo.train.optim import learning_rate
+from olmo.train.optim import OptimizerConfig, learning_rate
 
 RECIPE = Path(__file__).parents[1] / "recipe.yaml"
 PUBLISHED_FRAME = [378, 378]
@@ -50,23 +50,25 @@ def changed_by_recipe(
 
 def misfits(config: TrainConfig) -> list[str]:
     """A line for every setting that makes little sense in this run, with the flag to change."""
-    lines = [_warmups(config), _scorer(config), *_adapters(config), *_rows(config)]
+    lines = [_warmups(config), _scorer(config), *_adapters(config), *_rows(config), *_idle(config)]
     return [line for line in lines if line]
 
 
 def _warmups(config: TrainConfig) -> str:
-    last, schedule = config.last_step, config.scheduler
+    schedule = config.scheduler
+    total = schedule.t_max or config.max_duration
+    end = min(total, config.last_step)
     warmups = {group: getattr(schedule, f"{group}_t_warmup") for group in config.trained}
-    late = {group: warmup for group, warmup in warmups.items() if warmup >= last}
+    late = {group: warmup for group, warmup in warmups.items() if warmup >= end}
     if not late:
         return ""
     flags = " ".join(f"--scheduler.{group}_t_warmup={warmup}" for group, warmup in late.items())
     group, warmup = next(iter(late.items()))
     peak = config.optimizer.of(group, "learning_rate")
-    reached = learning_rate(last, peak, warmup, config.max_duration, schedule)
+    reached = learning_rate(config.last_step, peak, warmup, total, schedule)
     return (
-        f"{flags}: not over within {last} steps, the learning rate of {group} ends at "
-        f"{reached:.1e} of {peak:.1e}. Give a shorter one, such as {max(1, last // 10)}"
+        f"{flags}: not over within {end} steps, the learning rate of {group} ends at "
+        f"{reached:.1e} of {peak:.1e}. Give a shorter one, such as {end // 10}"
     )
 
 
@@ -93,6 +95,13 @@ def _adapters(config: TrainConfig) -> Iterator[str]:
             f"--ft_embedding={config.ft_embedding} changes nothing: {why} freezes embeddings, "
             "final norm and head"
         )
+    for group in config.adapted:
+        rate = config.optimizer.of(group, "learning_rate")
+        if rate <= OptimizerConfig().of(group, "learning_rate"):
+            yield (
+                f"--optimizer.{group}_learning_rate={rate} is a rate of full training: adapters "
+                "want about ten times that"
+            )
     vit, llm = config.model.vision_backbone.vit, config.model.llm
     for group, width in (("llm", llm.d_model), ("vit", vit.image_emb_dim)):
         if group in config.adapted and config.lora is not None and config.lora.rank > width // 2:
@@ -117,3 +126,14 @@ def _rows(config: TrainConfig) -> Iterator[str]:
             f"--seq_len={limit}: longer examples are left out. Give fewer "
             "--model.mm_preprocessor.max_frames or a larger --seq_len"
         )
+
+
+def _idle(config: TrainConfig) -> Iterator[str]:
+    if config.in_loop.tasks and config.in_loop.eval_interval <= 0:
+        yield (
+            f"--in_loop.tasks={config.in_loop.tasks} is never evaluated: give "
+            "--in_loop.eval_interval=N as well"
+        )
+    wandb = config.wandb
+    if wandb and wandb.chosen_project is None and (wandb.entity or wandb.group or wandb.name):
+        yield "nothing goes to W&B, which has no project: give --wandb.project=NAME"

@@ -77,7 +77,7 @@ def check_same_run(folder: Path, config: TrainConfig, identity: dict[str, Any]) 
     if lines and state.step >= config.last_step:
         raise ValueError(
             f"{folder}: the run is finished, so nothing would be trained with what has changed:"
-            f"{listed}\nTake another --save_folder, or a larger --max_duration"
+            f"{listed}\nTake another --save_folder, or a larger --max_duration (and --stop_at)"
         )
     bits = before.optimizer.bits
     goes_on = state.step < config.last_step and not config.reset_optimizer_state

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +47,8 @@ def train(config: TrainConfig, device: torch.device) -> Trainer:
         elif is_main():
             log.warning(
                 "the run in %s is finished: step %d, --max_duration=%d, --stop_at=%s; nothing was "
-                "trained. To train longer, give a larger --max_duration; for another run, another "
-                "--save_folder",
+                "trained. To train longer, give a larger --max_duration (and --stop_at); for "
+                "another run, another --save_folder",
                 *(folder, trainer.state.step, config.max_duration, config.stop_at),
             )
         return trainer
@@ -184,6 +183,4 @@ def build_callbacks(config: TrainConfig) -> list[Callback]:
 
 def _wandb(config: TrainConfig) -> WandbConfig | None:
     """The settings of W&B where it is on."""
-    settings = config.wandb
-    on = settings is not None and (settings.project or os.environ.get("WANDB_PROJECT"))
-    return settings if on else None
+    return config.wandb if config.wandb and config.wandb.chosen_project else None

@@ -272,9 +272,10 @@ def test_dry_run_of_a_preset(run_script: object, capsys, caplog) -> None:
 
 @pytest.mark.slow
 def test_wandb_offline_with_pictures(run_train: Run, tmp_path: Path) -> None:
-    flags = ("--max_duration=2", "--wandb.project=test", "--wandb.mode=offline")
+    """The last step has one too, be it that of ``stop_at``."""
+    flags = ("--max_duration=9", "--stop_at=2", "--wandb.project=test", "--wandb.mode=offline")
     folder = tmp_path / "run"
-    run_train(folder, *STTS, *flags, "--in_loop.picture_interval=2", env={"WANDB_MODE": "offline"})
+    run_train(folder, *STTS, *flags, "--in_loop.picture_interval=7", env={"WANDB_MODE": "offline"})
     assert list(folder.rglob("*.wandb"))
     assert (folder / "pictures" / "step2.png").is_file()
     assert list((folder / "wandb").rglob("*.png"))

@@ -227,6 +227,13 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
             ("--stop_at=100", "--ft_llm=False", "--ft_vit=False"),
             ("--scheduler.connector_t_warmup=200 ", "not over within 100 steps"),
         ),
+        (
+            ("--scheduler.t_max=100", "--max_duration=1000", "--ft_llm=False", "--ft_vit=False"),
+            ("--scheduler.connector_t_warmup=200 ", "not over within 100 steps", "5.0e-07"),
+        ),
+        (("--lora.rank=4",), ("--optimizer.llm_learning_rate=1e-05 ", "ten times")),
+        (("--in_loop.tasks=mvbench",), ("mvbench is never evaluated", "--in_loop.eval_interval")),
+        (("--wandb.entity=me",), ("nothing goes to W&B", "--wandb.project")),
         (("--ft_temporal_token_scorer=False",), ("does not train: --ft_temporal",)),
         (
             ("--optimizer.temporal_token_scorer_learning_rate=0",),
@@ -237,14 +244,17 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
             ("nothing is removed", "vit.topk=0.0"),
         ),
         (
-            ("--ft_embedding=all", "--lora.rank=4"),
+            ("--ft_embedding=all", "--lora.rank=4", "--optimizer.llm_learning_rate=1e-4"),
             ("--ft_embedding=all changes nothing: --lora.targets",),
         ),
         (
             ("--ft_embedding=wte", "--ft_llm=False"),
             ("--ft_embedding=wte changes nothing: --ft_llm=False",),
         ),
-        (("--lora.rank=100000", "--lora.targets=vit"), ("--lora.rank=100000", "of the vit")),
+        (
+            ("--lora.rank=100000", "--lora.targets=vit", "--optimizer.vit_learning_rate=5e-5"),
+            ("--lora.rank=100000", "of the vit"),
+        ),
         (("--data.packing=null",), ("one example each", "--packing")),
         (
             ("--seq_len", "4000"),
