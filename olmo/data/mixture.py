@@ -115,6 +115,8 @@ class MixtureConfig(Config):
         if not path.is_file():
             known = sorted(p.stem for p in MIXTURES.glob("*.yaml"))
             hint = nearest(name, known, listed=True)
+            if name.endswith(".jsonl"):
+                hint = f"for own data give custom, and --data.custom={name}"
             raise ConfigError(f"unknown mixture {name!r} (no file {path}); {hint}")
         config = cls.from_dict(read_settings(path), str(path))
         for entry in (d for g in config.groups for d in g.datasets):
@@ -225,6 +227,8 @@ def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingData
         entries.append(f"{name}: {error.missing[0]}{more}, in {error.root}")
     hint = (
         f"{n_present} data sets are there. Set MOLMO_DATA_DIR to the data folder, get data sets "
-        "with scripts/download_datasets.py, or train on the others with --data.skip_missing"
+        "with scripts/download_datasets.py"
     )
+    if n_present:
+        hint += ", or train on the others with --data.skip_missing"
     return MissingDataError("the mixture", entries, data_root(), hint, limit=len(entries))

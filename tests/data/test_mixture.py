@@ -161,9 +161,14 @@ def test_missing_data_lists_everything_and_where_it_looked(monkeypatch, tmp_path
     assert len(caught.value.missing) == 34
     text = str(caught.value)
     assert f"tgif: TGIF/Train_action_question.csv and 3 more, in {tmp_path}" in text
-    assert "qv_highlights" in text and "--data.skip_missing" in text
+    assert "qv_highlights" in text and "--data.skip_missing" not in text, "nothing would be left"
     with pytest.raises(MissingDataError):  # nothing is left
         MixtureConfig.load("all-v5-video-academic-only").open("train", skip_missing=True)
+
+
+def test_own_data_are_no_mixture() -> None:
+    with pytest.raises(ConfigError, match=r"give custom, and --data\.custom=my/own\.jsonl$"):
+        MixtureConfig.load("my/own.jsonl")
 
 
 def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
@@ -180,6 +185,7 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
     with pytest.raises(MissingDataError) as caught:
         MixtureConfig.load(str(own)).open("train")
     assert [m.split(":")[0] for m in caught.value.missing] == ["tgif", "intent_q", "star"]
+    assert "--data.skip_missing" in str(caught.value)
     with caplog.at_level(logging.WARNING):
         mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
     assert mixture.rates == {"intent_qa": 0.5, "d_400": 1.5}, "a group keeps its rate"
