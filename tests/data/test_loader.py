@@ -204,7 +204,7 @@ def test_names_of_skipped_examples() -> None:
         assert found == (f"{name} 0", f"{name} 0 (/x: y/my.jsonl:1): frame 3: gone")
     with pytest.raises(ConfigError, match="max_skipped must be at least 0, got -1"):
         DataConfig.from_dict({"max_skipped": -1}, "data")
-    with pytest.raises(ConfigError, match="data: seed must be in 0 to 4294967295, got -1"):
+    with pytest.raises(ConfigError, match=r"data: seed must be in \[0, 4294967295\], got -1"):
         DataConfig.from_dict({"seed": -1}, "data")
 
 

@@ -173,7 +173,7 @@ REFUSED = {
     "data.sequence_length=0": ("at least 1, got 0",),
     "data.num_workers=-1": ("at least 0, got -1",),
     "data.prefetch_factor=0": ("at least 1, got 0",),
-    "lora.alpha=0": ("above 0, got 0",),
+    "lora.alpha=0": ("in (0, inf), got 0",),
     "softmax_auxiliary_loss_scale=-1": ("at least 0, got -1",),
     "train.peak_tflops=-1": ("at least 0, got -1",),
 }

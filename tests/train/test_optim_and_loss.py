@@ -113,7 +113,7 @@ def test_a_group_has_betas_and_eps_of_its_own(model) -> None:
         ("optimizer", "vit_weight_decay", -0.1, "must be at least 0, got -0.1"),
         ("optimizer", "vit_max_grad_norm", 0.0, "must be above 0, or null"),
         ("optimizer", "betas", [0.9, 1.0], r"must be in \[0, 1\)"),
-        ("optimizer", "llm_eps", 0.0, "must be above 0"),
+        ("optimizer", "llm_eps", 0.0, r"must be in \(0, inf\)"),
         ("scheduler", "llm_t_warmup", -1, "must be at least 0, got -1"),
         ("scheduler", "t_max", 0, "must be at least 1, got 0"),
         ("scheduler", "warmup_min_lr", 1e-5, "optimizer.llm_learning_rate=1e-05"),
