@@ -173,7 +173,16 @@ class Trainer:
         if self.signal.orphaned:
             raise RunError("torchrun, which started this process, is gone")
         started = time.perf_counter()
-        micro = [next(batches) for _ in range(self.micro_batches_per_step)]
+        try:
+            micro = [next(batches) for _ in range(self.micro_batches_per_step)]
+        except RuntimeError as e:
+            if "exited unexpectedly" not in str(e):
+                raise
+            raise RunError(
+                f"{e}, as when the host's memory is full: give fewer --data.num_workers or a "
+                "smaller --data.packing.buffer_size. The same command goes on from the newest "
+                "checkpoint"
+            ) from e
         waited = time.perf_counter() - started
         self.state.step += 1
         agreed = self._agree(micro)

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def trainer(start: Path, tmp_path: Path) -> Trainer:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_dead_worker_of_the_loader_is_explained(trainer: Trainer) -> None:
+    class Dies(torch.utils.data.IterableDataset[int]):
+        def __iter__(self) -> Iterator[int]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield 0
+
+    batches = DataLoader(Dies(), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(RunError, match=r"worker.*--data\.num_workers.*newest checkpoint"):
+        trainer.step(iter(batches))
 
 
 # --- not finite -------------------------------------------------------------------------------
