@@ -79,6 +79,12 @@ class ImagePreprocessorConfig(Config):
         found = [(r, c) for r in rows for c in range(1, max_crops // r + 1)]
         return sorted(found, key=lambda t: (t[0] * t[1], t[0]))
 
+    def most_crops(self) -> int:
+        """Of one example: a single image, or all of a list."""
+        cut = self.crop_mode != "resize"
+        single = 1 + cut * max(self.max_crops, self.high_res_max_crops)
+        return max(single, (self.max_images or 0) * (1 + cut * self.max_multi_image_crops))
+
 
 @dataclass(frozen=True)
 class ImageLayout:
@@ -98,10 +104,6 @@ class ImageLayout:
     low: Size
     high: Size
     pooling: np.ndarray
-
-    @property
-    def n_crops(self) -> int:
-        return 1 + self.tiles[0] * self.tiles[1]
 
 
 def image_layout(
@@ -124,17 +126,10 @@ def image_layout(
         )
     margin = sum(config.overlap_margins)
     beyond = (image_size[0] - margin * patch, image_size[1] - margin * patch)
-    step = ((crop_grid[0] - margin) * patch, (crop_grid[1] - margin) * patch)
-    tiles = select_tiling(beyond, step, config.tilings(max_crops))
-    return layout_of_tiles(config, tiles, crop_grid, multi_image)
-
-
-def layout_of_tiles(
-    config: ImagePreprocessorConfig, tiles: Size, crop_grid: Size, multi_image: bool = False
-) -> ImageLayout:
-    """Layout with a given number of tiles, (0, 0) for the whole image alone."""
-    pool, margin = config.pooling(multi_image), sum(config.overlap_margins)
     step = (crop_grid[0] - margin, crop_grid[1] - margin)
+    in_pixels = (step[0] * patch, step[1] * patch)
+    tiles = select_tiling(beyond, in_pixels, config.tilings(max_crops))
+    pool = config.pooling(multi_image)
     windows, low = pooling_windows(*crop_grid, *pool), pooled_grid(*crop_grid, *pool)
     if tiles == (0, 0):
         return ImageLayout(tiles, step, low, (0, 0), windows)
@@ -178,7 +173,7 @@ def tile_patches(tiles: Size, crop_grid: Size, margins: Size) -> np.ndarray:
 
 
 def image_crops(image: np.ndarray, layout: ImageLayout, crop_size: Size, patch: int) -> np.ndarray:
-    """Crops of an image uint8 ``[h, w, 3]``: uint8 ``[n_crops, *crop_size, 3]``, the whole image
+    """Crops of an image uint8 ``[h, w, 3]``: uint8 ``[1 + tiles, *crop_size, 3]``, the whole image
     first, then the tiles in raster order."""
     (h, w), (rows, cols) = crop_size, layout.tiles
     crops = [resize_frames(image[None], crop_size)]
@@ -202,22 +197,3 @@ def image_token_ids(
     kind = "low_res_im" if config.use_single_crop_start_token else "im"
     whole = cell_tokens(tokenizer, kind, layout.low, low_columns)
     return whole + cell_tokens(tokenizer, "im", layout.high, config.use_col_tokens)
-
-
-def image_bounds(
-    config: ImagePreprocessorConfig, tokenizer: MolmoTokenizer, crop_grid: Size
-) -> Size:
-    """The most crops, whole images included, and the most visual tokens, image numbers included,
-    that one example can have."""
-
-    def most(max_crops: int, multi_image: bool) -> Size:
-        tilings = config.tilings(max_crops)
-        layouts = [layout_of_tiles(config, t, crop_grid, multi_image) for t in tilings]
-        n_tokens = max(len(image_token_ids(config, tokenizer, layout)) for layout in layouts)
-        return max(layout.n_crops for layout in layouts), n_tokens
-
-    crops, tokens = most(max(config.max_crops, config.high_res_max_crops), False)
-    n = config.max_images or 0
-    crops_each, tokens_each = most(config.max_multi_image_crops, True)
-    names = sum(len(tokenizer.encode(f"Image {i + 1}")) for i in range(n)) if n > 1 else 0
-    return max(crops, n * crops_each), max(tokens, n * tokens_each + names)

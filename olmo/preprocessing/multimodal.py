@@ -13,7 +13,6 @@ from olmo.preprocessing.prompts import Rng
 from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
 from olmo.preprocessing.visual import (
     MediaConfig,
-    OutputBounds,
     VisualInput,
     VisualPreprocessor,
     visual_arrays,
@@ -96,10 +95,6 @@ class ExamplePreprocessor:
             "visual_end": int(np.flatnonzero(ids >= self.tokenizer.vocab_size).max(initial=-1)) + 1,
             "metadata": {**example.get("metadata", {}), **metadata, **lengths},
         }
-
-    def output_bounds(self) -> OutputBounds:
-        """The most frames, removed tokens and visual tokens that one example can have."""
-        return self.visual.bounds()
 
     def _shown(
         self, example: dict[str, Any], video: VideoFrames | None, rng: Rng | None

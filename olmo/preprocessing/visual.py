@@ -14,7 +14,6 @@ from olmo.patch_grid import join_pooling, n_cells
 from olmo.preprocessing.images import ImageSource, load_image, patchify, resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
-    image_bounds,
     image_crops,
     image_layout,
     image_token_ids,
@@ -69,10 +68,6 @@ class MediaConfig(Config):
         return data
 
 
-LONGEST_STEP = 32.5
-"""Seconds between two frames for which the longest video of ``max_frames`` is counted."""
-
-
 @dataclass(frozen=True)
 class VisualInput:
     """A video, an image, or a list of images.
@@ -122,16 +117,6 @@ def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
     if shown:
         out["images"], out["token_pooling"] = joined(shown)
     return out
-
-
-@dataclass(frozen=True)
-class OutputBounds:
-    """The most that one example can hold: frames (or crops), tokens that pruning removes, and
-    visual tokens before pruning, time stamps included but not subtitles."""
-
-    max_frames: int
-    max_removed: int
-    max_visual_tokens: int
 
 
 @dataclass
@@ -197,16 +182,12 @@ class VisualPreprocessor:
         sizes = [size for one in shown for size in one.sizes]
         return VisualInput(kind, blocks, *joined(shown), sizes, n_left_out=n_left_out)
 
-    def bounds(self) -> OutputBounds:
-        """Bounds over videos, single images and lists of images."""
-        video, image = self.config.video, self.config.image
-        times = np.arange(video.max_frames) * LONGEST_STEP
-        n_tokens = len(video_token_ids(video, self.tokenizer, times, self.rule.cells_per_frame))
-        n_frames = video.max_frames
+    def max_frames(self) -> int:
+        """The most frames, or crops, that one example can hold."""
+        n_frames, image = self.config.video.max_frames, self.config.image
         if image is not None and image.fits(self.grid):
-            n_crops, n_image_tokens = image_bounds(image, self.tokenizer, self.grid)
-            n_frames, n_tokens = max(n_frames, n_crops), max(n_tokens, n_image_tokens)
-        return OutputBounds(n_frames, self.rule.removed(video.max_frames), n_tokens)
+            return max(n_frames, image.most_crops())
+        return n_frames
 
     def _image_config(self) -> ImagePreprocessorConfig:
         if self.config.image is None:

@@ -154,9 +154,9 @@ def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
 
 def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int | None, int]:
     """Most frames (None: no bound) and most removed tokens of one row."""
-    one, packing = preprocessor.output_bounds(), config.data.packing
+    packing, video = config.data.packing, config.model.mm_preprocessor.video
     if packing is None or config.data.sequence_length is None:
-        return one.max_frames, one.max_removed
+        return preprocessor.visual.max_frames(), config.model.budget.removed(video.max_frames)
     share = config.model.budget.topk
     return packing.max_images, int(config.data.sequence_length * share / (1 - share))
 

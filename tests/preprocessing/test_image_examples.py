@@ -236,22 +236,21 @@ def test_points_are_scaled_by_the_size_of_the_picture(tokenizer):
 
 def test_margins_larger_than_the_crop(tokenizer):
     preprocess = build(tokenizer, overlap_margins=(5, 4))
-    assert preprocess.output_bounds().max_frames == 64
+    assert preprocess.visual.max_frames() == 64
     with pytest.raises(ValueError, match=r"image\.overlap_margins"):
         preprocess({"image": picture(20, 20), **QA})
 
 
 @pytest.mark.parametrize("row", SHAPES["max_output_lengths"])
 def test_reference_bounds(tokenizer, row):
-    """One token per byte here: an image number takes 7 tokens, in the reference 3."""
     video = {k: row[k] for k in ("max_frames", "per_frame_special_token")}
     image = {"max_crops": 8, "high_res_max_crops": 8, "overlap_margins": (4, 4)}
     image["max_images"] = 5 if row["multi_image"] else None
     preprocess = build(tokenizer, size=378, patch=14, video=video, **image)
-    tokens = [row["video_tokens"], row["image_tokens"], (row["multi_image_tokens"] or -20) + 20]
-    bounds = preprocess.output_bounds()
-    assert bounds.max_visual_tokens == max(tokens)
-    assert bounds.max_frames == row["video_images"][0]
+    assert preprocess.visual.max_frames() == row["video_images"][0]
+    times = np.arange(row["max_frames"]) * 32.5
+    ids = video_token_ids(preprocess.config.video, tokenizer, times, 81)
+    assert len(ids) == row["video_tokens"]
 
 
 def test_images_count_in_full_when_packed(tokenizer):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 from itertools import groupby
 from pathlib import Path
 
@@ -12,11 +13,9 @@ from olmo.config import ConfigError
 from olmo.preprocessing.images import resize_frames
 from olmo.preprocessing.multicrop import (
     ImagePreprocessorConfig,
-    image_bounds,
     image_crops,
     image_layout,
     image_token_ids,
-    layout_of_tiles,
     select_tiling,
     tile_patches,
 )
@@ -43,6 +42,10 @@ def tokenizer():
 
 def layout(config, h, w, multi=False):
     return image_layout(config, (h, w), GRID, PATCH, config.max_crops, multi)
+
+
+def n_crops(layout):
+    return 1 + math.prod(layout.tiles)
 
 
 def run_lengths(ids):
@@ -72,7 +75,7 @@ def test_reference_tokens(tokenizer, case):
     else:
         assert runs[:6] == case["tokens_run_length_first6"]
         assert runs[-3:] == case["tokens_run_length_last3"]
-    assert [out.n_crops, 729, 588] == case["images_shape"]
+    assert [n_crops(out), 729, 588] == case["images_shape"]
     assert list(out.pooling.shape) == case["token_pooling_shape"] and out.pooling.dtype == np.int64
     digest = hashlib.sha256(np.ascontiguousarray(out.pooling.astype("<i8")).tobytes()).hexdigest()
     assert digest == case["token_pooling_sha256_int64"]
@@ -85,27 +88,27 @@ def test_reference_tokens(tokenizer, case):
 
 def test_reference_bounds(tokenizer):
     config = ImagePreprocessorConfig(max_images=None, high_res_max_crops=8)
+    tall = layout(config, 10000, 100)
+    n_tokens = len(image_token_ids(config, tokenizer, tall))
     shapes = REFERENCE["image_output_shapes_8crops"]
-    want = (shapes["images"][0][0], shapes["tokens"][0][0])
-    assert image_bounds(config, tokenizer, GRID) == want
+    assert [config.most_crops(), n_tokens] == [shapes["images"][0][0], shapes["tokens"][0][0]]
     shapes = REFERENCE["multi_image"]["multi_image_output_shapes_5x8crops_byte_tokenizer"]
+    n_tokens += len("Image 1")
     config = ImagePreprocessorConfig(max_images=5)
-    want = (shapes["images"][0][0], shapes["tokens"][0][0])
-    assert image_bounds(config, tokenizer, GRID) == want
-    tall = layout_of_tiles(config, (8, 1), GRID)
+    assert [config.most_crops(), 5 * n_tokens] == [shapes["images"][0][0], shapes["tokens"][0][0]]
     assert 5 * len(tall.pooling) == shapes["token_pooling"][0][0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"crop_mode": "resize"}, {"use_col_tokens": False}])
-def test_bounds_hold_for_every_tiling(tokenizer, settings):
-    config = ImagePreprocessorConfig(max_images=3, max_multi_image_crops=5, **settings)
-    single, multi = set(), set()
-    for h, w in [(90, 1900), (1900, 90), (700, 900), (30, 30), (2000, 2000)]:
-        single.add(len(image_token_ids(config, tokenizer, layout(config, h, w))))
-        out = image_layout(config, (h, w), GRID, PATCH, 5, True)
-        multi.add(7 + len(image_token_ids(config, tokenizer, out)))
-    _, bound = image_bounds(config, tokenizer, GRID)
-    assert max(single) <= bound and 3 * max(multi) <= bound
+@pytest.mark.parametrize("settings", [{}, {"crop_mode": "resize"}])
+def test_most_crops(settings):
+    """What the largest tilings have, of one image or of a list."""
+    sizes = [(90, 1900), (1900, 90), (700, 900), (30, 30), (2000, 2000), (9, 9999)]
+    for most in (5, 8):
+        config = ImagePreprocessorConfig(max_images=3, max_multi_image_crops=most, **settings)
+        single = [image_layout(config, size, GRID, PATCH, 24) for size in sizes]
+        multi = [image_layout(config, size, GRID, PATCH, most, True) for size in sizes]
+        found = max(*map(n_crops, single), *(3 * n_crops(out) for out in multi))
+        assert found == config.most_crops()
 
 
 @given(
@@ -139,7 +142,7 @@ def test_pooling_reads_the_whole_image_and_the_canvas():
     out = image_layout(config, (61, 90), crop, patch, 8)
     assert min(out.tiles) > 1
     crops = image_crops(image, out, size, patch)
-    assert crops.shape == (out.n_crops, *size, 3) and crops.dtype == np.uint8
+    assert crops.shape == (n_crops(out), *size, 3) and crops.dtype == np.uint8
     corners = crops[:, ::patch, ::patch].reshape(-1, 3)  # first pixel of every patch
     canvas = tuple(n * s * patch + 3 * patch for n, s in zip(out.tiles, out.step, strict=True))
     low, high = np.split(out.pooling, [out.low[0] * out.low[1]])
@@ -168,7 +171,7 @@ def test_bad_settings():
     with pytest.raises(ValueError, match=r"overlap_margins \(4, 4\) .* 8 x 20 patches"):
         image_layout(ImagePreprocessorConfig(), (50, 50), (8, 20), 14, 8)
     resize = ImagePreprocessorConfig(crop_mode="resize")
-    assert image_layout(resize, (50, 50), (8, 20), 14, 8).n_crops == 1
+    assert n_crops(image_layout(resize, (50, 50), (8, 20), 14, 8)) == 1
     for key, value in [
         ("max_crops", 0),
         ("pooling_w", 0),

@@ -110,8 +110,7 @@ def test_pruned_tokens_follow_the_one_rule(tokenizer, topk):
         assert out["n_pruned"] == n_removed_tokens(n, 9, topk)
         length = len(out["input_tokens"])
         assert out["metadata"]["n_tokens_after"] == length - out["n_pruned"]
-    bounds = preprocess.output_bounds()
-    assert (bounds.max_frames, bounds.max_removed) == (8, n_removed_tokens(8, 9, topk))
+    assert preprocess.visual.max_frames() == 8
     assert preprocess({"question": "Q", "answer": "A"})["n_pruned"] == 0
 
 
@@ -282,10 +281,10 @@ def test_from_example_to_batch(tokenizer):
     text = {"question": "Q", "answer": "A"}
     examples = [preprocess(MC if v else text, v) for v in videos]
     row = pack(examples)
-    bounds = preprocess.output_bounds()
-    collate = Collator(len(row["input_tokens"]), "to_max", 81, 108, 8, bounds.max_removed)
+    max_removed = preprocess.visual.rule.removed(8)
+    collate = Collator(len(row["input_tokens"]), "to_max", 81, 108, 8, max_removed)
     batch = collate([row, pack([examples[1]])])
-    assert batch["input_ids"].shape == (2, len(row["input_tokens"]) + bounds.max_removed)
+    assert batch["input_ids"].shape == (2, len(row["input_tokens"]) + max_removed)
     assert batch["images"].shape == (2, 8, 81, 108)
     assert batch["num_images"].tolist() == [[3, 5], [-1, -1]]
     assert batch["multimodal_type"].tolist() == [[2, 2], [-1, -1]]
