@@ -63,13 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = model.build_tokenizer()
     preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
     source = ExampleSource(mixture, preprocessor, args.seed, not args.no_shuffle)
-    training = not args.evaluation
     cards = []
     for i in tqdm(range(args.first, args.first + args.n), desc=args.name):
         ref = source.stream[i]
         name = f"{ref.dataset} {ref.index}"
         try:
-            arrays = prepare(*source.raw(i), preprocessor, training, not training)
+            example, rng = source.raw(i)
+            arrays = prepare(example, preprocessor, None if args.evaluation else rng)
         except BAD_EXAMPLE as e:
             cards.append(error_card(name, describe_error(e)))
             continue

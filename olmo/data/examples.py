@@ -27,18 +27,16 @@ is odd about it. ``skip_reason`` tells what is wrong with the example from what 
 
 
 def decode_video(
-    example: dict[str, Any],
-    preprocessor: ExamplePreprocessor,
-    rng: Rng | None = None,
-    is_training: bool = False,
+    example: dict[str, Any], preprocessor: ExamplePreprocessor, rng: Rng | None = None
 ) -> VideoFrames:
-    """The frames of an example with a video, in the size that the model sees."""
+    """The frames of an example with a video, in the size that the model sees; training draws the
+    frame rate with ``rng``."""
     config = preprocessor.config.video
     return load_video(
         example["video"],
         FrameSampling.from_config(config),
         rng,
-        is_training,
+        rng is not None,
         Clip.of(example.get("metadata", {})),
         transform=lambda frames: resize_frames(frames, preprocessor.image_size),
         decoder=config.decoder,
@@ -47,21 +45,19 @@ def decode_video(
 
 
 def prepare(
-    example: dict[str, Any],
-    rng: np.random.RandomState,
-    preprocessor: ExamplePreprocessor,
-    is_training: bool,
-    for_inference: bool,
+    example: dict[str, Any], preprocessor: ExamplePreprocessor, rng: Rng | None = None
 ) -> dict[str, Any]:
-    """Decode the video of a raw example, if it has one, and preprocess it.
+    """Decode the video of a raw example, if it has one, and preprocess it: for training with all
+    choices drawn by ``rng``, or without one for evaluation, which draws nothing and leaves the
+    last answer out.
 
     Raises ``OutsideError`` for a file that cannot be used (it names the file), else what the data
     set or the preprocessor says.
     """
     video = None
     if "video" in example:
-        video = decode_video(example, preprocessor, rng, is_training)
-    return preprocessor(example, video, rng, is_training, for_inference)
+        video = decode_video(example, preprocessor, rng)
+    return preprocessor(example, video, rng, for_inference=rng is None)
 
 
 def describe_error(error: BaseException) -> str:
@@ -111,7 +107,8 @@ class ExampleSource:
         return self.mixture.example(ref.dataset, ref.index, rng), rng
 
     def load(self, example_id: int) -> dict[str, Any]:
-        return prepare(*self.raw(example_id), self.preprocessor, True, False)
+        example, rng = self.raw(example_id)
+        return prepare(example, self.preprocessor, rng)
 
     def skipped(self, example_id: int, error: Exception) -> Skipped:
         """What is said of an example that cannot be used; the same in every epoch."""

@@ -74,20 +74,13 @@ def sample_times(
         fitting = [c for c in CANDIDATE_FPS if n / c >= duration]
         times = np.arange(n) / (fitting[-1] if fitting else CANDIDATE_FPS[0])
         return times[times < duration]
-    fps = _draw_fps(sampling.max_fps, rng, is_training)
+    fps = None if sampling.max_fps is None else sampling.max_fps[0]
+    if is_training and sampling.max_fps is not None and len(sampling.max_fps) > 1:
+        if rng is None:
+            several = f"several max_fps {sampling.max_fps}"
+            raise ValueError(f"training with {several} needs a random generator")
+        fps = float(rng.choice(sampling.max_fps))
     if fps is None or (n - 1) / fps < duration:
         return np.linspace(0.0, duration, n)
     times = np.arange(n) / fps
     return np.append(times[times < duration], duration)
-
-
-def _draw_fps(
-    max_fps: tuple[float, ...] | None, rng: Rng | None, is_training: bool
-) -> float | None:
-    if max_fps is None:
-        return None
-    if not is_training or len(max_fps) == 1:
-        return max_fps[0]
-    if rng is None:
-        raise ValueError(f"training with several max_fps {max_fps} needs a random generator")
-    return float(rng.choice(max_fps))

@@ -85,12 +85,11 @@ class ExampleLoader(torch.utils.data.Dataset[Loaded]):
     def _load(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arrays of an example, and what is known about it."""
         start = time.perf_counter()
-        rng = example_rng(self.seed, index, epoch=0)
-        example = self.dataset.get(index, rng)
+        example = raw_example(self.dataset, index, self.seed)
         question = example.get("question")
         if self.prompt is not None:
             example |= {"style": self.prompt}
-        arrays = prepare(example, rng, self.preprocessor, False, True)
+        arrays = prepare(example, self.preprocessor)
         ids = [int(i) for i in arrays["input_tokens"]]
         return arrays, {
             "index": index,
@@ -111,10 +110,7 @@ def collate_examples(
 ) -> dict[str, Any]:
     """Collated prompts of these evaluation examples, one row each."""
     preprocessor = config.build_preprocessor(config.build_tokenizer())
-    arrays = []
-    for i in indices:
-        rng = example_rng(seed, i, epoch=0)
-        arrays.append(prepare(dataset.get(i, rng), rng, preprocessor, False, True))
+    arrays = [prepare(raw_example(dataset, i, seed), preprocessor) for i in indices]
     return {k: v for k, v in config.build_collator()(arrays).items() if k != "metadata"}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from olmo.data.animation import is_video
@@ -77,8 +76,7 @@ class QuestionAnswerer:
         media and for a prompt that is too long, ``VideoReadError`` for a broken video.
         """
         example = {"question": question, "style": style, **media_fields(media)}
-        rng = np.random.RandomState(0)  # evaluation draws nothing from it
-        arrays = prepare(example, rng, self.preprocessor, False, True)
+        arrays = prepare(example, self.preprocessor)
         batch = self.collator([arrays])
         inputs = on_device({k: v for k, v in batch.items() if k != "metadata"}, self.device)
         tokens = {stop: self.tokenizer.control_id(stop) for stop in filter(None, until)}

@@ -56,10 +56,11 @@ class ExamplePreprocessor:
         example: dict[str, Any],
         video: VideoFrames | None = None,
         rng: Rng | None = None,
-        is_training: bool = False,
+        *,
         for_inference: bool = False,
     ) -> dict[str, Any]:
-        """Arrays of one example; neither argument is modified.
+        """Arrays of one example, which is not modified; ``rng`` is for training, and draws what
+        evaluation has fixed.
 
         ``example["image"]`` is an ``ImageSource`` or a list of them and is read here; a video is
         decoded by the caller. Raises ``OutsideError`` for what cannot be used (``ImageReadError``
@@ -72,7 +73,6 @@ class ExamplePreprocessor:
         ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
         ``metadata``.
         """
-        rng = rng if is_training else None
         shown = self._shown(example, video, rng)
         sizes = [size for one in shown for size in one.sizes]
         turns, metadata = self._turns(example, sizes, rng, for_inference)

@@ -141,8 +141,8 @@ def first_clip(source: ExampleSource) -> tuple[VideoFrames, dict[str, Any]] | No
         try:
             example, rng = source.raw(i)
             if "video" in example:
-                video = decode_video(example, preprocessor, rng)
-                return video, preprocessor(example, video, rng, True, False)
+                video = decode_video(example, preprocessor)
+                return video, preprocessor(example, video, rng)
         except BAD_EXAMPLE:
             continue  # the loader says so when it comes to this example
     return None

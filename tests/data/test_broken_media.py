@@ -134,7 +134,7 @@ def test_odd_but_legal(kind: str, tmp_path: Path, preprocessor: Any) -> None:
     example = LEGAL[kind](tmp_path / kind)
     with no_hang():
         rng = example_rng(0, 0, 0)
-        arrays = prepare(Media([example]).get(0, rng), rng, preprocessor, True, False)
+        arrays = prepare(Media([example]).get(0, rng), preprocessor, rng)
     assert len(arrays["images"]) == arrays["num_images"][0] >= 1
 
 
@@ -185,7 +185,7 @@ def test_2000_clips_hold_memory_flat(tmp_path: Path, preprocessor: Any, decoder:
     for i in range(2200):
         rng = example_rng(0, i, 0)
         with suppress(ValueError):
-            prepare(dataset.get(i % len(dataset), rng), rng, preprocessor, True, False)
+            prepare(dataset.get(i % len(dataset), rng), preprocessor, rng)
         if i % 100 == 99:
             gc.collect()
             sizes.append(resident_bytes())

@@ -67,7 +67,7 @@ def test_rows(
         example = data.get(i, np.random.RandomState(i))
         fill(example, media)
         rng = np.random.RandomState(i)
-        row = prepare(data.get(i, rng), rng, preprocessor, training, not training)
+        row = prepare(data.get(i, rng), preprocessor, rng if training else None)
         assert (row["loss_masks"].sum() > 0) == training
         kinds = [int(k) for k in row["multimodal_type"]]
         if "video" in example:

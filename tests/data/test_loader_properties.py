@@ -52,7 +52,7 @@ class Tokens:
     """Preprocessor of such examples."""
 
     def __call__(
-        self, example: dict[str, Any], video: None, rng: Any, training: bool, inference: bool
+        self, example: dict[str, Any], video: None, rng: Any, for_inference: bool
     ) -> dict[str, Any]:
         ids = example["tokens"].astype(np.int64)
         return {

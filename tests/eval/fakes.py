@@ -45,8 +45,8 @@ class FakeDataset:
         return example | {"question": f"what is {idx}?"}
 
 
-def fake_prepare(example, rng, preprocessor, is_training, for_inference):
-    assert preprocessor == "preprocessor" and not is_training and for_inference
+def fake_prepare(example, preprocessor, rng=None):
+    assert preprocessor == "preprocessor" and rng is None
     if "video" in example:
         raise VideoReadError(example["video"], "no such file")
     return example

@@ -70,7 +70,7 @@ def test_tokens_of_a_batch(models, dataset):
     examples = []
     for i in range(len(dataset)):
         rng = example_rng(0, i, 0)
-        examples.append(prepare(dataset.get(i, rng), rng, preprocessor, False, True))
+        examples.append(prepare(dataset.get(i, rng), preprocessor))
     batch = config.build_collator()(examples)
     stop = processor.tokenizer.eos_token_id
     expected = native.generate(batch, NEW, [stop]).token_ids.tolist()

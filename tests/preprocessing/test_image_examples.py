@@ -197,7 +197,7 @@ def test_high_resolution_is_drawn_in_training_alone(tokenizer):
     preprocess = build(tokenizer, p_high_res=0.5)
 
     def crops(example, seed, training=True, preprocess=preprocess):
-        out = preprocess(example, None, np.random.RandomState(seed), training)
+        out = preprocess(example, None, np.random.RandomState(seed) if training else None)
         return int(out["num_images"][0])
 
     assert {crops(big, s) for s in range(12)} == {5, 10}

@@ -96,8 +96,8 @@ def test_inputs_are_not_modified(tokenizer):
     before = copy.deepcopy((example, tree))
     video = frames(2)
     pixels = video.frames.copy()
-    build(tokenizer)(example, video, np.random.RandomState(0), True)
-    build(tokenizer)(tree, video, np.random.RandomState(0), True)
+    build(tokenizer)(example, video, np.random.RandomState(0))
+    build(tokenizer)(tree, video, np.random.RandomState(0))
     assert (example, tree) == before
     np.testing.assert_array_equal(video.frames, pixels)
 
@@ -121,16 +121,15 @@ def test_tree_and_shuffle(tokenizer):
     plain = preprocess(example, frames(2))
     assert sorted(set(plain["subsegment_ids"].tolist())) == [0, 1, 2, 3, 10000]
     assert plain["subsegment_ids"].dtype == np.int64
-    again = preprocess(example, frames(2), np.random.RandomState(3), is_training=False)
-    same(plain, again)
+    same(plain, preprocess(example, frames(2)))
     rows = {
-        tuple(preprocess(example, frames(2), np.random.default_rng(s), True)["input_tokens"])
+        tuple(preprocess(example, frames(2), np.random.default_rng(s))["input_tokens"])
         for s in range(8)
     }
     assert len(rows) > 1
     same(
-        preprocess(example, frames(2), np.random.default_rng(5), True),
-        preprocess(example, frames(2), np.random.default_rng(5), True),
+        preprocess(example, frames(2), np.random.default_rng(5)),
+        preprocess(example, frames(2), np.random.default_rng(5)),
     )
 
 
