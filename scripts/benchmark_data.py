@@ -122,7 +122,7 @@ def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict
             bar.update(round(now - bar.n, 1))
             batch = next(batches)
             n_rows += 1
-            n_examples += batch.n_examples
+            n_examples += len(batch.example_ids)
             n_skipped += len(batch.skipped)
             n_tokens += int((batch.tensors["input_ids"] >= 0).sum())
             n_frames += int(batch.tensors["num_images"].clamp(min=0).sum())

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -168,9 +168,8 @@ class MicroBatch:
     """State of the lanes after these rows, by lane number."""
     skipped: list[Skipped]
     """Examples left out on the way to these rows."""
-    n_examples: int
-    example_ids: list[str] = field(default_factory=list)
-    """What names the examples of the rows in messages."""
+    example_ids: list[str]
+    """What names the examples of the rows in messages, one for each."""
 
     def pin_memory(self) -> MicroBatch:
         """Called by the loader when it feeds a GPU."""
@@ -197,10 +196,8 @@ class RowShare:
 
     def groups(self) -> list[list[int]]:
         """Lane numbers of each micro-batch of a step."""
-        own, size = (
-            range(self.rank, self.global_batch_size, self.world_size),
-            self.device_batch_size,
-        )
+        own = range(self.rank, self.global_batch_size, self.world_size)
+        size = self.device_batch_size
         return [list(own[i : i + size]) for i in range(0, len(own), size)]
 
 
@@ -231,7 +228,6 @@ class LaneDataset(IterableDataset[MicroBatch]):
                     batch,
                     {j: lanes[j].state() for j in group},
                     [skipped for j in group for skipped in lanes[j].take_skipped()],
-                    len(metadata),
                     [str(m.get("example_id", "?")) for m in metadata],
                 )
 

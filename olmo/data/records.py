@@ -78,12 +78,7 @@ class RecordDataset:
         with reading(lambda: f"{self.name}:{self.split} example {idx}"):
             example = self.drawn(self.records[idx], rng)
             for kind in set(MEDIA_KEYS) & set(example):
-                media = example[kind]
-                example[kind] = (
-                    [self._absolute(m) for m in media]
-                    if isinstance(media, list)
-                    else self._absolute(media)
-                )
+                example[kind] = self._absolute(example[kind])
             if isinstance(subtitle := example.get("subtitle"), list):
                 example["subtitle"] = {(float(s), float(e)): text for s, e, text in subtitle}
             return example
@@ -92,8 +87,10 @@ class RecordDataset:
         """A copy of ``record`` with all that is random in it drawn from ``rng``."""
         return dict(record)
 
-    def _absolute(self, medium: Any) -> Any:
-        return str(self.home / medium) if isinstance(medium, str) else medium
+    def _absolute(self, media: Any) -> Any:
+        if isinstance(media, list):
+            return [self._absolute(medium) for medium in media]
+        return str(self.home / media) if isinstance(media, str) else media
 
 
 def media_of(record: Record) -> list[str]:

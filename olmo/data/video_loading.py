@@ -37,9 +37,8 @@ def _pyav() -> Opener:
 
 
 def _torchcodec() -> Opener:
-    from olmo.data.video_torchcodec import TorchcodecFile, check_torchcodec
+    from olmo.data.video_torchcodec import TorchcodecFile
 
-    check_torchcodec()
     return TorchcodecFile
 
 

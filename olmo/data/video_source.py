@@ -57,8 +57,7 @@ class Timeline:
     @property
     def found(self) -> float:
         """Seconds from the first frame to the end of the last one."""
-        ticks = self.end - int(self.stamps[0])
-        return ticks * self.base.numerator / self.base.denominator
+        return float((self.end - int(self.stamps[0])) * self.base)
 
     @property
     def has_key_first(self) -> bool:

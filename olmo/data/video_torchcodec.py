@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import closing
 from pathlib import Path
 
@@ -14,13 +13,10 @@ from olmo.data.video_file import ONE_THREAD, VideoFile
 from olmo.data.video_source import EDGE_S, Source
 from olmo.limits import Limits
 
-
-def check_torchcodec() -> None:
-    """``ImportError`` where torchcodec does not load."""
-    try:
-        importlib.import_module("torchcodec.decoders")
-    except (ImportError, RuntimeError, OSError) as e:  # RuntimeError: no FFmpeg that it can load
-        raise ImportError(f"decoder=torchcodec, but torchcodec does not load: {e}") from e
+try:
+    from torchcodec.decoders import VideoDecoder
+except (ImportError, RuntimeError, OSError) as e:  # RuntimeError: no FFmpeg that it can load
+    raise ImportError(f"decoder=torchcodec, but torchcodec does not load: {e}") from e
 
 
 class TorchcodecFile(Source):
@@ -28,8 +24,6 @@ class TorchcodecFile(Source):
     shown is worked out as for PyAV."""
 
     def __init__(self, path: str | Path, limits: Limits) -> None:
-        from torchcodec.decoders import VideoDecoder
-
         super().__init__(path, limits)
         with closing(VideoFile(path, limits)) as file:
             self.timeline, index = file.timeline, int(file.video.stream.index)

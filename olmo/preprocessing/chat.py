@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from olmo.config import Config, FilePath
@@ -96,7 +96,7 @@ class DataFormatter:
         Fields are ordinary text, but the raw ones: in ``prompt``, and in the user's turns of
         ``messages`` (texts, or a ``Turn`` each), ``<|image|>`` is a place."""
         fixed = self.config.training_prompts == "fixed" or message.get("fixed_prompt")
-        words = self.wordings.drawn_with(None if fixed else rng)
+        words = replace(self.wordings, rng=None if fixed else rng)
         metadata: dict[str, Any] = {}
         if "messages" in message:
             turns = _raw_turns(message["messages"])

@@ -104,10 +104,6 @@ class Wordings:
             )
         return cls(_load(path))
 
-    def drawn_with(self, rng: Rng | None) -> Wordings:
-        """The same lists with another generator."""
-        return Wordings(self.lists, rng)
-
     def fixed(self) -> dict[str, str]:
         """The wordings that evaluation takes."""
         return {name: templates[0] for name, templates in self.lists.items()}

@@ -224,7 +224,7 @@ class Trainer:
         terms = sum(self.model.n_aux_terms(m.tensors) for m in micro)
         stop = self.signal.received is not None or self.late
         failed = self.checkpoints.failed
-        counts = (sum(m.n_examples for m in micro), sum(len(m.skipped) for m in micro))
+        counts = (sum(len(m.example_ids) for m in micro), sum(len(m.skipped) for m in micro))
         total = torch.tensor([weight, terms, stop, failed, *counts], dtype=torch.float64)
         weight, terms, stop, failed, examples, skipped = all_reduce_sum(total).tolist()
         if weight <= 0:

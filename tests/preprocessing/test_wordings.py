@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ BOOKS = {"question": "What is it?", "options": ["a cup", "a book", "a pen"], "an
 
 
 def draw(message: dict[str, Any], seed: int) -> Choice:
-    return multiple_choice(message, WORDINGS.drawn_with(np.random.RandomState(seed)))
+    return multiple_choice(message, replace(WORDINGS, rng=np.random.RandomState(seed)))
 
 
 def test_shipped_lists() -> None:

@@ -122,7 +122,7 @@ def micro_batch(rows: list[list[int]]) -> MicroBatch:
     for key in ("num_images", "multimodal_type"):
         batch.setdefault(key, torch.full((n, 1), -1))
     names = [f"example {i}" for numbers in rows for i in numbers]
-    return MicroBatch(batch, {}, [], len(names), names)
+    return MicroBatch(batch, {}, [], names)
 
 
 def train_config(kind: str, folder: Path, **changes: Any) -> TrainConfig:

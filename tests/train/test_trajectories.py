@@ -102,7 +102,7 @@ def batches() -> list[list[dict[str, torch.Tensor]]]:
 
 
 def micro_batches(step: int) -> list[MicroBatch]:
-    return [MicroBatch(dict(half), {}, [], 2) for half in batches()[step % BATCHES]]
+    return [MicroBatch(dict(half), {}, [], ["0", "1"]) for half in batches()[step % BATCHES]]
 
 
 @pytest.mark.parametrize("name", names())
