@@ -106,10 +106,8 @@ class MessageWeight:
     root_length: bool | None = None
 
     @classmethod
-    def of(cls, value: float | dict[str, Any] | MessageWeight | None) -> MessageWeight:
+    def of(cls, value: float | dict[str, Any] | None) -> MessageWeight:
         """From what an example's ``weight`` holds: a factor, fields by name, or nothing."""
-        if isinstance(value, MessageWeight):
-            return value
         return cls(**value) if isinstance(value, dict) else cls(weight=value)
 
 
