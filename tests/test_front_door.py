@@ -278,6 +278,7 @@ def test_native_readers_take_the_folder(folder):
     assert config.data_formatter == processor.formatter.config
 
 
+@pytest.mark.slow
 def test_importing_the_package_registers_the_model():
     code = (
         "import olmo.hf_model, transformers as t; c = t.AutoConfig.for_model('molmo2_lite'); "

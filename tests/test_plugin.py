@@ -92,6 +92,7 @@ def test_a_module_may_define_its_method_anew(tmp_path: Path):
     assert PRUNE_METHODS["own_again_method"] is not first
 
 
+@pytest.mark.slow
 def test_objects_of_a_plugin_reach_new_processes(tmp_path: Path):
     """As the workers of a loader start: nothing but pickled objects, and ``sys.path``."""
     load_plugin(plugin(tmp_path, "own_worker"))

@@ -188,6 +188,7 @@ def check_formatted(data: CustomDataset) -> None:
         assert len(formatter(data.get(0, rng), for_inference=True).turns) == 1
 
 
+@pytest.mark.slow
 def test_every_style_is_refused_or_trains(folder: Path) -> None:
     refused = set()
     for style in sorted(KNOWN_STYLES):

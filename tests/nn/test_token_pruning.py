@@ -209,6 +209,7 @@ def test_pruned_blocks_against_masked_ones(grid: tuple[int, int]) -> None:
     torch.testing.assert_close(got, torch.cat((h, middle), -1)[keep], atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_compiled_blocks() -> None:
     """Batches with other survivor counts do not compile the blocks anew, and change nothing."""
     torch.compiler.reset()

@@ -94,7 +94,10 @@ def test_what_is_frozen_loses_its_state(
     take_step(trainer, ROWS)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.0, 0.1), (0.1, 0.2), (0.1, 0.0)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0.0, 0.1), (0.1, 0.0), pytest.param(0.1, 0.2, marks=pytest.mark.slow)],
+)
 def test_weight_decay_is_that_of_the_config(
     before: float, after: float, start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,12 +129,17 @@ OTHER = {"data": {"a": {"examples": 3, "rate": 1.0}}}
 @pytest.mark.parametrize(
     ("changes", "identity", "waiting"),
     [
-        ({}, IDENTITY, [4, 7]),
         ({"data": {"sequence_length": 64}}, IDENTITY, [4, 7]),
         ({}, OTHER, []),
-        ({"data": {"mixture": "synthetic_text_qa"}, "allow_changes": True}, OTHER, []),
-        ({"data": {"seed": 3}, "allow_changes": True}, IDENTITY, []),
-        ({"data": {"shuffle": False}}, IDENTITY, []),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ({}, IDENTITY, [4, 7]),
+                ({"data": {"mixture": "synthetic_text_qa"}, "allow_changes": True}, OTHER, []),
+                ({"data": {"seed": 3}, "allow_changes": True}, IDENTITY, []),
+                ({"data": {"shuffle": False}}, IDENTITY, []),
+            )
+        ),
     ],
 )
 def test_numbers_of_other_examples_are_not_read(

@@ -125,6 +125,7 @@ def test_recomputed_blocks_drop_the_same_inputs(start: Path, tmp_path: Path) -> 
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_in_bf16(start: Path, tmp_path: Path) -> None:
     """Half the bytes, about the same losses, and a checkpoint of which the merged matrices are
     float32."""

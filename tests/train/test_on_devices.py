@@ -193,10 +193,12 @@ def group_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     ("precision", "autocast", "limit"),
     [
         ("mixed", False, 1e-4),
-        ("pure", True, 0.03),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("float", False, 1e-4), ("float", True, 0.03), ("mixed", True, 0.03))
+            for case in (
+                *(("pure", True, 0.03), ("mixed", True, 0.03)),
+                *(("float", False, 1e-4), ("float", True, 0.03)),
+            )
         ),
     ],
 )
@@ -261,6 +263,7 @@ def test_a_run_goes_on_on_another_device(
     assert losses(again, 2) == pytest.approx(losses(first, 2), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_waits_twice_besides_the_model(start: Path, tmp_path: Path) -> None:
     """On a pretended GPU, with the losses of the CPU."""
     layout = ROWS[:2]

@@ -109,7 +109,7 @@ STRAYS: dict[str, tuple[str, Change]] = {
 }
 
 
-ALWAYS = ("empty folder", "without shards", "copy by hand", "whole, of an earlier, longer run")
+ALWAYS = ("empty folder", "whole, of an earlier, longer run")
 
 
 @pytest.mark.parametrize(
