@@ -102,4 +102,5 @@ def test_a_model_is_in_memory_once(
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     size, peak = map(int, out.split()[-2:])
     assert size > (200e6 if how == "bfloat16" else 400e6)
-    assert peak < 1.2 * size  # measured 1.00; sharded 1.08
+    print(f"peak: {peak / size:.2f} of the model")  # shown by -s
+    assert peak < 1.2 * size
