@@ -37,7 +37,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olmo.command_line import Parser, exit_code, positive
-from olmo.config import expand, merge, nearest, nested, read_settings, section
+from olmo.config import ConfigError, expand, merge, nearest, nested, read_settings, section
+from olmo.mappings import flat
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -57,8 +58,11 @@ KEYS = {
     "dry_run": "dry_run",
 }
 """Flags of this script, and the keys of the config that they set."""
-SWITCHES: dict[str, Any] = {"packing": {}, "use_temporal_video_olmo": "temporal_video_olmo"}
-"""What a flag without a value sets, unless that is true."""
+SWITCHES: dict[str, dict[bool, Any]] = {
+    "packing": {True: {}, False: None},
+    "use_temporal_video_olmo": {True: "temporal_video_olmo", False: "video_olmo"},
+}
+"""What a flag without a value sets, and its ``=false``."""
 
 
 def build_parser() -> Parser:
@@ -84,36 +88,42 @@ def build_parser() -> Parser:
     add("--global_batch_size", type=positive, help="rows per step, over all ranks (64)")
     add("--device_batch_size", type=positive, help="rows per forward pass on a rank (2)")
     add("--seq_len", type=positive, help="longest row in tokens, counted after pruning")
-    add("--packing", action="store_true", help="join several examples into one row")
+    add("--packing", action="store_true", default=None, help="join several examples into one row")
     add("--model", choices=["video"], help=argparse.SUPPRESS)  # the only kind there is
-    add("--use_temporal_video_olmo", action="store_true", help="use the model with STTS")
-    add("--dry_run", action="store_true", help="print what would run, and stop")
+    add(
+        "--use_temporal_video_olmo",
+        action="store_true",
+        default=None,
+        help="use the model with STTS",
+    )
+    add("--dry_run", action="store_true", default=None, help="print what would run, and stop")
     return parser
 
 
 def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     """The checkpoint's model, then the recipe, then ``--config`` files, then the command line."""
+    from olmo.data.frame_sampling import FrameSampling
     from olmo.legacy import translate
     from olmo.models.loading import merged_model_config
     from olmo.train.config import TrainConfig
     from olmo.train.recipe import changed_by_recipe, misfits, recipe_for
 
-    given = {flag: value for flag in KEYS if (value := getattr(args, flag)) not in (None, False)}
-    data: dict[str, Any] = {}
-    for file in args.config:
-        for key, value in read_settings(file).items():
-            data = merge(data, nested(str(key), value))  # a.b: c as well
-    for flag, value in given.items():
-        data = merge(data, nested(KEYS[flag], SWITCHES.get(flag, value)))
+    given = {flag: value for flag in KEYS if (value := getattr(args, flag)) is not None}
+    wanted = {flag: SWITCHES[flag][v] if flag in SWITCHES else v for flag, v in given.items()}
+    data = functools.reduce(merge, map(settings_of, args.config), {})
+    for flag, value in wanted.items():
+        data = merge(data, nested(KEYS[flag], value))
     data = translate(TrainConfig, merge(data, overrides))
     start = start_model(args.checkpoint, args.dry_run).to_dict()
     recipe = recipe_for(start)
     model = merge(start, recipe["model"])
     data = merge(recipe, data) | {"model": merged_model_config(model, section(data, "model"))}
     config = TrainConfig.from_dict(data)
+    FrameSampling.from_config(config.model.mm_preprocessor.video)  # not one video after the other
     for flag, value in given.items():
         found = functools.reduce(getattr, KEYS[flag].split("."), config)
-        if found != SWITCHES.get(flag, value) and not (flag == "packing" and found is not None):
+        packs = flag == "packing" and value and found is not None
+        if found != wanted[flag] and not packs:
             raise ValueError(
                 f"{flag}={value} and {KEYS[flag]}={found} contradict: give one of them"
             )
@@ -123,6 +133,24 @@ def build_config(args: argparse.Namespace, overrides: dict[str, Any]) -> TrainCo
         for line in misfits(config):
             log.warning("%s", line)
     return config
+
+
+def settings_of(file: str) -> dict[str, Any]:
+    """The nested settings of a ``--config`` file, whose keys may have dots."""
+
+    def expanded(level: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in level.items():
+            part = nested(str(key), expanded(value) if isinstance(value, dict) else value)
+            if twice := dict(flat(part)).keys() & dict(flat(found)).keys():
+                raise ConfigError(f"{file}: the key {min(twice)!r} stands twice")
+            found = merge(found, part)
+        return found
+
+    found = expanded(read_settings(file))
+    if not isinstance(found.get("model", {}), dict):
+        raise ConfigError(f"{file}: model: expected a mapping, got {found['model']!r}")
+    return found
 
 
 def start_model(checkpoint: str, dry_run: bool) -> Molmo2Config:

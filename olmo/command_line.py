@@ -57,6 +57,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
+        for kind in (int, float):  # 1e3 is an integer here as well
+            self.register("type", kind, functools.partial(read_as, kind))
         if plugins:
             words = "Python file to import first, with prune methods, data sets, ... of your own"
             nothing_kept: Any = {"action": _Plugin, "default": argparse.SUPPRESS}
@@ -65,19 +67,24 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         end = given.index("--") if "--" in given else len(given)
-        flags = [flag for arg in given[:end] for flag in self._switched(underscored(arg))]
-        return super().parse_known_args([*flags, *given[end:]], namespace)
-
-    def _switched(self, argument: str) -> list[str]:
-        """``--switch=true`` as ``--switch``, and ``--switch=false`` as nothing."""
-        flag, _, text = argument.partition("=")
-        action = self._option_string_actions.get(flag)
-        if argument == flag or not isinstance(action, argparse._StoreTrueAction):
-            return [argument]
-        try:
-            return [flag] if read_as(bool, text) else []
-        except ValueError as e:
-            self.error(f"argument {flag}: {e}, got {text!r}")
+        flags: list[str] = []
+        switched: dict[str, bool] = {}
+        for argument in map(underscored, given[:end]):
+            flag, eq, text = argument.partition("=")
+            action = self._option_string_actions.get(flag)
+            if isinstance(action, argparse._StoreTrueAction):  # the last one holds
+                try:
+                    switched[action.dest] = on = not eq or read_as(bool, text)
+                except ValueError as e:
+                    self.error(f"argument {flag}: {e}, got {text!r}")
+                if not on:
+                    continue
+                argument = flag
+            flags.append(argument)
+        found, rest = super().parse_known_args([*flags, *given[end:]], namespace)
+        for name, on in switched.items():
+            setattr(found, name, on)
+        return found, rest
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)

@@ -76,12 +76,20 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_switches() -> None:
-    for flags, on in (("", False), ("--fast", True), ("--fast=True", True), ("--fast=no", False)):
-        assert parser().parse_args(["name", *flags.split()]).fast is on
+    """The last one holds."""
+    for on in ("--fast", "--fast=True", "--fast=no --fast"):
+        assert parser().parse_args(["name", *on.split()]).fast is True
+    for off in ("", "--fast=no", "--fast --fast=False"):
+        assert parser().parse_args(["name", *off.split()]).fast is False
 
 
 def test_numbers_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
+    plain = Parser(None)
+    plain.add_argument("--n", type=int)
+    plain.add_argument("--share", type=float)
+    found = plain.parse_args(["--n=1e3", "--share", "1_0"])
+    assert (found.n, found.share) == (1000, 10.0) and isinstance(found.n, int)
     assert parser().parse_args(["x", "--out=~/y"]).out == Path("/home/me/y")
     assert seed("0") == 0 and seed("1e3") == seed("1_000") == 1000
     with pytest.raises(Exception, match="at least 0"):

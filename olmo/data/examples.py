@@ -99,6 +99,7 @@ class ExampleSource:
 
     def __post_init__(self) -> None:
         self.stream = MixtureStream(self.mixture, self.seed, self.shuffle)
+        FrameSampling.from_config(self.preprocessor.config.video)  # wrong settings end a run here
 
     def raw(self, example_id: int) -> tuple[dict[str, Any], np.random.RandomState]:
         """The example as its data set gives it, and the generator of its further choices."""

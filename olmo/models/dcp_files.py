@@ -139,5 +139,9 @@ class _Part(io.FileIO):
     def tell(self) -> int:
         return super().tell() - self.start
 
+    def fileno(self) -> int:
+        """None: torch would read by it, past ``seek``, from another place."""
+        raise io.UnsupportedOperation("fileno")
+
     def readinto(self, buffer: Any) -> int:
         return super().readinto(memoryview(buffer)[: max(self.length - self.tell(), 0)])

@@ -39,6 +39,9 @@ class FsdpConfig(Config):
     """Copies of the model, each sharded over world size / ``replicas`` ranks: use the number of
     nodes to keep the traffic of the weights inside a node."""
 
+    def __post_init__(self) -> None:
+        self.at_least(1, "replicas")
+
 
 def checkpoint_activations(model: Molmo2) -> None:
     """Recompute blocks in the backward pass, where the config asks for it."""

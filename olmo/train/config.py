@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from olmo.config import Config, ConfigError, FilePath
-from olmo.data.frame_sampling import FrameSampling
 from olmo.data.loader import DataConfig, RowShare
 from olmo.models.lora import LoraConfig
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -79,6 +78,8 @@ class InLoopConfig(Config):
     """Steps between pictures of what pruning keeps of one clip of the training data."""
 
     def __post_init__(self) -> None:
+        self.at_least(1, "device_batch_size")
+        self.require("at least 1, or -1 for all", lambda n: n >= 1 or n == -1, "max_examples")
         if self.eval_interval > 0 and not self.tasks:
             raise ValueError("eval_interval is set, but tasks names nothing to evaluate")
 
@@ -206,7 +207,6 @@ class TrainConfig(Config):
         if self.data.packing is not None and self.data.sequence_length is None:
             raise ValueError("data.packing needs --seq_len")
         self.check_seed()
-        FrameSampling.from_config(self.model.mm_preprocessor.video)  # not one video after the other
         for group in self.adapted:
             if not getattr(self, f"ft_{group}"):
                 raise ValueError(

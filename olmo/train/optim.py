@@ -119,7 +119,7 @@ class SchedulerConfig(Config):
     def __post_init__(self) -> None:
         if self.shape not in SCHEDULES:
             raise ValueError(f"shape {self.shape!r} is not one of {', '.join(SCHEDULES)}")
-        self.at_least(0, *(key for key in vars(self) if key != "shape"))
+        self.at_least(0, *(key for key in vars(self) if key not in ("shape", "t_max")))
         self.at_least(1, "t_max")
 
 

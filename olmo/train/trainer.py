@@ -12,9 +12,11 @@ known on the host and stays there. The model waits by itself where kept tokens d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from olmo.distributed import all_reduce_sum, gather, get_world_size, is_main
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import last_micro_batch
 from olmo.nn.flops import PEAK_FLOPS, peak_of
+from olmo.outside import describe
 from olmo.train.checkpoint import Checkpointer
 from olmo.train.config import TrainConfig
 from olmo.train.device_batches import DeviceBatches
@@ -140,7 +143,8 @@ class Trainer:
             saved = self.state.step
             try:
                 while self.state.step < last and not self.stopping:
-                    metrics = self.step(batches)
+                    with _workers_alive():
+                        metrics = self.step(batches)
                     self.pictures = {}
                     for callback in self.callbacks:
                         callback.on_step(self, metrics)
@@ -173,16 +177,7 @@ class Trainer:
         if self.signal.orphaned:
             raise RunError("torchrun, which started this process, is gone")
         started = time.perf_counter()
-        try:
-            micro = [next(batches) for _ in range(self.micro_batches_per_step)]
-        except RuntimeError as e:
-            if "exited unexpectedly" not in str(e):
-                raise
-            raise RunError(
-                f"{e}, as when the host's memory is full: give fewer --data.num_workers or a "
-                "smaller --data.packing.buffer_size. The same command goes on from the newest "
-                "checkpoint"
-            ) from e
+        micro = [next(batches) for _ in range(self.micro_batches_per_step)]
         waited = time.perf_counter() - started
         self.state.step += 1
         agreed = self._agree(micro)
@@ -326,3 +321,19 @@ class Trainer:
                 f"{n_bad} files or examples could not be used, more than "
                 f"data.max_skipped={self.config.data.max_skipped}; see the warnings above"
             )
+
+
+@contextlib.contextmanager
+def _workers_alive() -> Iterator[None]:
+    """``RunError`` for what torch raises, wherever the trainer is, once a loader worker is gone."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as e:
+        gone = re.search("exited unexpectedly|is killed by signal", str(e))
+        if isinstance(e, RuntimeError) and not gone:
+            raise
+        raise RunError(
+            f"{describe(e)}: a worker of the loader died, as when the host's memory is full. Give "
+            "fewer --data.num_workers or a smaller --data.packing.buffer_size; the same command "
+            "goes on from the newest checkpoint"
+        ) from e

@@ -22,6 +22,7 @@ from olmo.data.loader import DataConfig, LaneState, MicroBatch, RowShare, build_
 from olmo.data.mixture import Mixture
 from olmo.data.stream import MixtureStream
 from olmo.preprocessing.collator import Collator
+from olmo.preprocessing.multimodal import Molmo2PreprocessorConfig
 from olmo.preprocessing.packing import PackingConfig
 
 LANES = 12
@@ -50,6 +51,8 @@ class Texts:
 
 class Tokens:
     """Preprocessor of such examples."""
+
+    config = Molmo2PreprocessorConfig()
 
     def __call__(
         self, example: dict[str, Any], video: None, rng: Any, for_inference: bool

@@ -3,6 +3,7 @@ element in the file."""
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 import yaml
 from safetensors.torch import save_file
 
+from olmo.models.dcp_files import CheckpointReader
 from olmo.models.loading import CheckpointError, load_model
 from tests.models.conftest import build, config_dict
 
@@ -206,3 +208,15 @@ def test_memory_is_taken_once_the_shapes_fit(
     monkeypatch.setattr(torch.nn.Module, "to_empty", no_memory)
     with pytest.raises(CheckpointError, match=r"has shape \(40, 24\), the model expects"):
         load_model(tmp_path, {"llm": {"d_model": 2**20, "mlp_hidden_size": 2**20}})
+
+
+def test_parts_of_a_distributed_checkpoint_in_torchs_old_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reads such a one by the file's number where it has one, from the file's beginning."""
+    tensors = {f"t{i}": torch.arange(100.0) + i for i in range(3)}
+    old = functools.partial(torch.save, _use_new_zipfile_serialization=False)
+    monkeypatch.setattr(torch, "save", old)
+    dcp.save(dict(tensors), checkpoint_id=tmp_path)
+    reader = CheckpointReader(tmp_path)
+    assert all(torch.equal(reader.read(name), value) for name, value in tensors.items())

@@ -3,6 +3,7 @@ with the name of what to use."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,10 @@ REFUSED = {
     "scheduler.llm_t_warmup=0.5": ("expected int",),
     "scheduler.warmup_min_lr=1": ("llm_learning_rate",),
     "scheduler.grad_clip_warmup_steps=5": ("only null",),
+    "in_loop.device_batch_size=0": ("at least 1",),
+    "in_loop.max_examples=0": ("at least 1, or -1",),
+    "fsdp.replicas=0": ("at least 1",),
+    "scheduler.t_max=0": ("at least 1, got 0",),
     "model.mm_preprocessor.frame_sample_mode=uniform": ("takes no max_fps", "null"),
     "model.llm.activation_checkpoint=False": ("'whole_layer'", "null is allowed"),
     "data.packing={}": ("--seq_len",),
@@ -245,3 +250,49 @@ def test_a_config_file_of_the_reference_is_read() -> None:
     assert config.model.vision_backbone.compile_vit is None  # by compile: null
     with pytest.raises(ConfigError, match="only 'adamw'"):
         TrainConfig.from_dict(data | {"optimizer": {"name": "lionw"}})
+
+
+STTS = "model.vision_backbone.vit.topk: 0.5\nmodel.model_name: temporal_video_olmo\n"
+
+
+def from_file(text: str, folder: Path, flags: str = "") -> TrainConfig:
+    file = folder / "own.yaml"
+    file.write_text(text)
+    return config_of(f"config={file}{flags}")
+
+
+def test_keys_of_a_config_file_have_dots_or_nest(tmp_path: Path) -> None:
+    found = from_file(STTS + "optimizer: {llm_learning_rate: 1e-4}\n", tmp_path)
+    deep = "model: {model_name: temporal_video_olmo, vision_backbone.vit: {topk: 0.5}}"
+    assert from_file(deep, tmp_path).model == found.model
+    assert at(found, "model.vision_backbone.vit.topk") == 0.5
+    assert found.optimizer.llm_learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        (
+            STTS + "model: {model_name: x}\n",
+            "",
+            "own.yaml: the key 'model.model_name' stands twice",
+        ),
+        ("model:\n", "", "own.yaml: model: expected a mapping, got None"),
+        (STTS, " --use_temporal_video_olmo=false", "use_temporal_video_olmo|pruning"),
+        ("data.packing.buffer_size: 4\n", " --seq_len=99 --packing --packing=false", ""),
+    ],
+)
+def test_what_contradicts_is_no_silence(text: str, flags: str, words: str, tmp_path: Path) -> None:
+    if words:
+        with pytest.raises(ValueError, match=words):
+            from_file(text, tmp_path, flags)
+    else:
+        assert from_file(text, tmp_path, flags).data.packing is None
+
+
+def test_a_switch_that_is_off(tmp_path: Path) -> None:
+    flag = "--use_temporal_video_olmo=false"
+    with pytest.raises(ValueError, match=r"use_temporal_video_olmo=False.*contradict"):
+        config_of(f"{flag} --model.model_name=temporal_video_olmo")
+    assert config_of(flag).model.model_name == "video_olmo"
+    assert config_of("--packing=false").data.packing is None

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from olmo.command_line import RunError
 from olmo.config import read_settings
 from olmo.data.examples import Skipped
+from olmo.data.loader import MicroBatch
 from olmo.train.checkpoint import latest_checkpoint, load_checkpoint, merge_lanes
 from olmo.train.config import TrainConfig
 from olmo.train.signals import StopSignal, blocked_signals, folder_lock
@@ -47,15 +49,25 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_dead_worker_of_the_loader_is_explained(trainer: Trainer) -> None:
-    class Dies(torch.utils.data.IterableDataset[int]):
-        def __iter__(self) -> Iterator[int]:
-            os.kill(os.getpid(), signal.SIGKILL)
-            yield 0
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_dead_worker_of_the_loader_is_explained(trainer: Trainer, at_work: bool) -> None:
+    """Also where the trainer is not waiting for it."""
 
-    batches = DataLoader(Dies(), num_workers=1, multiprocessing_context="fork")
+    class Dies(torch.utils.data.IterableDataset[MicroBatch]):
+        def __iter__(self) -> Iterator[MicroBatch]:
+            yield from [] if not at_work else map(micro_batch, ROWS)
+            time.sleep(0.5 if at_work else 0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait(*args: object) -> None:
+        time.sleep(1.5 if at_work else 0)
+
+    trainer.model.register_forward_pre_hook(wait)
+    trainer.loader = DataLoader(
+        Dies(), batch_size=None, num_workers=1, multiprocessing_context="fork"
+    )
     with pytest.raises(RunError, match=r"worker.*--data\.num_workers.*newest checkpoint"):
-        trainer.step(iter(batches))
+        trainer.fit()
 
 
 # --- not finite -------------------------------------------------------------------------------
