@@ -55,12 +55,13 @@ def test_a_dead_worker_of_the_loader_is_explained(trainer: Trainer, at_work: boo
 
     class Dies(torch.utils.data.IterableDataset[MicroBatch]):
         def __iter__(self) -> Iterator[MicroBatch]:
-            yield from [] if not at_work else map(micro_batch, ROWS)
-            time.sleep(0.5 if at_work else 0)
+            for i in range(trainer.micro_batches_per_step if at_work else 0):
+                yield micro_batch(ROWS[i % 2])
+            time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def wait(*args: object) -> None:
-        time.sleep(1.5 if at_work else 0)
+        time.sleep(1.5)
 
     trainer.model.register_forward_pre_hook(wait)
     trainer.loader = DataLoader(
