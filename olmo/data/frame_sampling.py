@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -53,9 +54,15 @@ class FrameSampling:
     def from_config(cls, config: VideoPreprocessorConfig) -> FrameSampling:
         """Sampling that a preprocessor config asks for."""
         if not config.time_sampling:
-            log.warning("time_sampling=False is ignored: frames are chosen by time")
+            _say_ignored()
         max_fps = None if config.max_fps is None else tuple(config.max_fps)
         return cls(config.max_frames, config.frame_sample_mode, max_fps)
+
+
+@cache
+def _say_ignored() -> None:
+    """Once, not for every video."""
+    log.warning("time_sampling=False is ignored: frames are chosen by time")
 
 
 def sample_times(

@@ -39,6 +39,7 @@ class WandbConfig(Config):
 
     @property
     def chosen_project(self) -> str | None:
+        """Where the run is logged; None: W&B is off."""
         return self.project or os.environ.get("WANDB_PROJECT") or None
 
     def __post_init__(self) -> None:

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader
 
 from olmo.command_line import RunError
 from olmo.data.loader import MicroBatch
-from olmo.distributed import all_reduce_sum, gather, get_world_size, is_main
+from olmo.distributed import all_reduce_sum, from_main, gather, get_world_size
+from olmo.files import write_text
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Output
 from olmo.models.parallel import last_micro_batch
 from olmo.nn.flops import PEAK_FLOPS, peak_of
@@ -270,8 +271,8 @@ class Trainer:
         reports = gather(report)
         self.optimizer.zero_grad(set_to_none=True)
         file = Path(self.config.save_folder) / f"not_finite_step{self.state.step}.json"
-        if is_main():
-            file.write_text(json.dumps(dict(enumerate(reports)), indent=2) + "\n")
+        text = json.dumps(dict(enumerate(reports)), indent=2) + "\n"
+        from_main(lambda: write_text(file, text))
         modules = dict.fromkeys(m for r in reports for m in r["module"] if m)
         bad = [f"group {name}" for name, norm in norms.items() if not math.isfinite(norm)]
         message = (
