@@ -78,7 +78,10 @@ def counted(ids: list[int], tokenizer: MolmoTokenizer) -> dict[int, int]:
     return {i: ids.count(i) for i in known}
 
 
-@pytest.mark.parametrize("shown", ["video", "image", "images", "nothing"])
+@pytest.mark.parametrize(
+    "shown",
+    ["video", "image", *(pytest.param(x, marks=pytest.mark.slow) for x in ("images", "nothing"))],
+)
 @pytest.mark.parametrize("field", list(examples("")))
 @pytest.mark.parametrize("training", [True, False])
 def test_fields_are_text(shown: str, field: str, training: bool, tokenizer: MolmoTokenizer) -> None:

@@ -158,6 +158,7 @@ def test_every_form_can_be_read() -> None:
         assert len(choice.names) == 3
 
 
+@pytest.mark.slow
 def test_every_name_marker_separator_and_bullet_is_drawn() -> None:
     prompts = "\0".join(draw(BOOKS, seed).prompt for seed in range(6000))
     for marker in (*choices.COMMON_MARKERS, *choices.ODD_MARKERS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from itertools import cycle
@@ -263,7 +264,14 @@ DAMAGE: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+FIRST = {re.split(" = |:", name)[0]: name for name in reversed(DAMAGE)}.values()
+"""One damage of each kind; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(name, marks=[] if name in FIRST else pytest.mark.slow) for name in DAMAGE],
+)
 def test_damage_is_named_and_passed_over(damage: str, run: Path) -> None:
     DAMAGE[damage](run / "step3")
     passed: dict[Path, str] = {}
