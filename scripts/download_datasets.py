@@ -28,9 +28,9 @@ from typing import Any
 from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, number, path, positive
+from olmo.data.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.addresses import DownloadError, without_secrets
 from olmo.data.datasets.archives import MARKERS, archive_of, marker, unpack
-from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
 from olmo.data.datasets.tables import address_name

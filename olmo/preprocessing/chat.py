@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -123,6 +123,22 @@ def style_prefix(style: str, system_prompt: str | None) -> str:
         return ""
     untagged = system_prompt == "demo_or_style_v2" and style in UNTAGGED_STYLES
     return "" if untagged else f"{style}:"
+
+
+def alternating(said: Iterable[tuple[bool, Turn]]) -> list[Turn]:
+    """User and assistant turns in alternation, from what was said by the assistant (True) and by
+    others. A system text so goes before the first user turn; turns of the same side are joined,
+    and a last question without an answer is left out."""
+    out: list[Turn] = []
+    for is_answer, turn in said:
+        if is_answer and not out:
+            out.append(Turn(()))
+        if (len(out) % 2 == 0) == is_answer:  # the side that spoke last
+            between = "\n\n" if out[-1].pieces and turn.pieces else ""
+            out[-1] = Turn.of(out[-1], between, turn)
+        else:
+            out.append(turn)
+    return out[: len(out) // 2 * 2]
 
 
 def _raw_turns(messages: Sequence[str | Turn]) -> list[Turn]:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from olmo.data.datasets.arrow import ArrowRows, write_splits, write_table
+from olmo.data.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.declare import dataset_rows, select_rows
 from olmo.data.datasets.disk import Disk, pick, structs
 from olmo.data.datasets.draws import drawn

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from olmo.data.arrow import ArrowRows
 from olmo.data.datasets import web
-from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.declare import dataset_rows
 from olmo.data.datasets.sources import FrameClips, HubFiles, Manual, Source, WebFile
 from olmo.data.datasets.web import DownloadError, download

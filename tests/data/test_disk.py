@@ -14,8 +14,8 @@ pytest.importorskip("pyarrow")
 import numpy as np
 import pyarrow as pa
 
+from olmo.data.arrow import ArrowRows, write_table
 from olmo.data.datasets import disk as disk_module
-from olmo.data.datasets.arrow import ArrowRows, write_table
 from olmo.data.datasets.declare import DatasetRow
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.tables import TableRecords

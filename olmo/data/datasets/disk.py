@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from olmo.data.datasets.arrow import ArrowRows, parquet_rows
+from olmo.data.arrow import ArrowRows, parquet_rows
 
 Row = dict[str, Any]
 MAX_FILE_BYTES = 16 << 30

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.arrow import ArrowRows
+from olmo.data.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
 from olmo.data.records import reading
 
