@@ -335,7 +335,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parser() -> Parser:
     out = Parser(__doc__)
     add = out.add_argument
-    add("name", nargs="?", default="synthetic_video_qa", help="data set, mixture or own jsonl")
+    add("name", nargs="?", default="synthetic_video_qa", help="data set, mixture or own data")
     add("--video", nargs="+", help="video files in place of a data set; with --decoders the first")
     add("--packing", action="store_true", help="measure the packer alone")
     add("--decoders", action="store_true", help="compare decoders")

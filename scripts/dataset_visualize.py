@@ -5,10 +5,10 @@
     python scripts/dataset_visualize.py my.jsonl out.html --topk 0.5
     python scripts/dataset_visualize.py mvbench out.html --split val --evaluation
 
-NAME is a data set, a mixture (name or YAML file) or a jsonl file of own data. Per example: frames
-or crops, the row of tokens with its loss weights in colour, the targets, and the number of tokens
-before and after pruning (--topk). Examples that cannot be used are shown with the reason. Any key
-of the model can be set as --model.a.b=value.
+NAME is a data set, a mixture (name or YAML file), or a file or folder of own data. Per example:
+frames or crops, the row of tokens with its loss weights in colour, the targets, and the number of
+tokens before and after pruning (--topk). Examples that cannot be used are shown with the reason.
+Any key of the model can be set as --model.a.b=value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from olmo.viewer.example_page import error_card, example_card, page
 def parser() -> Parser:
     out = Parser(__doc__, plugins=True)
     add = out.add_argument
-    add("name", help="data set, mixture or jsonl file")
+    add("name", help="data set, mixture or own data")
     add("out", type=path, help="HTML file to write")
     add("--n", type=positive, default=8, help="examples (8)")
     add("--first", type=natural, default=0, help="examples of the stream to pass over (0)")

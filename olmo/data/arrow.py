@@ -15,10 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from olmo.outside import OutsideError, foreign
 
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
+GROUP_BYTES = 64 << 20
+"""Row groups of a parquet file that a process keeps, or one if it is larger."""
 PLAIN: dict[str, Any] = {
     "_format_columns": None,
     "_format_kwargs": {},
@@ -52,6 +56,53 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     with _parquet(path) as file:
         for batch in file.iter_batches(ROWS_PER_BATCH):
             yield from batch.to_pylist()
+
+
+@dataclass
+class ParquetRows(Sequence[Row]):
+    """Rows of a parquet file, read by row groups; a process keeps the last ones that it read."""
+
+    path: Path
+    _ends: np.ndarray = field(repr=False)
+    """Rows up to the end of each group."""
+    _groups: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> ParquetRows:
+        with _parquet(path) as file:
+            metadata = file.metadata
+            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return cls(path, np.cumsum(sizes, dtype=np.int64))
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, idx: Any) -> Any:
+        if not 0 <= idx < len(self):
+            raise IndexError(f"no row {idx!r} among {len(self)}")
+        number = int(np.searchsorted(self._ends, idx, side="right"))
+        group = self._group(number)
+        return group.slice(int(idx) - int(self._ends[number]) + group.num_rows, 1).to_pylist()[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        return parquet_rows(self.path)
+
+    def _group(self, number: int) -> Any:
+        if number in self._groups:
+            return self._groups[number]
+        with _parquet(self.path) as file:
+            group = file.read_row_group(number, use_threads=False)
+        while self._groups and sum(g.nbytes for g in (*self._groups.values(), group)) > GROUP_BYTES:
+            del self._groups[next(iter(self._groups))]
+        self._groups[number] = group
+        return group
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_ends": self._ends, "_groups": {}}
 
 
 @dataclass

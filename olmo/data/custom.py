@@ -1,123 +1,182 @@
-"""A user's own data: one JSON object per line, checked in full before training starts.
+"""A user's own data, checked in full before training starts.
 
     {"video": "clips/a.mp4", "question": "What happens?", "answer": "A door opens."}
     {"video": "clips/a.mp4", "question": "Which?", "options": ["a cup", "a book"],
      "answer": "a book", "start": 2.0, "end": 9.5,
      "subtitle": [{"start": 2.5, "end": 4.0, "text": "Look!"}]}
 
-(each on one line). ``docs/datasets.md`` describes the keys.
+(each on one line), or conversations (``olmo.data.conversations``); in jsonl, a JSON list, parquet,
+a folder of such files, or a folder of ``datasets.Dataset.save_to_disk``. ``docs/datasets.md``
+describes the keys.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olmo.data.custom_line import CustomDataError, record_of, try_out
-from olmo.data.records import PackedRecords, Record, RecordDataset
-from olmo.outside import foreign
+import numpy as np
+from tqdm import tqdm
+
+from olmo.data.custom_files import SUFFIXES, RowFile, open_files
+from olmo.data.custom_line import LineCheck, record_of
+from olmo.data.records import CustomDataError, Record, RecordDataset
+from olmo.distributed import is_main
+from olmo.outside import describe, foreign
 from olmo.preprocessing.chat import DataFormatterConfig
+
+__all__ = ["MAX_LINE_BYTES", "CustomDataError", "CustomDataset", "is_own_data"]
+
+log = logging.getLogger(__name__)
 
 MAX_SHOWN = 20
 """Mistakes that a message lists."""
 MAX_LINE_BYTES = 4 << 20
 """Longest line; subtitles within it keep ``Limits.max_subtitle_bytes``."""
+REFERENCES = ("question", "answer", "options", "answer_idx")
+ROWS_PER_UPDATE, SECONDS_WITHOUT_BAR = 5000, 3
+"""Of the bar that shows how far the check is."""
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def is_own_data(name: str) -> bool:
+    """Whether a name can only be that of a file of own data."""
+    return name.endswith(SUFFIXES)
+
+
+@dataclass
+class CustomRecords(Sequence[Record]):
+    """Records of files behind each other, read from them when they are asked for."""
+
+    sources: list[RowFile]
+    is_folder: bool = False
+
+    def __post_init__(self) -> None:
+        self._ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def place(self, idx: Any) -> tuple[RowFile, int]:
+        """The file of a record, and the index of its row there."""
+        if not isinstance(idx, (int, np.integer)) or not 0 <= idx < len(self):
+            raise IndexError(f"no record {idx!r} among {len(self)}")
+        which = int(np.searchsorted(self._ends, idx, side="right"))
+        source = self.sources[which]
+        return source, int(idx) - int(self._ends[which]) + len(source)
+
+    def __getitem__(self, idx: Any) -> Any:
+        source, row = self.place(idx)
+        number = source.number(row)
+        where = f"{source.path}: {source.unit} {number}"
+        with foreign(lambda reason: CustomDataError(f"{where}: {reason}")):
+            return record_of(source.line(row), example_id(source.path, number))
+
+
+def example_id(path: Path, number: int) -> str:
+    """Name of an example in the results: the file's, and the number of its line or row."""
+    return f"{os.fsencode(path.name).decode(errors='replace')}:{number}"
 
 
 @dataclass
 class CustomDataset(RecordDataset):
-    """Examples of the jsonl file ``path``. Paths in it are relative to its own folder."""
+    """Examples of the file or folder ``path``. Paths in it are relative to its own folder.
+
+    For an ``evaluation`` the metadata have what the answer is compared with: ``answer`` (a text),
+    with ``options`` and ``answer_idx`` for multiple choice; and ``question``. Of a conversation
+    that is the last turn, and evaluation asks for it with all turns before it.
+    """
 
     path: Path
+    evaluation: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, max_line_bytes: int = MAX_LINE_BYTES) -> CustomDataset:
-        """Read and check every line. All mistakes come in one ``CustomDataError``.
+    def open(
+        cls,
+        path: str | Path,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        split: str = "train",
+        evaluation: bool = False,
+    ) -> CustomDataset:
+        """Read and check every row. All mistakes come in one ``CustomDataError``.
 
-        A line that passes gives a prompt and an answer: it has been through the formatter.
+        A row that passes gives a prompt and an answer: its kind has been through the formatter.
+        ``split`` matters for a folder of ``save_to_disk`` that has several.
         """
         path = Path(path).absolute()
         mistakes: list[str] = []
         with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
-            if not path.is_file():
-                raise CustomDataError(f"{path}: no such file (own data, one JSON object per line)")
-            records = PackedRecords.pack(_records(path, max_line_bytes, mistakes))
+            sources = open_files(path, max_line_bytes, split)
+            home = path if path.is_dir() else path.parent
+            check = LineCheck(str(home), DataFormatterConfig().build())
+            for source in sources:
+                name = "" if source.path == path else f"{source.path.name}: "
+                for reason in _mistakes(source, check):
+                    mistakes.append(f"{name}{reason}" if len(mistakes) < MAX_SHOWN else "")
+            records = CustomRecords(sources)
         if mistakes:
             shown = "\n  ".join(["", *mistakes[:MAX_SHOWN]])
             more = len(mistakes) - MAX_SHOWN
             shown += f"\n  ... and {more} more" if more > 0 else ""
-            raise CustomDataError(f"{path}: {len(mistakes)} lines cannot be used:{shown}")
+            units = "/".join(sorted({f"{source.unit}s" for source in sources}))
+            raise CustomDataError(f"{path}: {len(mistakes)} {units} cannot be used:{shown}")
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
-        return cls(path.name, "train", path.parent, records, path)
+        if check.unused:
+            log.warning(
+                "%s: keys without a meaning here: %s", path, ", ".join(sorted(check.unused))
+            )
+        return cls(path.name, split, home, records, path, evaluation)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that hold its rows."""
+        assert isinstance(self.records, CustomRecords)
+        return [file for source in self.records.sources for file in source.files]
 
     def where(self, idx: int) -> str:
-        """File and line of an example."""
-        number = self.records[idx]["metadata"]["example_id"].rpartition(":")[2]
-        return f"{self.path}:{number}"
+        """File and line, or row, of an example."""
+        assert isinstance(self.records, CustomRecords)
+        source, row = self.records.place(idx)
+        between = ":" if source.unit == "line" else f": {source.unit} "
+        return f"{source.path}{between}{source.number(row)}"
+
+    def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
+        if not self.evaluation:
+            return record
+        known = {k: record[k] for k in REFERENCES if k in record}
+        if "messages" in record:
+            *_, question, answer = record["messages"]
+            texts = (piece for piece in question.pieces if isinstance(piece, str))
+            known = {"question": "".join(texts).strip(), "answer": str(answer)}
+        return record | {"metadata": known | record["metadata"]}
 
 
-def _records(path: Path, max_line_bytes: int, mistakes: list[str]) -> Iterator[Record]:
-    """The records of the lines without a mistake; ``mistakes`` gets one text for each other line,
-    an empty one after the first ``MAX_SHOWN``."""
-    formatter = DataFormatterConfig().build()
-    for number, data in enumerate(_lines(path, max_line_bytes), 1):
-        try:
-            with foreign(lambda reason: CustomDataError(f"it cannot be used: {reason}")):
-                if data is None:
-                    raise CustomDataError(f"longer than data.max_line_bytes={max_line_bytes}")
-                text = _decoded(data, number)
-                if not text.strip():
-                    continue
-                record = record_of(_parsed(text), path, number)
-                try_out(record, formatter)
-            yield record
-        except CustomDataError as e:
-            shown = UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1], str(e))
-            mistakes.append(f"line {number}: {shown}" if len(mistakes) < MAX_SHOWN else "")
+def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
+    """What is wrong with the rows of a file, each with its number."""
+    size = sum(path.stat().st_size for path in source.files)
+    bar = tqdm(
+        **{"total": size, "unit": "B", "unit_scale": True, "desc": f"checking {source.path.name}"},
+        **{"delay": SECONDS_WITHOUT_BAR, "disable": not is_main()},
+    )
+    rows = source.scan()
+    n = 0
+    with bar:
+        for n, (number, found) in enumerate(rows):
+            try:
+                check(source.parse(found, number), found)
+            except CustomDataError as e:
+                yield _printable(f"{source.unit} {number}: {e}")
+            except Exception as e:  # whatever is odd about it, it is a mistake of that line
+                yield _printable(f"{source.unit} {number}: it cannot be used: {describe(e)}")
+            if not n % ROWS_PER_UPDATE:
+                bar.update(source.n_bytes_done - bar.n)
 
 
-def _lines(path: Path, max_bytes: int) -> Iterator[bytes | None]:
-    """Lines of at most ``max_bytes``; None for a longer one, which is passed over."""
-    with path.open("rb") as file:
-        while line := file.readline(max_bytes + 1):
-            if len(line) <= max_bytes or line.endswith(b"\n"):
-                yield line
-                continue
-            yield None
-            while line and not line.endswith(b"\n"):
-                line = file.readline(max_bytes)
-
-
-def _decoded(data: bytes, number: int) -> str:
-    if number == 1 and data.startswith(UTF16_MARKS):
-        raise CustomDataError("the file is in UTF-16, save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as e:
-        wrong = e.object[e.start]
-        raise CustomDataError(f"not in UTF-8: byte 0x{wrong:02x} at {e.start + 1}") from e
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_without_doubles)
-    except json.JSONDecodeError as e:
-        raise CustomDataError(f"not valid JSON: {e.msg} at column {e.colno}") from e
-    except RecursionError as e:
-        raise CustomDataError("not usable JSON: brackets within brackets, far too deep") from e
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> Record:
-    line = dict(pairs)
-    if len(line) < len(pairs):
-        ((double, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise CustomDataError(f"the key {double!r:.80} stands there twice")
-    return line
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1], text)

@@ -1,16 +1,24 @@
-"""One line of own data: what may stand in it, what is wrong with it, and the record it becomes."""
+"""One line of own data: what may stand in it, what is wrong with it, and the record it becomes.
+
+A line has ``question`` and ``answer``, or is in a chat form (``olmo.data.conversations``).
+"""
 
 from __future__ import annotations
 
+import difflib
+import functools
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo.data.records import Record, media_of
-from olmo.outside import OutsideError, describe
+from olmo.data.conversations import LINE_KEYS, chat_record, contents
+from olmo.data.records import CustomDataError, Record, media_of
+from olmo.outside import describe
 from olmo.preprocessing.chat import DataFormatter
 from olmo.preprocessing.prompts import KNOWN_STYLES
 from olmo.text import nearest
@@ -22,10 +30,12 @@ MAX_SECONDS = 1e7
 """Latest ``start`` and ``end``: 115 days."""
 MAX_RATE = 1e5
 """Frames per second."""
-
-
-class CustomDataError(OutsideError):
-    """A file of own data with mistakes; the message has them with their line numbers."""
+MAX_FOLDERS = 100_000
+"""Folders of media that are remembered at a time."""
+RIGHTS_CHECKED = 100
+"""So many files of a folder are looked at for rights: those of the others are the same, or they
+are skipped when they are read."""
+HALF_A_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 # --- the keys of a line ------------------------------------------------------------------------
@@ -35,8 +45,9 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_paths(value: Any) -> bool:
-    return all(map(_is_text, value if isinstance(value, list) and value else [value]))
+def _is_images(value: Any) -> bool:
+    images = value if isinstance(value, list) and value else [value]
+    return all(_is_text(image) or (isinstance(image, bytes) and image) for image in images)
 
 
 def _is_options(value: Any) -> bool:
@@ -59,7 +70,7 @@ SPOKEN = {"start": SECONDS, "end": SECONDS, "text": TEXT}
 """The keys of one entry of subtitles, all of them required."""
 FIELDS: dict[str, tuple[Rule, ...]] = {
     "video": TEXT,
-    "image": ((_is_paths, "expected a path or a list of paths"),),
+    "image": ((_is_images, "expected a path or a list of paths"),),
     "question": TEXT,
     "answer": (),  # checked together with the options
     "options": (
@@ -78,51 +89,88 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
     "id": ((lambda v: isinstance(v, str) or type(v) is int, "expected text or a whole number"),),
 }
 """Known keys. ``id`` is kept in the metadata, and means nothing else."""
+ABOUT_TEXT = ("question", "answer", "options")
+CHAT_FIELDS = {k: rules for k, rules in FIELDS.items() if k not in ABOUT_TEXT} | {
+    "data_source": FIELDS["id"]
+}
+"""Known keys of a line in a chat form, beside those of the form."""
 
 
 # --- from a line to a record -------------------------------------------------------------------
 
+Missing = Callable[[Record, bool], Iterator[str]]
+"""What is wrong with the media of a line, as far as the disk tells; whether it has a rate."""
 
-def record_of(line: Any, path: Path, number: int) -> Record:
-    """The record of one line."""
-    if not isinstance(line, dict):
-        found = json.dumps(line, ensure_ascii=False)
-        raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
-    line = {key: value for key, value in line.items() if value is not None}
-    mistakes = list(itertools.islice(_mistakes(line, path.parent), MAX_MISTAKES))
-    if len(mistakes) > 1:
-        mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes)]
-    if mistakes:
-        raise CustomDataError("; ".join(mistakes))
+
+def record_of(line: Any, example_id: str) -> Record:
+    """The record of a line of any form."""
+    line = checked(line)
     record: Record = {k: line[k] for k in MEDIA_KEYS if k in line}
-    record |= {"question": line["question"], "style": line.get("style") or _style(line)}
-    record |= _answer(line)
+    if "messages" in line:
+        record |= {"messages": line["messages"]}
+    else:
+        record |= {"question": line["question"], **_answer(line)}
+    record["style"] = style_of(line)
     if subtitle := line.get("subtitle"):
         is_text = isinstance(subtitle, str)
         record["subtitle"] = subtitle if is_text else [[s[k] for k in SPOKEN] for s in subtitle]
-    name = os.fsencode(path.name).decode(errors="replace")
-    metadata: Record = {"example_id": f"{name}:{number}"}
-    metadata |= {k: line[k] for k in ("frame_rate", "id") if k in line}
+    metadata: Record = {"example_id": example_id}
+    metadata |= {k: line[k] for k in ("frame_rate", "id", "data_source") if k in line}
     if "start" in line or "end" in line:
         metadata |= {"clip_start_time": line.get("start") or 0.0, "clip_end_time": line.get("end")}
     return record | {"metadata": metadata}
 
 
-def try_out(record: Record, formatter: DataFormatter) -> None:
-    """Refuse a record that does not give a prompt and an answer."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as e:
-        raise CustomDataError("half of a character, such as \\ud800 without its second half") from e
-    try:
-        formatter(record)
-    except ValueError as e:
-        given = "with 'options'" if "options" in record else "without 'options'"
-        raise CustomDataError(f"the style {record['style']!r} is of no use {given}: {e}") from e
+def checked(line: Any, missing: Missing | None = None, unused: set[str] | None = None) -> Record:
+    """The line with the keys ``FIELDS``, or of a conversation ``CHAT_FIELDS`` and ``messages``.
+    ``CustomDataError`` lists all that is wrong with it; ``missing`` looks for its media. ``unused``
+    gets the keys of a conversation that mean nothing here."""
+    if not isinstance(line, dict):
+        found = json.dumps(line, ensure_ascii=False, default=str)
+        raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
+    line = {key: value for key, value in line.items() if value is not None}
+    mistakes: list[str] = []
+    if "messages" in line or "conversations" in line:
+        line = _from_chat(line, mistakes, unused)
+        if mistakes:  # what it shows is then not known
+            mistakes += _wrong(line, CHAT_FIELDS).values()
+        else:
+            mistakes += itertools.islice(_mistakes(line, CHAT_FIELDS, missing), MAX_MISTAKES)
+    else:
+        if isinstance(image := line.get("image"), (dict, list)):
+            line["image"] = [*map(contents, image)] if isinstance(image, list) else contents(image)
+        mistakes += itertools.islice(_mistakes(line, FIELDS, missing), MAX_MISTAKES)
+    if len(mistakes) > 1:
+        mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes[:MAX_MISTAKES])]
+    if mistakes:
+        raise CustomDataError("; ".join(mistakes))
+    return line
 
 
-def _style(line: Record) -> str:
-    """The style where a line names none."""
+def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Record:
+    for key in line:
+        if key not in CHAT_FIELDS and key not in LINE_KEYS:
+            if hint := _meant(key):
+                mistakes.append(f"unknown key {key!r:.80}; {hint}")
+            elif unused is not None:
+                unused.add(key)
+    plain = {k: v for k, v in line.items() if k in CHAT_FIELDS and k not in MEDIA_KEYS}
+    return plain | chat_record(line, mistakes)
+
+
+@functools.lru_cache(1000)
+def _meant(key: str) -> str:
+    """Files in a chat form have many columns of their own, but none that is nearly a known one."""
+    if key in ABOUT_TEXT:
+        return "it is for lines without a conversation"
+    near = difflib.get_close_matches(key, [*CHAT_FIELDS, *LINE_KEYS], n=1, cutoff=0.8)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def style_of(line: Record) -> str:
+    """The style of a checked line."""
+    if style := line.get("style"):
+        return str(style)
     if "options" not in line:
         return "user_qa"
     if "image" in line:
@@ -161,32 +209,38 @@ def _says(option: str, number: int) -> bool:
 # --- what is wrong with a line -----------------------------------------------------------------
 
 
-def _mistakes(line: Record, folder: Path) -> Iterator[str]:
+def _mistakes(
+    line: Record, fields: Mapping[str, tuple[Rule, ...]], missing: Missing | None
+) -> Iterator[str]:
     """All that is wrong with a line: unknown keys, single values, then values together."""
+    is_chat = fields is CHAT_FIELDS
     for key in line:
-        if key not in FIELDS:
-            yield f"unknown key {key!r:.80}; {nearest(key, FIELDS)}"
-    wrong = dict(_wrong(line, FIELDS))
-    good = {k: v for k, v in line.items() if k in FIELDS and k not in wrong}
+        if key not in fields and not (is_chat and key == "messages"):
+            yield f"unknown key {key!r:.80}; {nearest(key, fields)}"
+    wrong = _wrong(line, fields)
+    good = {k: v for k, v in line.items() if k in fields and k not in wrong} if wrong else line
     yield from wrong.values()
     if isinstance(good.get("subtitle"), list):
         yield from _wrong_subtitle(good["subtitle"])
     style = good.get("style", "user_qa")
     if style not in KNOWN_STYLES:
         yield f"'style': unknown style {style!r:.80}; {nearest(style, KNOWN_STYLES)}"
-    for key in ("question", "answer"):
-        if key not in line:
-            yield f"no {key!r}"
-    if len(set(MEDIA_KEYS) & set(line)) != 1:
-        yield f"expected either {' or '.join(map(repr, MEDIA_KEYS))}"
-    for key in ("subtitle", "start", "end", "frame_rate"):
-        if key in line and "video" not in line:
-            yield f"{key!r} needs a 'video'"
-    if "video" not in line and style.startswith("video_"):
-        yield f"style {style!r} needs a 'video'"
+    if not is_chat:
+        for key in ("question", "answer"):
+            if key not in line:
+                yield f"no {key!r}"
+        if ("video" in line) + ("image" in line) != 1:
+            yield f"expected either {' or '.join(map(repr, MEDIA_KEYS))}"
+    if "video" not in line:
+        for key in ("subtitle", "start", "end", "frame_rate"):
+            if key in line:
+                yield f"{key!r} needs a 'video'"
+        if style.startswith("video_"):
+            yield f"style {style!r} needs a 'video'"
     if "end" in good and not (start := good.get("start", 0)) < good["end"]:
         yield f"'start' {start} is not before 'end' {good['end']}"
-    yield from _missing_media(good, folder, "frame_rate" in line)
+    if missing is not None:
+        yield from missing(good, "frame_rate" in line)
     if "answer" in line and ("options" in good or "options" not in line):
         try:
             _answer(line)
@@ -194,14 +248,15 @@ def _mistakes(line: Record, folder: Path) -> Iterator[str]:
             yield str(e)
 
 
-def _wrong(
-    line: Record, fields: Mapping[str, tuple[Rule, ...]], where: str = ""
-) -> Iterator[tuple[str, str]]:
+def _wrong(line: Record, fields: Mapping[str, tuple[Rule, ...]], where: str = "") -> dict[str, str]:
     """Keys of ``line`` with a value that their rules refuse, and what is wrong with it."""
-    for key, rules in fields.items():
-        failed = (expected for good, expected in rules if key in line and not good(line[key]))
-        if expected := next(failed, ""):
-            yield key, f"{where + key!r}: {expected}, got {line[key]!r:.80}"
+    found = {}
+    for key, value in line.items():
+        for is_good, expected in fields.get(key, ()):
+            if not is_good(value):
+                found[key] = f"{where + key!r}: {expected}, got {value!r:.80}"
+                break
+    return found if len(found) < 2 else {k: found[k] for k in sorted(found, key=[*fields].index)}
 
 
 def _wrong_subtitle(entries: list[Any]) -> Iterator[str]:
@@ -209,27 +264,105 @@ def _wrong_subtitle(entries: list[Any]) -> Iterator[str]:
         where = f"subtitle[{i}]"
         if not isinstance(entry, dict) or set(entry) != set(SPOKEN):
             yield f"{where!r}: expected the keys {', '.join(SPOKEN)}, got {entry!r:.80}"
-        elif wrong := dict(_wrong(entry, SPOKEN, f"{where}.")):
+        elif wrong := _wrong(entry, SPOKEN, f"{where}."):
             yield from wrong.values()
         elif entry["start"] > entry["end"]:
             yield f"{where!r}: it starts after its end: {entry!r:.80}"
 
 
-def _missing_media(line: Record, folder: Path, has_rate: bool) -> Iterator[str]:
-    """Absent files; a video may be a folder of pictures, which needs its rate."""
-    for media in media_of(line):
-        path = folder / media
+# --- what the disk and the formatter say -------------------------------------------------------
+
+
+@dataclass
+class LineCheck:
+    """Checks of lines that are made once, before training: of all that ``record_of`` does not see.
+
+    Media are looked for in listings of their folders, and a line is formatted if no line of its
+    kind was before: whether a prompt and an answer come out depends on nothing else.
+    """
+
+    home: str
+    formatter: DataFormatter
+    unused: set[str] = field(default_factory=set)
+    """Keys of lines in a chat form that mean nothing here."""
+    _files: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    _tried: dict[tuple[str, bool, bool], str] = field(default_factory=dict)
+
+    def __call__(self, line: Any, source: Any) -> None:
+        """``CustomDataError`` for a line that cannot be used; ``source`` is what it was read
+        from."""
+        known = checked(line, self._missing, self.unused)
+        if isinstance(source, bytes) and HALF_A_CHARACTER.search(source):
+            try:
+                json.dumps(line, ensure_ascii=False).encode()
+            except UnicodeEncodeError as e:
+                reason = "half of a character, such as \\ud800 without its second half"
+                raise CustomDataError(reason) from e
+        kind = (style_of(known), "options" in known, "messages" in known)
+        if kind not in self._tried:
+            self._tried[kind] = self._try_out(record_of(line, ""))
+        if reason := self._tried[kind]:
+            given = "with 'options'" if "options" in known else "without 'options'"
+            raise CustomDataError(f"the style {kind[0]!r} is of no use {given}: {reason}")
+
+    def _try_out(self, record: Record) -> str:
+        """Why the formatter refuses a record, empty if it does not."""
         try:
-            is_folder, is_file = path.is_dir(), path.is_file()
-        except (ValueError, OSError) as e:  # a zero byte, too long a name, no rights
-            yield f"{media!r:.80} is not a usable path: {describe(e)}"
-            continue
-        if is_folder and media == line.get("video"):
-            if not has_rate:
-                yield f"{path} is a folder of pictures: give its 'frame_rate'"
-        elif not is_file:
-            yield f"no file {path}" + (", it is a folder" if is_folder else "")
-        elif has_rate:
-            yield f"'frame_rate' is for a folder of pictures, {path} is a file"
-        elif not os.access(path, os.R_OK):
-            yield f"no rights to read {path}"
+            self.formatter(record)
+        except ValueError as e:
+            return str(e)
+        return ""
+
+    def _missing(self, line: Record, has_rate: bool) -> Iterator[str]:
+        """Absent files; a video may be a folder of pictures, which needs its rate."""
+        for media in media_of(line):
+            if has_rate or not self._is_listed(media):
+                yield from _absent(self.home, media, media == line.get("video"), has_rate)
+
+    def _is_listed(self, media: str) -> bool:
+        """Whether a file is there for certain."""
+        cut = media.rfind("/") + 1
+        folder, name = media[:cut], media[cut:]
+        files = self._files.get(folder)
+        if files is None:  # the second file of a folder is worth a listing
+            if folder not in self._files:
+                if len(self._files) >= MAX_FOLDERS:
+                    self._files.clear()
+                self._files[folder] = None
+                return False
+            files = self._files[folder] = _listing(os.path.join(self.home, folder))
+        return name in files
+
+
+def _listing(folder: str) -> frozenset[str]:
+    """Files in a folder; none where each has to be asked for: the folder cannot be listed, or one
+    of the first files cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            files = frozenset(entry.name for entry in entries if entry.is_file())
+    except (ValueError, OSError):
+        return frozenset()
+    some = itertools.islice(files, RIGHTS_CHECKED)
+    return (
+        files
+        if all(os.access(os.path.join(folder, name), os.R_OK) for name in some)
+        else frozenset()
+    )
+
+
+def _absent(home: str, media: str, is_video: bool, has_rate: bool) -> Iterator[str]:
+    path = Path(home, media)
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (ValueError, OSError) as e:  # a zero byte, too long a name, no rights
+        yield f"{media!r:.80} is not a usable path: {describe(e)}"
+        return
+    if is_folder and is_video:
+        if not has_rate:
+            yield f"{path} is a folder of pictures: give its 'frame_rate'"
+    elif not is_file:
+        yield f"no file {path}" + (", it is a folder" if is_folder else "")
+    elif has_rate:
+        yield f"'frame_rate' is for a folder of pictures, {path} is a file"
+    elif not os.access(path, os.R_OK):
+        yield f"no rights to read {path}"

@@ -36,8 +36,8 @@ class DataConfig(Config):
     mixture: FilePath = "synthetic_video_qa"
     """A file of ``configs/mixtures`` or the path of one."""
     custom: FilePath | None = None
-    """A jsonl file of own data (``olmo.data.custom``): the mixture's data set ``custom``, or half
-    of the examples beside a mixture that has none."""
+    """A file or folder of own data (``olmo.data.custom``): the mixture's data set ``custom``, or
+    half of the examples beside a mixture that has none."""
     skip_missing: bool = False
     """Train on what is there when data sets of the mixture are absent."""
     split: str = "train"
@@ -56,7 +56,7 @@ class DataConfig(Config):
     max_skipped: int = 100
     """Unreadable files, and other unusable examples, that a run tolerates; each counts once."""
     max_line_bytes: int = MAX_LINE_BYTES
-    """Longest line of a jsonl file of own data."""
+    """Longest line of own data."""
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from olmo.config import Config, ConfigError, FilePath, read_settings
-from olmo.data.custom import MAX_LINE_BYTES, CustomDataset
+from olmo.data.custom import MAX_LINE_BYTES, CustomDataset, is_own_data
 from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
 from olmo.preprocessing.tokens import MessageWeight
 from olmo.text import format_table, nearest
@@ -31,7 +31,7 @@ class WeightedDataset(Config):
     ``sqrt(len * f)`` below 1, ``sqrt(f)`` from 1 on; times ``sampling_rate``. ``message_weight``
     is the loss weight of its examples (a number, or the fields of ``MessageWeight``),
     ``p_high_res`` the share of its single images that get more crops. With ``path``, or with the
-    name ``custom``, it is a jsonl file (``olmo.data.custom``).
+    name ``custom``, it is own data (``olmo.data.custom``).
     """
 
     name: str
@@ -57,12 +57,12 @@ class WeightedDataset(Config):
         return base * self.sampling_rate
 
     def open(self, split: str, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
-        """The data set; ``max_line_bytes`` bounds the lines of a jsonl file. An unknown name and
+        """The data set; ``max_line_bytes`` bounds the lines of own data. An unknown name and
         absent files are a ``MissingDataError``."""
         if self.name == CUSTOM and self.path is None:
             raise ConfigError(f"the mixture has {CUSTOM!r}: give --data.custom=FILE.jsonl")
         if self.path is not None:
-            return CustomDataset.open(self.path, max_line_bytes)
+            return CustomDataset.open(self.path, max_line_bytes, split)
         if self.name not in (known := dataset_names()):
             hint = nearest(self.name, known)
             raise MissingDataError(self.name, ["a reader of that name"], data_root(), hint)
@@ -115,7 +115,7 @@ class MixtureConfig(Config):
         if not path.is_file():
             known = sorted(p.stem for p in MIXTURES.glob("*.yaml"))
             hint = nearest(name, known, listed=True)
-            if name.endswith(".jsonl"):
+            if is_own_data(name):
                 hint = f"for own data give custom, and --data.custom={name}"
             raise ConfigError(f"unknown mixture {name!r} (no file {path}); {hint}")
         config = cls.from_dict(read_settings(path), str(path))
@@ -125,7 +125,7 @@ class MixtureConfig(Config):
         return config
 
     def with_custom(self, path: str) -> MixtureConfig:
-        """The mixture with the jsonl file ``path`` as its data set ``custom``; where it has none,
+        """The mixture with the own data at ``path`` as its data set ``custom``; where it has none,
         as a further group that makes up half of the examples."""
         groups = copy.deepcopy(self.groups)
         entries = [d for g in groups for d in g.datasets if d.name == CUSTOM]
@@ -144,8 +144,8 @@ class MixtureConfig(Config):
     ) -> Mixture:
         """Open every data set. ``MissingDataError`` lists all that are absent; with
         ``skip_missing`` they are left out, and a table of the others goes to the log. A group
-        keeps its rate when some of its data sets are left out. ``custom`` is the jsonl file of
-        the data set of that name, ``max_line_bytes`` the longest line of such files."""
+        keeps its rate when some of its data sets are left out. ``custom`` is the path of the
+        data set of that name, ``max_line_bytes`` the longest line of own data."""
         if custom is not None:
             return self.with_custom(custom).open(split, skip_missing, None, max_line_bytes)
         datasets: dict[str, Dataset] = {}
@@ -211,12 +211,14 @@ def mixture_file(name: str) -> Path:
 
 
 def open_named(name: str, split: str, skip_missing: bool = False) -> Mixture:
-    """What a user names: a mixture, the YAML file of one, a jsonl file of own data, a data set."""
-    if name.endswith(".jsonl"):
-        return Mixture({CUSTOM: CustomDataset.open(name)}, {CUSTOM: 1.0})
-    if name.endswith((".yaml", ".yml")) or (MIXTURES / f"{name}.yaml").is_file():
-        return MixtureConfig.load(name).open(split, skip_missing)
-    return Mixture({name: get_dataset(name, split)}, {name: 1.0})
+    """What a user names: a mixture, the YAML file of one, a data set, a file or folder of own
+    data."""
+    if not is_own_data(name):
+        if name.endswith((".yaml", ".yml")) or (MIXTURES / f"{name}.yaml").is_file():
+            return MixtureConfig.load(name).open(split, skip_missing)
+        if name in dataset_names() or not Path(name).is_dir():
+            return Mixture({name: get_dataset(name, split)}, {name: 1.0})
+    return Mixture({CUSTOM: CustomDataset.open(name, split=split)}, {CUSTOM: 1.0})
 
 
 def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingDataError:

@@ -22,6 +22,10 @@ class DatasetFormatError(OutsideError):
     """Files of a data set are there but not in the layout that its reader expects."""
 
 
+class CustomDataError(OutsideError):
+    """A file of own data with mistakes; the message has them with their line numbers."""
+
+
 @contextlib.contextmanager
 def reading(where: Callable[[], str]) -> Iterator[None]:
     """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with

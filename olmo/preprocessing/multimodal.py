@@ -10,7 +10,7 @@ import numpy as np
 from olmo.outside import OutsideError
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.prompts import Rng
-from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
+from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn, leave_out
 from olmo.preprocessing.visual import (
     MediaConfig,
     VisualInput,
@@ -77,6 +77,9 @@ class ExamplePreprocessor:
         sizes = [size for one in shown for size in one.sizes]
         turns, metadata = self._turns(example, sizes, rng, for_inference)
         blocks = [block for one in shown for block in one.blocks]
+        if n_left_out := sum(one.n_left_out for one in shown):
+            n_given = len(blocks) + n_left_out
+            turns = [leave_out(conversation, len(blocks), n_given) for conversation in turns]
         n_pruned = sum(one.n_pruned for one in shown)
         limit = self.max_sequence_length
         limit = None if limit is None else limit + n_pruned

@@ -82,6 +82,12 @@ class Turn:
         parts = (pieces if piece == IMAGE else [piece] for piece in self.pieces)
         return Turn.of(*(p for part in parts for p in part))
 
+    def without_places(self, keep: int) -> Turn:
+        """The turn with its first ``keep`` places."""
+        before, after = self.around_places()[: keep + 1], self.around_places()[keep + 1 :]
+        shown = [part for turn in before for part in (turn, IMAGE)][:-1]
+        return Turn.of(*shown, *after)
+
     def encode(self, tokenizer: MolmoTokenizer) -> list[int]:
         """Token ids. A mark that the tokenizer has no token for is its characters, and so is a
         place that nothing was put in."""
@@ -239,6 +245,20 @@ class ChatTokenizer:
         if by_length:
             scale *= 2 / np.sqrt(max(n_loss, 1))
         return scale / np.sqrt(n_conversations) if by_number else scale
+
+
+def leave_out(turns: list[Turn], n_shown: int, n_given: int) -> list[Turn]:
+    """The turns without the places of what is not shown: all but the first ``n_shown`` of
+    ``n_given``. Other numbers of places are left as they are."""
+    if sum(turn.n_places() for turn in turns[::2]) != n_given:
+        return turns
+    out = []
+    for i, turn in enumerate(turns):
+        if i % 2 == 0:
+            n_places, turn = turn.n_places(), turn.without_places(max(n_shown, 0))
+            n_shown -= n_places
+        out.append(turn)
+    return out
 
 
 def _placed(conversations: Sequence[list[Turn]], n_visual: int) -> list[list[Turn]]:

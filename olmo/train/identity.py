@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -44,6 +45,7 @@ CHANGES = (
 """Keys that change what is learnt. Those of them in neither list above may change in a run."""
 MAY_CHANGE = ("*.max_sequence_length", "model.llm.*_dropout", "lora.dropout")
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+HASHED_BYTES = 1 << 30
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Differences:
 
 def identity_of(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
     """What a checkpoint keeps of the run: where it started, and each data set's size and share;
-    of a jsonl file its hash as well."""
+    of own data their hash as well."""
     identity: dict[str, Any] = {"data": {n: _data_set(mixture, n) for n in mixture.names}}
     if config.initial_model_checkpoint is not None:
         start = select_checkpoint(config.initial_model_checkpoint)
@@ -78,15 +80,35 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     files = [*folder.glob("*.safetensors"), *folder.glob("*.pt"), *folder.glob(f"{SHARDED}/*")]
     for path in sorted([*files, folder / SHARDED / ".metadata"]):
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
-        with path.open("rb") as file:
-            for i in range(SAMPLES):
-                file.seek(max(size - SAMPLE_BYTES, 0) * i // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+            digest.update(_samples(path))
     return digest.hexdigest()
+
+
+def _samples(path: Path) -> bytes:
+    """Parts of a file from its begin to its end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        starts = [max(size - SAMPLE_BYTES, 0) * i // (SAMPLES - 1) for i in range(SAMPLES)]
+        return b"".join(os.pread(file.fileno(), SAMPLE_BYTES, start) for start in starts)
+
+
+def contents(files: Sequence[Path]) -> str:
+    """Hash of files of own data: of a single one its contents, of several their names and hashes.
+    Of a file beyond ``HASHED_BYTES`` its size and samples stand for the rest."""
+    hashes = []
+    for path in files:
+        if path.stat().st_size > HASHED_BYTES:
+            data = b"%d %b" % (path.stat().st_size, _samples(path))
+            hashes.append(hashlib.sha256(data).hexdigest())
+        else:
+            with path.open("rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(hashes) == 1:
+        return hashes[0]
+    named = (f"{path.name} {digest}\n" for path, digest in zip(files, hashes, strict=True))
+    return hashlib.sha256("".join(named).encode(errors="surrogateescape")).hexdigest()
 
 
 def compare(
@@ -179,7 +201,7 @@ def _data_set(mixture: Mixture, name: str) -> dict[str, Any]:
     if settings := mixture.settings.get(name):
         entry["settings"] = settings
     if isinstance(data, CustomDataset):
-        entry["sha256"] = hashlib.sha256(data.path.read_bytes()).hexdigest()
+        entry["sha256"] = contents(data.files)
     return entry
 
 
