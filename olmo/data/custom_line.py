@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo.data.conversations import LINE_KEYS, chat_record, contents
+from olmo.data.conversations import LINE_KEYS, chat_of, contents, turns_of
 from olmo.data.records import CustomDataError, Record, media_of
 from olmo.outside import describe
 from olmo.preprocessing.chat import DataFormatter
@@ -107,7 +107,7 @@ def record_of(line: Any, example_id: str) -> Record:
     line = checked(line)
     record: Record = {k: line[k] for k in MEDIA_KEYS if k in line}
     if "messages" in line:
-        record |= {"messages": line["messages"]}
+        record["messages"] = turns_of(line["messages"])
     else:
         record |= {"question": line["question"], **_answer(line)}
     record["style"] = style_of(line)
@@ -128,7 +128,8 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
     if not isinstance(line, dict):
         found = json.dumps(line, ensure_ascii=False, default=str)
         raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
-    line = {key: value for key, value in line.items() if value is not None}
+    if None in line.values():
+        line = {key: value for key, value in line.items() if value is not None}
     mistakes: list[str] = []
     if "messages" in line or "conversations" in line:
         line = _from_chat(line, mistakes, unused)
@@ -138,7 +139,8 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
             mistakes += itertools.islice(_mistakes(line, CHAT_FIELDS, missing), MAX_MISTAKES)
     else:
         if isinstance(image := line.get("image"), (dict, list)):
-            line["image"] = [*map(contents, image)] if isinstance(image, list) else contents(image)
+            images = [*map(contents, image)] if isinstance(image, list) else contents(image)
+            line = line | {"image": images}
         mistakes += itertools.islice(_mistakes(line, FIELDS, missing), MAX_MISTAKES)
     if len(mistakes) > 1:
         mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes[:MAX_MISTAKES])]
@@ -148,14 +150,17 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
 
 
 def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Record:
-    for key in line:
-        if key not in CHAT_FIELDS and key not in LINE_KEYS:
-            if hint := _meant(key):
-                mistakes.append(f"unknown key {key!r:.80}; {hint}")
-            elif unused is not None:
-                unused.add(key)
-    plain = {k: v for k, v in line.items() if k in CHAT_FIELDS and k not in MEDIA_KEYS}
-    return plain | chat_record(line, mistakes)
+    plain = {}
+    for key, value in line.items():
+        if key in LINE_KEYS:
+            continue
+        if key in CHAT_FIELDS:
+            plain[key] = value
+        elif hint := _meant(key):
+            mistakes.append(f"unknown key {key!r:.80}; {hint}")
+        elif unused is not None:
+            unused.add(key)
+    return plain | chat_of(line, mistakes)
 
 
 @functools.lru_cache(1000)

@@ -99,5 +99,11 @@ class RecordDataset:
 
 def media_of(record: Record) -> list[str]:
     """Paths of the media files of a record."""
-    media = [record[k] for k in MEDIA_KEYS if k in record]
-    return [p for m in media for p in (m if isinstance(m, list) else [m]) if isinstance(p, str)]
+    found: list[str] = []
+    for key in MEDIA_KEYS:
+        media = record.get(key)
+        if isinstance(media, str):
+            found.append(media)
+        elif isinstance(media, list):
+            found += [medium for medium in media if isinstance(medium, str)]
+    return found
