@@ -63,30 +63,32 @@ class ParquetRows(Sequence[Row]):
     """Rows of a parquet file, read by row groups; a process keeps the last ones that it read."""
 
     path: Path
-    _ends: np.ndarray = field(repr=False)
-    """Rows up to the end of each group."""
+    _ends: np.ndarray | None = field(default=None, repr=False)
+    """Rows up to the end of each group, once the file was opened."""
     _groups: dict[int, Any] = field(default_factory=dict, repr=False)
 
-    @classmethod
-    def open(cls, path: Path) -> ParquetRows:
-        with _parquet(path) as file:
-            metadata = file.metadata
-            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        return cls(path, np.cumsum(sizes, dtype=np.int64))
+    def ends(self) -> np.ndarray:
+        if self._ends is None:
+            with _parquet(self.path) as file:
+                sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            self._ends = np.cumsum(sizes, dtype=np.int64)
+        return self._ends
 
     @property
     def files(self) -> list[Path]:
         return [self.path]
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        ends = self.ends()
+        return int(ends[-1]) if len(ends) else 0
 
     def __getitem__(self, idx: Any) -> Any:
         if not 0 <= idx < len(self):
             raise IndexError(f"no row {idx!r} among {len(self)}")
-        number = int(np.searchsorted(self._ends, idx, side="right"))
+        ends = self.ends()
+        number = int(np.searchsorted(ends, idx, side="right"))
         group = self._group(number)
-        return group.slice(int(idx) - int(self._ends[number]) + group.num_rows, 1).to_pylist()[0]
+        return group.slice(int(idx) - int(ends[number]) + group.num_rows, 1).to_pylist()[0]
 
     def __iter__(self) -> Iterator[Row]:
         return parquet_rows(self.path)

@@ -73,9 +73,11 @@ class CustomRecords(Sequence[Record]):
     def __getitem__(self, idx: Any) -> Any:
         source, row = self.place(idx)
         number = source.number(row)
-        where = f"{source.path}: {source.unit} {number}"
-        with foreign(lambda reason: CustomDataError(f"{where}: {reason}")):
+        try:
             return record_of(source.line(row), example_id(source.path, number))
+        except (CustomDataError, OSError) as e:
+            reason = str(e) if isinstance(e, CustomDataError) else describe(e)
+            raise CustomDataError(f"{source.path}: {source.unit} {number}: {reason}") from e
 
 
 def example_id(path: Path, number: int) -> str:
@@ -118,13 +120,13 @@ class CustomDataset(RecordDataset):
                 name = "" if source.path == path else f"{source.path.name}: "
                 for reason in _mistakes(source, check):
                     mistakes.append(f"{name}{reason}" if len(mistakes) < MAX_SHOWN else "")
-            records = CustomRecords(sources)
         if mistakes:
             shown = "\n  ".join(["", *mistakes[:MAX_SHOWN]])
             more = len(mistakes) - MAX_SHOWN
             shown += f"\n  ... and {more} more" if more > 0 else ""
             units = "/".join(sorted({f"{source.unit}s" for source in sources}))
             raise CustomDataError(f"{path}: {len(mistakes)} {units} cannot be used:{shown}")
+        records = CustomRecords(sources)
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
         if check.unused:
@@ -164,18 +166,19 @@ def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
         **{"total": size, "unit": "B", "unit_scale": True, "desc": f"checking {source.path.name}"},
         **{"delay": SECONDS_WITHOUT_BAR, "disable": not is_main()},
     )
-    rows = source.scan()
-    n = 0
-    with bar:
-        for n, (number, found) in enumerate(rows):
+    try:
+        for n, (number, found) in enumerate(source.scan()):
             try:
                 check(source.parse(found, number), found)
             except CustomDataError as e:
                 yield _printable(f"{source.unit} {number}: {e}")
-            except Exception as e:  # whatever is odd about it, it is a mistake of that line
+            except Exception as e:  # whatever is odd about it, it is a mistake of that row
                 yield _printable(f"{source.unit} {number}: it cannot be used: {describe(e)}")
             if not n % ROWS_PER_UPDATE:
                 bar.update(source.n_bytes_done - bar.n)
+    except Exception as e:  # of the library that reads the file
+        yield _printable(f"it cannot be read to its end: {describe(e)}")
+    bar.close()
 
 
 def _printable(text: str) -> str:

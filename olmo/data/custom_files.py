@@ -28,6 +28,8 @@ LIST_START = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*")
 ELEMENT_END = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
 WINDOW = 1 << 22
 """Bytes of a JSON list that are read at once."""
+MAX_WINDOWS = 16
+"""So many are read to find the end of one element."""
 
 
 class RowFile:
@@ -86,7 +88,7 @@ def open_files(path: Path, max_bytes: int, split: str) -> list[RowFile]:
 
 def _open_file(path: Path, max_bytes: int) -> RowFile:
     if path.suffix == ".parquet":
-        return TableRows(path, ParquetRows.open(path))
+        return TableRows(path, ParquetRows(path))
     is_list = False
     if path.suffix == ".json":  # many such files have a JSON object per line
         with path.open("rb") as file:
@@ -192,13 +194,19 @@ class ListRows(LineRows):
         while mark == ",":
             if len(text) - at <= self.max_bytes + 1 and (more := file.read(window)):
                 text, base, at = text[at:] + more.decode("latin-1"), base + at, 0
-            try:
-                _, end = decode(text, at)
-            except (ValueError, RecursionError) as e:
-                reason = str(e).partition(": line")[0]
-                reason = f"not valid JSON at byte {base + at}: {reason}; all behind it is not read"
-                yield number, base + at, CustomDataError(reason)
-                return
+            end = 0
+            while not end:
+                try:
+                    _, end = decode(text, at)
+                except (ValueError, RecursionError) as e:
+                    length = len(text) - at  # it may be long and still end
+                    if length < MAX_WINDOWS * window and (more := file.read(length + 1)):
+                        text, base, at = text[at:] + more.decode("latin-1"), base + at, 0
+                        continue
+                    reason = f"{str(e).partition(': line')[0]}; all behind it is not read"
+                    reason = f"not valid JSON at byte {base + at}: {reason}"
+                    yield number, base + at, CustomDataError(reason)
+                    return
             data = text[at:end].encode("latin-1")
             yield number, base + at, data if end - at <= self.max_bytes else self._too_long()
             found = ELEMENT_END.match(text, end)

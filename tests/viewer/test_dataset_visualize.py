@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import json
 import re
@@ -9,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -101,3 +104,32 @@ def test_mistakes_of_the_user(
     ]:
         assert script.main(args) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["my.jsonl", "my.json", "my.parquet", "folder"])
+def test_conversations(script: ModuleType, own: Path, tmp_path: Path, form: str) -> None:
+    said = ["<image>\nWhat <b>?", "First.", "And in <image>?", "Second <i>."]
+    turns = [{"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(said)]
+    line = {"images": ["c.png", "c.png"], "conversations": turns}
+    path = tmp_path / form
+    if form == "folder":
+        path.mkdir()
+        (path / "c.png").write_bytes((tmp_path / "c.png").read_bytes())
+        (path / "some.jsonl").write_text(json.dumps(line))
+    elif form == "my.parquet":
+        pq.write_table(pa.Table.from_pylist([line]), path)
+    else:
+        path.write_text(json.dumps([line] if form == "my.json" else line))
+    out = tmp_path / "page.html"
+    assert script.main([str(path), str(out), "--n", "1"]) == 0
+    (card,) = out.read_text().split("<article>")[1:]
+    row, targets = (part.split("</div>")[0] for part in card.split("<div class='row'>")[1:])
+    plain = html.unescape(re.sub("<[^>]*>", "", row))
+    order = ["Image 1", "What <b>?", "First.", "And in ", "Image 2", "?", "Second <i>."]
+    places = [plain.index(text) for text in order]
+    assert places == sorted(places)
+    for text in ("First.", "Second &lt;i&gt;."):
+        for shown in (row, targets):
+            assert re.search(rf"class='loss' style='[^']+' title='[^']+'>{text}", shown), text
+    assert targets.count("title='loss weight ") == 2
+    assert not re.search("class='loss'[^>]*>[^<]*(What|And in)", row)
