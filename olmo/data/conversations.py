@@ -229,26 +229,26 @@ def _listed(line: Record, names: tuple[str, ...], mistakes: list[str]) -> list[A
 
 
 def _shown(places: list[Place], listed: dict[str, list[Any]]) -> Record:
-    """What is shown, in the order of the places; those without a medium take the listed ones.
-    Without any place all of it comes first."""
-    empty = [place for place in places if place.medium is None]
-    kinds, n_listed = [place.kind for place in empty], [len(media) for media in listed.values()]
-    if places and [kinds.count(kind) for kind in listed] != n_listed:
-        if listed["image"] or kinds != ["image"] * len(listed["video"]):
-            marks = " and ".join(f"{kinds.count(kind)} <{kind}>" for kind in listed)
-            found = " and ".join(f"{len(media)} {kind}s" for kind, media in listed.items())
-            raise CustomDataError(
-                f"{marks} in the texts, or as parts without a path, but {found} are listed; what "
-                "looks like a mark in a text part is text"
-            )
-        for place in empty:  # <image> is written for a video as well
-            place.kind = "video"
-    if empty:
-        waiting = {kind: iter(media) for kind, media in listed.items()}
-        for place in empty:
-            place.medium = next(waiting[place.kind])
+    """What is shown, in the order of the places; those without a medium take the listed ones (for
+    a video ``<image>`` is written as well). Without any place all of it comes first."""
     if places:
-        listed = {kind: [p.medium for p in places if p.kind == kind] for kind in listed}
+        videos, images = listed["video"], listed["image"]
+        waiting = {"video": iter(videos), "image": iter(images)}
+        shown: dict[str, list[Any]] = {"video": [], "image": []}
+        for place in places:
+            kind, medium = place.kind, place.medium
+            if medium is None:
+                kind = "video" if videos and not images else kind
+                medium = next(waiting[kind], None)
+            shown[kind].append(medium)
+        if None in shown["video"] or None in shown["image"] or any(map(list, waiting.values())):
+            empty = [place.kind for place in places if place.medium is None]
+            marks = " and ".join(f"{empty.count(kind)} <{kind}>" for kind in listed)
+            raise CustomDataError(
+                f"{marks} in the texts, or as parts without a path, but {len(videos)} videos and "
+                f"{len(images)} images are listed; what looks like a mark in a text part is text"
+            )
+        listed = shown
     n_videos, n_images = len(listed["video"]), len(listed["image"])
     if n_videos > 1 or (n_videos and n_images):
         raise CustomDataError(

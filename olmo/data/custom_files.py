@@ -80,7 +80,8 @@ def open_files(path: Path, max_bytes: int, split: str) -> list[RowFile]:
         raise CustomDataError(f"{path}: no such file (own data, one JSON object per line)")
     if any((path / name).is_file() for name in HF_FILES):
         return [TableRows(path, ArrowRows.open(path, split))]
-    files = [p for p in sorted(path.iterdir()) if p.suffix in SUFFIXES and p.is_file()]
+    found = (p for p in sorted(path.iterdir()) if p.suffix in SUFFIXES)
+    files = [p for p in found if p.is_file() and not p.name.startswith(".")]
     if not files:
         raise CustomDataError(f"{path}: own data have {', '.join(SUFFIXES)} files, here is none")
     return [_open_file(p, max_bytes) for p in files]

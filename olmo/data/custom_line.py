@@ -347,12 +347,8 @@ def _listing(folder: str) -> frozenset[str]:
             files = frozenset(entry.name for entry in entries if entry.is_file())
     except (ValueError, OSError):
         return frozenset()
-    some = itertools.islice(files, RIGHTS_CHECKED)
-    return (
-        files
-        if all(os.access(os.path.join(folder, name), os.R_OK) for name in some)
-        else frozenset()
-    )
+    some = (os.path.join(folder, name) for name in itertools.islice(files, RIGHTS_CHECKED))
+    return files if all(os.access(path, os.R_OK) for path in some) else frozenset()
 
 
 def _absent(home: str, media: str, is_video: bool, has_rate: bool) -> Iterator[str]:

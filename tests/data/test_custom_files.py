@@ -22,7 +22,9 @@ from PIL import Image
 from olmo.data.arrow import ParquetRows, write_splits, write_table
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.mixture import CUSTOM, MixtureConfig, open_named
+from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.images import load_image
+from olmo.preprocessing.prompts import KNOWN_STYLES
 from olmo.preprocessing.tokens import Turn
 from olmo.train.identity import contents
 
@@ -278,15 +280,18 @@ def test_the_contents_of_one_file_are_its_hash(folder: Path, monkeypatch: Any) -
 
 
 MEASURE = """
-import resource, sys, time
-import numpy as np
+import re, sys, time
+import olmo.data.loader
 from olmo.data.custom import CustomDataset
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # kB
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+before = peak()
 start = time.process_time()
 data = CustomDataset.open(sys.argv[1])
 seconds = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(len(data), seconds, (peak - before) / 1024, peak / 1024)
+print(len(data), seconds, (peak() - before) / 1024, peak() / 1024)
 """
 
 
@@ -316,3 +321,22 @@ def test_a_large_file(folder: Path, form: str) -> None:
     start = time.perf_counter()
     contents([path])
     assert time.perf_counter() - start < 2
+
+
+def test_a_style_that_passes_formats_every_line(folder: Path) -> None:
+    """One line of a kind is tried out for all."""
+    texts = ["a", "<|image|>", "{question}", "%s", "1.", "\n", "A. b\nB. c", "é" * 100]
+    accepted = 0
+    for style in sorted(KNOWN_STYLES):
+        for options in ({}, {"options": ["x", "{y}"], "answer": 0}):
+            said = [QA | {"question": f"q {t}", "answer": f"{t} b", "style": style} for t in texts]
+            try:
+                got = examples(lines(folder / "my.jsonl", *(line | options for line in said)))
+            except CustomDataError as e:
+                assert f"{len(texts)} lines" in str(e)  # all or none
+                continue
+            for example in got:
+                formatter = DataFormatterConfig().build()
+                assert len(formatter(example, np.random.RandomState(0)).turns) == 2
+            accepted += 1
+    assert accepted > len(KNOWN_STYLES)
