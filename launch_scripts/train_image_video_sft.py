@@ -15,7 +15,7 @@ the training config can be set as --a.b=value. Common ones:
   --optimizer.{llm,connector,vit,temporal_token_scorer}_learning_rate=LR
   --scheduler.{llm,connector,vit,temporal_token_scorer}_t_warmup=N
   --ft_{llm,connector,vit}=False, --ft_embedding={lm_head,ln_f,wte,all}    what trains
-  --data.custom=FILE.jsonl                        own data (docs/datasets.md); mixture: custom
+  --data.custom=FILE_OR_FOLDER                    own data (docs/datasets.md); mixture: custom
   --data.skip_missing                             leave absent data sets of the mixture out
   --data.num_workers=N                            loader processes per rank
   --wandb.project=NAME [--wandb.mode=offline]     Weights & Biases

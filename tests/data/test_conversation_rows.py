@@ -12,6 +12,8 @@ from PIL import Image
 
 from olmo.data.custom import CustomDataset
 from olmo.data.examples import prepare
+from olmo.eval.scorers import score_example
+from olmo.eval.store import example_fingerprint
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
 from olmo.tokenizer import TokenizerConfig
@@ -117,4 +119,9 @@ def test_evaluation_has_the_last_answer_as_reference(
         **{"question": "Q", "options": ["a cup", "b"], "answer_idx": 0, "option_names": "AB"},
     }.items()  # fmt: skip
     assert "answer" not in arrays["metadata"], "a text would be read as a letter"
+    for answered, right in (("A. a cup", 1), ("B. b", 0)):
+        score = score_example(answered, arrays["metadata"], "question_answering")
+        assert score["correct"] == right
+    assert score_example("b", known, "question_answering")["correct"] == 1
+    assert example_fingerprint(got) == example_fingerprint(read(folder, line, evaluation=True))
     assert "answer" not in read(folder, line)["metadata"]

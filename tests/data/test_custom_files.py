@@ -298,10 +298,10 @@ print(len(data), seconds, (peak() - before) / 1024, peak() / 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["question", "conversations"])
 def test_a_large_file(folder: Path, form: str) -> None:
-    """A tenth of a million lines: seconds of processor time and MB, in proportion."""
+    """Seconds of processor time and MB; ``OWN_DATA_LINES=1000000`` measures a million."""
     for i in range(1000):
         (folder / f"v{i}.mp4").touch()
-    path, n = folder / "big.jsonl", 100_000
+    path, n = folder / "big.jsonl", int(os.environ.get("OWN_DATA_LINES", 100_000))
     with path.open("w") as file:
         for i in range(n):
             line: dict[str, Any] = {"video": f"v{i % 1000}.mp4"}
@@ -317,7 +317,7 @@ def test_a_large_file(folder: Path, form: str) -> None:
     )
     found, seconds, growth, total = map(float, out.stdout.split())
     print(f"{form}: {seconds:.1f} s, {growth:.0f} MB more, {total:.0f} MB in all")
-    assert found == n and seconds < 6 and growth < 30
+    assert found == n and seconds < 4 * n / 100_000 and growth < 20 + 4 * n / 100_000
     start = time.perf_counter()
     contents([path])
     assert time.perf_counter() - start < 2

@@ -21,6 +21,7 @@ from tests.train.conftest import Run
 from tests.train.rows import train_config, write_start
 
 OWN = '{"image": "a.png", "question": "What?", "answer": "A cup."}\n'
+CHAT = '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}\n'
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,17 @@ def test_changed_data_are_said(text: str, said: tuple[str, ...], place: Path) ->
     found = differences(config_of(), before)
     assert not found.identity and len(found.data) == 1
     assert all(words in found.data[0] for words in said)
+
+
+def test_a_changed_file_of_a_folder_is_said(place: Path) -> None:
+    (place / "own").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (place / "own" / name).write_text(CHAT)
+    before = begun(data={"custom": "own"})
+    assert differences(config_of(data={"custom": "own"}), before) == Differences()
+    (place / "own" / "b.jsonl").write_text(CHAT.replace("Ho", "He"))
+    found = differences(config_of(data={"custom": "own"}), before)
+    assert not found.identity and len(found.data) == 1 and "contents" in found.data[0]
 
 
 def test_another_file_is_another_run_but_a_moved_one_is_not(place: Path) -> None:
