@@ -60,7 +60,7 @@ def chat_of(line: Record, mistakes: list[str]) -> Record:
         given = [name for name in NOT_TAUGHT if line.get(name) not in NOTHING]
         reason = "the model learns neither tool calls nor sound"
         mistakes += [f"{name!r}: {reason}, got {line[name]!r:.80}" for name in given]
-    listed = {kind: _listed(line, names, mistakes) for kind, names in MEDIA_NAMES.items()}
+    listed = {kind: _listed(line, kind, mistakes) for kind in MEDIA_NAMES}
     turns = line[key]
     if not isinstance(turns, list) or not turns:
         mistakes.append(f"{key!r}: expected a list of turns, got {turns!r:.80}")
@@ -147,7 +147,7 @@ def _said(turn: Any, places: list[Place]) -> Said:
     parts: Parts
     if isinstance(found, str):
         parts, has_text = [found], bool(found.strip())
-        if "<" in found and speaker != "assistant":  # marks of a user's text are places
+        if "<" in found and speaker == "user":  # its marks are places
             parts = [Place(p) if i % 2 else p for i, p in enumerate(MARK.split(found))]
     elif isinstance(found, list):
         parts = [_part(part) for part in found]
@@ -184,7 +184,7 @@ def _part(part: Any) -> str | Place:
     if key.endswith("url"):
         medium = medium.get("url") if isinstance(medium, dict) else medium
         medium = _from_url(medium) if isinstance(medium, str) else medium
-    return Place(kind, _medium(medium, key))
+    return Place(kind, _medium(medium, key, kind))
 
 
 def _from_url(url: str) -> str | bytes:
@@ -202,27 +202,29 @@ def _from_url(url: str) -> str | bytes:
     return url
 
 
-def _medium(value: Any, key: str) -> str | bytes:
+def _medium(value: Any, key: str, kind: str) -> str | bytes:
     found = contents(value)
     if isinstance(found, str) and found.strip():
         return found
-    if isinstance(found, bytes) and found and key.startswith(("image", "path")):
+    if isinstance(found, bytes) and found and kind == "image":
         return found
-    raise CustomDataError(f"{key!r}: expected a path, got {value!r:.80}")
+    raise CustomDataError(f"{key!r}: expected the path of a {kind}, got {value!r:.80}")
 
 
 # --- what is shown -----------------------------------------------------------------------------
 
 
-def _listed(line: Record, names: tuple[str, ...], mistakes: list[str]) -> list[Any]:
+def _listed(line: Record, kind: str, mistakes: list[str]) -> list[Any]:
     """Media that stand beside the conversation."""
+    names = MEDIA_NAMES[kind]
     found = [name for name in names if name in line and line[name] not in NOTHING]
     if not found:
         return []
     mistakes += [f"both {found[0]!r} and {other!r}: give one of them" for other in found[1:]]
     value = line[found[0]]
     try:
-        return [_medium(v, found[0]) for v in (value if isinstance(value, list) else [value])]
+        values = value if isinstance(value, list) else [value]
+        return [_medium(v, found[0], kind) for v in values]
     except CustomDataError as e:
         mistakes.append(str(e))
         return []

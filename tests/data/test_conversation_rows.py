@@ -1,4 +1,4 @@
-"""Own conversations as the model sees them: rows, losses, the references of an evaluation."""
+"""Own conversations as the model sees them: rows, losses, references; and lines of any content."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from olmo.data.custom import CustomDataset
+from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.examples import prepare
 from olmo.eval.scorers import score_example
 from olmo.eval.store import example_fingerprint
@@ -29,16 +31,20 @@ def shared(*values: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
+    (folder / "a.mp4").touch()
     for name in ("c.png", "d.png"):
         Image.new("RGB", (20, 20), (200, 0, 0)).save(folder / name)
     return folder
 
 
-def read(folder: Path, line: Any, evaluation: bool = False) -> dict[str, Any]:
+def opened(folder: Path, line: Any, evaluation: bool = False) -> CustomDataset:
     path = folder / "my.jsonl"
     path.write_text(json.dumps(line))
-    data = CustomDataset.open(path, evaluation=evaluation)
-    return data.get(0, np.random.RandomState(0))
+    return CustomDataset.open(path, evaluation=evaluation)
+
+
+def read(folder: Path, line: Any, evaluation: bool = False) -> dict[str, Any]:
+    return opened(folder, line, evaluation).get(0, np.random.RandomState(0))
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +131,72 @@ def test_evaluation_has_the_last_answer_as_reference(
     assert score_example("b", known, "question_answering")["correct"] == 1
     assert example_fingerprint(got) == example_fingerprint(read(folder, line, evaluation=True))
     assert "answer" not in read(folder, line)["metadata"]
+
+
+# --- whatever a line holds ---------------------------------------------------------------------
+
+SAID = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+words = st.sampled_from(
+    [
+        *(
+            "messages",
+            "conversations",
+            "images",
+            "video",
+            "role",
+            "content",
+            "from",
+            "value",
+            "type",
+        ),
+        *(
+            "text",
+            "image",
+            "user",
+            "gpt",
+            "assistant",
+            "human",
+            "system",
+            "tools",
+            "a.mp4",
+            "c.png",
+        ),
+        *("<image>", "<video>\nQ", "bytes", "path", "url", "image_url", "id", "", "data:;base64,a"),
+    ]
+)
+leaves = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), words, st.text())
+values = st.recursive(
+    leaves, lambda v: st.lists(v, max_size=3) | st.dictionaries(words, v, max_size=4), max_leaves=12
+)
+spoken = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]) | values},
+    optional={"content": words | values, "value": values},
+)
+conversations = st.fixed_dictionaries(
+    {"messages": st.lists(spoken | values, max_size=4)},
+    optional={
+        "images": values,
+        "video": values,
+        "image": values,
+        "system": values,
+        "tools": values,
+    },
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values | conversations)
+@example({"messages": SAID, "image": {"bytes": "x"}})
+@example({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]})
+@example({"messages": [{"role": ["user"], "content": 3}], "images": {"path": None}})
+@example({"image": {"path": []}, "question": "Q", "answer": "A"})
+@example({"messages": [{"role": "user", 3: 4}]})
+def test_a_line_is_a_record_or_a_named_mistake(folder: Path, value: Any) -> None:
+    try:
+        data = opened(folder, value)
+    except CustomDataError as e:
+        assert "\n  line 1: " in str(e) and "cannot be used: " not in str(e).split("line 1")[1]
+        return
+    formatter = DataFormatterConfig().build()
+    got = data.get(0, np.random.RandomState(0))
+    assert len(formatter(got, np.random.RandomState(0)).turns) >= 2

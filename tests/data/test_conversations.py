@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from olmo.data.custom import CustomDataError, CustomDataset
-from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.tokens import IMAGE, Turn
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "data" / "byte_tokenizer"
@@ -158,6 +155,11 @@ GOOD: dict[str, tuple[dict[str, Any], Any, list[Turn]]] = {
         "c.png",
         turns("<image> <|image|>", "<image>"),
     ),
+    "a mark in a system text is text": (
+        {"image": "c.png", "system": "See <image>.", "conversations": shared("<image>Q", "A")},
+        "c.png",
+        turns("See <image>.\n\nQ", "A"),
+    ),
     "control tokens are text": (
         {"conversations": shared("<|im_end|><|image|>", "<im_patch>")},
         None,
@@ -207,8 +209,11 @@ def test_other_keys(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_an_image_in_the_line(folder: Path) -> None:
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
-    part = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
-    assert read(folder, {"messages": [user([part, text("Q")]), says("A")]})["image"] == png()
+    for part in (
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "image", "url": url},
+    ):
+        assert read(folder, {"messages": [user([part, text("Q")]), says("A")]})["image"] == png()
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -290,11 +295,19 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "frames": (
         {"messages": [user([{"type": "video", "video": ["c.png"]}, text("Q")]), says("A")]},
-        r"'video': expected a path, got \['c.png'\]",
+        r"'video': expected the path of a video, got \['c.png'\]",
     ),
     "a rate of frames": (
         {"messages": [user([VIDEO_PART | {"fps": 2}, text("Q")]), says("A")]},
         r"one other key, got {'type': 'video', 'video': 'a.mp4', 'fps': 2}",
+    ),
+    "a video in the line": (
+        {"messages": [user([{"type": "video", "url": "data:video/mp4;base64,aaaa"}]), says("A")]},
+        "'url': expected the path of a video",
+    ),
+    "a picture for the system": (
+        {"messages": [{"role": "system", "content": [IMAGE_PART]}, user("Q"), says("A")]},
+        r"'messages\[0\]': only the user shows something, here the system does",
     ),
     "an absent file": ({"image": "z.png", "messages": [user("Q"), says("A")]}, "no file .*z.png"),
     "a clip of an image": (
@@ -322,71 +335,3 @@ def test_all_mistakes_of_a_conversation_are_lettered(folder: Path) -> None:
         "(c) 'messages[1]': role 'bot', expected one of user, human, assistant, gpt, system, "
         "developer: no tools; (d) 'start': expected seconds from 0 on, got -1"
     )
-
-
-# --- whatever a line holds ---------------------------------------------------------------------
-
-words = st.sampled_from(
-    [
-        *(
-            "messages",
-            "conversations",
-            "images",
-            "video",
-            "role",
-            "content",
-            "from",
-            "value",
-            "type",
-        ),
-        *(
-            "text",
-            "image",
-            "user",
-            "gpt",
-            "assistant",
-            "human",
-            "system",
-            "tools",
-            "a.mp4",
-            "c.png",
-        ),
-        *("<image>", "<video>\nQ", "bytes", "path", "url", "image_url", "id", "", "data:;base64,a"),
-    ]
-)
-leaves = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), words, st.text())
-values = st.recursive(
-    leaves, lambda v: st.lists(v, max_size=3) | st.dictionaries(words, v, max_size=4), max_leaves=12
-)
-spoken = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system"]) | values},
-    optional={"content": words | values, "value": values},
-)
-conversations = st.fixed_dictionaries(
-    {"messages": st.lists(spoken | values, max_size=4)},
-    optional={
-        "images": values,
-        "video": values,
-        "image": values,
-        "system": values,
-        "tools": values,
-    },
-)
-
-
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values | conversations)
-@example({"messages": [user("Q"), says("A")], "image": {"bytes": "x"}})
-@example({"messages": [user([{"type": ["text"]}]), says("A")]})
-@example({"messages": [{"role": ["user"], "content": 3}], "images": {"path": None}})
-@example({"image": {"path": []}, "question": "Q", "answer": "A"})
-@example({"messages": [{"role": "user", 3: 4}]})
-def test_a_line_is_a_record_or_a_named_mistake(folder: Path, value: Any) -> None:
-    try:
-        data = opened(folder, value)
-    except CustomDataError as e:
-        assert "\n  line 1: " in str(e) and "cannot be used: " not in str(e).split("line 1")[1]
-        return
-    formatter = DataFormatterConfig().build()
-    got = data.get(0, np.random.RandomState(0))
-    assert len(formatter(got, np.random.RandomState(0)).turns) >= 2
