@@ -216,8 +216,10 @@ def _medium(value: Any, key: str, kind: str) -> str | bytes:
 
 def _listed(line: Record, kind: str, mistakes: list[str]) -> list[Any]:
     """Media that stand beside the conversation."""
-    names = MEDIA_NAMES[kind]
-    found = [name for name in names if name in line and line[name] not in NOTHING]
+    one, several = MEDIA_NAMES[kind]
+    if one not in line and several not in line:
+        return []
+    found = [name for name in (one, several) if line.get(name) not in NOTHING]
     if not found:
         return []
     mistakes += [f"both {found[0]!r} and {other!r}: give one of them" for other in found[1:]]
