@@ -24,8 +24,9 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 HF_FILES = ("dataset_dict.json", "state.json")
 """A folder with one of them was written by ``save_to_disk``."""
 UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-LIST_START = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*")
-ELEMENT_END = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
+SPACE = re.compile(r"[ \t\r\n]*")
+LIST_START = re.compile(r"(?:\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*(\]?)")
+ELEMENT_END = re.compile(r"[ \t\r\n]*([,\]]?)")
 WINDOW = 1 << 22
 """Bytes of a JSON list that are read at once."""
 MAX_WINDOWS = 16
@@ -184,38 +185,66 @@ class ListRows(LineRows):
     unit = "row"
 
     def _found(self, file: BinaryIO) -> Iterator[tuple[int, int, bytes | CustomDataError]]:
-        """Read as latin-1, a byte is a character, and JSON ends where it ends in UTF-8."""
-        window, decode = max(WINDOW, 2 * self.max_bytes), json.JSONDecoder().raw_decode
-        text, base, number = file.read(window).decode("latin-1"), 0, 0
-        start = LIST_START.match(text)
-        assert start is not None, "it is no list"
-        at = start.end()
-        mark = "]" if text[at : at + 1] == "]" else ","
-        at += mark == "]"
+        window = _Window(file, max(WINDOW, self.max_bytes))
+        mark, number = window.match(LIST_START)[1] or ",", 0
         while mark == ",":
-            if len(text) - at <= self.max_bytes + 1 and (more := file.read(window)):
-                text, base, at = text[at:] + more.decode("latin-1"), base + at, 0
-            end = 0
-            while not end:
-                try:
-                    _, end = decode(text, at)
-                except (ValueError, RecursionError) as e:
-                    length = len(text) - at  # it may be long and still end
-                    if length < MAX_WINDOWS * window and (more := file.read(length + 1)):
-                        text, base, at = text[at:] + more.decode("latin-1"), base + at, 0
-                        continue
-                    reason = f"{str(e).partition(': line')[0]}; all behind it is not read"
-                    reason = f"not valid JSON at byte {base + at}: {reason}"
-                    yield number, base + at, CustomDataError(reason)
-                    return
-            data = text[at:end].encode("latin-1")
-            yield number, base + at, data if end - at <= self.max_bytes else self._too_long()
-            found = ELEMENT_END.match(text, end)
-            assert found is not None, "it matches nothing as well"
-            mark, at, number = found[1], found.end(), number + 1
-        if mark != "]" or text[at:].strip() or file.read(1):
-            reason = f"expected a comma, or the end of the list, at byte {base + at}"
-            yield number, base + at, CustomDataError(reason)
+            window.match(SPACE)
+            start = window.base + window.at
+            try:
+                data = window.element()
+            except (ValueError, RecursionError) as e:
+                reason = f"{str(e).partition(': line')[0]}; all behind it is not read"
+                yield number, start, CustomDataError(f"not valid JSON at byte {start}: {reason}")
+                return
+            yield number, start, data if len(data) <= self.max_bytes else self._too_long()
+            mark, number = window.match(ELEMENT_END)[1], number + 1
+        if mark != "]" or (window.match(SPACE) and window.text[window.at :]):
+            reason = f"at byte {window.base + window.at}"
+            reason = f"expected a comma, or the end of the list, {reason}"
+            yield number, window.base + window.at, CustomDataError(reason)
+
+
+class _Window:
+    """The part of a file in which a JSON list is read. Read as latin-1, a byte is a character, and
+    JSON ends where it ends in UTF-8."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.text, self.base, self.at = "", 0, 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """``pattern``, which may match nothing, from here on; then goes behind it."""
+        while not (found := pattern.match(self.text, self.at)) or found.end() == len(self.text):
+            if not self._read_on(self.size):
+                break
+        assert found is not None, "the pattern does not match"
+        self.at = found.end()
+        return found
+
+    def element(self) -> bytes:
+        """The value that begins here; then goes behind it."""
+        while True:
+            length = len(self.text) - self.at
+            try:
+                _, end = self._decode(self.text, self.at)
+                if end < len(self.text) or not self._read_on(self.size):
+                    break
+            except (ValueError, RecursionError):  # it may be cut off by the window
+                if length > MAX_WINDOWS * self.size or not self._read_on(length + 1):
+                    raise
+        start, self.at = self.at, end
+        return self.text[start:end].encode("latin-1")
+
+    def _read_on(self, size: int) -> bool:
+        more = self.file.read(size)
+        if more:
+            self.text, self.base = (
+                self.text[self.at :] + more.decode("latin-1"),
+                self.base + self.at,
+            )
+            self.at = 0
+        return bool(more)
 
 
 def parsed(data: bytes, is_first: bool) -> Any:

@@ -150,7 +150,7 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
 
 
 def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Record:
-    plain = {}
+    plain, others = {}, []
     for key, value in line.items():
         if key in LINE_KEYS:
             continue
@@ -158,9 +158,15 @@ def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Re
             plain[key] = value
         elif hint := _meant(key):
             mistakes.append(f"unknown key {key!r:.80}; {hint}")
-        elif unused is not None:
-            unused.add(key)
-    return plain | chat_of(line, mistakes)
+        else:
+            others.append(key)
+    found = chat_of(line, mistakes)
+    if unused is not None and others:
+        unused.update(others)
+    if others and len(found) == 1:  # nothing is shown
+        media = [k for k in others if any(kind in k for kind in MEDIA_KEYS)]
+        mistakes += [f"unknown key {k!r:.80}, and the line shows nothing" for k in media]
+    return plain | found
 
 
 @functools.lru_cache(1000)

@@ -196,7 +196,7 @@ def test_turns_and_places(folder: Path, kind: str) -> None:
 def test_other_keys(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     line = {
         **{"video": "a.mp4", "start": 1, "end": 2.5, "subtitle": "spoken", "id": 7},
-        **{"data_source": "s", "model": "m", "score": {"a": 1}, "style": "video_long_caption"},
+        **{"data_source": "s", "video_id": "m", "score": {"a": 1}, "style": "video_long_caption"},
     }
     got = read(folder, line | {"conversations": shared("Q", "A")})
     assert got["metadata"] == {
@@ -204,7 +204,7 @@ def test_other_keys(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         **{"clip_start_time": 1, "clip_end_time": 2.5},
     }
     assert got["style"] == "video_long_caption" and got["subtitle"] == "spoken"
-    assert "keys without a meaning here: model, score" in caplog.text
+    assert "keys without a meaning here: score, video_id" in caplog.text
 
 
 def test_an_image_in_the_line(folder: Path) -> None:
@@ -247,6 +247,10 @@ BAD: dict[str, tuple[Any, str]] = {
         "key 'answer'; it is",
     ),
     "a misspelt key": ({"messages": [user("Q"), says("A")], "vidoe": "a.mp4"}, "'vidoe'; did you"),
+    "a key that may be a medium": (
+        {"messages": [user("Q"), says("A")], "image_path": "c.png", "n": 3},
+        "unknown key 'image_path', and the line shows nothing",
+    ),
     "no answer": ({"messages": [user("Q")]}, "no turn of the assistant: there is nothing to train"),
     "an answer first": (
         {"messages": [says("A"), user("Q"), says("B")]},

@@ -75,18 +75,23 @@ def test_a_json_list(folder: Path) -> None:
 
 
 def test_a_json_list_beyond_one_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every place of a list at the edge of what is read at once."""
     monkeypatch.setattr("olmo.data.custom_files.WINDOW", 1)
     path = folder / "my.json"
-    rows = [QA | {"question": "é" * n} for n in range(1, 300)]
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1))
-    got = [e["question"] for e in examples(path, max_line_bytes=1000)]
-    assert got == [r["question"] for r in rows]
-    with pytest.raises(CustomDataError) as caught:
-        CustomDataset.open(path, max_line_bytes=200)
-    text = str(caught.value)
+    rows = [QA | {"question": "é" * n} for n in (1, 30, 3, 200, 7, 5)]
+    text = json.dumps(rows, ensure_ascii=False, indent=1).replace("},", "}  ,\n\n ") + "\n \n"
+    path.write_text(text)
     sizes = [len(json.dumps(r, ensure_ascii=False, indent=1).encode()) + 4 for r in rows]
-    assert f"{sum(size > 200 for size in sizes)} rows" in text
-    assert "longer than data.max_line_bytes=200" in text
+    for limit in range(60, 700):
+        n_long = sum(size > limit for size in sizes)
+        if not n_long:
+            got = [e["question"] for e in examples(path, max_line_bytes=limit)]
+            assert got == [r["question"] for r in rows]
+            continue
+        with pytest.raises(CustomDataError) as caught:
+            CustomDataset.open(path, max_line_bytes=limit)
+        assert f"my.json: {n_long} rows" in str(caught.value)
+        assert str(caught.value).count(f"longer than data.max_line_bytes={limit}") == n_long
 
 
 @pytest.mark.parametrize(
