@@ -21,6 +21,8 @@ from olmo.outside import OutsideError, foreign
 
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
+ROWS_CONVERTED = 100
+"""Rows that are Python objects at once; each may hold images."""
 GROUP_BYTES = 64 << 20
 """Row groups of a parquet file that a process keeps, or one if it is larger."""
 PLAIN: dict[str, Any] = {
@@ -54,7 +56,7 @@ def _parquet(path: Path) -> Any:
 def parquet_rows(path: Path) -> Iterator[Row]:
     """Rows of a parquet file, some at a time."""
     with _parquet(path) as file:
-        for batch in file.iter_batches(ROWS_PER_BATCH):
+        for batch in file.iter_batches(ROWS_CONVERTED):
             yield from batch.to_pylist()
 
 
@@ -145,7 +147,7 @@ class ArrowRows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         """All rows in order, converted some at a time."""
         for table in self.tables():
-            for batch in table.to_batches(max_chunksize=ROWS_PER_BATCH):
+            for batch in table.to_batches(max_chunksize=ROWS_CONVERTED):
                 batch.validate(full=True)
                 yield from batch.to_pylist()
 
