@@ -12,11 +12,13 @@ describes the keys.
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ import numpy as np
 from tqdm import tqdm
 
 from olmo.data.custom_files import SUFFIXES, RowFile, open_files
-from olmo.data.custom_line import LineCheck, record_of
-from olmo.data.records import CustomDataError, Record, RecordDataset
+from olmo.data.custom_line import checked, record_of, style_of
+from olmo.data.records import CustomDataError, Record, RecordDataset, media_of
 from olmo.distributed import is_main
 from olmo.outside import describe, foreign
-from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
 
 __all__ = ["MAX_LINE_BYTES", "CustomDataError", "CustomDataset", "is_own_data"]
 
@@ -41,6 +43,12 @@ MAX_LINE_BYTES = 4 << 20
 REFERENCES = ("question", "answer", "options", "answer_idx")
 ROWS_PER_UPDATE, SECONDS_WITHOUT_BAR = 5000, 3
 """Of the bar that shows how far the check is."""
+MAX_FOLDERS = 100_000
+"""Folders of media that are remembered at a time."""
+RIGHTS_CHECKED = 100
+"""So many files of a folder are looked at for rights: those of the others are the same, or they
+are skipped when they are read."""
+HALF_A_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 
 
@@ -183,3 +191,97 @@ def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
 
 def _printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1], text)
+
+
+# --- what the disk and the formatter say -------------------------------------------------------
+
+
+@dataclass
+class LineCheck:
+    """Checks of lines that are made once, before training: of all that ``record_of`` does not see.
+
+    Media are looked for in listings of their folders, and a line is formatted if no line of its
+    kind was before: whether a prompt and an answer come out depends on nothing else.
+    """
+
+    home: str
+    formatter: DataFormatter
+    unused: set[str] = field(default_factory=set)
+    """Keys of lines in a chat form that mean nothing here."""
+    _files: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    _tried: dict[tuple[str, bool, bool], str] = field(default_factory=dict)
+
+    def __call__(self, line: Any, source: Any) -> None:
+        """``CustomDataError`` for a line that cannot be used; ``source`` is what it was read
+        from."""
+        known = checked(line, self._missing, self.unused)
+        if isinstance(source, bytes) and HALF_A_CHARACTER.search(source):
+            try:
+                json.dumps(line, ensure_ascii=False).encode()
+            except UnicodeEncodeError as e:
+                reason = "half of a character, such as \\ud800 without its second half"
+                raise CustomDataError(reason) from e
+        kind = (style_of(known), "options" in known, "messages" in known)
+        if kind not in self._tried:
+            self._tried[kind] = self._try_out(record_of(line, ""))
+        if reason := self._tried[kind]:
+            given = "with 'options'" if "options" in known else "without 'options'"
+            raise CustomDataError(f"the style {kind[0]!r} is of no use {given}: {reason}")
+
+    def _try_out(self, record: Record) -> str:
+        """Why the formatter refuses a record, empty if it does not."""
+        try:
+            self.formatter(record)
+        except ValueError as e:
+            return str(e)
+        return ""
+
+    def _missing(self, line: Record, has_rate: bool) -> Iterator[str]:
+        """Absent files; a video may be a folder of pictures, which needs its rate."""
+        for media in media_of(line):
+            if has_rate or not self._is_listed(media):
+                yield from _absent(self.home, media, media == line.get("video"), has_rate)
+
+    def _is_listed(self, media: str) -> bool:
+        """Whether a file is there for certain."""
+        cut = media.rfind("/") + 1
+        folder, name = media[:cut], media[cut:]
+        files = self._files.get(folder)
+        if files is None:  # the second file of a folder is worth a listing
+            if folder not in self._files:
+                if len(self._files) >= MAX_FOLDERS:
+                    self._files.clear()
+                self._files[folder] = None
+                return False
+            files = self._files[folder] = _listing(os.path.join(self.home, folder))
+        return name in files
+
+
+def _listing(folder: str) -> frozenset[str]:
+    """Files in a folder; none where each has to be asked for: the folder cannot be listed, or one
+    of the first files cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            files = frozenset(entry.name for entry in entries if entry.is_file())
+    except (ValueError, OSError):
+        return frozenset()
+    some = (os.path.join(folder, name) for name in itertools.islice(files, RIGHTS_CHECKED))
+    return files if all(os.access(path, os.R_OK) for path in some) else frozenset()
+
+
+def _absent(home: str, media: str, is_video: bool, has_rate: bool) -> Iterator[str]:
+    path = Path(home, media)
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (ValueError, OSError) as e:  # a zero byte, too long a name, no rights
+        yield f"{media!r:.80} is not a usable path: {describe(e)}"
+        return
+    if is_folder and is_video:
+        if not has_rate:
+            yield f"{path} is a folder of pictures: give its 'frame_rate'"
+    elif not is_file:
+        yield f"no file {path}" + (", it is a folder" if is_folder else "")
+    elif has_rate:
+        yield f"'frame_rate' is for a folder of pictures, {path} is a file"
+    elif not os.access(path, os.R_OK):
+        yield f"no rights to read {path}"
