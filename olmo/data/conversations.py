@@ -22,11 +22,11 @@ from olmo.preprocessing.tokens import IMAGE, Turn
 from olmo.types import MEDIA_KEYS
 
 CHAT_KEYS = ("messages", "conversations")
-MEDIA_NAMES = {kind: (kind, f"{kind}s") for kind in MEDIA_KEYS}
-"""Kind -> the keys under which a line may list its media."""
+KIND_OF = {name: kind for kind in MEDIA_KEYS for name in (kind, f"{kind}s")}
+"""Key under which a line may list media -> their kind."""
 NOT_TAUGHT = ("tools", "functions", "audio", "audios")
 """Keys of a line that say what this model cannot learn; empty ones are passed over."""
-LINE_KEYS = {*CHAT_KEYS, *MEDIA_NAMES["video"], *MEDIA_NAMES["image"], *NOT_TAUGHT, "system"}
+LINE_KEYS = {*CHAT_KEYS, *KIND_OF, *NOT_TAUGHT, "system"}
 SPEAKERS = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt"), "assistant"),
@@ -60,7 +60,7 @@ def chat_of(line: Record, mistakes: list[str]) -> Record:
         given = [name for name in NOT_TAUGHT if line.get(name) not in NOTHING]
         reason = "the model learns neither tool calls nor sound"
         mistakes += [f"{name!r}: {reason}, got {line[name]!r:.80}" for name in given]
-    listed = {kind: _listed(line, kind, mistakes) for kind in MEDIA_NAMES}
+    listed = _listed(line, mistakes)
     turns = line[key]
     if not isinstance(turns, list) or not turns:
         mistakes.append(f"{key!r}: expected a list of turns, got {turns!r:.80}")
@@ -214,49 +214,49 @@ def _medium(value: Any, key: str, kind: str) -> str | bytes:
 # --- what is shown -----------------------------------------------------------------------------
 
 
-def _listed(line: Record, kind: str, mistakes: list[str]) -> list[Any]:
-    """Media that stand beside the conversation."""
-    one, several = MEDIA_NAMES[kind]
-    if one not in line and several not in line:
-        return []
-    found = [name for name in (one, several) if line.get(name) not in NOTHING]
-    if not found:
-        return []
-    mistakes += [f"both {found[0]!r} and {other!r}: give one of them" for other in found[1:]]
-    value = line[found[0]]
-    try:
-        values = value if isinstance(value, list) else [value]
-        return [_medium(v, found[0], kind) for v in values]
-    except CustomDataError as e:
-        mistakes.append(str(e))
-        return []
+def _listed(line: Record, mistakes: list[str]) -> dict[str, list[Any]]:
+    """Media that stand beside the conversation, by their kind."""
+    listed: dict[str, list[Any]] = {"video": [], "image": []}
+    for name, value in line.items():
+        if name not in KIND_OF or value in NOTHING:
+            continue
+        kind = KIND_OF[name]
+        if listed[kind]:
+            mistakes.append(f"both {kind!r} and '{kind}s': give one of them")
+        try:
+            values = value if isinstance(value, list) else [value]
+            listed[kind] = [_medium(v, name, kind) for v in values]
+        except CustomDataError as e:
+            mistakes.append(str(e))
+    return listed
 
 
 def _shown(places: list[Place], listed: dict[str, list[Any]]) -> Record:
     """What is shown, in the order of the places; those without a medium take the listed ones (for
     a video ``<image>`` is written as well). Without any place all of it comes first."""
+    videos, images = listed["video"], listed["image"]
     if places:
-        videos, images = listed["video"], listed["image"]
-        waiting = {"video": iter(videos), "image": iter(images)}
+        more_videos, more_images = iter(videos), iter(images)
         shown: dict[str, list[Any]] = {"video": [], "image": []}
         for place in places:
             kind, medium = place.kind, place.medium
             if medium is None:
                 kind = "video" if videos and not images else kind
-                medium = next(waiting[kind], None)
+                medium = next(more_videos if kind == "video" else more_images, None)
             shown[kind].append(medium)
-        if None in shown["video"] or None in shown["image"] or any(map(list, waiting.values())):
+        if None in shown["video"] or None in shown["image"] or [*more_videos, *more_images]:
             empty = [place.kind for place in places if place.medium is None]
             marks = " and ".join(f"{empty.count(kind)} <{kind}>" for kind in listed)
             raise CustomDataError(
                 f"{marks} in the texts, or as parts without a path, but {len(videos)} videos and "
                 f"{len(images)} images are listed; what looks like a mark in a text part is text"
             )
-        listed = shown
-    n_videos, n_images = len(listed["video"]), len(listed["image"])
-    if n_videos > 1 or (n_videos and n_images):
+        videos, images = shown["video"], shown["image"]
+    if len(videos) > 1 or (videos and images):
         raise CustomDataError(
-            f"{n_videos} videos and {n_images} images; the model is shown one video, or images, "
-            "and has no layout for more videos in an example"
+            f"{len(videos)} videos and {len(images)} images; the model is shown one video, or "
+            "images, and has no layout for more videos in an example"
         )
-    return {kind: m[0] if len(m) == 1 else m for kind, m in listed.items() if m}
+    if videos:
+        return {"video": videos[0]}
+    return {"image": images[0] if len(images) == 1 else images} if images else {}

@@ -139,11 +139,9 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
 
 def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Record:
     plain, others = {}, []
-    for key, value in line.items():
-        if key in LINE_KEYS:
-            continue
+    for key in sorted(line.keys() - LINE_KEYS):
         if key in CHAT_FIELDS:
-            plain[key] = value
+            plain[key] = line[key]
         elif hint := _meant(key):
             mistakes.append(f"unknown key {key!r:.80}; {hint}")
         else:
