@@ -12,7 +12,7 @@ import pytest
 
 from olmo.data.datasets import web
 from olmo.data.datasets.addresses import SWITCH
-from olmo.data.datasets.declare import DatasetRow
+from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.sources import Source
 
 CONTENT = bytes(range(256)) * 40

@@ -1,184 +1,96 @@
-"""Multiple choice (MC) on whole videos, one annotation file per split; some sets ask for a short
-answer (SA) as well."""
+"""Questions on whole videos whose rows need a rule: multiple choice (MC), and the same as a short
+answer (SA)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from olmo.data.datasets.declare import VIDEO_ACADEMIC, Record, by_media, dataset
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import INSERT
-from olmo.data.datasets.sources import HubFiles, Manual, WebFile
+from olmo.data.datasets.messages import MC, choice, short
+from olmo.data.records import Flaw, LeftOut, Record
 
-MC, SA = "video_multiple_choice", "video_short_answer"
-TRAIN_VAL = {"train": "train", "validation": "val"}
-TRAIN_VAL_TEST = {**TRAIN_VAL, "test": "test"}
-CHARADES = Manual(
-    "Charades videos (480p) go to Charades/Charades_v1",
-    "https://prior.allenai.org/projects/charades",
-)
-GROUPS = (VIDEO_ACADEMIC,)
-
-
-def choice(question: str, options: list[str], answer_idx: int) -> Record:
-    """A multiple-choice message."""
-    if not 0 <= answer_idx < len(options):
-        raise ValueError(f"answer {answer_idx} is not one of {len(options)} options")
-    return {"question": question, "options": options, "answer_idx": answer_idx, "style": MC}
-
-
-def short(question: str, answer: Any) -> Record:
-    """A short-answer message."""
-    return {"question": question, "answer": str(answer), "style": SA}
-
-
-# --- TGIF-QA -----------------------------------------------------------------------------------
+Row = dict[str, Any]
 
 TGIF_KINDS = ("action", "count", "transition", "frameqa")
 TGIF_CHOICE = ("action", "transition")
 
 
-@dataset(
-    "tgif",
-    {"train": "Train", "validation": "Test", "test": "Test"},
-    files=tuple(f"TGIF/{{split}}_{kind}_question.csv" for kind in TGIF_KINDS),
-    media=("TGIF/videos",),
-    sources=(
-        HubFiles("allenai/Molmo2-TGIF", "TGIF", ("*.csv",)),
-        Manual(
-            "get the GIFs of TGIF and convert each to TGIF/videos/<gif_name>.mp4",
-            "https://github.com/raingo/TGIF-Release",
-        ),
-    ),
-    groups=GROUPS,
-)
 def tgif(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_tgif_messages(disk, split))
-
-
-def _tgif_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
+    """``TGIF/{Train,Test}_{kind}_question.csv``, tab-separated: gif_name, question, answer; the
+    kinds with options have them as a1 to a5."""
     for kind in TGIF_KINDS:
-        for row in disk.csv(f"TGIF/{split}_{kind}_question.csv", "\t"):
-            video, answer = f"TGIF/videos/{row['gif_name']}.mp4", row["answer"]
-            if kind in TGIF_CHOICE:
+
+        def messages(row: Row, has_options: bool = kind in TGIF_CHOICE) -> Iterator[Record]:
+            video, answer = {"video": f"TGIF/videos/{row['gif_name']}.mp4"}, row["answer"]
+            if has_options:
                 options = [row[f"a{i}"] for i in range(1, 6)]
-                yield video, choice(row["question"], options, int(answer))
+                yield video | choice(row["question"], options, answer)
                 answer = options[int(answer)]
-            yield video, short(row["question"], answer)
+            yield video | short(row["question"], answer)
+
+        yield from disk.each(disk.csv(f"TGIF/{split}_{kind}_question.csv", "\t"), messages)
 
 
-# --- sets with a table of options --------------------------------------------------------------
+def choice_and_short(row: Row) -> list[Record]:
+    """IntentQA: question, a0 to a4, answer (a number). SA, then MC."""
+    options = [row[f"a{i}"] for i in range(5)]
+    message = choice(row["question"], options, row["answer"])
+    return [short(row["question"], options[message["answer_idx"]]), message]
 
 
-@dataset(
-    "sutd_trafficqa",
-    {"train": "train", "validation": "test", "test": "test"},
-    files=("SUTD-TrafficQA/R2_{split}.jsonl",),
-    media=("SUTD-TrafficQA/compressed_videos",),
-    sources=(
-        Manual(
-            "R2_train.jsonl, R2_test.jsonl and compressed_videos/ go to SUTD-TrafficQA",
-            "https://sutdcv.github.io/SUTD-TrafficQA",
-        ),
-    ),
-    groups=GROUPS,
-)
 def sutd_trafficqa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_sutd_messages(disk, split))
-
-
-def _sutd_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
+    """``SUTD-TrafficQA/R2_{split}.jsonl``: a list per line, the first one names the columns
+    (vid_filename, q_body, option0 to option3, answer). Empty options are not shown."""
     lines = disk.jsonl(f"SUTD-TrafficQA/R2_{split}.jsonl")
     header: list[str] = next(lines, [])
-    for line in lines:
+
+    def message(line: list[Any]) -> Record:
         row = dict(zip(header, line, strict=True))
         texts = [row[f"option{i}"] for i in range(4)]
-        filled = [i for i, text in enumerate(texts) if text]
-        if int(row["answer"]) not in filled:
-            raise ValueError(f"the answer {row['answer']} is an empty option of {texts}")
-        message = choice(
-            row["q_body"], [texts[i] for i in filled], filled.index(int(row["answer"]))
-        )
-        yield f"SUTD-TrafficQA/compressed_videos/{row['vid_filename']}", message
+        shown = [text for text in texts if text]
+        right = choice(row["q_body"], texts, row["answer"])["answer_idx"]
+        if not texts[right]:
+            raise Flaw("the answer is an empty option")
+        video = f"SUTD-TrafficQA/compressed_videos/{row['vid_filename']}"
+        return {"video": video} | choice(row["q_body"], shown, shown.index(texts[right]))
+
+    return disk.each(lines, message)
 
 
-@dataset(
-    "social_iq2",
-    TRAIN_VAL_TEST,
-    files=("social-iq2/qa/qa_{split}.json",),
-    media=("social-iq2/video",),
-    sources=(
-        HubFiles("PediaMedAI/Social-IQ-Video", "social-iq2", ("qa/*",)),
-        Manual(
-            "videos go to social-iq2/video/<vid_name>.mp4", "https://cmu-multicomp-lab.github.io"
-        ),
-    ),
-    groups=GROUPS,
-)
-def social_iq2(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(
-        (
-            f"social-iq2/video/{row['vid_name']}.mp4",
-            choice(row["q"], [row[f"a{i}"] for i in range(4)], int(row["answer_idx"])),
-        )
-        for row in disk.jsonl(f"social-iq2/qa/qa_{split}.json")
-    )
+HOW2QA_CLIPS = "how2QA/video-clips"
+HOW2QA_CORRUPT = {"onGTfd-EKrs_89.15_89.44.mp4", "bkl7eK8B6ig_147.73_149.83.mp4"}
+HOW2QA_CORRUPT_IDS = {"Z1NEMNKgR9U"}
 
 
-HOW2QA_SITE = "https://raw.githubusercontent.com/ych133/How2R-and-How2QA/master"
-
-
-@dataset(
-    "how2qa",
-    TRAIN_VAL,
-    files=("how2QA/how2QA_{split}_release.csv",),
-    media=("how2QA/video-clips",),
-    sources=(
-        WebFile(f"{HOW2QA_SITE}/how2QA_train_release.csv", "how2QA/how2QA_train_release.csv"),
-        WebFile(f"{HOW2QA_SITE}/how2QA_val_release.csv", "how2QA/how2QA_val_release.csv"),
-        Manual("cut the clips to how2QA/video-clips/<video>_<start>_<end>.<ext>"),
-    ),
-    groups=GROUPS,
-)
 def how2qa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_how2qa_messages(disk, split))
+    """``how2QA/how2QA_{split}_release.csv`` without a header: id, [start:end], three wrong answers,
+    question, right answer. Clips ``how2QA/video-clips/{id}_{start}_{end}.{ext}``; the extension is
+    that of ``extensions.json``, else of the first clip of the id."""
+    known = "how2QA/extensions.json"
+    extensions = dict(disk.items(known)) if disk.exists(known) else {}
+    for name in disk.names(HOW2QA_CLIPS):
+        if found := re.fullmatch(r"(.+)_[\d.]+_[\d.]+\.(\w+)", name):
+            extensions.setdefault(found[1], found[2])
 
-
-def _how2qa_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
-    for row in disk.cells(f"how2QA/how2QA_{split}_release.csv"):
-        start, end = row[1].strip("[]").split(":")
-        message = {
+    def message(row: list[str]) -> Record:
+        start, end = map(float, row[1].strip("[]").split(":"))
+        if not start < end:
+            raise Flaw("the segment has no length")
+        if row[0] not in extensions:
+            raise LeftOut("no clip of the video is there")
+        clip = f"{row[0]}_{round(start, 2)}_{round(end, 2)}.{extensions[row[0]]}"
+        if row[0] in HOW2QA_CORRUPT_IDS or clip in HOW2QA_CORRUPT:
+            raise LeftOut("the clip is known to be corrupt")
+        return {
+            "video": f"{HOW2QA_CLIPS}/{clip}",
             "question": row[5],
             "negatives": row[2:5],
             "answer": row[6],
             "style": MC,
             "draw": [INSERT],
         }
-        yield disk.with_extension(f"how2QA/video-clips/{row[0]}_{start}_{end}"), message
 
-
-@dataset(
-    "intent_qa",
-    TRAIN_VAL_TEST,
-    files=("IntentQA/{split}.csv",),
-    media=("IntentQA/videos",),
-    sources=(
-        Manual(
-            "train.csv, val.csv, test.csv and the NExT-QA videos (videos/<id>.mp4) go to IntentQA",
-            "https://github.com/JoseponLee/IntentQA",
-        ),
-    ),
-    groups=GROUPS,
-)
-def intent_qa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_intent_messages(disk, split))
-
-
-def _intent_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
-    for row in disk.csv(f"IntentQA/{split}.csv"):
-        video = f"IntentQA/videos/{row['video_id']}.mp4"
-        options, right = [row[f"a{i}"] for i in range(5)], int(row["answer"])
-        message = choice(row["question"], options, right)
-        yield video, short(row["question"], options[right])
-        yield video, message
+    return disk.each(disk.cells(f"how2QA/how2QA_{split}_release.csv"), message)
