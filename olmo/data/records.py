@@ -88,8 +88,21 @@ class PackedRecords(Sequence[Record]):
     ends: np.ndarray
 
     @classmethod
-    def pack(cls, records: Iterable[Record]) -> PackedRecords:
-        parts = [json.dumps(r, separators=(",", ":"), ensure_ascii=False).encode() for r in records]
+    def pack(
+        cls, records: Iterable[Record], lose: Callable[[OutsideError], None] | None = None
+    ) -> PackedRecords:
+        """``lose`` is told of a record that is no JSON (dates, half a character), which is left
+        out; without it, that is an ``OutsideError``."""
+        parts = []
+        for record in records:
+            try:
+                with explained(Flaw):
+                    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+                    parts.append(text.encode())
+            except OutsideError as e:
+                if lose is None:
+                    raise
+                lose(e)
         return cls(b"".join(parts), np.cumsum([len(p) for p in parts], dtype=np.int64))
 
     def __len__(self) -> int:

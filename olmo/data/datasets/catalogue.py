@@ -21,7 +21,6 @@ evaluation has one question per example.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import itertools
 import logging
@@ -34,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 import olmo.data.datasets.synthetic.video  # noqa: F401 (registers its sets)
-from olmo.config import Config, read_settings
+from olmo.config import Config, ConfigError, convert, nearest, read_settings, section
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
@@ -66,17 +65,17 @@ class DatasetRow(Config):
         splits: our name of a split -> its name in the files, which ``{split}`` stands for.
         sources: how to get it (``olmo.data.datasets.sources``).
         groups: names that stand for it and others.
-        files: annotation files in the order in which they are read, by their suffix: csv, tsv, json, jsonl,
-            parquet, or a folder with an Arrow table.
+        files: annotation files in the order in which they are read, by their suffix: csv, json,
+            jsonl, parquet, or a folder with an Arrow table.
         suffix: the suffix that the files should have, where theirs is another one.
         rows: the key of a JSON file under which the rows are.
         video, image: the media file of a row.
         fields: keys of a message -> columns of a row, for plain rows.
         style: style of the messages of plain rows.
         row, read, arguments: functions instead of ``fields``, and what they get as keywords.
-        merge: what becomes one example of training: all messages on one media file (``media``), on one clip of
-            one (``clip``), with one ``example_id`` (``id``), of one row (``row``), or each record
-            as it is (``none``).
+        merge: what becomes one example of training: all messages on one media file (``media``),
+            on one clip of one (``clip``), with one ``example_id`` (``id``), of one row (``row``),
+            or each record as it is (``none``).
         max_messages: examples with more are split evenly.
         max_lost: the share of the rows that may be unusable.
     """
@@ -99,6 +98,8 @@ class DatasetRow(Config):
     merge: Literal["media", "clip", "id", "row", "none"] = "media"
     max_messages: int | None = None
     max_lost: float = 0.5
+    origins: list[Source] = field(init=False, repr=False)
+    """``sources``, typed."""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.fields, self.row, self.read))) != 1:
@@ -107,13 +108,7 @@ class DatasetRow(Config):
             raise ValueError("expected files, or read, which opens its own")
         self.in_range("[0, 1]", "max_lost")
         self.at_least(1, "max_messages")
-        self.origins  # noqa: B018 (a wrong source fails here)
-
-    @functools.cached_property
-    def origins(self) -> list[Source]:
-        """``sources``, typed."""
-        where = f"{self.name}.sources"
-        return [source_of(s, f"{where}[{i}]") for i, s in enumerate(self.sources)]
+        self.origins = [source_of(s, f"sources[{i}]") for i, s in enumerate(self.sources)]
 
     def folder(self) -> Path:
         """Where the files are looked for."""
@@ -127,41 +122,47 @@ class DatasetRow(Config):
         files = [f.format(split=word) for f in self.files]
         if absent := [f for f in files if not disk.matches(f)]:
             raise MissingDataError(self.name, absent, disk.home, self._hint())
+        read = self._reader()
         try:
             with reading(lambda: f"data set {self.name!r}: {disk.at}"):
-                found = self._read(disk, files, word)
+                found = read(disk, files, word)
                 if not isinstance(found, Sequence):
                     keys = partial(merged, key=self.merge, at=lambda: disk.place)
                     found = keys(found) if split == "train" else single_questions(found)
-                    found = PackedRecords.pack(even_parts(found, self.max_messages))
+                    found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
         except DatasetFormatError as e:
             if isinstance(lost := e.__cause__, FileNotFoundError):
                 name = lost.filename or str(lost)
                 raise MissingDataError(self.name, [name], disk.home, self._hint()) from e
             raise
         losses = disk.losses
-        if losses.n_unusable > self.max_lost * losses.n_rows or (losses and not len(found)):
-            raise DatasetFormatError(f"data set {self.name!r}: {disk.at}: {losses.text()}")
+        if losses.n_unusable > self.max_lost * losses.n_rows or not len(found):
+            reasons = losses.text() if losses else "it has no rows"
+            raise DatasetFormatError(f"data set {self.name!r}: {disk.home}: {reasons}")
         return disk, found
 
-    def _read(self, disk: Disk, files: list[str], word: str) -> Iterable[Record]:
+    def _reader(self) -> Callable[[Disk, list[str], str], Iterable[Record]]:
+        """What makes records of the files, for a split's name in them."""
         if self.read is not None:
-            found: Iterable[Record] = _function(self.read)(disk, word, **self.arguments)
-            return found
+            read = function_of(self.read)
+            return lambda disk, files, word: read(disk, word, **self.arguments)
         convert = partial(plain_messages, fields=self.fields, style=self.style)
         if self.row is not None:
-            convert = partial(_function(self.row), **self.arguments)
+            convert = partial(function_of(self.row), **self.arguments)
         media = {k: v for k in ("video", "image") if (v := getattr(self, k)) is not None}
 
-        def records(row: Any) -> Iterator[Record]:
-            values = row | {"split": word} if media else {}
-            shown = {kind: path.format_map(values) for kind, path in media.items()}
-            found = convert(row)
-            for message in [found] if isinstance(found, dict) else found:
-                yield shown | message
+        def of_files(disk: Disk, files: list[str], word: str) -> Iterator[Record]:
+            def records(row: Any) -> Iterator[Record]:
+                values = row | {"split": word} if media else {}
+                shown = {kind: path.format_map(values) for kind, path in media.items()}
+                found = convert(row)
+                for message in [found] if isinstance(found, dict) else found:
+                    yield shown | message
 
-        opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)
-        return disk.each(itertools.chain.from_iterable(opened), records)
+            opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)
+            return disk.each(itertools.chain.from_iterable(opened), records)
+
+        return of_files
 
     def open(self, split: str) -> DeclaredDataset:
         """The data set, errors as in ``records``. Examples without their media are left out of a
@@ -230,7 +231,7 @@ def videos_of(records: Sequence[Record]) -> Iterable[str]:
     return (r["video"] for r in records if "video" in r)
 
 
-def _function(name: str) -> Callable[..., Any]:
+def function_of(name: str) -> Callable[..., Any]:
     """The function ``module.function`` of this package."""
     module, _, function = name.rpartition(".")
     found: Callable[..., Any] = getattr(
@@ -239,18 +240,26 @@ def _function(name: str) -> Callable[..., Any]:
     return found
 
 
-def load(path: Path = CATALOGUE) -> dict[str, DatasetRow]:
-    """The rows of a catalogue file, by name, sorted. ``ConfigError`` names a wrong key."""
+def load(path: Path = CATALOGUE) -> tuple[dict[str, str], dict[str, DatasetRow]]:
+    """Groups with their titles, and the rows by name, sorted. ``ConfigError`` names what is
+    wrong in the file."""
     content = read_settings(path)
-    rows = {
-        name: DatasetRow.from_dict({"name": name, "home": home, **row}, f"{path.name}: {name}")
-        for home in HOMES
-        for name, row in content.pop(home, {}).items()
-    }
-    return dict(sorted(rows.items()))
+    titles = convert(dict[str, str], content.pop("groups", {}), f"{path.name}: groups")
+    rows: dict[str, DatasetRow] = {}
+    for home in HOMES:
+        for name, row in section(content, home).items():
+            where = f"{path.name}: {name}"
+            rows[name] = DatasetRow.from_dict({"name": name, "home": home, **row}, where)
+            for group in rows[name].groups:
+                if group not in titles:
+                    raise ConfigError(f"{where}: unknown group {group!r}; {nearest(group, titles)}")
+    if unknown := set(content) - set(HOMES):
+        raise ConfigError(f"{path.name}: unknown key {unknown.pop()!r}, expected {HOMES}")
+    return titles, dict(sorted(rows.items()))
 
 
-_ROWS = load()
+GROUPS, _ROWS = load()
+"""Titles of the groups, by name; and the rows."""
 for _row in _ROWS.values():
     register_dataset(_row.name, tuple(_row.splits))(_row.open)
 
@@ -264,13 +273,12 @@ def dataset_rows() -> dict[str, DatasetRow]:
 def select_rows(names: Iterable[str]) -> list[DatasetRow]:
     """Rows named one by one or by group; an unknown name is a ``ValueError`` with all groups."""
     rows = dataset_rows()
-    groups = sorted({g for r in rows.values() for g in r.groups})
     found: dict[str, DatasetRow] = {}
     for name in names:
         members = [r for r in rows.values() if name == r.name or name in r.groups]
         if not members:
             raise ValueError(
-                f"unknown data set or group {name!r}. Groups: {', '.join(groups)}. "
+                f"unknown data set or group {name!r}. Groups: {', '.join(sorted(GROUPS))}. "
                 f"Data sets: {', '.join(rows)}"
             )
         found |= {r.name: r for r in members}

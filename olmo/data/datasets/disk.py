@@ -61,7 +61,7 @@ class Disk:
                     with explained(Flaw):
                         record = next(found, None)
                 except OutsideError as e:
-                    self.losses.add(e, self.at)
+                    self.lose(e)
                     break
                 if record is None:
                     break
@@ -149,10 +149,14 @@ class Disk:
             if line.strip():
                 yield line.strip()
 
+    def lose(self, error: OutsideError) -> None:
+        """Count the row at hand as one that gives nothing."""
+        self.losses.add(error, self.at)
+
     def _lose(self, reason: Exception) -> None:
         """Count the row at hand, which ``each`` does not come to see."""
         self.losses.n_rows += 1
-        self.losses.add(Flaw(str(reason)), self.at)
+        self.lose(Flaw(str(reason)))
 
     def _raw_lines(self, path: str) -> Iterator[str]:
         """Lines with their ends, each named in ``place`` before it is looked at."""

@@ -50,7 +50,9 @@ def clip_times(start: Any, end: Any) -> Record:
 
 def plain_messages(row: Row, fields: dict[str, Any], style: str | None) -> Record:
     """The message of a plain row: ``fields`` names a column for each key, or a list of them."""
-    found = {k: [row[c] for c in v] if isinstance(v, list) else row[v] for k, v in fields.items()}
+    found: Record = {
+        k: [row[c] for c in v] if isinstance(v, list) else row[v] for k, v in fields.items()
+    }
     if "options" in found:
         return choice(found["question"], found["options"], found["answer_idx"], style or MC)
     if "answer" in found:

@@ -29,8 +29,8 @@ class HubFiles(Config):
 
 @dataclass
 class WebFile(Config):
-    """The file ``web`` over https. ``into`` is its path, relative to the home of the data set, or the
-    folder that an archive is unpacked to. ``sha256`` is None where it is not known."""
+    """The file ``web`` over https. ``into`` is its path, relative to the home of the data set, or
+    the folder that an archive is unpacked to. ``sha256`` is None where it is not known."""
 
     web: str
     into: str
