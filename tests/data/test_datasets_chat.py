@@ -21,6 +21,7 @@ CHOICE = f"Which?\nA. cup\nB. book\n{LETTER}"
 LINKS = [f"https://example.org/{i}.jpg" for i in range(6)]
 LINKED = [f"pixmo_images/{address_name(link)}" for link in LINKS]
 QA = {"question": "Which?", "answer": "The second."}
+CORRECTION = QA | {"style": "correction_qa", "no_points": True}
 MANTIS = {
     "nlvr2": "nlvr2",
     "spot_the_diff": "spot-the-diff",
@@ -48,7 +49,7 @@ CASES = [
             }
         },
         LINKED,
-        [{"image": LINKED[:n], "message_list": [QA | {"style": "user_qa"}]} for n in (2, 5)],
+        [{"image": LINKED[:n], "message_list": [CORRECTION]} for n in (2, 5)],
         home=IMAGES,
     ),
     Miniature(
@@ -73,7 +74,7 @@ CASES = [
                         "label": "cups",
                         "points": [[], [[1.5, 20.0]]],
                         "point_scale": 100.0,
-                        "style": "multi_image_point",
+                        "style": "multi_image_pointing",
                     }
                 ],
             }
@@ -120,7 +121,7 @@ CASES = [
                 {
                     "image": [f"Mantis-Instruct/{folder}/{i}.jpg" for i in range(2)],
                     "messages": ["Image 1 and Image 2?", "Yes.", "Why?", "So."],
-                    "style": f"mantis_instruct_{name}",
+                    "style": "mantis_instruct_da",
                 }
             ],
             home=IMAGES,

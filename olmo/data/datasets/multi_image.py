@@ -18,14 +18,14 @@ from olmo.data.datasets.declare import (
 from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.draws import ONE_STYLE
 from olmo.data.datasets.image_benchmarks import numbered
-from olmo.data.datasets.image_tables import PIXMO_IMAGES, USER_QA, explained
+from olmo.data.datasets.image_tables import PIXMO_IMAGES, explained
 from olmo.data.datasets.pointing import PERCENT, coordinates
 from olmo.data.datasets.sources import HubFiles, LinkedImages
 from olmo.data.datasets.tables import TableRecords, address_name, picture
 
 Row = dict[str, Any]
 MAX_IMAGES = 5
-POINT_STYLES = ["multi_image_point", "multi_image_point_count"]
+POINT_STYLES = ["multi_image_pointing", "multi_image_point_then_count"]
 
 
 def several(images: list[Any]) -> bool:
@@ -56,7 +56,8 @@ def multi_image_qa(disk: Disk, split: str) -> Iterator[Record]:
     for row in disk.table_rows("Molmo2-MultiImageQA", split, *columns):
         if several(row["image_urls"]):
             messages = [
-                {"question": qa["question"], "answer": qa["answer"], "style": USER_QA}
+                {k: qa[k] for k in ("question", "answer")}
+                | {"style": "correction_qa", "no_points": True}
                 for qa in structs(row["qa_pairs"])
             ]
             yield {"image": linked_images(row["image_urls"]), "message_list": messages}
@@ -155,7 +156,7 @@ def _declare_mantis(name: str, subset: str) -> None:
                 yield {
                     "image": [f"{images}/{path}" for path in paths],
                     "messages": texts,
-                    "style": f"mantis_instruct_{name}",
+                    "style": "mantis_instruct_da",
                 }
 
 
