@@ -54,6 +54,11 @@ class DataFormatterConfig(Config):
     """Whether training draws wordings and forms of multiple choice for every example, or has
     those of evaluation."""
 
+    def texts(self) -> dict[str, str]:
+        """Texts around the turns, of ``FORMATS``."""
+        texts = FORMATS[self.message_format]
+        return texts if self.always_start_with_space else {**texts, "first": ""}
+
     def build(self) -> DataFormatter:
         """The formatter of these settings. ``ConfigError`` for a file ``prompts`` that cannot be
         used."""
@@ -115,7 +120,7 @@ class DataFormatter:
             raise ValueError("messages must be a non-empty list of strings, got none")
         prefix = style_prefix(message.get("style") or "", self.config.system_prompt)
         turns[0] = Turn.of(prefix, " " if prefix and turns[0].pieces else "", turns[0])
-        return Conversation(_chat_format(turns, self.config), metadata)
+        return Conversation(_chat_format(turns, self.config.texts()), metadata)
 
 
 def _raw_turns(message: Message, words: Wordings) -> list[Turn]:
@@ -137,9 +142,7 @@ def _no_points(message: Message, question: str, words: Wordings) -> str:
     return ""
 
 
-def _chat_format(turns: list[Turn], config: DataFormatterConfig) -> list[Turn]:
-    texts = FORMATS[config.message_format]
-
+def _chat_format(turns: list[Turn], texts: dict[str, str]) -> list[Turn]:
     def form(name: str) -> Turn:
         return Turn.read(texts.get(name, ""), CONTROL)
 
@@ -148,7 +151,7 @@ def _chat_format(turns: list[Turn], config: DataFormatterConfig) -> list[Turn]:
         if i % 2:
             out.append(Turn.of(form("turn"), turn))
         else:
-            start = form("between" if i else "first" if config.always_start_with_space else "")
+            start = form("between" if i else "first")
             out.append(Turn.of(start, form("user"), turn, form("user_end"), form("answer")))
     return out
 

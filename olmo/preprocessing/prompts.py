@@ -51,7 +51,8 @@ UNTAGGED_STYLES = _words("""
     a_okvqa_mc ai2_diagram ai2_diagram_no_letter science_qa eval_multiple_choice
     multi_image_mc multi_image_mc_exp mantis_instruct_mc eval_multi_image_mc
 """)
-"""Styles without a tag before the prompt: chat, captions, points and multiple choice."""
+"""Styles without a tag before the prompt: chat, captions, points and multiple choice. So the
+published models were trained, and not every style of a kind alike."""
 TAGGED_STYLES = _words("""
     demo video_short_answer vqa2 okvqa a_okvqa_da tally_qa text_vqa doc_qa info_qa st_qa chart_qa
     tabwmp_da dv_qa figure_qa plot_qa synthetic_qa point_qa transcript android_control
@@ -72,7 +73,7 @@ _SHOWN = UNTAGGED_STYLES | TAGGED_STYLES
 KNOWN_STYLES = _SHOWN.union(
     STYLE_RENAMES, (f"eval_{style}" for style in _SHOWN if style.startswith("multi_image_"))
 )
-"""Which tag a style has is how the published models were trained; two of one kind may differ."""
+"""Every style that a message may have."""
 
 
 def check_style(style: str) -> None:
