@@ -30,6 +30,12 @@ class LeftOut(OutsideError):
     """A row that its data set does not use, by a rule: a list of corrupt clips, a flag, a range.
     The message is the rule, without what differs from row to row."""
 
+    @classmethod
+    def when(cls, condition: object, rule: str) -> None:
+        """Raise it if ``condition`` holds."""
+        if condition:
+            raise cls(rule)
+
 
 class Flaw(LeftOut):
     """A row that cannot be used, because its annotation is wrong."""

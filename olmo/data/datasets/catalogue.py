@@ -199,10 +199,9 @@ class DeclaredDataset(RecordDataset):
     """Examples of one split of a declared data set."""
 
     def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
-        example = drawn(record, rng)
-        if "message_list" in example:
-            example["message_list"] = [drawn(m, rng) for m in example["message_list"]]
-        return example
+        if "message_list" in record:
+            record = record | {"message_list": [drawn(m, rng) for m in record["message_list"]]}
+        return drawn(record, rng)
 
 
 def present(disk: Disk, records: Sequence[Record]) -> list[int]:

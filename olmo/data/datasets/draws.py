@@ -18,8 +18,11 @@ _DRAWS: dict[str, Draw] = {}
 WORDING, INSERT, SHUFFLE = "wording", "insert", "shuffle"
 ONE_ANSWER, NUMBERS, ONE_STYLE = "one_answer", "numbers", "one_style"
 CLIP, ONE_OBJECT = "clip", "one_object"
+COUNT_QUESTION, CONVERSATION = "count_question", "conversation"
 
 NUMBER_OPTIONS = 4
+P_TREE = 0.8
+"""How often several messages on one video are independent of each other."""
 CLIP_S = 63.0
 """Longest part of a video that a question on points is about."""
 STEP_S = 0.5
@@ -43,9 +46,9 @@ def _draw(name: str) -> Callable[[Draw], Draw]:
 
 @_draw(WORDING)
 def wording(message: Message, rng: np.random.RandomState) -> Message:
-    """``question``: one of ``wordings``, with ``{name}`` filled in from ``fill``."""
-    text = _one(message.pop("wordings"), rng)
-    return message | {"question": text.format(**message.pop("fill", {}))}
+    """``question``: one of ``wordings``; with ``fill``, ``{name}`` is filled in from it."""
+    text, fill = _one(message.pop("wordings"), rng), message.pop("fill", None)
+    return message | {"question": text.format(**fill) if fill else text}
 
 
 @_draw(INSERT)
@@ -73,9 +76,9 @@ def one_answer(message: Message, rng: np.random.RandomState) -> Message:
 
 @_draw(NUMBERS)
 def numbers(message: Message, rng: np.random.RandomState) -> Message:
-    """``options``: four consecutive numbers, none negative, with ``answer`` among them."""
+    """``options``: four consecutive numbers from 1 on, with ``answer`` among them."""
     right = int(message.pop("answer"))
-    place = int(rng.randint(min(right, NUMBER_OPTIONS - 1) + 1))
+    place = int(rng.randint(min(right, NUMBER_OPTIONS)))
     options = [str(right - place + i) for i in range(NUMBER_OPTIONS)]
     return message | {"options": options, "answer_idx": place}
 
@@ -84,6 +87,21 @@ def numbers(message: Message, rng: np.random.RandomState) -> Message:
 def one_style(message: Message, rng: np.random.RandomState) -> Message:
     """``style``: one of ``styles``."""
     return message | {"style": _one(message.pop("styles"), rng)}
+
+
+@_draw(COUNT_QUESTION)
+def count_question(message: Message, rng: np.random.RandomState) -> Message:
+    """``question`` only where the style drawn before counts; one that points has its wordings."""
+    return {k: v for k, v in message.items() if k != "question" or "count" in message["style"]}
+
+
+@_draw(CONVERSATION)
+def conversation(message: Message, rng: np.random.RandomState) -> Message:
+    """Several messages of ``message_list`` now and then as one, of several turns."""
+    turns = message["message_list"]
+    if len(turns) < 2 or rng.random() < P_TREE:
+        return message
+    return message | {"message_list": [{"multi_turn_messages": turns}]}
 
 
 @_draw(CLIP)
