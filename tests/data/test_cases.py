@@ -28,7 +28,7 @@ NAMES = sorted(path.name for path in CASES.iterdir())
 FORMAT = DataFormatterConfig().build()
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_abs_triplets"}
-REFERENCES |= {"statements"}
+REFERENCES |= {"statements", "text"}
 UNANSWERED = {"mlvu_mc_test:test", "perception_test:test"}
 """Splits whose answers are not public."""
 

@@ -29,9 +29,14 @@ def label(answer: str, style: str, wordings: list[str]) -> Record:
     return {"wordings": wordings, "answer": answer, "style": style, "draw": [WORDING]}
 
 
-def _known(disk: Disk, path: str) -> Any:
-    """What a JSON file tells about the videos that are there; None if it is absent."""
-    return disk.json(path) if disk.exists(path) else None
+def _extensions(disk: Disk, path: str) -> dict[str, str | None]:
+    """Name of a video -> its extension (``.mp4``, null for no file); none if the file is absent."""
+    return dict(disk.items(path)) if disk.exists(path) else {}
+
+
+def _names(disk: Disk, path: str) -> set[str] | None:
+    """The names that a JSON file lists; None if it is absent."""
+    return {n for n in disk.json(path) if isinstance(n, str)} if disk.exists(path) else None
 
 
 def _parts(disk: Disk, path: str, key: str) -> Iterator[tuple[str, Row, Row]]:
@@ -43,8 +48,8 @@ def _parts(disk: Disk, path: str, key: str) -> Iterator[tuple[str, Row, Row]]:
             yield name, row, part
 
 
-def _with_extension(disk: Disk, folder: str, name: str, known: dict[str, str]) -> str:
-    """The video; ``known`` has the extension (``.mp4``, or null for no file) by name."""
+def _with_extension(disk: Disk, folder: str, name: str, known: dict[str, str | None]) -> str:
+    """The video; see ``_extensions`` for ``known``."""
     if name not in known:
         return disk.with_extension(f"{folder}/{name}", ("mkv", "mp4", "webm"))
     LeftOut.when(not known[name], "its video is listed as missing")
@@ -81,8 +86,7 @@ def kinetics(disk: Disk, split: str) -> Iterator[Record]:
     list paths below ``kinetics``."""
     lists, corrupt = "kinetics/kinetics710", "kinetics/kinetics_corrupt.parquet"
     labels = dict(enumerate(disk.lines(f"{lists}/k710_label_map.txt")))
-    existing = _known(disk, "kinetics/kinetics_existing_videos.json")
-    existing = existing and set(existing)
+    existing = _names(disk, "kinetics/kinetics_existing_videos.json")
     unusable = {r["video"] for r in disk.parquet(corrupt)} if disk.exists(corrupt) else set()
 
     def message(listed: tuple[str, str]) -> Record:
@@ -157,8 +161,7 @@ def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
 def charades_sta(disk: Disk, split: str) -> Iterator[Record]:
     """``Charades/charades_sta_{split}.txt``: "id start end##caption". ``existing_videos.json``
     lists ids."""
-    existing = _known(disk, "Charades/existing_videos.json")
-    existing = existing and set(existing)
+    existing = _names(disk, "Charades/existing_videos.json")
 
     def message(line: str) -> Record:
         place, _, caption = line.partition("##")
@@ -175,7 +178,7 @@ def coin(disk: Disk, split: str) -> Iterator[Record]:
     """``coin/COIN.json``: database {id: {subset, annotation [{segment, label}]}}.
     ``file_extensions.json``: id -> extension; ``coin_corrupt.parquet``: video_id, metadata
     {clip_start_time, clip_end_time}."""
-    known, table = _known(disk, "coin/file_extensions.json") or {}, "coin/coin_corrupt.parquet"
+    known, table = _extensions(disk, "coin/file_extensions.json"), "coin/coin_corrupt.parquet"
     rows = disk.parquet(table) if disk.exists(table) else ()
     corrupt = [(row["video_id"], row["metadata"]) for row in rows]
 
@@ -197,7 +200,7 @@ def youcook2(disk: Disk, split: str) -> Iterator[Record]:
     """``youcook2/youcookii_annotations_trainval.json``: database {id: {subset, annotations
     [{segment, sentence}]}}. ``video_extensions.json``: id -> extension. A question on the clip of
     a step, and for the whole video a caption of it."""
-    known = _known(disk, "youcook2/video_extensions.json") or {}
+    known = _extensions(disk, "youcook2/video_extensions.json")
 
     def messages(found: tuple[str, Row, Row]) -> Iterator[Record]:
         name, row, part = found
@@ -220,7 +223,7 @@ def activitynet(disk: Disk, split: str) -> Iterator[Record]:
     """``ActivityNet/activity_net.v1-3.min.json``: database {id: {annotations [{segment, label}]}},
     clips of all subsets; ``{split}_q.json``: video_name, question, question_id; ``{split}_a.json``:
     question_id, answer. ``missing_videos.json`` lists ids."""
-    missing = set(_known(disk, "ActivityNet/missing_videos.json") or ())
+    missing = _names(disk, "ActivityNet/missing_videos.json") or set()
     seen = set()
 
     def video(name: str) -> Record:
@@ -307,10 +310,11 @@ def ego4d(disk: Disk, split: str) -> Iterator[Record]:
 
     def messages(row: Row) -> Iterator[Record]:
         LeftOut.when(row.get("corrupt"), "the clip is marked as corrupt")
-        metadata = {k: v for k, v in (row.get("metadata") or {}).items() if v is not None}
+        shown: Record = {"video": f"ego4d-clips/{row['clip']}"}
+        if metadata := {k: v for k, v in (row.get("metadata") or {}).items() if v is not None}:
+            shown["metadata"] = metadata
         for message in row["message_list"]:
-            found = {k: message[k] for k in ("question", "answer", "style")}
-            yield {"video": f"ego4d-clips/{row['clip']}", "metadata": metadata} | found
+            yield shown | {k: message[k] for k in ("question", "answer", "style")}
 
     table = f"Ego4d/ego4d_cached_{split}_metadata"
     rows = disk.rows_of(disk.first(f"{table}.jsonl", f"{table}.parquet"), split)
