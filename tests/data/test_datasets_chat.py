@@ -15,7 +15,6 @@ from tests.data.datasets_miniature import IMAGES, Miniature
 from tests.data.test_datasets_benchmarks import seen
 from tests.data.test_datasets_tables import PAIRS, png
 
-VIDEO = "youtube-cc/youtube-cc-exist/ab/ab.mp4"
 LETTER = "Answer with the option's letter from the given choices directly."
 CHOICE = f"Which?\nA. cup\nB. book\n{LETTER}"
 LINKS = [f"https://example.org/{i}.jpg" for i in range(6)]
@@ -35,12 +34,6 @@ def dialogue(*texts: str) -> list[dict[str, str]]:
 
 
 CASES = [
-    Miniature(
-        "molmo2_human_qa",
-        {"Molmo2-AskModelAnything": {"train": [{"video_id": "ab", **QA}] * 2}},
-        [VIDEO],
-        [{"video": VIDEO, "message_list": [QA | {"style": "user_qa"}] * 2}],
-    ),
     Miniature(
         "pixmo_multi_image_qa_multi_only_max5",
         {
@@ -127,32 +120,6 @@ CASES = [
             home=IMAGES,
         )
         for name, folder in MANTIS.items()
-    ),
-    Miniature(
-        "vixmo_caps_eval2",
-        {"Molmo2-CapEval": {"test": [{"video_id": "ab", "statements": ["A dog runs."]}]}},
-        [VIDEO],
-        [
-            {
-                "video": VIDEO,
-                "style": "video_long_caption",
-                "metadata": {"example_id": "ab", "statements": ["A dog runs."]},
-            }
-        ],
-        "test",
-    ),
-    Miniature(
-        "vixmo3_top_level_captions_min_3",
-        {
-            "Molmo2-Cap": {
-                "train": [
-                    {"video_id": "ab", "caption": f"Of {n}.", "clip_captions": ["x"] * n}
-                    for n in (2, 3)
-                ]
-            }
-        },
-        [VIDEO],
-        [{"video": VIDEO, "message_list": [{"text": "Of 3.", "style": "video_long_caption"}]}],
     ),
     Miniature(
         "mlvu_mc_test",

@@ -35,20 +35,6 @@ def palette(numbers: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def points_row(n: int, duration: float = 20.0) -> dict[str, Any]:
-    points = [{"x": 10.0 + i, "y": 20.0} for i in range(n)]
-    row = {"video_id": "ab", "label": f"{n} cups", "duration": duration}
-    return row | {"timestamps": [0.5] * (n > 0), "points": [points] * (n > 0)}
-
-
-def pointed(n: int, video: str = VIDEO, **more: Any) -> dict[str, Any]:
-    points = [[[10.0 + i, 20.0] for i in range(n)]] * (n > 0)
-    example = {"video": video, "label": f"{n} cups", "points": points}
-    return example | {"timestamps": [0.5] * (n > 0), "style": "video_point"} | more
-
-
-ROWS = {"Molmo2-VideoPoint": {"train": [points_row(n) for n in (0, 5, 6, 25, 26, 60, 61)]}}
-
 # 13 frames at 6 per second: frames 0, 6 and 12 are looked at, the object is hidden at 6
 MEVIS = {
     "MeViS/{split}/meta_expressions.json": {
@@ -129,70 +115,6 @@ MOLMO_TRACK = {
 }
 
 CASES = [
-    Miniature("vixmo_points_minmax_0_5", ROWS, [VIDEO], [pointed(0), pointed(5)]),
-    Miniature("vixmo_points_minmax_6_25", ROWS, [VIDEO], [pointed(6), pointed(25)]),
-    Miniature("vixmo_points_minmax_26_60", ROWS, [VIDEO], [pointed(26), pointed(60)]),
-    Miniature(
-        "academic_points_clip_63s_2fps",
-        {"academic_points/train.jsonl": [points_row(n) | {"video": "a.mp4"} for n in (1, 61)]},
-        ["academic_points/videos/a.mp4"],
-        [pointed(1, "academic_points/videos/a.mp4")],
-    ),
-    Miniature(
-        "vixmo_points_count_clip_63s",
-        {
-            "Molmo2-VideoCountEval": {
-                "val": [
-                    {"video_id": "ab", "label": "jumps", "count": 3, "subset": "action/event"}
-                    | {"clip_start": start, "clip_end": 70.0}
-                    for start in (7.0, None)
-                ]
-            }
-        },
-        [VIDEO],
-        [
-            {
-                "video": VIDEO,
-                "label": "jumps",
-                "style": "video_count",
-                "metadata": {"example_id": f"ab_{i}", "count": 3, "subset": "action/event"} | clip,
-            }
-            for i, clip in enumerate(({"clip_start_time": 7.0, "clip_end_time": 70.0}, {}))
-        ],
-        split="val",
-    ),
-    Miniature(
-        "vixmo_points_point_eval",
-        {
-            "Molmo2-VideoPointEval": {
-                "val": [
-                    {
-                        "id": "q1",
-                        "video_id": "ab",
-                        "label": "cup",
-                        "duration": 20.0,
-                        "points": [{"t": 0.5, "x": 1.0, "y": 2.0}],
-                        "masks": [[{"frame_id": 1, **RLE}, {"frame_id": 2, **RLE}]],
-                    }
-                ]
-            }
-        },
-        [VIDEO],
-        [
-            {
-                "video": VIDEO,
-                "label": "cup",
-                "style": "video_point",
-                "metadata": {
-                    "example_id": "q1",
-                    "gt_abs_triplets": [[0.5, 1.0, 2.0]],
-                    "gt_abs_masks": [{0.5: MASK.tolist(), 1.0: MASK.tolist()}],
-                    "duration": 20.0,
-                },
-            }
-        ],
-        split="val",
-    ),
     *(
         Miniature(
             name,

@@ -150,7 +150,7 @@ def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
         start, stop = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
         clip = f"{row['video_id']}_{start:.3f}_{stop:.3f}"
         LeftOut.when(clip in EPIC_CORRUPT, "its clip is known to be corrupt")
-        video = f"epic-kitchens-clips/{row['participant_id']}/videos/{clip}.mp4"
+        video = "/".join(["epic-kitchens-clips", row["participant_id"], "videos", f"{clip}.mp4"])
         return {"video": video} | label(row["narration"], "epic_kitchens_label", ACTION)
 
     return disk.each(disk.csv(listed if disk.exists(listed) else f"{table}.csv"), message)

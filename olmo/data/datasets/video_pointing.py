@@ -136,8 +136,8 @@ def point_eval(disk: Disk, split: str) -> TableRecords:
     two_fps_timestamps, points (in pixels), masks (of each point, by frame)."""
     columns = ("label", "video_duration", "width", "height", "two_fps_timestamps", "masks")
     rows = disk.table("Molmo2-VideoPointEval", split, *columns, "points")
-    ids, sources = rows.column("video_id"), rows.column("video_source")
-    media = [slow_video(disk, *found) for found in zip(ids, sources, strict=True)]
+    found = zip(rows.column("video_id"), rows.column("video_source"), strict=True)
+    media = [slow_video(disk, str(video_id), source) for video_id, source in found]
     return TableRecords.single(rows, _gold_points, media=media, kind="video")
 
 

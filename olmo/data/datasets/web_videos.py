@@ -18,14 +18,14 @@ COPIES = {
 
 LLAVA = "LLaVA-Video-178K"
 LENGTHS = ("0_30_s", "30_60_s", "1_2_m", "2_3_m")
-LLAVA_YOUTUBE = "youtube_v0_1/liwei_youtube_videos/videos"
+LLAVA_YOUTUBE = "youtube_v0_1/liwei_youtube_videos/videos/"
 CAPTIONED = [
-    *(f"{part}/batch_1/{{id}}" for part in ("youtube_temporal", "intern", "kw_youtube")),
-    *(f"{LLAVA}/{s}_academic_v0_1/academic_source/activitynet/v_{{id}}" for s in LENGTHS),
-    *(f"{LLAVA}/{s}_{LLAVA_YOUTUBE}/youtube_video_2024/ytb_{{id}}" for s in LENGTHS),
-    f"{LLAVA}/1_2_m_{LLAVA_YOUTUBE}/hdvila/{{id}}",
+    *("youtube_temporal/batch_1/", "intern/batch_1/", "kw_youtube/batch_1/"),
+    *(f"{LLAVA}/{s}_academic_v0_1/academic_source/activitynet/v_" for s in LENGTHS),
+    *(f"{LLAVA}/{s}_{LLAVA_YOUTUBE}youtube_video_2024/ytb_" for s in LENGTHS),
+    f"{LLAVA}/1_2_m_{LLAVA_YOUTUBE}hdvila/",
 ]
-"""Other places of captioned videos, without the extension."""
+"""What comes before the id in other places of captioned videos."""
 
 
 def web_video(disk: Disk, video_id: str) -> str:
@@ -49,7 +49,7 @@ def slow_video(disk: Disk, video_id: str, source: str) -> str:
 
 def captioned_video(disk: Disk, video_id: str, koala: dict[str, str]) -> str:
     """As ``web_video``, or in one of the other places; ``koala`` is what ``koala_names`` gives."""
-    stems = [stem.format(id=video_id) for stem in CAPTIONED]
+    stems = [f"{start}{video_id}" for start in CAPTIONED]
     if video_id in koala:
         stems.append(f"koala/batch_1/{koala[video_id]}")
     files = (f"{stem}.{extension}" for stem in stems for extension in EXTENSIONS)
