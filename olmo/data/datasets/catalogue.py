@@ -34,7 +34,7 @@ import numpy as np
 
 import olmo.data.datasets.synthetic.video  # noqa: F401 (registers its sets)
 from olmo.config import Config, ConfigError, convert, nearest, read_settings, section
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
 from olmo.data.datasets.sources import Source, source_of
@@ -69,6 +69,8 @@ class DatasetRow(Config):
             jsonl, parquet, or a folder with an Arrow table.
         suffix: the suffix that the files should have, where theirs is another one.
         rows: the key of a JSON file under which the rows are.
+        items: the column with a list of questions: each of them, with the other columns of its
+            row, is read as a row.
         video, image: the media file of a row.
         fields: keys of a message -> columns of a row, for plain rows.
         style: style of the messages of plain rows.
@@ -78,6 +80,7 @@ class DatasetRow(Config):
             or each record as it is (``none``).
         max_messages: examples with more are split evenly.
         max_lost: the share of the rows that may be unusable.
+        only_present: leave examples without their media out of an evaluation, too.
     """
 
     name: str
@@ -88,6 +91,7 @@ class DatasetRow(Config):
     files: list[str] = field(default_factory=list)
     suffix: str | None = None
     rows: str | None = None
+    items: str | None = None
     video: str | None = None
     image: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +102,7 @@ class DatasetRow(Config):
     merge: Literal["media", "clip", "id", "row", "none"] = "media"
     max_messages: int | None = None
     max_lost: float = 0.5
+    only_present: bool = False
     origins: list[Source] = field(init=False, repr=False)
     """``sources``, typed."""
 
@@ -152,12 +157,17 @@ class DatasetRow(Config):
         media = {k: v for k in ("video", "image") if (v := getattr(self, k)) is not None}
 
         def of_files(disk: Disk, files: list[str], word: str) -> Iterator[Record]:
-            def records(row: Any) -> Iterator[Record]:
+            def messages(row: Row) -> Iterator[Record]:
                 values = row | {"split": word} if media else {}
                 shown = {kind: path.format_map(values) for kind, path in media.items()}
                 found = convert(row)
                 for message in [found] if isinstance(found, dict) else found:
                     yield shown | message
+
+            def records(row: Row) -> Iterable[Record]:
+                if self.items is None:
+                    return messages(row)
+                return disk.each(structs(row[self.items]), lambda item: messages(row | item))
 
             opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)
             return disk.each(itertools.chain.from_iterable(opened), records)
@@ -166,7 +176,8 @@ class DatasetRow(Config):
 
     def open(self, split: str) -> DeclaredDataset:
         """The data set, errors as in ``records``. Examples without their media are left out of a
-        training split; an evaluation keeps them, and counts them as unreadable."""
+        training split; an evaluation keeps them, and counts them as unreadable (but see
+        ``only_present``)."""
         disk, records = self.records(split)
         if disk.losses:
             log.warning("%s:%s: %s", self.name, split, disk.losses.text())
@@ -178,7 +189,7 @@ class DatasetRow(Config):
             if not there:
                 missing = [f"all media, first {first}"]
                 raise MissingDataError(self.name, missing, disk.home, self._hint())
-            keep = split != "train"
+            keep = split != "train" and not self.only_present
             log.warning(
                 "%s:%s: the media of %d of %d examples are absent, first %s: %s",
                 self.name,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from olmo.data.datasets.disk import structs
 from olmo.data.records import Flaw, Record
 from olmo.types import MEDIA_KEYS
 
 Row = dict[str, Any]
 MC, SA = "video_multiple_choice", "video_short_answer"
 MC_SUBTITLE = "video_multiple_choice_w_subtitle"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+EVAL_MC = "video_eval_multiple_choice"
+"""Style of a question that holds its lettered options, and is the whole prompt."""
 SHARED = (*MEDIA_KEYS, "subtitle", "metadata")
 """Keys of an example that all its messages have in common."""
 
@@ -46,6 +51,29 @@ def clip_times(start: Any, end: Any) -> Record:
     if not start < end:
         raise Flaw("the segment has no length")
     return {"clip_start_time": start, "clip_end_time": end}
+
+
+def subtitle_lines(entries: Any) -> list[list[Any]]:
+    """Subtitles, ``[start, end, text]`` with times in seconds, of entries with these three keys.
+    Those that lack one, or whose times are no numbers, are left out."""
+    return [
+        [line["start"], line["end"], line["text"]]
+        for line in structs(entries)
+        if isinstance(line, dict)
+        and all(_is_finite(line.get(key)) for key in ("start", "end"))
+        and isinstance(line.get("text"), str)
+    ]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def lettered(question: str, options: Iterable[Any], instruction: str) -> str:
+    """The prompt of a benchmark: question, an ``A. option`` for each option, and instruction, one
+    per line."""
+    named = (f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
+    return "\n".join([question, *named, instruction])
 
 
 def plain_messages(row: Row, fields: dict[str, Any], style: str | None) -> Record:
