@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from olmo.data.datasets.disk import structs
+from olmo.data.datasets.draws import INSERT
 from olmo.data.records import Flaw, Record
 from olmo.types import MEDIA_KEYS
 
@@ -37,6 +38,12 @@ def chosen(question: str, options: Sequence[str], answer: str, style: str = MC) 
     if answer not in options:
         raise Flaw("the answer is not among the options")
     return choice(question, options, options.index(answer), style)
+
+
+def among(negatives: Sequence[str], question: str, answer: str) -> Record:
+    """A multiple-choice message with ``answer`` at a drawn place among wrong ones."""
+    texts = {"question": question, "negatives": list(negatives), "answer": answer}
+    return texts | {"style": MC, "draw": [INSERT]}
 
 
 def short(question: str, answer: Any, style: str = SA) -> Record:
