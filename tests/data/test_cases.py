@@ -29,7 +29,7 @@ FORMAT = DataFormatterConfig().build()
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_abs_triplets"}
 REFERENCES |= {"statements", "text"}
-UNANSWERED = {"mlvu_mc_test:test", "perception_test:test"}
+UNANSWERED = {"mlvu_mc_test:test", "perception_test:test", "tvqa:test", "tvqa_with_sub:test"}
 """Splits whose answers are not public."""
 
 

@@ -37,11 +37,14 @@ def news_video_qa(row: Row, filtered: bool) -> Record:
 
 
 def road_text_vqa(row: Row) -> Record:
-    """RoadTextVQA: question, video, answer (a list, of which one is drawn)."""
+    """RoadTextVQA: question, video, answer (a list; of several one is drawn)."""
     answers = row["answer"]
     if not (isinstance(answers, list) and answers):
         raise Flaw("expected a list of answers")
-    return short(row["question"], "") | {"answer": list(map(str, answers)), "draw": [ONE_ANSWER]}
+    message = short(row["question"], answers[0])
+    if len(answers) == 1:
+        return message
+    return message | {"answer": [str(a) for a in answers], "draw": [ONE_ANSWER]}
 
 
 def clevrer(row: Row) -> Record:
@@ -191,10 +194,8 @@ def web_questions(disk: Disk, split: str, folder: str, with_subtitle: bool) -> I
 
     def message(row: Row) -> Record:
         name = row["video_id"]
-        shown = {
-            "video": web_video(disk, name),
-            "metadata": {"example_id": f"molmo2_syn_qa_{name}"},
-        }
+        shown: Record = {"video": web_video(disk, name)}
+        shown["metadata"] = {"example_id": f"molmo2_syn_qa_{name}"}
         if with_subtitle and name not in seen and (lines := subtitle_lines(row["subtitle"])):
             shown["subtitle"] = lines
         seen.add(name)
