@@ -43,10 +43,8 @@ def tvqa(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
 
     def message(row: Row) -> Record:
         (line, clip), (start, end) = _clip(row), _span(row)
-        if line in missing:
-            raise LeftOut("the clip is listed as missing")
-        if clip in CORRUPT:
-            raise LeftOut("the clip is known to be corrupt")
+        LeftOut.when(line in missing, "the clip is listed as missing")
+        LeftOut.when(clip in CORRUPT, "the clip is known to be corrupt")
         found = subtitles.get(row["vid_name"], [])
         lines = [[s - start, e - start, text] for s, e, text in found if e > start and s < end]
         shown: Record = {"video": clip, "metadata": {k: row[k] for k in ("show_name", "ts")}}
@@ -69,16 +67,14 @@ def _subtitles(disk: Disk) -> dict[str, list[list[Any]]]:
 
 def _span(row: Row) -> tuple[float, float]:
     start, end = map(float, row["ts"].split("-"))
-    if not (math.isfinite(start) and math.isfinite(end)):
-        raise Flaw("its time is not a number")
+    Flaw.when(not math.isfinite(start + end), "its time is not a number")
     return start, end
 
 
 def _clip(row: Row) -> tuple[str, str]:
     """A row as ``missing_clips.txt`` names it, and the path of its clip."""
     span = _span(row)
-    if row["show_name"] not in FOLDERS:
-        raise Flaw("an unknown show")
+    Flaw.when(row["show_name"] not in FOLDERS, "an unknown show")
     folder = f"{FOLDERS[row['show_name']]}/{row['vid_name']}"
     return f"{folder}:{row['ts']}", frame_clip(f"{FRAMES}/{folder}", *span)
 

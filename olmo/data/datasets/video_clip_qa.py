@@ -30,13 +30,11 @@ def how2qa(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: list[str]) -> Record:
         start, end = (float(t) if "." in t else int(t) for t in row[1].strip("[]").split(":"))
-        if not start < end:
-            raise Flaw("the segment has no length")
-        if row[0] not in extensions:
-            raise LeftOut("no clip of the video is there")
+        Flaw.when(not start < end, "the segment has no length")
+        LeftOut.when(row[0] not in extensions, "no clip of the video is there")
         clip = f"{row[0]}_{round(start, 2)}_{round(end, 2)}.{extensions[row[0]]}"
-        if row[0] == HOW2QA_CORRUPT_ID or clip in HOW2QA_CORRUPT:
-            raise LeftOut("the clip is known to be corrupt")
+        corrupt = row[0] == HOW2QA_CORRUPT_ID or clip in HOW2QA_CORRUPT
+        LeftOut.when(corrupt, "the clip is known to be corrupt")
         return {"video": f"{HOW2QA_CLIPS}/{clip}"} | among(row[2:5], row[5], row[6])
 
     return disk.each(disk.cells(f"how2QA/how2QA_{split}_release.csv"), message)
@@ -66,8 +64,8 @@ def paxion(disk: Disk, split: str) -> Iterator[Record]:
     def ego4d(row: Row) -> Record:
         uid, times = row["video_uid"], clip_times(row["clip_start"], row["clip_end"])
         clip = "{}_{:.3f}_{:.3f}.mp4".format(uid, *times.values())
-        if uid == PAXION_CORRUPT_ID or clip == PAXION_CORRUPT:
-            raise LeftOut("the clip is known to be corrupt")
+        corrupt = uid == PAXION_CORRUPT_ID or clip == PAXION_CORRUPT
+        LeftOut.when(corrupt, "the clip is known to be corrupt")
         shown: Record = {"video": f"paxion-ego4d-clips/{clip}"}
         if not disk.exists(shown["video"]):
             shown = {"video": f"Ego4d/ego4d_data/v2/full_scale/{uid}.mp4", "metadata": times}

@@ -29,18 +29,15 @@ NEWS_CORRUPT = {"389x18", "76x16", "254x17", "254x21", "389x15", "254x20", "389x
 def news_video_qa(row: Row, filtered: bool) -> Record:
     """NewsVideoQA: uni_clipped_id, question, answer; ``filtered`` leaves out empty answers. Some of
     the files lead a seek astray, so the loader is told to decode from the start."""
-    if row["uni_clipped_id"] in NEWS_CORRUPT:
-        raise LeftOut("the video is known to be corrupt")
-    if filtered and not row["answer"].strip():
-        raise LeftOut("the answer is empty")
+    LeftOut.when(row["uni_clipped_id"] in NEWS_CORRUPT, "the video is known to be corrupt")
+    LeftOut.when(filtered and not row["answer"].strip(), "the answer is empty")
     return short(row["question"], row["answer"]) | {"metadata": {"decode_method": "av_noseek"}}
 
 
 def road_text_vqa(row: Row) -> Record:
     """RoadTextVQA: question, video, answer (a list; of several one is drawn)."""
     answers = row["answer"]
-    if not (isinstance(answers, list) and answers):
-        raise Flaw("expected a list of answers")
+    Flaw.when(not (isinstance(answers, list) and answers), "expected a list of answers")
     message = short(row["question"], answers[0])
     if len(answers) == 1:
         return message
@@ -56,8 +53,7 @@ def clevrer(row: Row) -> Record:
     if "choices" not in row:
         return video | short(row["question"], row["answer"])
     right = [i for i, c in enumerate(row["choices"]) if c.get("answer") == "correct"]
-    if len(right) != 1:
-        raise LeftOut("not one choice alone is correct")
+    LeftOut.when(len(right) != 1, "not one choice alone is correct")
     return video | choice(row["question"], [c["choice"] for c in row["choices"]], right[0])
 
 
@@ -107,8 +103,7 @@ def sutd_trafficqa(disk: Disk, split: str) -> Iterator[Record]:
         texts = [row[f"option{i}"] for i in range(4)]
         shown = [text for text in texts if text]
         right = choice(row["q_body"], texts, row["answer"])["answer_idx"]
-        if not texts[right]:
-            raise Flaw("the answer is an empty option")
+        Flaw.when(not texts[right], "the answer is an empty option")
         video = f"SUTD-TrafficQA/compressed_videos/{row['vid_filename']}"
         return {"video": video} | choice(row["q_body"], shown, shown.index(texts[right]))
 
@@ -120,8 +115,7 @@ def sportsqa(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: Row) -> Record:
         video = disk.with_extension(f"SportsQA/{row['video']}", ("avi", "mp4", "webm"))
-        if not disk.exists(video):
-            raise LeftOut("its video is not there")
+        LeftOut.when(not disk.exists(video), "its video is not there")
         return {"video": video} | short(row["question"], row["answer"])
 
     return disk.each(disk.rows(f"SportsQA/meta-data/{split}.json"), message)
@@ -138,16 +132,13 @@ def funqa(disk: Disk, split: str) -> Iterator[Record]:
     instruction are ``The Question is: ...`` and ``The Options are: ['Options 1: ...', ...]``."""
 
     def video(row: Row, kind: str) -> Record:
-        if kind not in FUNQA_KINDS:
-            raise LeftOut("neither of humor, nor creative, nor magic")
+        LeftOut.when(kind not in FUNQA_KINDS, "neither of humor, nor creative, nor magic")
         path = f"FunQA/{split}/{split}_{FUNQA_KINDS[kind]}/{row['visual_input']}"
-        if not disk.exists(path):
-            raise LeftOut("its video is not there, or in another split")
+        LeftOut.when(not disk.exists(path), "its video is not there, or in another split")
         return {"video": path}
 
     def answered(row: Row) -> Record:
-        if row["task"] in FUNQA_OTHER_TASKS:
-            raise LeftOut("another task")
+        LeftOut.when(row["task"] in FUNQA_OTHER_TASKS, "another task")
         return video(row, row["task"][:1]) | short(row["instruction"], row["output"])
 
     def with_options(row: Row) -> Record:
@@ -155,11 +146,10 @@ def funqa(disk: Disk, split: str) -> Iterator[Record]:
         *_, question, options = row["instruction"].rstrip().split("\n")
         listed = ast.literal_eval(options.partition("The Options are:")[2].strip())
         texts = [t.replace(f"Options {i}: ", "").strip() for i, t in enumerate(listed, 1)]
-        right = str(row["gt"])
-        if not (right.isdecimal() and 1 <= int(right) <= len(texts)):
-            raise LeftOut("the answer is not among the options")
+        numbers = [str(i) for i, _ in enumerate(texts, 1)]
+        LeftOut.when(str(row["gt"]) not in numbers, "the answer is not among the options")
         question = question.replace("The Question is:", "").strip()
-        return shown | choice(question, texts, int(right) - 1)
+        return shown | choice(question, texts, numbers.index(str(row["gt"])))
 
     yield from disk.each(disk.rows(f"FunQA/FunQA_{split}.json"), answered)
     yield from disk.each(disk.rows("FunQA/Funqa_mcqa_v1.json"), with_options)

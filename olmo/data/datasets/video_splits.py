@@ -25,8 +25,7 @@ def nextqa_mc(disk: Disk, split: str) -> Iterator[Record]:
     places = dict(disk.items("NeXTQA/map_vid_vidorID.json"))
 
     def message(row: Row) -> Record:
-        if row["video"] not in places:
-            raise Flaw("its video is not in map_vid_vidorID.json")
+        Flaw.when(row["video"] not in places, "its video is not in map_vid_vidorID.json")
         video = f"NeXTQA/NExTVideo-all-videos/{places[row['video']]}.mp4"
         return {"video": video} | choice(row["question"], _nextqa_options(row), row["answer"])
 
