@@ -164,10 +164,14 @@ def fetch_image(
 
 
 def make_frame_clips(job: Job, source: FrameClips) -> None:
-    """Clips of all annotated spans whose frames are there."""
+    """Clips of all annotated spans whose frames are there. TVQA lists those without frames, once,
+    and leaves them out from then on."""
+    from olmo.data.datasets.disk import Disk
     from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
+    from olmo.data.datasets.tvqa import MISSING, list_missing_clips
 
     made = absent = 0
+    broken: list[str] = []
     for split in job.row.splits:
         try:
             _, records = job.row.records(split)
@@ -175,10 +179,19 @@ def make_frame_clips(job: Job, source: FrameClips) -> None:
             continue
         clips = {video for video in videos_of(records) if is_frame_clip(video)}
         for clip in tqdm(sorted(clips), desc=f"{job.row.name} {split}", unit="clip"):
-            made += write_frame_clip(job.home / clip)
-            absent += not (job.home / clip).exists()
+            try:
+                with foreign(DownloadError):
+                    made += write_frame_clip(job.home / clip)
+                    absent += not (job.home / clip).exists()
+            except OutsideError as e:
+                broken.append(f"{clip}: {e}")
+    if broken:
+        job.notes.append(f"{len(broken)} clips could not be made, first: {broken[0]}")
+    listed = list_missing_clips(Disk(job.home)) if source.frame_clips == "tvqa" else 0
     if absent:
-        job.notes.append(f"{absent} clips have no frames yet: run this again when they are there")
+        again = f"delete {MISSING}, which lists them, and " if listed else ""
+        note = f"{absent} clips have no frames yet: {again}run this again when they are there"
+        job.notes.append(note)
     print(f"  {made} clips made")
 
 

@@ -293,24 +293,44 @@ def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 def test_clips_are_made_from_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    """Spans without frames are listed, each by its times as they are written, and left out from
+    then on; a broken picture costs its clip alone."""
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     home = tmp_path / "video_datasets"
     question = {"q": "?", "answer_idx": 0, **{f"a{i}": "x" for i in range(5)}}
-    rows = [{"vid_name": n, "ts": "0-1", **question} for n in ("house_1", "house_2")]
+    spans = [("a", "0-1"), ("a", "0-1.1"), ("b", "0-1"), ("b", "0.0-1"), ("b", "nan-nan")]
+    spans += [("c", "0-1")]
+    rows = [
+        {"vid_name": f"house_{n}", "show_name": "House M.D.", "ts": ts, **question}
+        for n, ts in spans
+    ]
     write_file(home / "TVQA/tvqa_train.jsonl", rows)
-    frames = home / "TVQA/video-frames/frames_hq/house_frames/house_1"
-    frames.mkdir(parents=True)
-    for n in (1, 2, 3):
-        Image.new("RGB", (16, 16)).save(frames / f"{n:05d}.jpg")
+    frames = home / "TVQA/video-frames/frames_hq/house_frames"
     declared = dataset_rows()["tvqa"]
     assert FrameClips("tvqa") in declared.origins
-    job = download_datasets.Job(declared)
-    download_datasets.make_frame_clips(job, FrameClips("tvqa"))
-    assert (frames / "video_00001_00003.mp4").stat().st_size > 0
+
+    def make() -> list[str]:
+        job = download_datasets.Job(declared)
+        download_datasets.make_frame_clips(job, FrameClips("tvqa"))
+        return job.notes
+
+    note = "have no frames yet: run this again when they are there"
+    assert make() == [f"3 clips {note}"], "as long as there are none, none is listed"
+    for name in ("house_a", "house_c"):
+        (frames / name).mkdir(parents=True)
+        for n in (1, 2, 3):
+            Image.new("RGB", (16, 16)).save(frames / name / f"{n:05d}.jpg")
+    (frames / "house_c/00002.jpg").write_bytes(b"no picture")
+    broken, listed = make()
+    assert broken.startswith("1 clips could not be made, first: TVQA/video-frames")
+    assert listed.startswith("1 clips have no frames yet: delete TVQA/missing_clips.txt")
+    assert (frames / "house_a/video_00001_00003.mp4").stat().st_size > 0
     assert "1 clips made" in capsys.readouterr().out
-    assert job.notes[0].startswith("1 clips have no frames yet")
-    _, records = declared.records("train")
-    assert len(records) == 2 and len(declared.open("train")) == 1
+    missing = (home / "TVQA/missing_clips.txt").read_text().split()
+    assert missing == [f"house_frames/house_{n}" for n in ("b:0-1", "b:0.0-1", "c:0-1")]
+    (example,) = declared.records("train")[1]
+    assert len(example["message_list"]) == 2 and "house_a" in example["video"]
+    assert make() == []
 
 
 def test_declared_addresses_are_secure() -> None:
