@@ -284,4 +284,6 @@ def structs(value: Any) -> list[Row]:
     if isinstance(value, dict):
         columns = list(value.values())
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    return list(value or [])
+    if not isinstance(value, list | None):
+        raise ValueError(f"expected a list of rows, got {type(value).__name__}")
+    return value or []

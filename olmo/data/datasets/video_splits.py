@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.messages import EVAL_MC, LETTERS, choice, lettered
 from olmo.data.records import Flaw, Record
 
@@ -64,7 +64,7 @@ def perception_test(disk: Disk, split: str) -> Iterator[Record]:
             found = choice(row["question"], row["options"], row["answer_id"])
             return shown | {"message_list": [found]}
 
-        return disk.each(item[1]["mc_question"], message)
+        return disk.each(structs(item[1]["mc_question"]), message)
 
     return disk.each(disk.items(f"perception_test/{split}"), messages)
 
