@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from PIL import Image
 
 from olmo.data.registry import get_dataset
 
@@ -19,7 +21,8 @@ HOMES = ("video_datasets", "torch_datasets")
 CASES = Path(__file__).parents[1] / "cases"
 """A folder for each data set: ``files`` as they are published, below its home, and
 ``expected.json``. Tables are rows in JSON: ``X.parquet.json``, and ``X.arrow.json`` for the folder
-of a table, or of one per split. ``{"base64": ...}`` stands for bytes."""
+of a table, or of one per split. ``{"base64": ...}`` stands for bytes, ``{"picture": n}`` for the
+cell of a picture whose pixels have the red value n; in examples such a picture is n."""
 
 
 class First(np.random.RandomState):
@@ -83,8 +86,17 @@ def _with_bytes(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"base64"}:
             return base64.b64decode(value["base64"])
+        if set(value) == {"picture"}:
+            return {"bytes": png(value["picture"]), "path": None}
         return {k: _with_bytes(v) for k, v in value.items()}
     return [_with_bytes(v) for v in value] if isinstance(value, list) else value
+
+
+def png(red: int) -> bytes:
+    """A picture file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 1), (red, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_world(root: Path, files: Mapping[str, Any]) -> None:
@@ -123,7 +135,8 @@ def examples(name: str, split: str, root: Path, seed: int | None = 0) -> list[di
 
 
 def plain(value: Any, roots: list[str]) -> Any:
-    """Arrays as lists, spans of subtitles as ``start - end``, keys as text, bytes in base64."""
+    """Arrays as lists, spans of subtitles as ``start - end``, keys as text, pictures in bytes as
+    the red value of their first pixel."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
@@ -132,7 +145,7 @@ def plain(value: Any, roots: list[str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v, roots) for v in value]
     if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
+        return int(np.asarray(Image.open(io.BytesIO(value)))[0, 0, 0])
     if isinstance(value, str):
         for root in roots:
             value = value.removeprefix(root)

@@ -37,8 +37,8 @@ from olmo.config import Config, ConfigError, convert, nearest, read_settings, se
 from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
-from olmo.data.datasets.sources import Source, source_of
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.sources import LinkedImages, Source, source_of
+from olmo.data.datasets.tables import LazyTable, TableRecords
 from olmo.data.records import (
     DatasetFormatError,
     PackedRecords,
@@ -71,7 +71,11 @@ class DatasetRow(Config):
         rows: the key of a JSON file under which the rows are.
         items: the column with a list of questions: each of them, with the other columns of its
             row, is read as a row.
-        video, image: the media file of a row.
+        columns: columns of an Arrow table whose rows are read when they are asked for, because they
+            hold images or much text.
+        video, image: the media file of a row. Its ``{split}`` and its ``{row_number}`` in the file
+            are further columns, here and for ``row``. With ``columns``, ``image`` is the column of
+            its image, or of the address where one of ``sources`` is linked images.
         fields: keys of a message -> columns of a row, for plain rows.
         style: style of the messages of plain rows.
         row, read, arguments: functions instead of ``fields``, and what they get as keywords.
@@ -92,6 +96,7 @@ class DatasetRow(Config):
     suffix: str | None = None
     rows: str | None = None
     items: str | None = None
+    columns: list[str] = field(default_factory=list)
     video: str | None = None
     image: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +116,8 @@ class DatasetRow(Config):
             raise ValueError("expected one of fields, row and read")
         if bool(self.files) == bool(self.read):
             raise ValueError("expected files, or read, which opens its own")
+        if self.columns and (len(self.files) != 1 or self.max_messages):
+            raise ValueError("columns are those of one table, whose examples are not split")
         self.in_range("[0, 1]", "max_lost")
         self.at_least(1, "max_messages")
         self.origins = [source_of(s, f"sources[{i}]") for i, s in enumerate(self.sources)]
@@ -123,14 +130,14 @@ class DatasetRow(Config):
         """All records of one of ``splits``, whether their media are there or not; outside training
         one per question. What rows are left out, and why, is in ``losses`` of the disk. Absent
         files are a ``MissingDataError``, other layouts a ``DatasetFormatError``."""
-        disk, word = Disk(self.folder()), self.splits[split]
-        files = [f.format(split=word) for f in self.files]
+        disk = Disk(self.folder())
+        files = [f.format(split=self.splits[split]) for f in self.files]
         if absent := [f for f in files if not disk.matches(f)]:
             raise MissingDataError(self.name, absent, disk.home, self._hint())
-        read = self._reader()
+        read = self._reader(split)
         try:
             with reading(lambda: f"data set {self.name!r}: {disk.at}"):
-                found = read(disk, files, word)
+                found = read(disk, files)
                 if not isinstance(found, Sequence):
                     keys = partial(merged, key=self.merge, at=lambda: disk.place)
                     found = keys(found) if split == "train" else single_questions(found)
@@ -146,20 +153,27 @@ class DatasetRow(Config):
             raise DatasetFormatError(f"data set {self.name!r}: {disk.home}: {reasons}")
         return disk, found
 
-    def _reader(self) -> Callable[[Disk, list[str], str], Iterable[Record]]:
-        """What makes records of the files, for a split's name in them."""
+    def _reader(self, split: str) -> Callable[[Disk, list[str]], Iterable[Record]]:
+        """What makes records of the files of a split."""
+        word = self.splits[split]
         if self.read is not None:
             read = function_of(self.read)
-            return lambda disk, files, word: read(disk, word, **self.arguments)
+            return lambda disk, files: read(disk, word, **self.arguments)
         convert = partial(plain_messages, fields=self.fields, style=self.style)
         if self.row is not None:
             convert = partial(function_of(self.row), **self.arguments)
+        if self.columns:
+            images = [s for s in self.origins if isinstance(s, LinkedImages)]
+            linked = next((s.into for s in images if s.column == self.image), None)
+            joined = split == "train" and self.merge != "none"
+            about = self.columns, convert, self.image, linked, joined
+            return lambda disk, files: LazyTable(files[0], word, *about).open(disk)
         media = {k: v for k in ("video", "image") if (v := getattr(self, k)) is not None}
 
-        def of_files(disk: Disk, files: list[str], word: str) -> Iterator[Record]:
+        def of_files(disk: Disk, files: list[str]) -> Iterator[Record]:
             def messages(row: Row) -> Iterator[Record]:
-                values = row | {"split": word} if media else {}
-                shown = {kind: path.format_map(values) for kind, path in media.items()}
+                row = row | {"split": word, "row_number": disk.place[-1]}
+                shown = {kind: path.format_map(row) for kind, path in media.items()}
                 found = convert(row)
                 for message in [found] if isinstance(found, dict) else found:
                     yield shown | message
@@ -223,7 +237,7 @@ def present(disk: Disk, records: Sequence[Record]) -> list[int]:
 def media_at(records: Sequence[Record], i: int) -> list[str]:
     """Paths of the media files of a record, which is not made for it where rows hold much."""
     if isinstance(records, TableRecords):
-        return [] if records.media is None else [records.media[i]]
+        return [] if records.media is None else media_of({records.kind: records.media[i]})
     return media_of(records[i])
 
 
@@ -237,7 +251,7 @@ def records_at(records: Sequence[Record], indices: list[int]) -> Sequence[Record
 def videos_of(records: Sequence[Record]) -> Iterable[str]:
     """Paths of the videos of the records."""
     if isinstance(records, TableRecords):
-        return records.media or () if records.kind == "video" else ()
+        return map(str, records.media or ()) if records.kind == "video" else ()
     return (r["video"] for r in records if "video" in r)
 
 
