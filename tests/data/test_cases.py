@@ -29,7 +29,8 @@ FORMAT = DataFormatterConfig().build()
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_abs_triplets"}
 REFERENCES |= {"statements", "text"}
-UNANSWERED = {"mlvu_mc_test:test", "perception_test:test", "tvqa:test", "tvqa_with_sub:test"}
+UNANSWERED = {"perception_test:test", "tvqa:test", "tvqa_with_sub:test"}
+UNANSWERED |= {f"long_video_bench_{kind}_subtitle:test" for kind in ("no", "w")}
 """Splits whose answers are not public."""
 
 
