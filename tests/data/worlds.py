@@ -66,7 +66,7 @@ def write_case(name: str, home: Path) -> dict[str, Any]:
 
 
 def write_table(path: Path, rows: Any) -> None:
-    """Rows as a parquet file, or as an Arrow folder (the suffix ``.arrow`` is not part of its name);
+    """Rows as a parquet file, or as an Arrow folder (``.arrow`` is not part of its name);
     a mapping has the rows of each split."""
     rows = _with_bytes(rows)
     if path.suffix == ".parquet":

@@ -144,7 +144,7 @@ class DatasetRow(Config):
                     found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
         except DatasetFormatError as e:
             if isinstance(lost := e.__cause__, FileNotFoundError):
-                name = lost.filename or str(lost)
+                name = str(lost.filename or lost).removeprefix(f"{disk.home}/")
                 raise MissingDataError(self.name, [name], disk.home, self._hint()) from e
             raise
         losses = disk.losses
