@@ -145,8 +145,9 @@ class MixtureConfig(Config):
     ) -> Mixture:
         """Open every data set. A ``MissingDataError`` lists all that are absent, a
         ``DatasetFormatError`` also those in another layout; with ``skip_missing`` they are left
-        out, and a table of the others goes to the log. A group keeps its rate when some of its data sets are left out. ``custom`` is the jsonl file of
-        the data set of that name, ``max_line_bytes`` the longest line of such files."""
+        out, and a table of the others goes to the log. A group keeps its rate when some of its
+        data sets are left out. ``custom`` is the file or folder of the data set of that name,
+        ``max_line_bytes`` the longest line of such files."""
         if custom is not None:
             return self.with_custom(custom).open(split, skip_missing, None, max_line_bytes)
         datasets: dict[str, Dataset] = {}

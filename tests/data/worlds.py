@@ -100,8 +100,8 @@ def png(red: int) -> bytes:
 
 
 def write_world(root: Path, files: Mapping[str, Any]) -> None:
-    """Write files by path: ``{"text": ...}``, ``{"rows": [...]}`` (parquet), ``{"arrow": [...]}`` (the
-    folder of a table) or None (an empty file)."""
+    """Write files by path: ``{"text": ...}``, ``{"rows": [...]}`` (parquet), ``{"arrow": [...]}``
+    (the folder of a table) or None (an empty file)."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
