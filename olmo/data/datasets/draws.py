@@ -24,8 +24,7 @@ NUMBER_OPTIONS = 4
 P_TREE = 0.8
 """How often several messages on one video are independent of each other."""
 CLIP_S = 63.0
-"""Longest part of a video that a question on points is about."""
-STEP_S = 0.5
+"""Longest part of a video that a track is asked for."""
 
 
 def drawn(message: Message, rng: np.random.RandomState) -> Message:
@@ -106,41 +105,46 @@ def conversation(message: Message, rng: np.random.RandomState) -> Message:
 
 @_draw(CLIP)
 def clip(message: Message, rng: np.random.RandomState) -> Message:
-    """Of a video of more than ``CLIP_S`` seconds (``duration``) a clip around one of
-    ``timestamps``, if there are any; ``timestamps`` and ``points`` are those in it, from its start.
-    """
-    duration, times = message.pop("duration"), message["timestamps"]
+    """Of a video of more than ``CLIP_S`` seconds (``duration``) a clip from a whole second on, around one
+    of ``timestamps`` at which an object is seen, if there are any; ``timestamps`` and ``points`` are
+    those in it, from its start."""
+    duration, times, points = message.pop("duration"), message["timestamps"], message["points"]
     if duration <= CLIP_S:
         return message
-    last = int((duration - CLIP_S) / STEP_S)
-    low, high = 0, last
-    if times:
-        around = times[int(rng.randint(len(times)))]
-        low = min(max(int(np.ceil((around - CLIP_S) / STEP_S)), 0), last)
-        high = max(min(int(around / STEP_S), last), low)
-    start = (low + int(rng.randint(high - low + 1))) * STEP_S
+    low, high = 0, int(duration - CLIP_S)
+    seen = [t for t, one in zip(times, points, strict=True) if any(map(_shown, one.values()))]
+    if seen:
+        around = seen[int(rng.randint(len(seen)))]
+        low = min(max(int(np.ceil(around - CLIP_S)), 0), high)
+        high = max(min(int(around), high), low)
+    start = low + int(rng.randint(high - low + 1))
     end = start + CLIP_S
     shown = [i for i, t in enumerate(times) if start <= t <= end]
-    times_of_clip = {"clip_start_time": start, "clip_end_time": end}
+    times_of_clip = {"clip_start_time": float(start), "clip_end_time": end}
     return message | {
         "timestamps": [times[i] - start for i in shown],
-        "points": [message["points"][i] for i in shown],
+        "points": [points[i] for i in shown],
         "metadata": message.get("metadata", {}) | times_of_clip,
     }
 
 
 @_draw(ONE_OBJECT)
 def one_object(message: Message, rng: np.random.RandomState) -> Message:
-    """``points`` (by object, at each of ``timestamps``) of one object only."""
-    objects = sorted({key for points in message["points"] for key in points})
+    """``points`` (by object, at each of ``timestamps``) of one object only, which is seen."""
+    points = message["points"]
+    objects = sorted({key for one in points for key, point in one.items() if _shown(point)})
     if not objects:
         return message
     mine = _one(objects, rng)
-    shown = [i for i, points in enumerate(message["points"]) if mine in points]
+    shown = [i for i, one in enumerate(points) if mine in one]
     return message | {
-        "points": [{mine: message["points"][i][mine]} for i in shown],
+        "points": [{mine: points[i][mine]} for i in shown],
         "timestamps": [message["timestamps"][i] for i in shown],
     }
+
+
+def _shown(point: object) -> bool:
+    return point is not None
 
 
 def _one(choices: list[str], rng: np.random.RandomState) -> str:
