@@ -14,7 +14,7 @@ from typing import Any
 from olmo.data.animation import IN_FOLDERS
 from olmo.data.datasets.disk import Disk, file_text
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.datasets.tracking import SINGLE, lazily, once_a_second, taught
+from olmo.data.datasets.tracking import SINGLE, lazily, noted, once_a_second, taught
 from olmo.data.records import Record
 from olmo.preprocessing.image_files import open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
@@ -35,12 +35,12 @@ def sequences(
     frames: str = "{folder}/img",
     listed: str | None = None,
 ) -> TableRecords:
-    """Sets for trackers of one object. ``boxes``: pattern of text files, a line x,y,width,height for each
-    frame, a box without size where the object is hidden. ``frames``: the folder of pictures
-    beside it; ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of the
-    file. ``listed``: names of the folders that count, one per line. Beside the boxes may be flags
-    (``HIDDEN``), a description (``TEXTS``) or ``meta_info.ini`` with object_class; without these it
-    is an "object"."""
+    """Sets for trackers of one object. ``boxes``: pattern of text files, a line x,y,width,height
+    for each frame, a box without size where the object is hidden. ``frames``: the folder of pictures;
+    ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of the file.
+    ``listed``: names of the folders that count, one per line. Beside the boxes may be flags
+    (``HIDDEN``), a description (``TEXTS``) or ``meta_info.ini`` with object_class; without these
+    it is an "object"."""
     names = None if listed is None else set(disk.lines(listed))
     files = sorted(str(f.relative_to(disk.home)) for f in disk.home.glob(boxes))
     if not files:
@@ -105,27 +105,27 @@ def _centre(box: list[float] | None) -> list[float] | None:
     return [x + width / 2, y + height / 2]
 
 
-def moca(disk: Disk, split: str, file: str, frames: str, fps: float, style: str) -> TableRecords:
-    """``file``: table of the VGG image annotator, comments from "#" on; second column
-    ``["/{name}/{number}.jpg"]``, fifth ``[2, x, y, width, height]``. Pictures: ``{frames}/{name}/``. The
-    label is the name, without its number."""
+def moca(disk: Disk, split: str, style: str) -> TableRecords:
+    """``MoCA/Annotations/annotations.csv``: of the VGG image annotator, comments from "#" on;
+    second column ``["/{name}/{number}.jpg"]``, fifth ``[2, x, y, width, height]``. Pictures, 24 per
+    second: ``MoCA/JPEGImages/{name}/``. The label is the name, without its number."""
+    fps = 24
     found: dict[str, dict[int, list[float]]] = {}
 
-    def note(cells: list[str]) -> list[Record]:
+    def note(cells: list[str]) -> None:
         if not cells[0].startswith("#"):
             (path,) = json.loads(cells[1])
             _, x, y, width, height = json.loads(cells[4])
             name, number = PurePosixPath(path).parent.name, int(PurePosixPath(path).stem)
             found.setdefault(name, {})[number] = [float(n) for n in (x, y, width, height)]
-        return []
 
-    list(disk.each(disk.cells(file), note))
+    noted(disk, disk.cells("MoCA/Annotations/annotations.csv"), note)
 
     def row(name: str) -> Row:
         boxes = sorted(found[name].items())
         kept = once_a_second(number / fps for number, _ in boxes)
         return {
-            "video": f"{frames}/{name}",
+            "video": f"MoCA/JPEGImages/{name}",
             "label": re.sub(r"_\d+$", "", name).replace("_", " "),
             "fps": fps,
             "duration": (boxes[-1][0] + 1) / fps,

@@ -105,14 +105,12 @@ def conversation(message: Message, rng: np.random.RandomState) -> Message:
 
 @_draw(CLIP)
 def clip(message: Message, rng: np.random.RandomState) -> Message:
-    """Of a video of more than ``CLIP_S`` seconds (``duration``) a clip from a whole second on, around one
-    of ``timestamps`` at which an object is seen, if there are any; ``timestamps`` and ``points`` are
-    those in it, from its start."""
-    duration, times, points = message.pop("duration"), message["timestamps"], message["points"]
-    if duration <= CLIP_S:
-        return message
-    low, high = 0, int(duration - CLIP_S)
-    seen = [t for t, one in zip(times, points, strict=True) if any(map(_shown, one.values()))]
+    """A clip of ``CLIP_S`` seconds from a whole second on, of a video that is longer
+    (``duration``): around one of ``timestamps`` at which an object is seen, if there are any.
+    ``timestamps`` and ``points`` are those in it, from its start."""
+    times, points = message["timestamps"], message["points"]
+    low, high = 0, int(message.pop("duration") - CLIP_S)
+    seen = [times[i] for i, one in enumerate(points) if any(p is not None for p in one.values())]
     if seen:
         around = seen[int(rng.randint(len(seen)))]
         low = min(max(int(np.ceil(around - CLIP_S)), 0), high)
@@ -130,21 +128,14 @@ def clip(message: Message, rng: np.random.RandomState) -> Message:
 
 @_draw(ONE_OBJECT)
 def one_object(message: Message, rng: np.random.RandomState) -> Message:
-    """``points`` (by object, at each of ``timestamps``) of one object only, which is seen."""
-    points = message["points"]
-    objects = sorted({key for one in points for key, point in one.items() if _shown(point)})
-    if not objects:
-        return message
-    mine = _one(objects, rng)
+    """``points`` (by object, at each of ``timestamps``) of one object only."""
+    points, times = message["points"], message["timestamps"]
+    mine = _one(sorted({key for one in points for key in one}), rng)
     shown = [i for i, one in enumerate(points) if mine in one]
     return message | {
         "points": [{mine: points[i][mine]} for i in shown],
-        "timestamps": [message["timestamps"][i] for i in shown],
+        "timestamps": [times[i] for i in shown],
     }
-
-
-def _shown(point: object) -> bool:
-    return point is not None
 
 
 def _one(choices: list[str], rng: np.random.RandomState) -> str:

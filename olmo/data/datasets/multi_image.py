@@ -56,8 +56,8 @@ def _document(style: str, rows: list[Row]) -> Record:
 
 
 def mantis(row: Row, open_ended: bool = False) -> Iterator[Record]:
-    """``mantis_instruct_{name}`` (two images or more): images (paths), and lists mc_question, choices,
-    correct_choice_idx; ``open_ended``: oe_question, direct_answer."""
+    """``molmo2-mantis-instruct-{name}``: images (paths, two or more), and lists mc_question,
+    choices, correct_choice_idx; ``open_ended``: oe_question, direct_answer."""
     images = row["images"]
     if len(images) < 2:
         raise LeftOut("fewer than two images")

@@ -126,8 +126,8 @@ POINT_BENCH = ("image_filename", "mask_filename", "category", "user_input")
 
 
 def point_bench(disk: Disk, split: str) -> TableRecords:
-    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input; the files are
-    in ``selected_images/{category}`` and ``selected_masks/{category}``."""
+    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input; the files
+    are in ``selected_images/{category}`` and ``selected_masks/{category}``."""
     rows = disk.each(
         disk.rows(f"PointBench/{split}.json"), lambda row: {k: row[k] for k in POINT_BENCH}
     )

@@ -1,9 +1,9 @@
-"""Tracks of objects in videos, from masks: a point per object and second, the pixel of its mask that
-is nearest to the mask's centre.
+"""Tracks of objects in videos, from masks: a point per object and second, the pixel of its mask
+that is nearest to the mask's centre.
 
 An object is listed where its annotation has an entry, with None where that says that it is hidden.
-Videos are folders of pictures at a fixed rate, but for those of Molmo2. The readers have one
-function for each layout; ``style`` says what is asked, without it they are benchmarks.
+Videos are folders of pictures at a fixed rate, but for those of Molmo2. There is a reader for each
+layout; ``style`` says what is asked, without it they are benchmarks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from olmo.data.datasets.disk import Disk, file_text, structs
-from olmo.data.datasets.draws import CLIP, ONE_OBJECT
+from olmo.data.datasets.draws import CLIP, CLIP_S, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
 from olmo.data.datasets.tables import TableRecords
 from olmo.data.records import PackedRecords, Record
@@ -42,20 +42,38 @@ def once_a_second(times: Iterable[float]) -> list[int]:
 def taught(row: Row, times: list[float], points: list[Points], scale: Any, style: str) -> Record:
     """The message of training on ``points`` at ``times``. ``row``: label, duration in seconds, and
     fps if the video is a folder."""
-    shown = [i for i, one in enumerate(points) if one]
-    if style == SINGLE and all(p is None for one in points for p in one.values()):
+    seen = {o for one in points for o, point in one.items() if point is not None}
+    if style == SINGLE and seen:
+        points = [{o: point for o, point in one.items() if o in seen} for one in points]
+    elif style == SINGLE:
         style = TRACK  # there is no point to start from
+    shown = [i for i, one in enumerate(points) if one]
     message = {
         "label": row["label"],
         "points": [points[i] for i in shown],
         "timestamps": [times[i] for i in shown],
         "point_scale": scale,
-        "duration": row["duration"],
         "style": style,
         "sampling_fps": SAMPLING_FPS,
-        "draw": [ONE_OBJECT, CLIP] if style == SINGLE else [CLIP],
     }
-    return message | ({"metadata": {"frame_rate": row["fps"]}} if "fps" in row else {})
+    if "fps" in row:
+        message["metadata"] = {"frame_rate": row["fps"]}
+    draws = [ONE_OBJECT] if style == SINGLE and len(seen) > 1 else []
+    if row["duration"] > CLIP_S:
+        message["duration"] = row["duration"]
+        draws.append(CLIP)
+    return message | ({"draw": draws} if draws else {})
+
+
+def noted(disk: Disk, rows: Iterable[Any], note: Callable[[Any], None]) -> None:
+    """Call ``note`` with each row; what it raises is counted."""
+
+    def nothing(row: Any) -> tuple[()]:
+        note(row)
+        return ()
+
+    for _ in disk.each(rows, nothing):
+        pass
 
 
 def lazily(
@@ -71,8 +89,8 @@ def lazily(
 
 
 def _masks(home: Path, row: Row) -> dict[int, dict[str, np.ndarray]]:
-    """Frame number -> object -> mask. A frame has run lengths by object, or the path of a picture in
-    which an object's number is its colour; who is not in that picture is not listed."""
+    """Frame number -> object -> mask. A frame has run lengths by object, or the path of a picture
+    in which an object's number is its colour; who is not in that picture is not listed."""
     found: dict[int, dict[str, np.ndarray]] = {}
     for frame, given in row["frames"]:
         if isinstance(given, str):
@@ -121,11 +139,11 @@ def referring(
 ) -> TableRecords:
     """``folders``: expressions, frames, masks, in which ``{split}`` is filled in.
 
-    Expressions: JSON, ``videos``: name -> ``frames`` (names without extension) and ``expressions``: key
-    -> ``exp`` and the objects, one or a list. Frames: a folder for each name. Masks: JSON, id of
-    ``anno_id`` -> run lengths or null for each frame; or a folder, ``{name}/{frame}.png``, with the
-    numbers of ``obj_id`` as colours. In place of expressions ``objects``: number -> ``category`` (LVOS);
-    without ``frames`` these are the pictures of masks.
+    Expressions: JSON, ``videos``: name -> ``frames`` (names without extension), ``expressions``:
+    key -> ``exp`` and the objects, one or a list. Frames: a folder for each name. Masks: JSON, id
+    of ``anno_id`` -> run lengths or null for each frame; or a folder, ``{name}/{frame}.png``, with
+    the numbers of ``obj_id`` as colours. In place of expressions ``objects``: number ->
+    ``category`` (LVOS); without ``frames`` these are the pictures of masks.
     """
     expressions, frames, masks = (path.format(split=split) for path in folders)
     runs = disk.json(masks) if masks.endswith(".json") else None
@@ -160,90 +178,99 @@ def _alone(objects: Row) -> Row:
 def instances(
     disk: Disk, split: str, file: str, frames: str, fps: float, style: str
 ) -> TableRecords:
-    """``file``: JSON as YouTube-VIS has it: ``videos`` (id, file_names), ``annotations`` (id, video_id,
-    category_id, segmentations: run lengths or null for each frame), ``categories`` (id, name).
-    Pictures: ``{frames}/{file_name}``. One example per video and category."""
+    """``file``: JSON as YouTube-VIS has it: ``videos`` (id, file_names), ``annotations`` (id,
+    video_id, category_id, segmentations: run lengths or null for each frame), ``categories`` (id,
+    name). Pictures: ``{frames}/{file_name}``. One example per video and category."""
     content = disk.json(file)
-    names = {kind["id"]: kind["name"] for kind in content["categories"]}
-    tracks: dict[tuple[Any, Any], list[Row]] = {}
+    tracks: dict[Any, list[Row]] = {}
 
-    def note(track: Row) -> list[Record]:
-        tracks.setdefault((track["video_id"], track["category_id"]), []).append(track)
-        return []
+    def note(track: Row) -> None:
+        tracks.setdefault(track["video_id"], []).append(track)
 
-    list(disk.each(_numbered(disk, file, content, "annotations"), note))
-    kinds: dict[Any, list[Any]] = {}
-    for video, kind in tracks:
-        kinds.setdefault(video, []).append(kind)
+    noted(disk, _part(disk, file, content, "annotations"), note)
 
-    def rows(video: Row) -> Iterator[Row]:
-        listed = video["file_names"]
-        numbers = once_a_second(i / fps for i in range(len(listed)))
-        folder = listed[0].rpartition("/")[0]
-        for kind in kinds.get(video["id"], ()):
-            mine = {str(track["id"]): track["segmentations"] for track in tracks[video["id"], kind]}
-            yield {
-                "video": f"{frames}/{folder}",
-                "label": names[kind],
-                "fps": fps,
-                "duration": len(listed) / fps,
-                "frames": [[i, {o: m[i] for o, m in mine.items() if m[i]}] for i in numbers],
-            }
+    def clip(video: Row) -> Row:
+        names, mine = video["file_names"], {str(t["id"]): t for t in tracks.get(video["id"], ())}
+        masks = {o: t["segmentations"] for o, t in mine.items()}
+        numbers = once_a_second(i / fps for i in range(len(names)))
+        return {
+            "video": f"{frames}/{names[0].rpartition('/')[0]}",
+            "fps": fps,
+            "duration": len(names) / fps,
+            "kinds": {o: t["category_id"] for o, t in mine.items()},
+            "frames": [[i, {o: m[i] for o, m in masks.items() if m[i]}] for i in numbers],
+        }
 
-    found = disk.each(_numbered(disk, file, content, "videos"), rows)
-    return lazily(disk, found, partial(_trained, style))
+    return _by_kind(disk, file, content, ("videos", clip), style)
 
 
-def burst(disk: Disk, split: str, file: str, frames: str, style: str) -> TableRecords:
-    """``file``: JSON as BURST has it: ``categories`` (id, name), ``sequences``: dataset, seq_name, fps, width,
-    height, all_image_paths, annotated_image_paths, track_category_ids (track -> id), segmentations
-    (track -> ``rle``, for each annotated picture). Pictures:
-    ``{frames}/{dataset}/{seq_name}/{image_path}``. One example per sequence and category."""
-    content = disk.json(file)
-    names = {kind["id"]: kind["name"] for kind in content["categories"]}
+def burst(disk: Disk, split: str, style: str) -> TableRecords:
+    """``TAO-Amodal/burst/{split}.json``: ``categories`` (id, name), ``sequences``: dataset,
+    seq_name, fps, width, height, all_image_paths, annotated_image_paths, track_category_ids
+    (track -> id), segmentations (track -> ``rle``, for each annotated picture). Pictures:
+    ``TAO-Amodal/frames/{split}/{dataset}/{seq_name}/``. One example per sequence and category."""
+    file = f"TAO-Amodal/burst/{split}.json"
 
-    def rows(video: Row) -> Iterator[Row]:
+    def clip(video: Row) -> Row:
         fps, size = float(video["fps"]), [video["height"], video["width"]]
         number = {path: i for i, path in enumerate(video["all_image_paths"])}
         at = [number[path] for path in video["annotated_image_paths"]]
-        kept = once_a_second(i / fps for i in at)
-        kinds = video["track_category_ids"]
-        for kind in sorted(set(kinds.values())):
-            seen = [
-                [at[i], {o: {"size": size, "counts": m["rle"]} for o, m in tracks.items()}]
-                for i in kept
-                if (tracks := {o: m for o, m in video["segmentations"][i].items() if kinds[o] == kind})
-            ]
-            yield {
-                "video": f"{frames}/{video['dataset']}/{video['seq_name']}",
-                "label": names[kind],
-                "fps": fps,
-                "duration": len(number) / fps,
-                "frames": seen,
-            }
+        runs = [
+            {o: {"size": size, "counts": mask["rle"]} for o, mask in seen.items()}
+            for seen in video["segmentations"]
+        ]
+        return {
+            "video": f"TAO-Amodal/frames/{split}/{video['dataset']}/{video['seq_name']}",
+            "fps": fps,
+            "duration": len(number) / fps,
+            "kinds": video["track_category_ids"],
+            "frames": [[at[i], runs[i]] for i in once_a_second(n / fps for n in at)],
+        }
 
-    found = disk.each(_numbered(disk, file, content, "sequences"), rows)
+    return _by_kind(disk, file, disk.json(file), ("sequences", clip), style)
+
+
+def _by_kind(
+    disk: Disk, file: str, content: Row, clips: tuple[str, Callable[[Row], Row]], style: str
+) -> TableRecords:
+    """``clips``: where in the file they are, and what makes them, with ``kinds`` of all objects."""
+    names: dict[Any, str] = {}
+    categories = _part(disk, file, content, "categories")
+    noted(disk, categories, lambda kind: names.update({kind["id"]: kind["name"]}))
+
+    def rows(video: Row) -> Iterator[Row]:
+        row = clips[1](video)
+        kinds = row.pop("kinds")
+        for kind in dict.fromkeys(kinds.values()):
+            mine = [
+                [i, {o: m for o, m in seen.items() if kinds[o] == kind}]
+                for i, seen in row["frames"]
+            ]
+            yield row | {"label": names[kind], "frames": mine}
+
+    found = disk.each(_part(disk, file, content, clips[0]), rows)
     return lazily(disk, found, partial(_trained, style))
 
 
-def _numbered(disk: Disk, file: str, content: Row, key: str) -> Iterator[Any]:
+def _part(disk: Disk, file: str, content: Row, key: str) -> Iterator[Any]:
     for i, row in enumerate(content[key]):
         disk.place = (file, key, i)
         yield row
 
 
-def vicas(
-    disk: Disk, split: str, listed: str, folder: str, frames: str, fps: float, style: str
-) -> TableRecords:
-    """``listed``: JSON, a list of videos (numbers). ``{folder}/{number:06d}.json``: ``segmentations``
-    (frame_id, object_ids, mask_rles) and ``object_referrals`` (prompt, track_ids). Pictures:
-    ``{frames}/{number:06d}/``. One example per video; its files are large and read last."""
+def vicas(disk: Disk, split: str, style: str) -> TableRecords:
+    """``ViCaS/splits/v1.0/{split}.json``: a list of videos (numbers).
+    ``ViCaS/annotations/v1.0/{number:06d}.json``: ``segmentations`` (frame_id, object_ids,
+    mask_rles), ``object_referrals`` (prompt, track_ids). Pictures, 30 per second:
+    ``ViCaS/video_frames/{number:06d}/``. One example per video, whose large file is read last."""
 
     def row(number: Any) -> Row:
         name = f"{int(number):06d}"
-        return {"video": f"{frames}/{name}", "file": f"{folder}/{name}.json", "fps": fps}
+        file = f"ViCaS/annotations/v1.0/{name}.json"
+        return {"video": f"ViCaS/video_frames/{name}", "file": file, "fps": 30}
 
-    return lazily(disk, disk.each(disk.rows(listed), row), partial(_vicas, style))
+    rows = disk.each(disk.rows(f"ViCaS/splits/v1.0/{split}.json"), row)
+    return lazily(disk, rows, partial(_vicas, style))
 
 
 def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
@@ -258,7 +285,7 @@ def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
             masks = dict(zip(frame["object_ids"], frame["mask_rles"], strict=True))
             mine = {str(o): masks[o] for o in said["track_ids"] if o in masks}
             frames.append([frame["frame_id"], mine])
-        one = row | {"label": said["prompt"], "frames": frames, "duration": 0.0}
+        one = row | {"label": said["prompt"], "frames": frames, "duration": 0.0}  # they are short
         messages.append(_trained(style, home, [one]))
         del messages[-1]["metadata"]  # is that of the example
     return {"message_list": messages, "metadata": {"frame_rate": row["fps"]}}
