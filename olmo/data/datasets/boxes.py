@@ -36,11 +36,11 @@ def sequences(
     listed: str | None = None,
 ) -> TableRecords:
     """Sets for trackers of one object. ``boxes``: pattern of text files, a line x,y,width,height
-    for each frame, a box without size where the object is hidden. ``frames``: the folder of pictures;
-    ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of the file.
-    ``listed``: names of the folders that count, one per line. Beside the boxes may be flags
-    (``HIDDEN``), a description (``TEXTS``) or ``meta_info.ini`` with object_class; without these
-    it is an "object"."""
+    for each frame, a box without size where the object is hidden. ``frames``: the folder of
+    pictures; ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of
+    the file. ``listed``: names of the folders that count, one per line. Beside the boxes may be
+    flags (``HIDDEN``), a description (``TEXTS``) or ``meta_info.ini`` with object_class; without
+    these it is an "object"."""
     names = None if listed is None else set(disk.lines(listed))
     files = sorted(str(f.relative_to(disk.home)) for f in disk.home.glob(boxes))
     if not files:
