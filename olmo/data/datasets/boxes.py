@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from olmo.data.animation import IN_FOLDERS
 from olmo.data.datasets.disk import Disk, file_text
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.datasets.tracking import SINGLE, lazily, noted, once_a_second, taught
+from olmo.data.datasets.tracking import SINGLE, lazily, once_a_second, taught
 from olmo.data.records import Record
 from olmo.preprocessing.image_files import open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
@@ -109,17 +110,17 @@ def moca(disk: Disk, split: str, style: str) -> TableRecords:
     """``MoCA/Annotations/annotations.csv``: of the VGG image annotator, comments from "#" on;
     second column ``["/{name}/{number}.jpg"]``, fifth ``[2, x, y, width, height]``. Pictures, 24 per
     second: ``MoCA/JPEGImages/{name}/``. The label is the name, without its number."""
-    fps = 24
-    found: dict[str, dict[int, list[float]]] = {}
+    file, fps = "MoCA/Annotations/annotations.csv", 24
 
-    def note(cells: list[str]) -> None:
+    def box(cells: list[str]) -> Iterator[Record]:
         if not cells[0].startswith("#"):
-            (path,) = json.loads(cells[1])
-            _, x, y, width, height = json.loads(cells[4])
-            name, number = PurePosixPath(path).parent.name, int(PurePosixPath(path).stem)
-            found.setdefault(name, {})[number] = [float(n) for n in (x, y, width, height)]
+            (path,) = map(PurePosixPath, json.loads(cells[1]))
+            _, *numbers = map(float, json.loads(cells[4]))
+            yield {"name": path.parent.name, "number": int(path.stem), "box": numbers}
 
-    noted(disk, disk.cells("MoCA/Annotations/annotations.csv"), note)
+    found: dict[str, dict[int, list[float]]] = {}
+    for r in disk.each(disk.cells(file), box):
+        found.setdefault(r["name"], {})[r["number"]] = r["box"]
 
     def row(name: str) -> Row:
         boxes = sorted(found[name].items())

@@ -20,8 +20,8 @@ POINT_STYLES = ["multi_image_pointing", "multi_image_point_then_count"]
 
 def linked_images(addresses: Sequence[str]) -> list[str]:
     """Paths of the two to ``MAX_IMAGES`` images that a row links to."""
-    if not 2 <= len(addresses) <= MAX_IMAGES:
-        raise LeftOut("another number of images than two to five")
+    used = 2 <= len(addresses) <= MAX_IMAGES
+    LeftOut.when(not used, "another number of images than two to five")
     return [f"{PIXMO_IMAGES}/{address_name(a)}" for a in addresses]
 
 
@@ -37,8 +37,7 @@ def questions(row: Row) -> Iterator[Record]:
 def points(row: Row) -> Record:
     """``Molmo2-MultiImagePoint``: image_urls, label, points (of each image, in per cent)."""
     images, found = linked_images(row["image_urls"]), [coordinates(p) for p in row["points"]]
-    if len(images) != len(found):
-        raise Flaw("points of another number of images than image_urls")
+    Flaw.when(len(images) != len(found), "points of another number of images than image_urls")
     return {"image": images} | asked({"label": row["label"], "points": found}, POINT_STYLES)
 
 
@@ -59,8 +58,7 @@ def mantis(row: Row, open_ended: bool = False) -> Iterator[Record]:
     """``molmo2-mantis-instruct-{name}``: images (paths, two or more), and lists mc_question,
     choices, correct_choice_idx; ``open_ended``: oe_question, direct_answer."""
     images = row["images"]
-    if len(images) < 2:
-        raise LeftOut("fewer than two images")
+    LeftOut.when(len(images) < 2, "fewer than two images")
     if open_ended:
         for question, answer in zip(row["oe_question"], row["direct_answer"], strict=True):
             message = {"question": question, "answer": answer, "style": "mantis_instruct_da"}

@@ -20,6 +20,7 @@ from olmo.data.datasets.disk import Disk, file_text, structs
 from olmo.data.datasets.draws import CLIP, CLIP_S, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
 from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.web_videos import web_video
 from olmo.data.records import PackedRecords, Record
 
 Row = dict[str, Any]
@@ -27,8 +28,6 @@ Points = dict[str, Any]
 """Object -> ``[x, y]``, or None where it is hidden."""
 TRACK, SINGLE = "video_point_track_per_frame", "video_single_point_track_per_frame"
 SAMPLING_FPS = 1
-WEB_FOLDERS = ("youtube-cc-exist", "youtube-cc-kw", "youtube-cc-temporal")
-WEB_EXTENSIONS = ("mp4", "mov", "mkv", "webm")
 
 
 def once_a_second(times: Iterable[float]) -> list[int]:
@@ -63,17 +62,6 @@ def taught(row: Row, times: list[float], points: list[Points], scale: Any, style
         message["duration"] = row["duration"]
         draws.append(CLIP)
     return message | ({"draw": draws} if draws else {})
-
-
-def noted(disk: Disk, rows: Iterable[Any], note: Callable[[Any], None]) -> None:
-    """Call ``note`` with each row; what it raises is counted."""
-
-    def nothing(row: Any) -> tuple[()]:
-        note(row)
-        return ()
-
-    for _ in disk.each(rows, nothing):
-        pass
 
 
 def lazily(
@@ -182,26 +170,29 @@ def instances(
     video_id, category_id, segmentations: run lengths or null for each frame), ``categories`` (id,
     name). Pictures: ``{frames}/{file_name}``. One example per video and category."""
     content = disk.json(file)
-    tracks: dict[Any, list[Row]] = {}
+    names = _names(disk, file, content)
+    tracks: dict[str, list[Row]] = {}
+    for track in disk.each(
+        _part(disk, file, content, "annotations"),
+        lambda t: (
+            {"kind": t["category_id"], "video": str(t["video_id"]), "id": str(t["id"])}
+            | {"masks": t["segmentations"]}
+        ),
+    ):
+        tracks.setdefault(track["video"], []).append(track)
 
-    def note(track: Row) -> None:
-        tracks.setdefault(track["video_id"], []).append(track)
+    def rows(video: Row) -> Iterator[Row]:
+        listed, mine = video["file_names"], tracks.get(str(video["id"]), ())
+        row = {"video": f"{frames}/{listed[0].rpartition('/')[0]}", "fps": fps}
+        row |= {"duration": len(listed) / fps}
+        masks = [
+            [i, {t["id"]: t["masks"][i] for t in mine if t["masks"][i]}]
+            for i in once_a_second(i / fps for i in range(len(listed)))
+        ]
+        return _by_kind(row, masks, {t["id"]: t["kind"] for t in mine}, names)
 
-    noted(disk, _part(disk, file, content, "annotations"), note)
-
-    def clip(video: Row) -> Row:
-        names, mine = video["file_names"], {str(t["id"]): t for t in tracks.get(video["id"], ())}
-        masks = {o: t["segmentations"] for o, t in mine.items()}
-        numbers = once_a_second(i / fps for i in range(len(names)))
-        return {
-            "video": f"{frames}/{names[0].rpartition('/')[0]}",
-            "fps": fps,
-            "duration": len(names) / fps,
-            "kinds": {o: t["category_id"] for o, t in mine.items()},
-            "frames": [[i, {o: m[i] for o, m in masks.items() if m[i]}] for i in numbers],
-        }
-
-    return _by_kind(disk, file, content, ("videos", clip), style)
+    found = disk.each(_part(disk, file, content, "videos"), rows)
+    return lazily(disk, found, partial(_trained, style))
 
 
 def burst(disk: Disk, split: str, style: str) -> TableRecords:
@@ -210,46 +201,38 @@ def burst(disk: Disk, split: str, style: str) -> TableRecords:
     (track -> id), segmentations (track -> ``rle``, for each annotated picture). Pictures:
     ``TAO-Amodal/frames/{split}/{dataset}/{seq_name}/``. One example per sequence and category."""
     file = f"TAO-Amodal/burst/{split}.json"
+    content = disk.json(file)
+    names = _names(disk, file, content)
 
-    def clip(video: Row) -> Row:
+    def rows(video: Row) -> Iterator[Row]:
         fps, size = float(video["fps"]), [video["height"], video["width"]]
         number = {path: i for i, path in enumerate(video["all_image_paths"])}
         at = [number[path] for path in video["annotated_image_paths"]]
-        runs = [
-            {o: {"size": size, "counts": mask["rle"]} for o, mask in seen.items()}
-            for seen in video["segmentations"]
-        ]
-        return {
-            "video": f"TAO-Amodal/frames/{split}/{video['dataset']}/{video['seq_name']}",
-            "fps": fps,
-            "duration": len(number) / fps,
-            "kinds": video["track_category_ids"],
-            "frames": [[at[i], runs[i]] for i in once_a_second(n / fps for n in at)],
-        }
+        folder = f"TAO-Amodal/frames/{split}/{video['dataset']}/{video['seq_name']}"
+        row = {"video": folder, "fps": fps, "duration": len(number) / fps}
+        masks = []
+        for i in once_a_second(n / fps for n in at):
+            seen = video["segmentations"][i].items()
+            masks.append([at[i], {o: {"size": size, "counts": m["rle"]} for o, m in seen}])
+        return _by_kind(row, masks, video["track_category_ids"], names)
 
-    return _by_kind(disk, file, disk.json(file), ("sequences", clip), style)
+    found = disk.each(_part(disk, file, content, "sequences"), rows)
+    return lazily(disk, found, partial(_trained, style))
 
 
 def _by_kind(
-    disk: Disk, file: str, content: Row, clips: tuple[str, Callable[[Row], Row]], style: str
-) -> TableRecords:
-    """``clips``: where in the file they are, and what makes them, with ``kinds`` of all objects."""
-    names: dict[Any, str] = {}
-    categories = _part(disk, file, content, "categories")
-    noted(disk, categories, lambda kind: names.update({kind["id"]: kind["name"]}))
+    row: Row, masks: list[Any], kinds: dict[str, Any], names: dict[str, str]
+) -> Iterator[Row]:
+    """A row for each of ``kinds`` (object -> kind)."""
+    for kind in dict.fromkeys(kinds.values()):
+        mine = [[i, {o: m for o, m in seen.items() if kinds[o] == kind}] for i, seen in masks]
+        yield row | {"label": names[str(kind)], "frames": mine}
 
-    def rows(video: Row) -> Iterator[Row]:
-        row = clips[1](video)
-        kinds = row.pop("kinds")
-        for kind in dict.fromkeys(kinds.values()):
-            mine = [
-                [i, {o: m for o, m in seen.items() if kinds[o] == kind}]
-                for i, seen in row["frames"]
-            ]
-            yield row | {"label": names[kind], "frames": mine}
 
-    found = disk.each(_part(disk, file, content, clips[0]), rows)
-    return lazily(disk, found, partial(_trained, style))
+def _names(disk: Disk, file: str, content: Row) -> dict[str, str]:
+    rows = _part(disk, file, content, "categories")
+    kinds = disk.each(rows, lambda kind: {"id": str(kind["id"]), "name": kind["name"]})
+    return {kind["id"]: kind["name"] for kind in kinds}
 
 
 def _part(disk: Disk, file: str, content: Row, key: str) -> Iterator[Any]:
@@ -292,12 +275,6 @@ def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
 
 
 # --- videos of Molmo2 --------------------------------------------------------------------------
-
-
-def web_video(disk: Disk, name: str) -> str:
-    """Path of a video of the web, which has a folder of its own."""
-    stems = [f"youtube-cc/{folder}/{name}/{name}" for folder in WEB_FOLDERS]
-    return disk.first(*(disk.with_extension(stem, WEB_EXTENSIONS) for stem in stems))
 
 
 def molmo2_video(disk: Disk, split: str, style: str) -> Iterator[Record]:
