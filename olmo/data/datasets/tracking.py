@@ -3,7 +3,8 @@ that is nearest to the mask's centre.
 
 An object is listed where its annotation has an entry, with None where that says that it is hidden.
 Videos are folders of pictures at a fixed rate, but for those of Molmo2. There is a reader for each
-layout; ``style`` says what is asked, without it they are benchmarks.
+layout; ``style`` says what is asked, without it they are benchmarks. Where the files of a set go,
+and the rate of one that does not tell it (30 per second), are ours.
 """
 
 from __future__ import annotations
@@ -278,8 +279,8 @@ def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
 
 
 def molmo2_video(disk: Disk, split: str, style: str) -> Iterator[Record]:
-    """``Molmo2-VideoTrack``: video_id, label, duration, frames (``{time, objects}``, an object
-    ``{id, x, y}`` in per cent, ``occluded`` if it is hidden)."""
+    """``Molmo2-VideoTrack`` (the layout is ours): video_id, label, duration, frames (``{time,
+    objects}``, an object ``{id, x, y}`` in per cent, ``occluded`` if it is hidden)."""
 
     def point(o: Row) -> list[Any] | None:
         return None if o.get("occluded") else [o["x"], o["y"]]
@@ -295,8 +296,8 @@ def molmo2_video(disk: Disk, split: str, style: str) -> Iterator[Record]:
 
 
 def molmo2_video_eval(disk: Disk, split: str) -> TableRecords:
-    """``Molmo2-VideoTrackEval``: id, video_id, label, fps, category if there is one, frames
-    (``{frame, objects}``, an object ``{id, size, counts}``)."""
+    """``Molmo2-VideoTrackEval`` (the layout is ours): id, video_id, label, fps, category if there
+    is one, frames (``{frame, objects}``, an object ``{id, size, counts}``)."""
     rows = disk.table("Molmo2-VideoTrackEval", split, "id", "video_id", "label", "fps", "frames")
     media = [web_video(disk, name) for name in rows.column("video_id")]
     return TableRecords.single(rows, _table_evaluated, media=media, kind="video")
