@@ -1,16 +1,15 @@
-"""Training on several images: questions, documents, points and comparisons."""
+"""Training on several images: questions, points and comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
-from olmo.data.datasets.disk import Disk, structs
+from olmo.data.datasets.disk import structs
 from olmo.data.datasets.draws import SHUFFLE
 from olmo.data.datasets.messages import choice
 from olmo.data.datasets.pointing import PIXMO_IMAGES, asked, coordinates
-from olmo.data.datasets.tables import TableRecords, address_name, picture
+from olmo.data.datasets.tables import address_name
 from olmo.data.records import Flaw, LeftOut, Record
 
 Row = dict[str, Any]
@@ -39,19 +38,6 @@ def points(row: Row) -> Record:
     images, found = linked_images(row["image_urls"]), [coordinates(p) for p in row["points"]]
     Flaw.when(len(images) != len(found), "points of another number of images than image_urls")
     return {"image": images} | asked({"label": row["label"], "points": found}, POINT_STYLES)
-
-
-def documents(disk: Disk, split: str, folder: str, style: str) -> TableRecords:
-    """``folder``: images, qa_pairs (question, answer, explanation)."""
-    rows = disk.table(folder, split, "images", "qa_pairs")
-    return TableRecords.single(rows, partial(_document, style))
-
-
-def _document(style: str, rows: list[Row]) -> Record:
-    (row,) = rows
-    columns = ("question", "answer", "explanation")
-    messages = [{k: qa[k] for k in columns} | {"style": style} for qa in structs(row["qa_pairs"])]
-    return {"image": [picture(cell) for cell in row["images"]], "message_list": messages}
 
 
 def mantis(row: Row, open_ended: bool = False) -> Iterator[Record]:

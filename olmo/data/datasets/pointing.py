@@ -3,6 +3,8 @@ width and height), or in pixels without it."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import ONE_STYLE
 from olmo.data.datasets.masks import file_mask
-from olmo.data.datasets.tables import TableRecords, address_name, picture
+from olmo.data.datasets.tables import LazyTable, TableRecords
 from olmo.data.records import Record
 
 Row = dict[str, Any]
@@ -34,89 +36,58 @@ def asked(message: Record, styles: list[str], scale: float | None = PERCENT) -> 
     return message | scaled | {"styles": styles, "draw": [ONE_STYLE]}
 
 
-def pixmo_points(
-    disk: Disk, split: str, folder: str, scale: float | None, method: str | None = None
-) -> TableRecords:
-    """``folder``: image_url, label, points (``{x, y}``); with ``method`` only rows of that
-    collection_method. All on one image are one example."""
-    rows = disk.table(folder, split, "image_url", "label", "points")
-    keep = None if method is None else np.asarray(rows.column("collection_method")) == method
-    return TableRecords.by_address(rows, partial(_points, scale), PIXMO_IMAGES, keep)
+def points(row: Row, scale: float | None = PERCENT) -> Record:
+    """PixMo: label, points (``{x, y}``)."""
+    message = {"label": row["label"], "points": coordinates(row["points"])}
+    return asked(message, STYLES, scale)
 
 
-def _points(scale: float | None, rows: list[Row]) -> Record:
-    shown = [{"label": row["label"], "points": coordinates(row["points"])} for row in rows]
-    return {"message_list": [asked(message, STYLES, scale) for message in shown]}
+def pixmo_points(disk: Disk, split: str, method: str) -> TableRecords:
+    """``pixmo-points``: image_url, label, points (in per cent), collection_method: only ``method``.
+    All on one image are one example."""
+    columns = ("label", "points", "collection_method")
+    table = LazyTable("pixmo-points", split, columns, points, "image_url", PIXMO_IMAGES, True)
+    records, methods = table.open(disk), disk.table("pixmo-points", split).column(columns[2])
+    groups = [[row for row in group if methods[row] == method] for group in records.groups]
+    kept = records.at([i for i, group in enumerate(groups) if group])
+    return dataclasses.replace(kept, groups=[group for group in groups if group])
 
 
-def cosyn_point(disk: Disk, split: str) -> TableRecords:
-    """``CoSyn-point``: image, and lists questions, names, answer_points (in per cent)."""
-    rows = disk.table("CoSyn-point", split, "image", "questions", "names", "answer_points")
-    return TableRecords.single(rows, _cosyn_point)
-
-
-def _cosyn_point(rows: list[Row]) -> Record:
-    (row,) = rows
-    asked = zip(row["questions"], row["names"], row["answer_points"], strict=True)
-    messages = [
-        {"question": question, "label": name, "points": coordinates(points)}
-        | {"point_scale": PERCENT, "style": "cosyn_point"}
-        for question, name, points in asked
-    ]
-    return {"image": picture(row["image"]), "message_list": messages}
+def cosyn_point(row: Row) -> Iterator[Record]:
+    """``CoSyn-point``: lists questions, names, answer_points (in per cent)."""
+    columns = (row["questions"], row["names"], row["answer_points"])
+    for question, name, found in zip(*columns, strict=True):
+        message = {"question": question, "label": name, "points": coordinates(found)}
+        yield message | {"point_scale": PERCENT, "style": "cosyn_point"}
 
 
 # --- benchmarks: the points of the answer are counted, or looked for in masks -------------------
 
 
-def pixmo_count(disk: Disk, split: str) -> TableRecords:
-    """``pixmo-count``: image_url, label, count."""
-    return _linked(disk.table("pixmo-count", split, "image_url", "label", "count"), _count)
-
-
-def pointing_eval(disk: Disk, split: str) -> TableRecords:
-    """``pixmo-points-eval``: image_url, label, points (``{x, y}`` in per cent) and masks, one for
-    each point, [height][width]."""
-    columns = ("image_url", "label", "points", "masks")
-    return _linked(disk.table("pixmo-points-eval", split, *columns), _pointing_eval)
-
-
-def _linked(rows: Any, convert: Any) -> TableRecords:
-    """An example for each row on a linked image."""
-    media = [f"{PIXMO_IMAGES}/{address_name(a)}" for a in rows.column("image_url")]
-    return TableRecords.single(rows, convert, media=media)
-
-
-def _count(rows: list[Row]) -> Record:
-    (row,) = rows
+def count(row: Row) -> Record:
+    """``pixmo-count``: label, count."""
     return _counted(f"How many {row['label'].lower()} are there?", row["count"])
 
 
-def _counted(question: str, count: int) -> Record:
-    return {"question": question, "style": STYLES[1], "metadata": {"count": int(count)}}
+def countbench(row: Row) -> Record:
+    """``CountBenchQA``: question, number."""
+    return _counted(row["question"], row["number"])
 
 
-def countbench(disk: Disk, split: str) -> TableRecords:
-    """``CountBenchQA``: image, question, number."""
-    rows = disk.table("CountBenchQA", split, "image", "question", "number")
-    return TableRecords.single(rows, _countbench)
+def _counted(question: str, number: int) -> Record:
+    return {"question": question, "style": STYLES[1], "metadata": {"count": int(number)}}
 
 
-def _countbench(rows: list[Row]) -> Record:
-    (row,) = rows
-    return {"image": picture(row["image"])} | _counted(row["question"], row["number"])
-
-
-def _pointing_eval(rows: list[Row]) -> Record:
-    """Points in per cent become pixels of the masks."""
-    (row,) = rows
+def pointing_eval(row: Row) -> Record:
+    """``pixmo-points-eval``: label, points (``{x, y}`` in per cent, which become pixels) and masks,
+    one for each point, [height][width]."""
     masks = [np.asarray(mask, dtype=bool) for mask in row["masks"]]
-    points = coordinates(row["points"])
-    if len(masks) != len(points) or not all(mask.ndim == 2 for mask in masks):
-        raise ValueError(f"{len(points)} points and {len(masks)} masks [height, width]")
+    found = coordinates(row["points"])
+    if len(masks) != len(found) or not all(mask.ndim == 2 for mask in masks):
+        raise ValueError(f"{len(found)} points and {len(masks)} masks [height, width]")
     pixels = [
         [x / PERCENT * mask.shape[1], y / PERCENT * mask.shape[0]]
-        for (x, y), mask in zip(points, masks, strict=True)
+        for (x, y), mask in zip(found, masks, strict=True)
     ]
     metadata = {"points": pixels, "masks": masks}
     return {"label": row["label"], "style": STYLES[0], "metadata": metadata}

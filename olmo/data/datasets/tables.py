@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.arrow import ArrowRows
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.messages import merged
 from olmo.data.records import DatasetFormatError, Flaw, LeftOut, Record, reading
@@ -47,24 +46,6 @@ class TableRecords(Sequence[Record]):
         """One row per example: all, or those of ``indices``; ``media`` goes with these."""
         chosen = np.arange(len(rows)) if indices is None else np.asarray(indices, dtype=np.int64)
         return cls(rows, convert, chosen[:, None], media, kind)
-
-    @classmethod
-    def by_address(
-        cls,
-        rows: ArrowRows,
-        convert: Convert,
-        folder: str,
-        keep: np.ndarray | None = None,
-        column: str = "image_url",
-    ) -> TableRecords:
-        """All rows (with ``keep`` True) on one image address per example; the image is in
-        ``folder``, see :func:`address_name`."""
-        found: dict[str, list[int]] = {}
-        for i, address in enumerate(rows.column(column)):
-            if keep is None or keep[i]:
-                found.setdefault(address, []).append(i)
-        media = [f"{folder}/{address_name(address)}" for address in found]
-        return cls(rows, convert, list(found.values()), media)
 
     def __len__(self) -> int:
         return len(self.groups)
