@@ -12,6 +12,7 @@ import pytest
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.records import DatasetFormatError
 from olmo.data.registry import MissingDataError, get_dataset
+from olmo.preprocessing.chat import DataFormatterConfig
 from tests.data.worlds import write_case
 
 RNG = np.random.RandomState(0)
@@ -26,6 +27,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def first(name: str) -> dict[str, Any]:
     example: dict[str, Any] = get_dataset(name, "train").get(0, RNG)
     return example
+
+
+def test_nothing_is_written_for_an_end_that_is_hidden(root: Path) -> None:
+    """The second dog is seen at 1 s, and hidden where it is listed last."""
+    write_case("mevis_ground", root)
+    message = get_dataset("mevis_ground", "train").get(1, RNG)
+    assert message["points"][-1]["8"] is None
+    answer = DataFormatterConfig().build()(message, RNG, for_inference=False, sizes=[]).turns[-1]
+    assert 'coords="0.0 1 400 333;1.0 2 000 000;2.0 1 400 333"' in answer
 
 
 def test_masks_that_are_missing_are_named(root: Path) -> None:

@@ -10,7 +10,7 @@ and the rate of one that does not tell it (30 per second), are ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from olmo.data.datasets.web_videos import web_video
 from olmo.data.records import PackedRecords, Record
 
 Row = dict[str, Any]
-Points = dict[str, Any]
-"""Object -> ``[x, y]``, or None where it is hidden."""
 TRACK, SINGLE = "video_point_track_per_frame", "video_single_point_track_per_frame"
 SAMPLING_FPS = 1
 
@@ -39,9 +37,9 @@ def once_a_second(times: Iterable[float]) -> list[int]:
     return list(found.values())
 
 
-def taught(row: Row, times: list[float], points: list[Points], scale: Any, style: str) -> Record:
-    """The message of training on ``points`` at ``times``. ``row``: label, duration in seconds, and
-    fps if the video is a folder."""
+def taught(row: Row, times: list[float], points: list[Row], scale: Any, style: str) -> Record:
+    """The message of training on ``points`` (object -> ``[x, y]``, or None where it is hidden) at
+    ``times``. ``row``: label, duration in seconds, and fps if the video is a folder."""
     seen = {o for one in points for o, point in one.items() if point is not None}
     if style == SINGLE and seen:
         points = [{o: point for o, point in one.items() if o in seen} for one in points]
@@ -120,11 +118,7 @@ def _trained(style: str, home: Path, rows: list[Row]) -> Record:
 
 
 def referring(
-    disk: Disk,
-    split: str,
-    folders: Sequence[str],
-    fps: float,
-    style: str | None = None,
+    disk: Disk, split: str, folders: list[str], fps: float, style: str | None = None
 ) -> TableRecords:
     """``folders``: expressions, frames, masks, in which ``{split}`` is filled in.
 
