@@ -184,7 +184,8 @@ def layout(row: DatasetRow) -> str:
     about = " ".join((said or "").partition("\n\n")[0].split()).replace("``", "`")
     for key, value in row.arguments.items():  # {kind} in it stands for what the row says
         about = about.replace(f"{{{key}}}", str(value))
-    parts = [", ".join(f"`{f}`" for f in row.files), about]
+    files = ", ".join(f"`{f}`" for f in row.files)
+    parts = ["" if about.startswith(files) else files, about]
     if row.fields:
         columns = [c for v in row.fields.values() for c in (v if isinstance(v, list) else [v])]
         parts[1] = ", ".join(map(str, columns))

@@ -31,7 +31,7 @@ from scripts import data_status
 from tests.data.worlds import write_table
 
 HOW2QA = "v1,[0:59],n1,n2,n3,Who?,right\nv2,[1.5:2.25],n,m,o,Q?,yes\n"
-HOW2QA_CLIPS = ("v1_0.0_59.0.webm", "v2_1.5_2.25.mp4")
+HOW2QA_CLIPS = ("v1_0_59.webm", "v2_1.5_2.25.mp4")
 
 
 def write(path: Path, content: Any = "") -> None:

@@ -57,15 +57,16 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
         "intent_qa test missing",
         "star train unreadable",
         "star validation missing",
+        "star test missing",
         "tabwmp_da train present",
         "tabwmp_da validation missing",
         "tabwmp_da test missing",
     ]
     assert f"3/4 ~0.0 {home / 'IntentQA/videos'}" in shown[2]
     assert str(home / "IntentQA/val.csv") in shown[3]
-    assert "no field 'choices' (first" in shown[5] and "row 0" in shown[5]
-    assert shown[7].split()[3] == "1"
-    assert shown[-1] == "1 present, 1 partial, 5 missing, 1 unreadable"
+    assert "no field 'start' (first" in shown[5] and "row 0" in shown[5]
+    assert shown[8].split()[3] == "1"
+    assert shown[-1] == "1 present, 1 partial, 6 missing, 1 unreadable"
 
 
 def test_hours(tmp_path: Path) -> None:

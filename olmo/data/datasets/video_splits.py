@@ -16,8 +16,8 @@ OPTION_LETTER = "Answer with the option's letter from the given choices directly
 
 
 def nextqa_mc(disk: Disk, split: str) -> Iterator[Record]:
-    """``NeXTQA/{train,val}.csv``: video, question, answer (a number), a0 to a4; ``NeXTQA/
-    map_vid_vidorID.json``: the place of a video. Test: ``NeXTQA/MC/test-00000-of-00001.parquet``,
+    """``NeXTQA/{train,val}.csv``: video, question, answer (a number), a0 to a4; the place of a
+    video is in ``NeXTQA/map_vid_vidorID.json``. Test: ``NeXTQA/MC/test-00000-of-00001.parquet``,
     with type as well."""
     if split.endswith(".parquet"):
         rows = enumerate(disk.parquet(f"NeXTQA/{split}"))
