@@ -13,6 +13,7 @@ import pytest
 from olmo.config import ConfigError
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig, MixtureGroup, WeightedDataset
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import MissingDataError, register_dataset
 from olmo.data.stream import CHUNK, KEPT_CHUNKS, MixtureStream, example_rng
 
@@ -193,6 +194,25 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
     assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
     cells = " ".join(mixture.table().replace("-", "").split())
     assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
+
+
+def test_sets_in_another_layout_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    star = tmp_path / "video_datasets/STAR/STAR_train_qa.json"
+    star.parent.mkdir(parents=True)
+    star.write_text('[{"video": "a"}, {"video": "b"}]')
+    own = tmp_path / "own.yaml"
+    own.write_text("groups: [{rate: 1, datasets: [{name: star}, {name: tgif}, {name: d_400}]}]\n")
+    with pytest.raises(DatasetFormatError) as caught:
+        MixtureConfig.load(str(own)).open("train")
+    text = str(caught.value)
+    assert "'star': " in text and "2 of 2 rows left out: 2 no field 'start'" in text
+    assert "tgif: TGIF/Train_action_question.csv" in text and "--data.skip_missing" in text
+    with caplog.at_level(logging.WARNING):
+        mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
+    assert mixture.names == ["d_400"]
+    assert "left out, their files are absent: tgif" in caplog.text
+    assert "left out, its files do not fit: data set 'star': " in caplog.text
 
 
 def test_shipped_mixtures_load(monkeypatch, tmp_path) -> None:
