@@ -206,7 +206,7 @@ def test_sets_in_another_layout_can_be_left_out(monkeypatch, tmp_path, caplog) -
     with pytest.raises(DatasetFormatError) as caught:
         MixtureConfig.load(str(own)).open("train")
     text = str(caught.value)
-    assert "'star': " in text and "2 of 2 rows left out: 2 no field 'start'" in text
+    assert "'star': " in text and "2 of 2 rows left out: 2 no field 'video_id'" in text
     assert "tgif: TGIF/Train_action_question.csv" in text and "--data.skip_missing" in text
     with caplog.at_level(logging.WARNING):
         mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
