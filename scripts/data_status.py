@@ -3,31 +3,36 @@
     python scripts/data_status.py                    # all
     python scripts/data_status.py short_video tgif   # some, by name or group
     python scripts/data_status.py --mixture molmo2
+    python scripts/data_status.py --markdown         # the catalogue: what is read, and from where
 
 A data set is "present", "partial" (some videos or images are absent), "missing" (annotations or
 all media are absent; the first absent file is shown) or "unreadable" (another layout; the reason
-is shown). Embedded sets are rendered on first use. Hours of video come from a sample of the files
-and are marked "~" then.
+is shown). Rows of annotations that are left out are counted by reason below it. Embedded sets are
+rendered on first use. Hours of video come from a sample of the files and are marked "~" then.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 import av
 
 from olmo.command_line import Parser, exit_code, natural, path
-from olmo.data.datasets.declare import (
+from olmo.data.datasets.catalogue import (
+    GROUPS,
     DatasetRow,
     dataset_rows,
+    function_of,
+    media_at,
     present,
-    records_at,
     select_rows,
-    videos_of,
 )
 from olmo.data.datasets.synthetic.video import TABLE, rendered
 from olmo.data.mixture import CUSTOM, MixtureConfig
@@ -36,8 +41,11 @@ from olmo.data.registry import MissingDataError, data_root, dataset_names
 from olmo.data.video_container import open_container
 from olmo.data.video_source import VideoReadError
 from olmo.outside import foreign
+from olmo.text import markdown_table
 
 PRESENT, PARTIAL, MISSING, UNREADABLE = "present", "partial", "missing", "unreadable"
+MAX_FOLDERS = 3
+OTHERS = "Variants outside the groups"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Status:
     n_all: int = 0
     hours: float | None = None
     sampled: bool = False
+    left_out: str = ""
 
     def line(self) -> str:
         count = f"{self.n_there:,}" if self.n_there == self.n_all else ""
@@ -60,7 +69,7 @@ class Status:
         examples = count if self.n_all else ""
         return (
             f"{self.name:48s}{self.split:12s}{self.state:12s}{examples:>16s}{hours:>10s}"
-            f"  {self.where}"
+            f"  {self.where}" + (f"\n    {self.left_out}" if self.left_out else "")
         )
 
 
@@ -71,7 +80,6 @@ HEADER = (
 
 def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
     """State of one split of a data set."""
-    places = [str(row.folder() / m) for m in row.media or row.files]
     try:
         disk, records = row.records(split)
     except MissingDataError as e:
@@ -80,10 +88,29 @@ def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
         return Status(row.name, split, UNREADABLE, str(e))
     there = present(disk, records)
     state = PRESENT if len(there) == len(records) else PARTIAL if there else MISSING
-    videos = sorted({str(disk.home / v) for v in videos_of(records_at(records, there))})
+    media = {m for i in range(len(records)) for m in media_at(records, i)}
+    folders = {str(PurePosixPath(m).parent) for m in media} or {str(disk.place[0])}
+    where = ", ".join(str(disk.home / f) for f in _shortest(folders))
+    if state == MISSING and media:
+        where = str(disk.home / next(iter(sorted(media))))
+    kept = {m for i in there for m in media_at(records, i)}
+    videos = sorted(str(disk.home / m) for m in kept) if _is_video(row) else []
     hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
-    found = ", ".join(places)
-    return Status(row.name, split, state, found, len(there), len(records), hours, sampled)
+    lost = disk.losses.text() if disk.losses else ""
+    return Status(
+        row.name, split, state, where, len(there), len(records), hours, sampled, left_out=lost
+    )
+
+
+def _shortest(folders: set[str]) -> list[str]:
+    """Up to ``MAX_FOLDERS`` folders; of more the one that all of them are in."""
+    if len(folders) <= MAX_FOLDERS:
+        return sorted(folders)
+    return [os.path.commonpath(folders) or "."]
+
+
+def _is_video(row: DatasetRow) -> bool:
+    return row.home == "video_datasets"
 
 
 def synthetic_status(name: str, split: str, n_probed: int) -> Status:
@@ -133,6 +160,53 @@ def statuses(
                 yield split_status(row, split, n_probed)
 
 
+# --- the catalogue as tables -------------------------------------------------------------------
+
+
+def markdown() -> Iterator[str]:
+    """Lines of the tables in docs/datasets.md: every data set by group."""
+    rows = dataset_rows().values()
+    for group, title in {**GROUPS, "": OTHERS}.items():
+        members = [r for r in rows if group in (r.groups or [""])]
+        if members:
+            yield f"### {title}" + (f" (`{group}`)" if group else "")
+            yield ""
+            cells = [[r.name, ", ".join(r.splits), layout(r), origins(r)] for r in members]
+            table = markdown_table(["Name", "Splits", "Reads", "Source"], cells)
+            yield table.replace("---:", "---")
+            yield ""
+
+
+def layout(row: DatasetRow) -> str:
+    """Which files and columns a data set reads: of its row, and of what its function says."""
+    function = row.read or row.row
+    said = inspect.getdoc(function_of(function)) if function else None
+    about = " ".join((said or "").partition("\n\n")[0].split()).replace("``", "`")
+    for key, value in row.arguments.items():  # {kind} in it stands for what the row says
+        about = about.replace(f"{{{key}}}", str(value))
+    files = ", ".join(f"`{f}`" for f in row.files)
+    parts = ["" if about.startswith(files) else files, about]
+    if row.fields:
+        columns = [c for v in row.fields.values() for c in (v if isinstance(v, list) else [v])]
+        parts[1] = ", ".join(map(str, columns))
+    if media := row.video or row.image:
+        parts.append(f"media `{media}`")
+    return re.sub(r"\|", "\\\\|", "; ".join(p.rstrip(".") for p in parts if p))
+
+
+def origins(row: DatasetRow) -> str:
+    """Where a data set comes from, in short."""
+    gated = {True: " (gated)"}
+    names = {
+        "hub": lambda s: f"hub `{s['hub']}`" + gated.get(s.get("gated"), ""),
+        "web": lambda s: "web",
+        "images_of": lambda s: "images by their addresses",
+        "frame_clips": lambda s: "clips from frames",
+        "by_hand": lambda s: f"[by hand]({s['url']})" if s.get("url") else "by hand",
+    }
+    return ", ".join(dict.fromkeys(names[next(iter(s))](s) for s in row.sources))
+
+
 @exit_code()
 def main(args: list[str] | None = None) -> int:
     parser = Parser(__doc__)
@@ -140,7 +214,11 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--mixture", help="the data sets of this mixture")
     parser.add_argument("--root", type=path, help="data folder (default: MOLMO_DATA_DIR)")
     parser.add_argument("--probe", type=natural, default=20, help="videos opened per split (20)")
+    parser.add_argument("--markdown", action="store_true", help="print the catalogue, and stop")
     options = parser.parse_args(args)
+    if options.markdown:
+        print("\n".join(markdown()).rstrip())
+        return 0
     if options.root:
         os.environ["MOLMO_DATA_DIR"] = str(options.root.absolute())
     rows = dataset_rows()

@@ -29,13 +29,14 @@ from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, number, path, positive
 from olmo.data.arrow import ArrowRows, write_splits, write_table
-from olmo.data.datasets.addresses import DownloadError, without_secrets
-from olmo.data.datasets.archives import MARKERS, archive_of, marker, unpack
-from olmo.data.datasets.declare import DatasetRow, dataset_rows, select_rows, videos_of
-from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, Source, WebFile
+from olmo.data.datasets.catalogue import DatasetRow, dataset_rows, select_rows, videos_of
+from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
 from olmo.data.datasets.tables import address_name
-from olmo.data.datasets.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
+from olmo.data.download.addresses import DownloadError, without_secrets
+from olmo.data.download.archives import MARKERS, archive_of, marker, unpack
+from olmo.data.download.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
 from olmo.data.mixture import MixtureConfig
+from olmo.data.registry import MissingDataError
 from olmo.files import write_bytes
 from olmo.outside import OutsideError, foreign
 
@@ -64,11 +65,11 @@ class Job:
 
 def fetch_web(job: Job, source: WebFile) -> None:
     """A file over https, unpacked if it is an archive."""
-    name = source.url.rpartition("/")[2]
+    name = source.web.rpartition("/")[2]
     folder = job.home / source.into
     target = folder / name if source.unpack else folder
     if not (source.unpack and marker(target).exists()):
-        download(source.url, target, source.sha256, job.limits)
+        download(source.web, target, source.sha256, job.limits)
     if source.unpack:
         unpack(target, folder, job.limits.max_unpacked)
 
@@ -81,12 +82,12 @@ def fetch_hub(job: Job, source: HubFiles) -> None:
     if source.table and (folder / "dataset_dict.json").exists():
         return
     target = folder / ".parquet" if source.table else folder
-    patterns = [glob for _, glob in source.table] or list(source.patterns)
+    patterns = list(source.table.values()) or source.files
     unpacked = [archive_of(m).relative_to(target).as_posix() for m in target.rglob(MARKERS)]
     gated = " (gated: accept its terms on the hub, set HF_ACCESS_TOKEN)" if source.gated else ""
-    with foreign(lambda r: DownloadError(f"{source.repo}{gated}: {without_secrets(r)}")):
+    with foreign(lambda r: DownloadError(f"{source.hub}{gated}: {without_secrets(r)}")):
         snapshot_download(
-            source.repo,
+            source.hub,
             repo_type="dataset",
             allow_patterns=patterns,
             ignore_patterns=unpacked,
@@ -104,19 +105,19 @@ def fetch_hub(job: Job, source: HubFiles) -> None:
 def convert_tables(job: Job, source: HubFiles, parquet: Path, folder: Path) -> None:
     """Parquet files to one Arrow folder per split."""
     files = sorted(p.relative_to(parquet).as_posix() for p in parquet.rglob("*.parquet"))
-    for split, glob in source.table:
+    for split, glob in source.table.items():
         parts = [parquet / f for f in files if fnmatch(f, glob)]
         if not parts:
-            raise DownloadError(f"{source.repo}: no file {glob} among {files or 'none'}")
+            raise DownloadError(f"{source.hub}: no file {glob} among {files or 'none'}")
         rows = write_table(parts, folder / split, job.limits.max_unpacked)
         print(f"  {folder / split}: {rows} rows")
-    write_splits(folder, [split for split, _ in source.table])
+    write_splits(folder, list(source.table))
     shutil.rmtree(parquet)
 
 
 def fetch_images(job: Job, source: LinkedImages) -> None:
     """Images by their addresses; some are gone for good, which is noted and no error."""
-    table, folder = job.home / source.table, job.home / source.into
+    table, folder = job.home / source.images_of, job.home / source.into
     sums: dict[str, str | None] = {}
     for state in sorted(table.glob("*/state.json")):
         rows = ArrowRows.open(table, state.parent.name)
@@ -163,26 +164,40 @@ def fetch_image(
 
 
 def make_frame_clips(job: Job, source: FrameClips) -> None:
-    """Clips of all annotated spans whose frames are there."""
+    """Clips of all annotated spans whose frames are there. TVQA lists those without frames, once,
+    and leaves them out from then on."""
+    from olmo.data.datasets.disk import Disk
     from olmo.data.datasets.frame_clips import is_frame_clip, write_frame_clip
+    from olmo.data.datasets.tvqa import MISSING, list_missing_clips
 
     made = absent = 0
+    broken: list[str] = []
     for split in job.row.splits:
-        if job.row.missing_files(split):
+        try:
+            _, records = job.row.records(split)
+        except MissingDataError:
             continue
-        _, records = job.row.records(split)
         clips = {video for video in videos_of(records) if is_frame_clip(video)}
         for clip in tqdm(sorted(clips), desc=f"{job.row.name} {split}", unit="clip"):
-            made += write_frame_clip(job.home / clip)
-            absent += not (job.home / clip).exists()
+            try:
+                with foreign(DownloadError):
+                    made += write_frame_clip(job.home / clip)
+                    absent += not (job.home / clip).exists()
+            except OutsideError as e:
+                broken.append(f"{clip}: {e}")
+    if broken:
+        job.notes.append(f"{len(broken)} clips could not be made, first: {broken[0]}")
+    listed = list_missing_clips(Disk(job.home)) if source.frame_clips == "tvqa" else 0
     if absent:
-        job.notes.append(f"{absent} clips have no frames yet: run this again when they are there")
+        again = f"delete {MISSING}, which lists them, and " if listed else ""
+        note = f"{absent} clips have no frames yet: {again}run this again when they are there"
+        job.notes.append(note)
     print(f"  {made} clips made")
 
 
 def note_step(job: Job, source: Manual) -> None:
     """A step for a person."""
-    job.notes.append(source.step + (f" ({source.url})" if source.url else ""))
+    job.notes.append(source.by_hand + (f" ({source.url})" if source.url else ""))
 
 
 FETCHERS: dict[type, Callable[[Job, Any], None]] = {
@@ -201,12 +216,12 @@ def fetch(rows: list[DatasetRow], workers: int, limits: WebLimits = DEFAULT_LIMI
     """Fetch all sources of all rows; a failure does not stop the others. Returns the failures."""
     failures: list[str] = []
     notes: list[str] = []
-    failed: dict[tuple[str, Source], OutsideError] = {}
+    failed: dict[tuple[str, str], OutsideError] = {}
     for row in rows:
         print(f"{row.name} -> {row.folder()}")
         job = Job(row, workers, limits)
-        for source in row.sources:
-            key = (row.home, source)
+        for source in row.origins:
+            key = (row.home, repr(source))
             try:
                 if key in failed:  # several data sets share it
                     raise failed[key]
@@ -226,8 +241,8 @@ def fetch(rows: list[DatasetRow], workers: int, limits: WebLimits = DEFAULT_LIMI
 def list_rows() -> None:
     """Every data set with its groups and sources."""
     for row in dataset_rows().values():
-        origin = [getattr(s, "repo", "") or getattr(s, "url", "") for s in row.sources]
-        print(f"{row.name:48s}{','.join(row.groups):28s}{' '.join(o for o in origin if o)}")
+        places = [s.get("hub") or s.get("web") or s.get("url") for s in row.sources]
+        print(f"{row.name:48s}{','.join(row.groups):28s}{' '.join(filter(None, places))}")
 
 
 @exit_code()

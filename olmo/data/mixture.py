@@ -12,6 +12,7 @@ import numpy as np
 
 from olmo.config import Config, ConfigError, FilePath, read_settings
 from olmo.data.custom import MAX_LINE_BYTES, CustomDataset, is_own_data
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import Dataset, MissingDataError, data_root, dataset_names, get_dataset
 from olmo.preprocessing.tokens import MessageWeight
 from olmo.text import format_table, nearest
@@ -142,34 +143,40 @@ class MixtureConfig(Config):
         custom: str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> Mixture:
-        """Open every data set. ``MissingDataError`` lists all that are absent; with
-        ``skip_missing`` they are left out, and a table of the others goes to the log. A group
-        keeps its rate when some of its data sets are left out. ``custom`` is the path of the
-        data set of that name, ``max_line_bytes`` the longest line of own data."""
+        """Open every data set. A ``MissingDataError`` lists all that are absent, a
+        ``DatasetFormatError`` also those in another layout; with ``skip_missing`` they are left
+        out, and a table of the others goes to the log. A group keeps its rate when some of its
+        data sets are left out. ``custom`` is the file or folder of the data set of that name,
+        ``max_line_bytes`` the longest line of such files."""
         if custom is not None:
             return self.with_custom(custom).open(split, skip_missing, None, max_line_bytes)
         datasets: dict[str, Dataset] = {}
         rates: dict[str, float] = {}
         settings: dict[str, dict[str, Any]] = {}
-        missing: dict[str, MissingDataError] = {}
+        unusable: dict[str, MissingDataError | DatasetFormatError] = {}
         for group in self.groups:
             weights: dict[str, float] = {}
             for entry in group.datasets:
                 try:
                     datasets[entry.name] = data = entry.open(split, max_line_bytes)
-                except MissingDataError as e:
-                    missing[entry.name] = e
+                except (MissingDataError, DatasetFormatError) as e:
+                    unusable[entry.name] = e
                     continue
                 weights[entry.name] = entry.weight(len(data))
                 settings[entry.name] = entry.settings
             total = sum(weights.values())
             rates |= {name: group.rate * w / total for name, w in weights.items()}
-        if missing and not (skip_missing and datasets):
-            raise _absent(missing, len(datasets))
+        if unusable and not (skip_missing and datasets):
+            raise _unusable(unusable, len(datasets))
         mixture = Mixture(datasets, rates, settings)
-        if missing:
-            left_out = ", ".join(missing)
-            log.warning("left out, their files are absent: %s\n%s", left_out, mixture.table())
+        if unusable:
+            absent = [name for name, e in unusable.items() if isinstance(e, MissingDataError)]
+            if absent:
+                log.warning("left out, their files are absent: %s", ", ".join(absent))
+            for error in unusable.values():
+                if isinstance(error, DatasetFormatError):
+                    log.warning("left out, its files do not fit: %s", error)
+            log.warning("what is left:\n%s", mixture.table())
         return mixture
 
 
@@ -221,10 +228,16 @@ def open_named(name: str, split: str, skip_missing: bool = False) -> Mixture:
     return Mixture({CUSTOM: CustomDataset.open(name, split=split)}, {CUSTOM: 1.0})
 
 
-def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingDataError:
-    """One error for all absent data sets, with the place where each was looked for."""
-    entries = []
-    for name, error in missing.items():
+def _unusable(
+    errors: dict[str, MissingDataError | DatasetFormatError], n_present: int
+) -> MissingDataError | DatasetFormatError:
+    """One error for all data sets that cannot be opened, with the place where each was looked
+    for."""
+    entries, misfits = [], []
+    for name, error in errors.items():
+        if isinstance(error, DatasetFormatError):
+            misfits.append(str(error))
+            continue
         more = f" and {len(error.missing) - 1} more" if len(error.missing) > 1 else ""
         entries.append(f"{name}: {error.missing[0]}{more}, in {error.root}")
     hint = (
@@ -233,4 +246,8 @@ def _absent(missing: dict[str, MissingDataError], n_present: int) -> MissingData
     )
     if n_present:
         hint += ", or train on the others with --data.skip_missing"
-    return MissingDataError("the mixture", entries, data_root(), hint, limit=len(entries))
+    absent = MissingDataError("the mixture", entries, data_root(), hint, limit=len(entries))
+    if not misfits:
+        return absent
+    also = f"\n{absent}" if entries else f"\n{hint}"
+    return DatasetFormatError("\n".join(misfits) + also)

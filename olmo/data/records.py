@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ Record = dict[str, Any]
 """Paths are relative to the home of the data set, subtitles are lists ``[start, end, text]``."""
 
 
+MAX_REASONS = 5
+"""Reasons for rows left out that a message lists."""
+
+
 class DatasetFormatError(OutsideError):
     """Files of a data set are there but not in the layout that its reader expects."""
 
@@ -26,14 +30,24 @@ class CustomDataError(OutsideError):
     """A file of own data with mistakes; the message has them with their line numbers."""
 
 
+class LeftOut(OutsideError):
+    """A row that its data set does not use, by a rule: a list of corrupt clips, a flag, a range.
+    The message is the rule, without what differs from row to row."""
+
+    @classmethod
+    def when(cls, condition: object, rule: str) -> None:
+        """Raise it if ``condition`` holds."""
+        if condition:
+            raise cls(rule)
+
+
+class Flaw(LeftOut):
+    """A row that cannot be used, because its annotation is wrong."""
+
+
 @contextlib.contextmanager
-def reading(where: Callable[[], str]) -> Iterator[None]:
-    """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with
-    ``where()``, the file and the row."""
-
-    def named(reason: str) -> DatasetFormatError:
-        return DatasetFormatError(f"{where()}: {reason}")
-
+def explained(named: Callable[[str], OutsideError]) -> Iterator[None]:
+    """Whatever reading annotations raises becomes ``named(reason)``."""
     with foreign(named):
         try:
             yield
@@ -41,6 +55,39 @@ def reading(where: Callable[[], str]) -> Iterator[None]:
             raise
         except (ValueError, LookupError) as e:  # of the readers; these say it without their type
             raise named(f"no field {e}" if isinstance(e, KeyError) else str(e)) from e
+
+
+def reading(where: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+    """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with
+    ``where()``, the file and the row."""
+    return explained(lambda reason: DatasetFormatError(f"{where()}: {reason}"))
+
+
+@dataclass
+class Losses:
+    """Rows of the annotations that give no example, counted by reason."""
+
+    n_rows: int = 0
+    n_unusable: int = 0
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Reason -> how often, and where first."""
+
+    def add(self, error: OutsideError, place: str) -> None:
+        """Count the row at ``place``. All but those that a rule leaves out are unusable."""
+        count, first = self.reasons.get(str(error), (0, place))
+        self.reasons[str(error)] = count + 1, first
+        self.n_unusable += isinstance(error, Flaw) or not isinstance(error, LeftOut)
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+    def text(self) -> str:
+        """All in one line, the most frequent reasons first."""
+        total = sum(n for n, _ in self.reasons.values())
+        found = sorted(self.reasons.items(), key=lambda item: -item[1][0])
+        shown = [f"{n:,} {reason} (first {first})" for reason, (n, first) in found[:MAX_REASONS]]
+        more = [f"{len(found) - MAX_REASONS} more reasons"] * (len(found) > MAX_REASONS)
+        return f"{total:,} of {self.n_rows:,} rows left out: " + "; ".join([*shown, *more])
 
 
 @dataclass
@@ -51,8 +98,21 @@ class PackedRecords(Sequence[Record]):
     ends: np.ndarray
 
     @classmethod
-    def pack(cls, records: Iterable[Record]) -> PackedRecords:
-        parts = [json.dumps(r, separators=(",", ":"), ensure_ascii=False).encode() for r in records]
+    def pack(
+        cls, records: Iterable[Record], lose: Callable[[OutsideError], None] | None = None
+    ) -> PackedRecords:
+        """``lose`` is told of a record that is no JSON (dates, half a character), which is left
+        out; without it, that is an ``OutsideError``."""
+        parts = []
+        for record in records:
+            try:
+                with explained(Flaw):
+                    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+                    parts.append(text.encode())
+            except OutsideError as e:
+                if lose is None:
+                    raise
+                lose(e)
         return cls(b"".join(parts), np.cumsum([len(p) for p in parts], dtype=np.int64))
 
     def __len__(self) -> int:

@@ -1,14 +1,13 @@
 """Registry of data sets: a name and a split in, a ``Dataset`` out.
 
-The modules of ``olmo.data.datasets`` register their sets on import. All of them are imported on
-first use, so that this module depends on none of them.
+The catalogue registers its sets on import. It is imported on first use, so that this module does
+not depend on it.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,8 +16,8 @@ import numpy as np
 
 from olmo.text import nearest
 
-CATALOGUE = Path(__file__).with_name("datasets")
-"""The package whose modules register data sets."""
+CATALOGUE = f"{__package__}.datasets.catalogue"
+"""The module that registers the data sets of this project."""
 
 
 class Dataset(Protocol):
@@ -90,8 +89,7 @@ def register_dataset(name: str, splits: Sequence[str]) -> Callable[[B], B]:
 
 def dataset_names() -> list[str]:
     """Names of all registered data sets, sorted."""
-    for module in pkgutil.walk_packages([str(CATALOGUE)], f"{__package__}.{CATALOGUE.name}."):
-        importlib.import_module(module.name)
+    importlib.import_module(CATALOGUE)
     return sorted(_ENTRIES)
 
 

@@ -19,7 +19,7 @@ from olmo.config import ConfigError
 from olmo.files import write_json
 from olmo.models.hf_layout.folder import PROCESSOR_FILE, PROCESSOR_KEYS
 from olmo.models.molmo2.molmo2 import Molmo2Config
-from olmo.preprocessing.chat import FORMATS
+from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.multicrop import ImagePreprocessorConfig
 from olmo.tokenizer import EOS_TOKENS, FILLER, SPECIAL_TOKENS, MolmoTokenizer
 
@@ -39,7 +39,7 @@ PIXELS: dict[str, Any] = {
 def write_processor_files(config: Molmo2Config, tokenizer: MolmoTokenizer, folder: Path) -> None:
     """Write all of them into ``folder``."""
     write_json(folder / PROCESSOR_FILE, processor_config(config))
-    template = chat_template(config.data_formatter.message_format, tokenizer.reserved())
+    template = chat_template(config.data_formatter, tokenizer.reserved())
     (folder / "chat_template.jinja").write_text(template)
     hf = hf_tokenizer(tokenizer, config.llm.max_sequence_length)
     hf.save_pretrained(folder)
@@ -152,10 +152,10 @@ TEMPLATE = """\
 said is made plain as ``written_as_text`` does it."""
 
 
-def chat_template(message_format: str, reserved: Sequence[str] = SPECIAL_TOKENS) -> str:
-    """Jinja template of one of the formatter's message formats. ``reserved``: strings that the
-    tokenizer would take for a token."""
-    texts = FORMATS[message_format]
+def chat_template(formatter: DataFormatterConfig, reserved: Sequence[str]) -> str:
+    """Jinja template of the formatter's message format. ``reserved``: strings that the tokenizer
+    would take for a token."""
+    texts = formatter.texts()
     out = TEMPLATE.replace("@reserved@", json.dumps(list(reserved)))
     for name in ("first", "between", "user", "turn", "user_end", "answer"):
         out = out.replace(f"@{name}@", json.dumps(texts.get(name, "")))

@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 from olmo.config import Config, FilePath
 from olmo.preprocessing.choices import multiple_choice
+from olmo.preprocessing.counting import asks_for_count
 from olmo.preprocessing.points import point_mode, point_prompt, points_answer
-from olmo.preprocessing.prompts import (
-    CAPTION_STYLES,
-    UNTAGGED_STYLES,
-    Rng,
-    Wordings,
-    canonical_style,
-)
+from olmo.preprocessing.prompts import Rng, Wordings, style_prefix
 from olmo.preprocessing.tokens import CONTROL, Turn
 
+SHORT_ANSWER_STYLES = ("video_short_answer", "video_short_answer_count_without_pointing")
+"""Styles whose questions get a wording that asks for brevity."""
 EXPLANATION_PROMPT = "{question} Provide reasoning steps and then give the short answer."
 FORMATS = {
     "qwen3": {
@@ -28,11 +25,11 @@ FORMATS = {
         "answer": "<|im_start|>assistant\n",
     },
     "role": {"first": " ", "between": " ", "user": "User: ", "answer": " Assistant:", "turn": " "},
-    "none": {"between": " ", "turn": " "},
+    "none": {"first": " ", "between": " ", "turn": " "},
 }
-"""``message_format`` -> texts around the turns. ``first`` and ``between`` precede the first and
-the later questions, ``answer`` asks for an answer, ``turn`` precedes the answer itself. Spaces are
-as published checkpoints were trained: with roles the first turn begins with one as well."""
+"""``message_format`` -> texts around the turns. ``between`` precedes the later questions, ``first``
+(only with ``always_start_with_space``) the first one, ``answer`` asks for an answer, ``turn``
+precedes the answer itself."""
 P_CLOCK_TIME = 0.5
 """How often a caption's times are written ``00:01:02.5`` in training, and not in seconds."""
 
@@ -48,12 +45,19 @@ class DataFormatterConfig(Config):
         "demo_or_style_v2"
     )
     """What tag goes before the prompt: see :func:`style_prefix`."""
+    always_start_with_space: bool = False
+    """Whether the first turn begins with a space, as later turns do; not in ``qwen3``."""
     prompts: FilePath | None = None
     """A YAML file with wordings of one's own, for some or all of the lists in
     ``olmo/assets/prompts.yaml``."""
     training_prompts: Literal["drawn", "fixed"] = "drawn"
     """Whether training draws wordings and forms of multiple choice for every example, or has
     those of evaluation."""
+
+    def texts(self) -> dict[str, str]:
+        """Texts around the turns, of ``FORMATS``."""
+        texts = FORMATS[self.message_format]
+        return texts if self.always_start_with_space else {**texts, "first": ""}
 
     def build(self) -> DataFormatter:
         """The formatter of these settings. ``ConfigError`` for a file ``prompts`` that cannot be
@@ -94,35 +98,29 @@ class DataFormatter:
         points given in pixels.
 
         Fields are ordinary text, but the raw ones: in ``prompt``, and in the user's turns of
-        ``messages`` (texts, or a ``Turn`` each), ``<|image|>`` is a place."""
+        ``messages`` (texts, or a ``Turn`` each), ``<|image|>`` is a place. The style of several
+        messages (``multi_turn_messages``) is that of the first. With ``no_points`` the user's
+        questions that ask for a count begin, in training, with a wording that wants no points."""
         fixed = self.config.training_prompts == "fixed" or message.get("fixed_prompt")
         words = replace(self.wordings, rng=None if fixed else rng)
         metadata: dict[str, Any] = {}
         if "messages" in message:
-            turns = _raw_turns(message["messages"])
+            turns = _raw_turns(message, words)
         elif "multi_turn_messages" in message:
-            parts = message["multi_turn_messages"]
+            flags = {"no_points": message.get("no_points")}
+            parts = [flags | part for part in message["multi_turn_messages"]]
             pairs = [_question_and_answer(part, rng, words, False, sizes)[0] for part in parts]
             turns = [t for pair in pairs for t in pair]
+            message = {**message, **(parts[0] if parts else {})}
         else:
             turns, metadata = _question_and_answer(message, rng, words, for_inference, sizes)
         if for_inference and len(turns) % 2 == 0:
             turns = turns[:-1]
         if not turns:
             raise ValueError("messages must be a non-empty list of strings, got none")
-        style = canonical_style(message.get("style") or "")
-        prefix = style_prefix(style, self.config.system_prompt)
+        prefix = style_prefix(message.get("style") or "", self.config.system_prompt)
         turns[0] = Turn.of(prefix, " " if prefix and turns[0].pieces else "", turns[0])
-        return Conversation(_chat_format(turns, self.config.message_format), metadata)
-
-
-def style_prefix(style: str, system_prompt: str | None) -> str:
-    """Tag before the first prompt. ``demo_or_style_v2``: ``style:`` but nothing for chat and
-    multiple choice; ``style``: always; ``no_style``, ``none``, None: never."""
-    if not style or system_prompt in (None, "none", "no_style"):
-        return ""
-    untagged = system_prompt == "demo_or_style_v2" and style in UNTAGGED_STYLES
-    return "" if untagged else f"{style}:"
+        return Conversation(_chat_format(turns, self.config.texts()), metadata)
 
 
 def alternating(said: Iterable[tuple[bool, Turn]]) -> list[Turn]:
@@ -141,18 +139,28 @@ def alternating(said: Iterable[tuple[bool, Turn]]) -> list[Turn]:
     return out[: len(out) // 2 * 2]
 
 
-def _raw_turns(messages: Sequence[str | Turn]) -> list[Turn]:
+def _raw_turns(message: Message, words: Wordings) -> list[Turn]:
+    messages = message["messages"]
     if isinstance(messages, str) or not all(isinstance(m, (str, Turn)) for m in messages):
         raise ValueError(f"messages must be a non-empty list of strings, got {messages!r:.80}")
-    return [
+    turns = [
         m if isinstance(m, Turn) else (Turn.of(m) if i % 2 else Turn.read(m))
         for i, m in enumerate(messages)
     ]
+    turns[::2] = [Turn.of(_no_points(message, str(t), words), t) for t in turns[::2]]
+    return turns
 
 
-def _chat_format(turns: list[Turn], message_format: str) -> list[Turn]:
+def _no_points(message: Message, question: str, words: Wordings) -> str:
+    """What stands before a question that asks for a count but is answered without points."""
+    if message.get("no_points") and words.rng is not None and asks_for_count(question):
+        return words.text("no_points")
+    return ""
+
+
+def _chat_format(turns: list[Turn], texts: dict[str, str]) -> list[Turn]:
     def form(name: str) -> Turn:
-        return Turn.read(FORMATS[message_format].get(name, ""), CONTROL)
+        return Turn.read(texts.get(name, ""), CONTROL)
 
     out = []
     for i, turn in enumerate(turns):
@@ -174,7 +182,9 @@ def _question_and_answer(
     """``[prompt]`` or ``[prompt, answer]``, and what evaluation needs to know about them."""
     keys = ("answer_idx", "answers", "answer", "points", "options")
     metadata = {k: message[k] for k in keys if k in message}
-    style, question = canonical_style(message.get("style") or ""), message.get("question")
+    style, question = message.get("style") or "", message.get("question")
+    if prefix := _no_points(message, str(question), words):
+        question = f"{prefix}{question}"
     pointing = point_mode(style)
     target = points_answer(message, style, sizes) if pointing and "points" in message else None
     if "prompt" in message:
@@ -183,7 +193,7 @@ def _question_and_answer(
         prompt = question or point_prompt(message, pointing, words)
     elif question is None:
         prompt = _caption_prompt(message, style, words)
-    elif style == "video_short_answer":
+    elif style in SHORT_ANSWER_STYLES:
         prompt = words.text("short_answer", question=question)
     elif "_exp" in style:
         prompt = EXPLANATION_PROMPT.format(question=question)
@@ -204,25 +214,26 @@ def _question_and_answer(
 
 def _caption_prompt(message: Message, style: str, words: Wordings) -> str:
     """Prompt of a caption, with its moment or span and its object if the style has them."""
-    if style not in CAPTION_STYLES:
+    name = style.removesuffix("_in_seconds")
+    if name not in words.lists:
         return ""
-    clock = words.rng is not None and words.rng.random() < P_CLOCK_TIME
+    rng = words.rng if name == style else None
+    clock = rng is not None and rng.random() < P_CLOCK_TIME
     times = {"time": "timestamp", "start": "start_time", "end": "end_time"}
     values = {k: _moment(message[key], clock) for k, key in times.items() if key in message}
     try:
-        return words.text(style, object=message.get("object", "the main object"), **values)
+        return words.text(name, object=message.get("object", "the main object"), **values)
     except KeyError as e:
-        raise ValueError(
-            f"style {style!r} needs {times[e.args[0]]!r}; got {sorted(message)}"
-        ) from e
+        field = times.get(e.args[0], e.args[0])
+        raise ValueError(f"style {style!r} needs {field!r}; got {sorted(message)}") from e
 
 
 def _moment(seconds: float, clock: bool) -> str:
     """``62.5 seconds`` or ``00:01:02.5``."""
-    tenths = round(seconds * 10)
+    tenth = round(float(seconds), 1)
     if not clock:
-        return f"{tenths / 10} seconds"
-    minutes, rest = divmod(tenths, 600)
+        return f"{tenth} seconds"
+    minutes, rest = divmod(round(tenth * 10), 600)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 10:02d}.{rest % 10}"
 
 

@@ -16,7 +16,9 @@ ImageSource = str | Path | bytes | Image.Image | np.ndarray
 """Path, contents of an image file, PIL image, or uint8 ``[h, w, 3]`` RGB."""
 
 CHUNK = 1 << 24
-"""Pixels of one colour resized at once; bounds the memory of the float copies."""
+"""Float values at once, of a frame and its resized form; a larger one takes a colour at a time."""
+SMALL = 128
+"""Up to this sum of height and width torch adds the four pixels in another order."""
 DEFAULT_LIMITS = Limits()
 
 
@@ -48,24 +50,47 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     ``frames`` uint8 ``[n, h, w, 3]``; returns uint8 ``[n, size[0], size[1], 3]``, the input
     itself if it has that size already.
     """
-    import torch  # imported late: it takes seconds, and only resizing needs it
-    import torch.nn.functional as F
-
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 [n, h, w, 3], got {frames.dtype} {frames.shape}")
     if frames.shape[1:3] == tuple(size):
         return frames
-    n, h, w, _ = frames.shape
-    out = np.empty((n * 3, *size), dtype=np.uint8)
-    # One colour plane at a time: torch's kernel for three channels rounds differently, and
-    # only with one thread, so that pixels would depend on the number of threads.
-    planes = frames.transpose(0, 3, 1, 2).reshape(n * 3, 1, h, w)
-    step = max(1, CHUNK // (h * w + size[0] * size[1]))
-    for start in range(0, n * 3, step):
-        chunk = torch.from_numpy(planes[start : start + step]).float()
-        chunk = F.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
-        out[start : start + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)[:, 0].numpy()
-    return rearrange(out, "(n c) h w -> n h w c", c=3)
+    (n, h, w, _), (rows, columns) = frames.shape, size
+    step = 3 if 3 * (h * w + rows * columns) <= CHUNK else 1
+    pixels = np.empty((h, w, step), np.float32)
+    # The colours of a row side by side: torch works in the order of memory, and so reads a row
+    # for all colours while it is in the cache.
+    resized = np.empty((rows, step, columns), np.float32)
+    out = np.empty((n, rows, columns, 3), np.uint8)
+    for frame, result in zip(frames, out, strict=True):
+        for colour in range(0, 3, step):
+            pixels[:] = frame[..., colour : colour + step]
+            _interpolate(pixels, resized)
+            # No clamp: rounding errors alone carry a mean of uint8 values out of their range.
+            np.rint(resized, out=resized)
+            for i in range(step):  # three times as fast as all colours in one go
+                result[..., colour + i] = resized[:, i]
+    return out
+
+
+def _interpolate(pixels: np.ndarray, resized: np.ndarray) -> None:
+    """Fill ``resized`` ``[rows, c, columns]`` from ``pixels`` ``[h, w, c]``, both float32: the same
+    bits as ``F.interpolate(mode="bilinear", align_corners=False)`` of every colour by itself."""
+    import torch  # imported late: it takes seconds, and only resizing needs it
+
+    ops, source, target = torch.ops.aten, torch.from_numpy(pixels), torch.from_numpy(resized)
+    h, (rows, colours, columns) = source.shape[0], target.shape
+    if h < rows and rows + columns > SMALL:
+        # torch mixes columns, then rows. One after the other, a row is mixed once for all the
+        # rows made from it, and whole rows are mixed with vector instructions.
+        wide = torch.empty((h, colours, columns), dtype=torch.float32, device="cpu")
+        ops.upsample_linear1d.out(source.transpose(1, 2), [columns], False, out=wide)
+        wide, target = (x.flatten(1).T[None] for x in (wide, target))
+        ops.upsample_linear1d.out(wide, [rows], False, out=target)
+    else:
+        # Colours as images of one channel: torch's kernel for three channels rounds differently,
+        # and only with one thread, so that pixels would depend on the number of threads.
+        source, target = source.permute(2, 0, 1)[:, None], target.transpose(0, 1)[:, None]
+        ops.upsample_bilinear2d.out(source, [rows, columns], False, out=target)
 
 
 def patchify(frames: np.ndarray, patch: int) -> np.ndarray:

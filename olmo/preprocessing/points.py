@@ -12,8 +12,8 @@ from typing import Any
 
 from olmo.preprocessing.prompts import Wordings
 
-Point = Sequence[float]
-"""x and y."""
+Point = Sequence[float] | Mapping[str, float]
+"""``[x, y]`` or ``{"x": x, "y": y}``."""
 Scale = float | tuple[float, float]
 """Width and height in the unit of the points; one number for both."""
 Group = tuple[str, Sequence[Point], Scale]
@@ -33,27 +33,33 @@ and last."""
 
 POINT_MODES = {
     "pointing": "point",
-    "point": "point",
     "cosyn_point": "point",
     "point_count": "point_count",
-    "count": "count",
-    "count_point": "count_point",
-    "point_track_per_frame": "track",
-    "point_ground_start_end": "ground",
-    "single_point_track_per_frame": "single_track",
+    "video_point": "point",
+    "video_point_count": "point_count",
+    "video_count": "count",
+    "video_count_point": "count_point",
+    "multi_image_pointing": "point",
+    "multi_image_point_then_count": "point_count",
+    "multi_image_counting": "count",
+    "multi_image_count_then_point": "count_point",
+    "video_point_track_per_frame": "track",
+    "video_point_track_start_end": "ground",
+    "video_point_ground_start_end": "ground",
+    "video_single_point_track_per_frame": "single_track",
+    "video_single_point_track_start_end": "ground",
 }
-"""What the answer to a pointing style says; styles of videos and of lists of images have the
-prefix ``video_`` or ``multi_image_``."""
+"""What the answer to a pointing style says, of ``ANSWERS`` or ``TRACKS``."""
 
 
 def point_mode(style: str) -> str | None:
-    """What a style asks for, of ``ANSWERS`` or ``TRACKS``; None if it is not a pointing style."""
-    return POINT_MODES.get(style.removeprefix("video_").removeprefix("multi_image_"))
+    """The mode of a style, or of the one that it evaluates; None if it is not a pointing style."""
+    return POINT_MODES.get(style.removeprefix("eval_"))
 
 
 def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[int, int]]) -> str:
     """Points of an image (``[[x, y], ...]``), of each image of a list, or of a video at each of
-    ``timestamps``. Tracks have ``{object: [x, y]}`` at each of them.
+    ``timestamps``. Tracks have ``{object: [x, y]}`` at each of them, None where it is hidden.
 
     They are counted in ``point_scale`` (one number, or width and height), else in pixels of the
     image; those of a video in per cent.
@@ -68,7 +74,8 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
         return points_text(_timed(times, points, scale), label, mode)
     if scale is None and "width" in message and not sizes:
         scale = (message["width"], message["height"])
-    if style.startswith("multi_image_"):
+    several = "multi_image_" in style
+    if several:
         points = points[: len(sizes)] if sizes else points  # images beyond the limit are left out
     else:
         points = [points]
@@ -76,7 +83,7 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     if len(scales) < len(points):
         raise ValueError("points without point_scale, and the size of their image is not known")
     groups = [(str(i + 1), found, scales[i]) for i, found in enumerate(points)]
-    alt = None if style.startswith("multi_image_") else message.get("alt")
+    alt = None if several else message.get("alt")
     return points_text(groups, label.lower(), mode, alt)
 
 
@@ -85,9 +92,9 @@ def point_prompt(message: Mapping[str, Any], mode: str, wordings: Wordings) -> s
     label, scale = message.get("label", ""), message.get("point_scale")
     values = {"label": label, "fps": message.get("sampling_fps", 1)}
     if mode == "single_track":  # it is told where and when its object is seen first
-        points = [list(objects.values()) for objects in message["points"][:1]]
-        groups = _timed(message["timestamps"][:1], points, 100 if scale is None else scale)
-        values["point"] = points_text(groups, label)
+        seen = [[p for p in one.values() if p is not None] for one in message["points"]]
+        groups = _timed(message["timestamps"], seen, 100 if scale is None else scale)
+        values["point"] = points_text([g for g in groups if g[1]][:1], label)
     return wordings.text(mode, **values)
 
 
@@ -112,27 +119,32 @@ def points_text(
 
 def tracks_text(
     times: Sequence[float],
-    points: Sequence[Mapping[Hashable, Point]],
+    points: Sequence[Mapping[Hashable, Point | None]],
     scale: Scale,
     label: str,
     ends_only: bool = False,
 ) -> str:
-    """Answer about moving objects, ``{object: [x, y]}`` of those in sight at each of ``times``.
+    """Answer about moving objects, ``{object: [x, y]}`` of those known at each of ``times``; None
+    for one that is hidden.
 
-    They are numbered in the order in which they appear, then by x and y. With ``ends_only`` an
-    object is written where it appears first and last.
+    They are numbered in the order in which they are written, then by x and y. With ``ends_only``
+    an object is written where it is known first and last, and not at an end where it is hidden.
     """
-    seen = [{k: _thousandths(p, scale) for k, p in objects.items()} for objects in points]
-    number: dict[Hashable, int] = {}
     ends: dict[Hashable, list[int]] = {}
-    for i, objects in enumerate(seen):
-        for key in sorted(objects, key=lambda k: (objects[k], str(k))):
-            number.setdefault(key, len(number) + 1)
+    for i, objects in enumerate(points):
+        for key in objects:
             ends[key] = [ends.get(key, [i])[0], i]
+    number: dict[Hashable, int] = {}
     found = []
-    for i, (time, objects) in enumerate(zip(times, seen, strict=True)):
-        shown = [k for k in objects if not ends_only or i in ends[k]]
-        found.append((_time(time), sorted((number[k], objects[k]) for k in shown)))
+    for i, (time, objects) in enumerate(zip(times, points, strict=True)):
+        seen = {
+            key: _thousandths(point, scale)
+            for key, point in objects.items()
+            if point is not None and not (ends_only and i not in ends[key])
+        }
+        for key in sorted(seen, key=lambda k: (seen[k], str(k))):
+            number.setdefault(key, len(number) + 1)
+        found.append((_time(time), sorted((number[k], place) for k, place in seen.items())))
     coords = _coords(found)
     return f'<tracks coords="{coords}">{label}</tracks>' if coords else NO_TRACKS
 
@@ -152,6 +164,8 @@ def _timed(times: Sequence[float], points: Sequence[Sequence[Point]], scale: Sca
 
 def _thousandths(point: Point, scale: Scale) -> tuple[int, int]:
     """Whole thousandths, inside the picture."""
+    if isinstance(point, Mapping):
+        point = point["x"], point["y"]
     size = scale if isinstance(scale, (tuple, list)) else (scale, scale)
     x, y = (min(max(round(v / s * 1000), 0), 1000) for v, s in zip(point, size, strict=True))
     return x, y

@@ -35,42 +35,45 @@ STYLE_RENAMES = {
     "video_short_answer_count_without_pointing": "video_short_answer",
     "video_multiple_choice_count_without_pointing": "video_multiple_choice",
 }
-POINT_STYLES = _words("""
-    pointing point_count cosyn_point
-    video_point video_point_count video_count video_count_point
-    video_point_track_per_frame video_point_ground_start_end video_single_point_track_per_frame
+"""Styles that have the tag of another one; ``eval_multi_image_X`` has that of ``multi_image_X``."""
+UNTAGGED_STYLES = _words("""
+    user_qa text_sft correction_qa
+    long_caption short_caption video_long_caption video_short_caption video_transcript
+    video_clip_caption_start_end video_clip_caption_start_end_in_seconds
+    video_clip_transcript_start_end video_clip_transcript_start_end_in_seconds
+    video_frame_caption_timestamp video_frame_caption_timestamp_in_seconds
+    pointing point_count cosyn_point video_point video_point_count video_count video_count_point
+    multi_image_pointing multi_image_counting
+    multi_image_point_then_count multi_image_count_then_point
+    video_point_track_per_frame video_point_track_start_end video_single_point_track_start_end
+    video_multiple_choice video_multiple_choice_count_without_pointing
+    video_multiple_choice_multiple_correct video_multiple_choice_w_subtitle
+    a_okvqa_mc ai2_diagram ai2_diagram_no_letter science_qa eval_multiple_choice
+    multi_image_mc multi_image_mc_exp mantis_instruct_mc eval_multi_image_mc
 """)
-CAPTION_STYLES = _words("""
-    long_caption short_caption video_long_caption video_short_caption
-    video_transcript video_motion_caption video_object_caption video_frame_caption_timestamp
-    video_clip_caption_start_end video_clip_short_caption_start_end
-    video_clip_transcript_start_end
-""")
-"""Styles whose prompt, where the example brings no question, is a wording of that name."""
-UNTAGGED_STYLES = POINT_STYLES | _words("""
-    user_qa long_caption short_caption video_long_caption video_short_caption
-    a_okvqa_mc multi_image_mc video_multiple_choice video_multiple_choice_multiple_correct
-    video_multiple_choice_w_subtitle video_multiple_choice_count_without_pointing
-""")
-"""Styles without a tag in front of the prompt (``demo_or_style_v2``): chat, points and multiple
-choice."""
+"""Styles without a tag before the prompt: chat, captions, points and multiple choice. So the
+published models were trained, and not every style of a kind alike."""
 TAGGED_STYLES = _words("""
     demo video_short_answer vqa2 okvqa a_okvqa_da tally_qa text_vqa doc_qa info_qa st_qa chart_qa
-    tabwmp_da science_qa dv_qa figure_qa plot_qa ai2_diagram ai2_diagram_no_letter
+    tabwmp_da dv_qa figure_qa plot_qa synthetic_qa point_qa transcript android_control
+    molmo2_hardcodes multi_image_short_answer mantis_instruct_da
     cosyn_chart_exp cosyn_chemical_exp cosyn_diagram_exp cosyn_math_exp cosyn_music_exp
     cosyn_table_exp cosyn_multidoc_chart_exp cosyn_multidoc_chemical_exp
     cosyn_multidoc_diagram_exp cosyn_multidoc_doc_exp cosyn_multidoc_music_exp
     cosyn_multidoc_table_exp cosyn_document
-    mantis_instruct_nlvr2 mantis_instruct_spot_the_diff mantis_instruct_birds_to_words
-    multi_image_point multi_image_point_count multi_image_count
+    video_motion_caption video_object_caption video_merged_caption
+    video_clip_short_caption_start_end activitynet_short_caption epic_kitchens_short_caption
+    video_point_ground_start_end video_single_point_track_per_frame
     moments_in_time_label kinetics_label activitynet_label coin_label youcook2_label
     epic_kitchens_label charades_sta ego4d_mq_label_clip ego4d_mq_label_start_end
     ego4d_mq_temporal_grounding ego4d_nlq_temporal_grounding
 """)
-"""Styles of the data sets here whose prompts begin with ``style:``."""
-KNOWN_STYLES = (
-    UNTAGGED_STYLES | CAPTION_STYLES | TAGGED_STYLES | {*STYLE_RENAMES, "eval_multi_image_mc"}
+"""All others, whose prompts begin with ``style:``."""
+_SHOWN = UNTAGGED_STYLES | TAGGED_STYLES
+KNOWN_STYLES = _SHOWN.union(
+    STYLE_RENAMES, (f"eval_{style}" for style in _SHOWN if style.startswith("multi_image_"))
 )
+"""Every style that a message may have."""
 
 
 def check_style(style: str) -> None:
@@ -79,11 +82,16 @@ def check_style(style: str) -> None:
         raise ValueError(f"unknown style {style!r}; {nearest(style, KNOWN_STYLES)}")
 
 
-def canonical_style(style: str) -> str:
-    """The style that an evaluation style stands for."""
+def style_prefix(style: str, system_prompt: str | None) -> str:
+    """Tag before the first prompt. ``demo_or_style_v2``: ``style:`` but nothing for
+    ``UNTAGGED_STYLES``; ``style``: always; ``no_style``, ``none``, None: never."""
+    if not style or system_prompt in (None, "none", "no_style"):
+        return ""
     if style.startswith("eval_multi_image_"):
-        return style.removeprefix("eval_")
-    return STYLE_RENAMES.get(style, style)
+        style = style.removeprefix("eval_")
+    style = STYLE_RENAMES.get(style, style)
+    untagged = system_prompt == "demo_or_style_v2" and style in UNTAGGED_STYLES
+    return "" if untagged else f"{style}:"
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from olmo.data.datasets import web
-from olmo.data.datasets.addresses import SWITCH
-from olmo.data.datasets.declare import DatasetRow
+from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.sources import Source
+from olmo.data.download import web
+from olmo.data.download.addresses import SWITCH
 
 CONTENT = bytes(range(256)) * 40
 Requests = list[tuple[str, str | None]]
@@ -77,4 +77,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Handler]
 
 
 def row(*sources: Source, name: str = "mine") -> DatasetRow:
-    return DatasetRow(name, {"train": "train"}, ("f",), (), sources, (), "home", lambda d, s: [])
+    given = [source.to_dict() for source in sources]
+    return DatasetRow(name, "home", {"train": "train"}, given, files=["f"], row="none.of_these")

@@ -15,12 +15,12 @@ from tests.data.datasets_miniature import IMAGES, Miniature
 from tests.data.test_datasets_benchmarks import seen
 from tests.data.test_datasets_tables import PAIRS, png
 
-VIDEO = "youtube-cc/youtube-cc-exist/ab/ab.mp4"
 LETTER = "Answer with the option's letter from the given choices directly."
 CHOICE = f"Which?\nA. cup\nB. book\n{LETTER}"
 LINKS = [f"https://example.org/{i}.jpg" for i in range(6)]
 LINKED = [f"pixmo_images/{address_name(link)}" for link in LINKS]
 QA = {"question": "Which?", "answer": "The second."}
+CORRECTION = QA | {"style": "correction_qa", "no_points": True}
 MANTIS = {
     "nlvr2": "nlvr2",
     "spot_the_diff": "spot-the-diff",
@@ -35,12 +35,6 @@ def dialogue(*texts: str) -> list[dict[str, str]]:
 
 CASES = [
     Miniature(
-        "molmo2_human_qa",
-        {"Molmo2-AskModelAnything": {"train": [{"video_id": "ab", **QA}] * 2}},
-        [VIDEO],
-        [{"video": VIDEO, "message_list": [QA | {"style": "user_qa"}] * 2}],
-    ),
-    Miniature(
         "pixmo_multi_image_qa_multi_only_max5",
         {
             "Molmo2-MultiImageQA": {
@@ -48,7 +42,7 @@ CASES = [
             }
         },
         LINKED,
-        [{"image": LINKED[:n], "message_list": [QA | {"style": "user_qa"}]} for n in (2, 5)],
+        [{"image": LINKED[:n], "message_list": [CORRECTION]} for n in (2, 5)],
         home=IMAGES,
     ),
     Miniature(
@@ -73,7 +67,7 @@ CASES = [
                         "label": "cups",
                         "points": [[], [[1.5, 20.0]]],
                         "point_scale": 100.0,
-                        "style": "multi_image_point",
+                        "style": "multi_image_pointing",
                     }
                 ],
             }
@@ -120,38 +114,12 @@ CASES = [
                 {
                     "image": [f"Mantis-Instruct/{folder}/{i}.jpg" for i in range(2)],
                     "messages": ["Image 1 and Image 2?", "Yes.", "Why?", "So."],
-                    "style": f"mantis_instruct_{name}",
+                    "style": "mantis_instruct_da",
                 }
             ],
             home=IMAGES,
         )
         for name, folder in MANTIS.items()
-    ),
-    Miniature(
-        "vixmo_caps_eval2",
-        {"Molmo2-CapEval": {"test": [{"video_id": "ab", "statements": ["A dog runs."]}]}},
-        [VIDEO],
-        [
-            {
-                "video": VIDEO,
-                "style": "video_long_caption",
-                "metadata": {"example_id": "ab", "statements": ["A dog runs."]},
-            }
-        ],
-        "test",
-    ),
-    Miniature(
-        "vixmo3_top_level_captions_min_3",
-        {
-            "Molmo2-Cap": {
-                "train": [
-                    {"video_id": "ab", "caption": f"Of {n}.", "clip_captions": ["x"] * n}
-                    for n in (2, 3)
-                ]
-            }
-        },
-        [VIDEO],
-        [{"video": VIDEO, "message_list": [{"text": "Of 3.", "style": "video_long_caption"}]}],
     ),
     Miniature(
         "mlvu_mc_test",

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from olmo.data.arrow import ArrowRows
-from olmo.data.datasets import web
-from olmo.data.datasets.declare import dataset_rows
+from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.datasets.sources import FrameClips, HubFiles, Manual, Source, WebFile
-from olmo.data.datasets.web import DownloadError, download
+from olmo.data.download import web
+from olmo.data.download.web import DownloadError, download
 from scripts import download_datasets
 from tests.data.datasets_miniature import write_file
 from tests.data.file_server import CONTENT, row
@@ -99,7 +99,7 @@ def test_a_server_without_ranges_starts_over(server: Any, tmp_path: Path) -> Non
 FETCH = """
 import sys
 from pathlib import Path
-from olmo.data.datasets.web import download
+from olmo.data.download.web import download
 download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
 """
 
@@ -267,7 +267,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_hub_files_with_archives(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (hub.folder / "part").mkdir()
     (hub.folder / "part/v.zip").write_bytes(archive("zip", ["x.mp4"]))
-    source = HubFiles("owner/name", "set", ("part/*",), unpack=True)
+    source = HubFiles("owner/name", "set", ["part/*"], unpack=True)
     assert fetch(tmp_path, monkeypatch, source) == []
     assert (tmp_path / "home/set/part/x.mp4").exists()
     assert hub.calls == [("owner/name", ["part/*"], "secret")] and hub.ignored == [[]]
@@ -278,14 +278,14 @@ def test_hub_files_with_archives(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("train-0", "train-1", "test-0"):
         write_file(hub.folder / f"data/{name}.parquet", [{"x": name}])
-    splits = (("train", "data/train-*.parquet"), ("test", "data/test-*.parquet"))
+    splits = {"train": "data/train-*.parquet", "test": "data/test-*.parquet"}
     source = HubFiles("owner/name", "set", table=splits)
     assert fetch(tmp_path, monkeypatch, source) == []
     table = tmp_path / "home/set"
     assert ArrowRows.open(table, "train").column("x") == ["train-0", "train-1"]
     assert ArrowRows.open(table, "test")[0] == {"x": "test-0"}
     assert fetch(tmp_path, monkeypatch, source) == [] and len(hub.calls) == 1
-    wrong = HubFiles("owner/name", "other", table=(("train", "nothing-*.parquet"),))
+    wrong = HubFiles("owner/name", "other", table={"train": "nothing-*.parquet"})
     (failure,) = fetch(tmp_path, monkeypatch, wrong)
     assert "no file nothing-*.parquet among ['data/test-0.parquet'" in failure
 
@@ -293,30 +293,50 @@ def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 def test_clips_are_made_from_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    """Spans without frames are listed, each by its times as they are written, and left out from
+    then on; a broken picture costs its clip alone."""
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     home = tmp_path / "video_datasets"
     question = {"q": "?", "answer_idx": 0, **{f"a{i}": "x" for i in range(5)}}
-    rows = [{"vid_name": n, "ts": "0-1", **question} for n in ("house_1", "house_2")]
+    spans = [("a", "0-1"), ("a", "0-1.1"), ("b", "0-1"), ("b", "0.0-1"), ("b", "nan-nan")]
+    spans += [("c", "0-1")]
+    rows = [
+        {"vid_name": f"house_{n}", "show_name": "House M.D.", "ts": ts, **question}
+        for n, ts in spans
+    ]
     write_file(home / "TVQA/tvqa_train.jsonl", rows)
-    frames = home / "TVQA/video-frames/frames_hq/house_frames/house_1"
-    frames.mkdir(parents=True)
-    for n in (1, 2, 3):
-        Image.new("RGB", (16, 16)).save(frames / f"{n:05d}.jpg")
+    frames = home / "TVQA/video-frames/frames_hq/house_frames"
     declared = dataset_rows()["tvqa"]
-    assert FrameClips("tvqa") in declared.sources
-    job = download_datasets.Job(declared)
-    download_datasets.make_frame_clips(job, FrameClips("tvqa"))
-    assert (frames / "video_00001_00003.mp4").stat().st_size > 0
+    assert FrameClips("tvqa") in declared.origins
+
+    def make() -> list[str]:
+        job = download_datasets.Job(declared)
+        download_datasets.make_frame_clips(job, FrameClips("tvqa"))
+        return job.notes
+
+    note = "have no frames yet: run this again when they are there"
+    assert make() == [f"3 clips {note}"], "as long as there are none, none is listed"
+    for name in ("house_a", "house_c"):
+        (frames / name).mkdir(parents=True)
+        for n in (1, 2, 3):
+            Image.new("RGB", (16, 16)).save(frames / name / f"{n:05d}.jpg")
+    (frames / "house_c/00002.jpg").write_bytes(b"no picture")
+    broken, listed = make()
+    assert broken.startswith("1 clips could not be made, first: TVQA/video-frames")
+    assert listed.startswith("1 clips have no frames yet: delete TVQA/missing_clips.txt")
+    assert (frames / "house_a/video_00001_00003.mp4").stat().st_size > 0
     assert "1 clips made" in capsys.readouterr().out
-    assert job.notes[0].startswith("1 clips have no frames yet")
-    _, records = declared.records("train")
-    assert len(records) == 2 and len(declared.open("train")) == 1
+    missing = (home / "TVQA/missing_clips.txt").read_text().split()
+    assert missing == [f"house_frames/house_{n}" for n in ("b:0-1", "b:0.0-1", "c:0-1")]
+    (example,) = declared.records("train")[1]
+    assert len(example["message_list"]) == 2 and "house_a" in example["video"]
+    assert make() == []
 
 
 def test_declared_addresses_are_secure() -> None:
-    sources = [s for r in dataset_rows().values() for s in r.sources]
-    assert all(s.url.startswith("https://") for s in sources if isinstance(s, WebFile))
-    assert all(s.repo.count("/") == 1 for s in sources if isinstance(s, HubFiles))
+    sources = [s for r in dataset_rows().values() for s in r.origins]
+    assert all(s.web.startswith("https://") for s in sources if isinstance(s, WebFile))
+    assert all(s.hub.count("/") == 1 for s in sources if isinstance(s, HubFiles))
     assert set(map(type, sources)) <= set(download_datasets.FETCHERS)
 
 

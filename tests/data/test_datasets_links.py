@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from olmo.data.datasets.addresses import SWITCH
 from olmo.data.datasets.sources import LinkedImages
 from olmo.data.datasets.tables import address_name
-from olmo.data.datasets.web import WebLimits
+from olmo.data.download.addresses import SWITCH
+from olmo.data.download.web import WebLimits
 from scripts import download_datasets
 from tests.data.datasets_miniature import write_arrow
 from tests.data.file_server import row

@@ -13,11 +13,15 @@ pytest.importorskip("av")
 from olmo.data.datasets.frame_clips import encode
 from olmo.data.datasets.synthetic.video import make_clip
 from scripts import data_status
-from tests.data.datasets_miniature import IMAGES, Miniature, write_file
 
 INTENT = "video_id,question,a0,a1,a2,a3,a4,answer\n" + "".join(
     f"{i},why,a,b,c,d,e,1\n" for i in range(4)
 )
+
+
+def write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def lines(capsys: Any, *args: str) -> list[str]:
@@ -28,17 +32,23 @@ def lines(capsys: Any, *args: str) -> list[str]:
 def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
     videos = [f"IntentQA/videos/{i}.mp4" for i in range(3)]
-    home = Miniature("intent_qa", {"IntentQA/train.csv": INTENT}, videos).write(tmp_path)
+    home = tmp_path / "video_datasets"
+    write(home / "IntentQA/train.csv", INTENT)
+    for video in videos:
+        write(home / video)
     frame = tmp_path / "frame.png"
     Image.new("RGB", (16, 16)).save(frame)
     for video in videos[:2]:
         encode([frame] * 9, home / video)  # 3 s; the third file is no video
-    write_file(home / "star.txt", "")
-    write_file(home / "STAR/STAR_train_qa.json", [{"video_id": "a"}])
-    problems = {"tabmwp/problems_train.json": {"1": {"question": "Q", "answer": "1"}}}
-    Miniature("x", problems, ["tabmwp/tables/1.png"], home=IMAGES).write(tmp_path)
+    write(home / "STAR/STAR_train_qa.json", '[{"video_id": "a"}]')
+    images = tmp_path / "torch_datasets"
+    write(images / "tabmwp/problems_train.json", '{"1": {"question": "Q", "answer": "1"}, "2": 3}')
+    write(images / "tabmwp/tables/1.png")
     root = str(tmp_path)
     shown = lines(capsys, "intent_qa", "star", "tabwmp_da", "--root", root)
+    (left_out,) = [line for line in shown if line.startswith("1 of 2 rows left out: 1 ")]
+    assert f"(first {images / 'tabmwp/problems_train.json'}: key '2')" in left_out
+    shown.remove(left_out)
     assert shown[0] == f"data folder: {tmp_path}"
     table = dict.fromkeys(" ".join(line.split()[:3]) for line in shown[2:-1])
     assert list(table) == [
@@ -47,15 +57,16 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
         "intent_qa test missing",
         "star train unreadable",
         "star validation missing",
+        "star test missing",
         "tabwmp_da train present",
         "tabwmp_da validation missing",
         "tabwmp_da test missing",
     ]
     assert f"3/4 ~0.0 {home / 'IntentQA/videos'}" in shown[2]
     assert str(home / "IntentQA/val.csv") in shown[3]
-    assert "row 0: no field 'choices'" in shown[5]
-    assert shown[7].split()[3] == "1"
-    assert shown[-1] == "1 present, 1 partial, 5 missing, 1 unreadable"
+    assert "no field 'start' (first" in shown[5] and "row 0" in shown[5]
+    assert shown[8].split()[3] == "1"
+    assert shown[-1] == "1 present, 1 partial, 6 missing, 1 unreadable"
 
 
 def test_hours(tmp_path: Path) -> None:

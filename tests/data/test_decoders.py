@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[2]
 
 DOORS = {
     "Image.open": {"olmo/preprocessing/image_files.py", "olmo/data/animation.py"},
-    "zipfile.ZipFile": {"olmo/data/datasets/archives.py"},
-    "tarfile.open": {"olmo/data/datasets/archives.py"},
+    "zipfile.ZipFile": {"olmo/data/download/archives.py"},
+    "tarfile.open": {"olmo/data/download/archives.py"},
     "shutil.unpack_archive": set(),
     "urllib.request.urlopen": set(),
     "urllib.request.urlretrieve": set(),
-    "urllib.request.OpenerDirector": {"olmo/data/datasets/addresses.py"},
+    "urllib.request.OpenerDirector": {"olmo/data/download/addresses.py"},
     "csv.reader": {"olmo/data/datasets/disk.py"},
     "csv.DictReader": set(),
 }

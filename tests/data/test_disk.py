@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,17 @@ pytest.importorskip("pyarrow")
 import numpy as np
 import pyarrow as pa
 
-from olmo.data.arrow import ArrowRows, write_table
+from olmo.data import arrow
+from olmo.data.arrow import ArrowRows
+from olmo.data.datasets import catalogue
 from olmo.data.datasets import disk as disk_module
-from olmo.data.datasets.declare import DatasetRow
+from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.tables import TableRecords
 from olmo.data.records import DatasetFormatError, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
-from tests.data.datasets_miniature import write_arrow, write_file
+from tests.data.worlds import write_table
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 GOOD = b'{"video": "v.mp4", "question": "q"}\n'
@@ -31,60 +36,73 @@ GOOD = b'{"video": "v.mp4", "question": "q"}\n'
 def opened(
     home: Path, read: Callable[[Disk, str], Iterable[Record]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
+    """The training split of a data set with this reader."""
     monkeypatch.setenv("MOLMO_DATA_DIR", str(home))
-    return DatasetRow("mine", {"train": "train"}, (), (), (), (), "", read).open("train")
+    monkeypatch.setattr(catalogue, "function_of", lambda name: read)
+    return DatasetRow("mine", "", {"train": "train"}, [], read="this", merge="none").open("train")
+
+
+def question(row: Any) -> Record:
+    return {"question": row["question"], "start": int(row.get("start", 0))}
 
 
 def of_jsonl(disk: Disk, split: str) -> Iterator[Record]:
-    for row in disk.jsonl("a.jsonl"):
-        yield {"question": row["question"], "start": float(row.get("start", 0))}
+    return disk.each(disk.jsonl("a.jsonl"), question)
 
 
 def of_json(disk: Disk, split: str) -> Iterator[Record]:
-    for row in disk.rows("a.json"):
-        yield {"question": row["question"], "start": int(row.get("start", 0))}
+    return disk.each(disk.rows("a.json"), question)
 
 
 def of_csv(disk: Disk, split: str) -> Iterator[Record]:
-    for row in disk.csv("a.csv"):
-        yield {"question": row["question"], "start": int(row["start"])}
+    return disk.each(disk.csv("a.csv"), question)
+
+
+def of_parquet(disk: Disk, split: str) -> Iterator[Record]:
+    return disk.each(disk.parquet("a.parquet"), question)
 
 
 BAD_LINES = {
-    "deep": (DEEP, "line 2: not valid JSON"),
-    "deep value": (b'{"question": ' + DEEP + b"}", "line 2: not valid JSON"),
-    "5000 digits": (b'{"question": "q", "start": 1' + b"0" * 5000 + b"}", "line 2: not valid"),
-    "400 digits": (b'{"question": "q", "start": 1' + b"0" * 400 + b"}", "line 2: OverflowError"),
-    "surrogate": (b'{"question": "a\\ud800"}', "line 2: .*surrogates not allowed"),
-    "latin-1": (b'{"question": "\xe9"}', "line 2: .*utf-8"),
-    "NUL bytes": (bytes(100), "line 2: not valid JSON"),
-    "utf-16": (GOOD.decode().encode("utf-16"), "line 2: .*utf-8"),
-    "no object": (b"[1, 2]", "line 2: "),
-    "null": (b"null", "line 2: "),
-    "cut": (GOOD[:-5], "line 2: not valid JSON"),
-    "other keys": (b"{}", "line 2: no field 'question'"),
+    "deep": (DEEP, "not valid JSON"),
+    "deep value": (b'{"question": ' + DEEP + b"}", "not valid JSON"),
+    "5000 digits": (b'{"question": "q", "start": 1' + b"0" * 5000 + b"}", "not valid"),
+    "400 digits": (b'{"question": "q", "start": 1e999}', "OverflowError"),
+    "surrogate": (b'{"question": "a\\ud800"}', ".*surrogates not allowed"),
+    "latin-1": (b'{"question": "\xe9"}', "it is not UTF-8"),
+    "NUL bytes": (bytes(100), "not valid JSON"),
+    "utf-16": (GOOD.decode().encode("utf-16"), "it is not UTF-8"),
+    "no object": (b"[1, 2]", ""),
+    "null": (b"null", ""),
+    "cut": (GOOD[:-5], "not valid JSON"),
+    "other keys": (b"{}", "no field 'question'"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_lines(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_line_costs_one_example(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     line, message = BAD_LINES[name]
-    (tmp_path / "a.jsonl").write_bytes(GOOD + line + b"\n" + GOOD * 3000)
-    with pytest.raises(DatasetFormatError, match=rf"'mine': .*a\.jsonl: {message}"):
+    n_bad = 2 if b"\n" in line else 1
+    (tmp_path / "a.jsonl").write_bytes(GOOD + line + b"\n" + GOOD * 3)
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(tmp_path, of_jsonl, monkeypatch)) == 4
+    assert re.search(rf"mine:train: {n_bad} of {4 + n_bad} rows left out: 1 {message}", caplog.text)
+    assert re.search(r"\(first .*a\.jsonl: line 2\)", caplog.text)
+    (tmp_path / "a.jsonl").write_bytes(GOOD + (line + b"\n") * 3 + GOOD)
+    with pytest.raises(DatasetFormatError, match=rf"'mine': .* rows left out: \d {message}"):
         opened(tmp_path, of_jsonl, monkeypatch)
 
 
 BAD_FILES = {
     "deep": (DEEP, "a.json: not valid JSON"),
     "5000 digits": (b'[{"question": "q", "start": 1' + b"0" * 5000 + b"}]", "not valid JSON"),
-    "infinity": (b'[{"question": "q"}, {"question": "q", "start": 1e999}]', "row 1: Overflow"),
-    "NaN": (b'[{"question": "q"}, {"question": "q", "start": NaN}]', "row 1: .*NaN"),
-    "surrogate": (b'[{"question": "q"}, {"question": "\\udfff"}]', "row 1: .*surrogates"),
     "latin-1": (b'[{"question": "q"},\n\n{"question": "\xe9"}]', "a.json: line 3 is not UTF-8"),
     "utf-16": ("[]".encode("utf-16"), "line 1 is not UTF-8"),
     "a mapping without rows": (b'{"rows": []}', "no field 'data'"),
     "a number": (b"7", "expected a list of rows, got int"),
     "empty": (b"", "not valid JSON"),
+    "no rows": (b"[]", "it has no rows"),
 }
 
 
@@ -96,22 +114,53 @@ def test_whole_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         opened(tmp_path, of_json, monkeypatch)
 
 
-BAD_TABLES = {
-    "a cell without end": (b'q,1\n"' + b"x" * 200_000, r"line \d+: Error: field larger"),
-    "other cells": (b"q,1\nq\n", "line 3: 1 cells, but 2 columns"),
-    "no number": (b"q,1\nq,x\n", "line 3: invalid literal"),
-    "5000 digits": (b"q,1\nq," + b"1" * 5000 + b"\n", "line 3: Exceeds the limit"),
-    "latin-1": (b"q,1\n\xe9,1\n" + b"q,1\n" * 5000, "line 3: .*utf-8"),
-    "NUL": (b"q,1\nq,\x00\n", "line 3: "),
+BAD_ROWS = [
+    *('{"question": "q", "start": 1e999}', '{"question": "q", "start": NaN}', "null", "[]", "3"),
+    *('{"question": "\\udfff"}', '{"start": 1}', '{"question": "q", "start": {}}', '"text"'),
+]
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_bad_row_of_a_file_costs_one_example(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.json").write_text(f'[{{"question": "a"}}, {row}, {{"question": "b"}}]')
+    with caplog.at_level(logging.WARNING):
+        data = opened(tmp_path, of_json, monkeypatch)
+    assert [r["question"] for r in data.records] == ["a", "b"]
+    assert "1 of 3 rows left out" in caplog.text and "a.json: row 1)" in caplog.text
+
+
+BAD_CELLS = {
+    "a cell without end": (b'"' + b"x" * 200_000, "field larger than"),
+    "other cells": (b"q", "another number of cells than the 2 columns"),
+    "no number": (b"q,x", "invalid literal"),
+    "5000 digits": (b"q," + b"1" * 5000, "Exceeds the limit"),
+    "latin-1": (b"\xe9,1", "it is not UTF-8"),
+    "NUL": (b"q,\x00", ""),
 }
 
 
-@pytest.mark.parametrize("name", BAD_TABLES)
-def test_tables(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content, message = BAD_TABLES[name]
-    (tmp_path / "a.csv").write_bytes(b"question,start\n" + content)
-    with pytest.raises(DatasetFormatError, match=rf"a\.csv: {message}"):
-        opened(tmp_path, of_csv, monkeypatch)
+@pytest.mark.parametrize("name", BAD_CELLS)
+def test_a_bad_line_of_a_table_costs_one_example(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content, message = BAD_CELLS[name]
+    (tmp_path / "a.csv").write_bytes(b"question,start\nq,1\nq,1\n" + content + b"\n")
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(tmp_path, of_csv, monkeypatch)) == 2
+    assert re.search(rf"1 of 3 rows left out: 1 .*{message}.*a\.csv: line", caplog.text)
+
+
+def test_records_that_are_no_json_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": q} for q in ("q", datetime.date(2026, 1, 2))]
+    write_table(tmp_path / "a.parquet", [{"question": "q"}])
+    monkeypatch.setattr(disk_module, "parquet_rows", lambda path: rows)
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(tmp_path, of_parquet, monkeypatch)) == 1
+    assert "date is not JSON serializable" in caplog.text
 
 
 def test_lines_of_all_systems_are_read(tmp_path: Path) -> None:
@@ -127,12 +176,14 @@ def test_lines_of_all_systems_are_read(tmp_path: Path) -> None:
     assert places == [("two\r\nlines", 2), ("b", 3)]
 
 
-def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(disk_module, "MAX_LINE_BYTES", 1000)
     monkeypatch.setattr(disk_module, "MAX_FILE_BYTES", 1000)
-    (tmp_path / "a.jsonl").write_bytes(GOOD + b" " * 1000 + GOOD)
-    with pytest.raises(DatasetFormatError, match="line 2: it is longer than 1000 bytes"):
-        opened(tmp_path, of_jsonl, monkeypatch)
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b" " * 3000 + GOOD + GOOD)
+    assert len(opened(tmp_path, of_jsonl, monkeypatch)) == 2, "the long line is passed over"
+    assert "1 it is longer than 1000 bytes (first" in caplog.text
     (tmp_path / "a.json").write_bytes(b"[" + b" " * 1000 + b"]")
     with pytest.raises(DatasetFormatError, match=r"a\.json is larger than 1000 bytes"):
         opened(tmp_path, of_json, monkeypatch)
@@ -171,37 +222,32 @@ def test_a_row_that_cannot_be_made_is_named(error: type[Exception], tmp_path: Pa
     def convert(rows: list[Any]) -> Any:
         raise error("odd")
 
-    write_arrow(tmp_path / "t", {"train": [{"x": 1}]})
+    write_table(tmp_path / "t.arrow", {"train": [{"x": 1}]})
     records = TableRecords.single(Disk(tmp_path).table("t"), convert)
     with pytest.raises(DatasetFormatError, match=rf"t/train: row 0: {error.__name__}: odd"):
         records[0]
 
 
 def test_damaged_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def of_parquet(disk: Disk, split: str) -> Iterator[Record]:
-        for row in disk.parquet("a.parquet"):
-            yield {"question": row["x"]}
-
-    write_file(tmp_path / "a.parquet", [{"x": f"text {i}"} for i in range(2000)])
+    write_table(tmp_path / "a.parquet", [{"question": f"text {i}"} for i in range(2000)])
     whole = (tmp_path / "a.parquet").read_bytes()
     for broken in (b"", b"PAR1", whole[:-4], whole[100:], whole[:50] + bytes(300) + whole[350:]):
         (tmp_path / "a.parquet").write_bytes(broken)
         with pytest.raises(DatasetFormatError, match=r"a\.parquet"):
             opened(tmp_path, of_parquet, monkeypatch)
         with pytest.raises(OutsideError, match=r"a\.parquet: "):
-            write_table([tmp_path / "a.parquet"], tmp_path / "made")
+            arrow.write_table([tmp_path / "a.parquet"], tmp_path / "made")
         assert not (tmp_path / "made/state.json").exists()
     (tmp_path / "a.parquet").write_bytes(whole)
     with pytest.raises(OutsideError, match=r"a\.parquet: .*larger than allowed"):
-        write_table([tmp_path / "a.parquet"], tmp_path / "made", max_bytes=1000)
+        arrow.write_table([tmp_path / "a.parquet"], tmp_path / "made", max_bytes=1000)
 
 
 def test_damaged_arrow_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def of_table(disk: Disk, split: str) -> Iterator[Record]:
-        for row in disk.table_rows("t", "train", "x"):
-            yield {"question": row["x"]}
+        return disk.each(disk.table_rows("t", "train", "x"), lambda row: {"question": row["x"]})
 
-    write_arrow(tmp_path / "t", {"train": [{"x": "a"}]})
+    write_table(tmp_path / "t.arrow", {"train": [{"x": "a"}]})
     state = tmp_path / "t/train/state.json"
     whole = state.read_text()
     for broken in ("", "[]", "{}", '{"_data_files": [{"filename": "../../../etc/passwd"}]}'):

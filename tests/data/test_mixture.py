@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from olmo.config import ConfigError
-from olmo.data.datasets.declare import dataset_rows
+from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig, MixtureGroup, WeightedDataset
+from olmo.data.records import DatasetFormatError
 from olmo.data.registry import MissingDataError, register_dataset
 from olmo.data.stream import CHUNK, KEPT_CHUNKS, MixtureStream, example_rng
-from tests.data.datasets_miniature import Miniature
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "fixtures/data_sets/mixture_rates.json").read_text()
@@ -160,7 +160,7 @@ def test_missing_data_lists_everything_and_where_it_looked(monkeypatch, tmp_path
         MixtureConfig.load("all-v5-video-academic-only").open("train")
     assert len(caught.value.missing) == 34
     text = str(caught.value)
-    assert f"tgif: TGIF/Train_action_question.csv and 3 more, in {tmp_path}" in text
+    assert f"tgif: TGIF/Train_action_question.csv, in {tmp_path}" in text
     assert "qv_highlights" in text and "--data.skip_missing" not in text, "nothing would be left"
     with pytest.raises(MissingDataError):  # nothing is left
         MixtureConfig.load("all-v5-video-academic-only").open("train", skip_missing=True)
@@ -173,8 +173,10 @@ def test_own_data_are_no_mixture() -> None:
 
 def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
-    rows = "video_id,question,a0,a1,a2,a3,a4,answer\n55,why,a,b,c,d,e,1\n"
-    Miniature("intent_qa", {"IntentQA/train.csv": rows}, ["IntentQA/videos/55.mp4"]).write(tmp_path)
+    home = tmp_path / "video_datasets/IntentQA"
+    (home / "videos").mkdir(parents=True)
+    (home / "videos/55.mp4").touch()
+    (home / "train.csv").write_text("video_id,question,a0,a1,a2,a3,a4,answer\n55,why,a,b,c,d,e,1\n")
     own = tmp_path / "own.yaml"
     own.write_text(
         "groups:\n"
@@ -192,6 +194,25 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
     assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
     cells = " ".join(mixture.table().replace("-", "").split())
     assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
+
+
+def test_sets_in_another_layout_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    star = tmp_path / "video_datasets/STAR/STAR_train_qa.json"
+    star.parent.mkdir(parents=True)
+    star.write_text('[{"video": "a"}, {"video": "b"}]')
+    own = tmp_path / "own.yaml"
+    own.write_text("groups: [{rate: 1, datasets: [{name: star}, {name: tgif}, {name: d_400}]}]\n")
+    with pytest.raises(DatasetFormatError) as caught:
+        MixtureConfig.load(str(own)).open("train")
+    text = str(caught.value)
+    assert "'star': " in text and "2 of 2 rows left out: 2 no field 'video_id'" in text
+    assert "tgif: TGIF/Train_action_question.csv" in text and "--data.skip_missing" in text
+    with caplog.at_level(logging.WARNING):
+        mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
+    assert mixture.names == ["d_400"]
+    assert "left out, their files are absent: tgif" in caplog.text
+    assert "left out, its files do not fit: data set 'star': " in caplog.text
 
 
 def test_shipped_mixtures_load(monkeypatch, tmp_path) -> None:
@@ -229,6 +250,9 @@ def test_the_molmo2_mixture() -> None:
         "figure_qa": 10000,
         "plot_qa": 20000,
         "pixmo_multi_points": 200000,
+        "vicas_track": 30000,
+        "vicas_ground": 30000,
+        "vicas_single_point_track": 30000,
     }
     flat = {n: entries[n].sampling_rate for n, f in factors.items() if f == 1}
     assert flat == {
@@ -246,13 +270,61 @@ def test_the_molmo2_mixture() -> None:
     high = {d.name for d in entries.values() if d.p_high_res is not None}
     assert {entries[name].p_high_res for name in high} == {0.3}
     assert high == {d.name for d in groups["image_pointing"].datasets} - {"pixmo_multi_points"}
-    tracks = {d.name: d.sampling_rate for d in groups["tracking"].datasets}
-    shares = {"_single_point_track": 0.15, "_track": 0.4, "_ground": 0.2, "_sot": 0.2}
-    for name, rate in tracks.items():
-        share = next(share for end, share in shares.items() if name.endswith(end))
-        assert rate == pytest.approx(share / 1.11, abs=2e-3), name
-    names = [len(g.datasets) for g in groups.values()]
-    assert names == [6, 34, 32, 12, 4, 5, 1]
+
+
+TRACKING = {  # the share of each set of a kind, and the sets
+    "track": (0.4, "mevis_track ref_yt_vos_track lv_vis_track vicas_track revos_track"),
+    "molmo2_track": (0.4, "molmo2_video_track"),
+    "track_dist_tail": (0.05, "burst_track ref_davis17_track yt_vis_track moca_track"),
+    "ground": (0.2, "mevis_ground lv_vis_ground vicas_ground revos_ground"),
+    "molmo2_ground": (0.2, "molmo2_video_track_ground"),
+    "ground_dist_tail": (0.01, "burst_ground moca_ground"),
+    "single_point": (0.15, "mevis_ lv_vis_ vicas_ revos_ molmo2_video_"),
+    "sot_from_bbox": (0.2, "webuav_ got10k_ vasttrack_ trackingnet_"),
+    "sot_from_bbox_dist_tail": (
+        0.1,
+        "burst_ lvosv1_ lvosv2_ lasot_ uwcot_ webuot_ latot_ tnl2k_ tnllt_",
+    ),
+}
+MEMBERS = {
+    "demo": "pixmo_ask_model_anything pixmo_cap pixmo_cap_qa_as_user_qa "
+    "pixmo_multi_image_qa_multi_only_max5 molmo2_human_qa vixmo3_top_level_captions_min_3",
+    "image_academic": "coco_2014_vqa_multi text_vqa okvqa chart_qa_weighted doc_qa info_qa "
+    "ai2_diagram_v2_mix_transparent a_okvqa_mc a_okvqa_da science_qa_img tabwmp_da st_qa tally_qa "
+    "mantis_instruct_llava_665k_multi_multi_only mantis_instruct_nlvr2_multi_only "
+    "mantis_instruct_spot-the-diff_multi_only dv_qa figure_qa plot_qa "
+    "cosyn_chart_exp cosyn_chemical_exp cosyn_diagram_exp cosyn_math_exp cosyn_music_exp "
+    "cosyn_table_exp cosyn_document cosyn_multidoc_chart_exp cosyn_multidoc_chemical_exp "
+    "cosyn_multidoc_diagram_exp cosyn_multidoc_doc_exp cosyn_multidoc_music_exp "
+    "cosyn_multidoc_table_exp",
+    "video_academic": "tgif tvqa_with_sub paxion llava_video_mc_academic llava_video_oe_academic "
+    "perception_test nextqa_mc news_video_qa_filtered how2qa sutd_trafficqa social_iq2 sportsqa_oe "
+    "cinepile_with_sub clevrer funqa star intent_qa video_localized_narratives road_text_vqa "
+    "countix_oe camerabench_qa motionbench_train moments_in_time_qa kinetics_qa "
+    "charades_sta_all_qa coin_all_qa youcook2_all_qa activitynet_all_qa ego4d_all "
+    "epic_kitchens_qa video_localized_narratives_caption qv_highlights molmo2_syn_captions_qa "
+    "molmo2_syn_captions_subtitle_qa",
+    "video_pointing": "vixmo_points_minmax_0_5 vixmo_points_minmax_6_25 vixmo_points_minmax_26_60 "
+    "academic_points_clip_63s_2fps",
+    "image_pointing": "pixmo_multi_points pixmo_points_train pixmo_count_train "
+    "pixmo_points_high_freq_train cosyn_point",
+    "nlp": "tulu4",
+}
+
+
+def test_the_members_of_the_molmo2_mixture() -> None:
+    """The published lists, written out."""
+    groups = {g.name: g for g in MixtureConfig.load("molmo2").groups}
+    for name, members in MEMBERS.items():
+        assert sorted(d.name for d in groups[name].datasets) == sorted(members.split()), name
+    rates = {
+        name + ("single_point_track" if name.endswith("_") else ""): share / 1.11
+        for share, names in TRACKING.values()
+        for name in names.split()
+    }
+    assert len(rates) == 35
+    found = {d.name: d.sampling_rate for d in groups["tracking"].datasets}
+    assert found == pytest.approx(rates, rel=1e-5)
 
 
 def test_settings_of_a_mixture_reach_the_example() -> None:

@@ -49,11 +49,11 @@ def chat(*parts: dict[str, str], turns: list[str] = TURNS) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("message_format", ["qwen3", "role", "none"])
-@pytest.mark.parametrize("n_turns", [1, 3, 5])
+@pytest.mark.parametrize(("n_turns", "spaced"), [(1, False), (3, True), (5, False)])
 def test_template_writes_what_the_formatter_writes(
-    message_format: str, n_turns: int, tmp_path: Path
+    message_format: str, n_turns: int, spaced: bool, tmp_path: Path
 ) -> None:
-    config = config_of(message_format)
+    config = config_of(message_format, data_formatter={"always_start_with_space": spaced})
     tokenizer = written(config, tmp_path)
     preprocess = config.build_preprocessor(config.build_tokenizer())
     ours = preprocess({"messages": TURNS[:n_turns]}, for_inference=True)["input_tokens"]

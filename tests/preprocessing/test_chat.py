@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from olmo.config import ConfigError
-from olmo.preprocessing.chat import (
-    DataFormatterConfig,
-    style_prefix,
-)
+from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.prompts import style_prefix
 from olmo.preprocessing.tokens import ChatTokenizer, MessageWeight, RowConfig, Turn
 from olmo.tokenizer import TokenizerConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "data"
 FORMATTED = json.loads((FIXTURES / "formatted_messages.json").read_text())
+MESSAGES = json.loads((FIXTURES / "messages.json").read_text())
 TOKENIZED = json.loads((FIXTURES / "tokenization.json").read_text())["cases"]
 EOS = 151645
 
@@ -47,14 +46,48 @@ def test_reference_prefixes(row):
 def test_reference_chat_formats(name):
     formatter = DataFormatterConfig(message_format=name, system_prompt=None).build()
     out = formatter({"messages": ["Q", "A", "Q2", "A2"]})
-    assert out.turns == FORMATTED[f"message_format_{name}"]
+    expected = FORMATTED[f"message_format_{name}"]
+    assert out.turns == expected
+    formatter.config.always_start_with_space = True
+    spaced = formatter({"messages": ["Q", "A", "Q2", "A2"]}).turns
+    assert spaced == [("" if name == "qwen3" else " ") + expected[0], *expected[1:]]
+
+
+@pytest.mark.parametrize("row", MESSAGES["training"], ids=lambda r: str(r["message"])[:40])
+@pytest.mark.parametrize("seed", range(8))
+def test_reference_training_messages(row, seed):
+    formatter = DataFormatterConfig().build()
+    first, *rest = formatter(row["message"], np.random.RandomState(seed)).turns
+    if "turns" in row:
+        assert [first, *rest] == row["turns"]
+        return
+    parts = row["first_turn"]
+    assert first.startswith(parts["begins"]) and first.endswith(parts["ends"])
+    assert all(text in first for text in parts["contains"]) and rest == row["rest"]
+    assert len(first) > len(parts["begins"] + parts["ends"]), "a wording"
+
+
+@pytest.mark.parametrize("row", MESSAGES["evaluation"], ids=lambda r: str(r["message"])[:40])
+def test_reference_evaluation_messages(row):
+    out = DataFormatterConfig().build()(row["message"], for_inference=row["inference"])
+    assert out.turns == row["turns"]
+    assert out.metadata.get("option_names") == row["option_names"]
+
+
+@pytest.mark.parametrize("row", MESSAGES["points"], ids=lambda r: str(r["case"])[:40])
+def test_reference_points_messages(row):
+    assert DataFormatterConfig().build()(row["case"]).turns[-1] == row["answer"]
 
 
 @pytest.mark.parametrize(
     ("style", "expected"),
     [
         ("video_short_answer", "video_short_answer: Why?\nReply with a short answer."),
-        ("video_eval_short_answer", "video_short_answer: Why?\nReply with a short answer."),
+        ("video_eval_short_answer", "video_short_answer: Why?"),
+        (
+            "video_short_answer_count_without_pointing",
+            "video_short_answer: Why?\nReply with a short answer.",
+        ),
         ("video_eval_multiple_choice", "Why?"),
         ("video_eval_multiple_choice_w_subtitle", "Why?"),
         ("eval_short_answer", "vqa2: Why?"),
@@ -95,6 +128,12 @@ def test_messages_and_turns():
     assert formatter(messages, for_inference=True).turns == ["Q", " A", " Q2"]
     parts = [{"question": "Q", "answer": "A"}, {"question": "Q2", "answer": "A2"}]
     assert formatter({"multi_turn_messages": parts}).turns == ["Q", " A", " Q2", " A2"]
+    parts = [part | {"style": s} for part, s in zip(parts, ("vqa2", "doc_qa"), strict=True)]
+    tagged = formatter({"multi_turn_messages": parts, "style": "user_qa"}).turns
+    assert tagged == ["vqa2: Q", " A", " Q2", " A2"]
+    assert formatter({"multi_turn_messages": parts[::-1]}).turns[0] == "doc_qa: Q2"
+    with pytest.raises(ValueError, match="non-empty list of strings"):
+        formatter({"multi_turn_messages": []})
 
 
 def test_bad_messages():

@@ -146,7 +146,7 @@ def test_images_beyond_the_limit_are_left_out(tokenizer):
     assert preprocess(cut)["metadata"]["n_images_left_out"] == 1
     assert "n_images_left_out" not in preprocess(whole)["metadata"]
     for scale in ({}, {"point_scale": 20}):
-        points = {"style": "multi_image_point", "label": "a", "points": [[], [], [], [[1, 1]]]}
+        points = {"style": "multi_image_pointing", "label": "a", "points": [[], [], [], [[1, 1]]]}
         out = preprocess({"image": images, **points, **scale})
         assert tokenizer.decode(out["input_tokens"].tolist()[-15:], False) == "There are none."
     with pytest.raises(ValueError, match=r"image\.max_images is null"):
@@ -226,7 +226,7 @@ def test_points_are_scaled_by_the_size_of_the_picture(tokenizer):
     shown = {"image": picture(50, 200), "style": "pointing", "points": [[100, 25]]}
     assert answer(shown) == '<points coords="1 1 500 500">cat</points>'
     shown = {"image": [picture(50, 200), picture(100, 100)], "points": [[], [[100, 25]]]}
-    text = answer({**shown, "style": "multi_image_point"})
+    text = answer({**shown, "style": "multi_image_pointing"})
     assert text == '<points coords="2 1 1000 250">cat</points>'
     frames = VideoFrames(picture(20, 20)[None], np.zeros(1), 1.0, size=(640, 360))
     shown = {"video": "v", "style": "video_point", "points": [[[10, 20]]], "timestamps": [0.0]}

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -32,12 +34,70 @@ def test_resize_reference_pixels():
         assert hashlib.sha256(out.tobytes()).hexdigest() == reference["sha256"]
 
 
-def test_resize_does_not_depend_on_the_chunks(monkeypatch):
-    frames = np.random.default_rng(0).integers(0, 256, (3, 50, 37, 3), dtype=np.uint8)
-    whole = resize_frames(frames, (28, 42))
-    monkeypatch.setattr(images, "CHUNK", 1)
-    np.testing.assert_array_equal(resize_frames(frames, (28, 42)), whole)
-    np.testing.assert_array_equal(resize_frames(frames[1:2], (28, 42)), whole[1:2])
+def plain(frames, size):
+    """``resize_frames`` as torch says it, colour by colour."""
+    planes = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()).flatten(0, 1)[:, None]
+    resized = F.interpolate(planes.float(), size, mode="bilinear", align_corners=False)
+    levels = resized.round().clamp(0, 255).to(torch.uint8)
+    return levels.unflatten(0, (-1, 3))[:, :, 0].permute(0, 2, 3, 1).numpy()
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+SIDES = st.integers(1, 4) | st.integers(50, 80) | st.integers(1, 200)
+
+
+@settings(max_examples=300)
+@given(st.integers(1, 3), SIDES, SIDES, st.tuples(SIDES, SIDES), st.booleans())
+def test_resize_has_the_bits_of_torch(n, h, w, size, extremes):
+    frames = noise(n, h, w, 3)
+    frames = (frames & 1) * np.uint8(255) if extremes else frames
+    np.testing.assert_array_equal(resize_frames(frames, size), plain(frames, size))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(378, 378), (378, 910), (64, 64), (64, 65)])
+@pytest.mark.parametrize("shape", [(240, 320), (360, 640), (720, 1280), (377, 379), (756, 189)])
+def test_resize_has_the_bits_of_torch_at_sizes_in_use(shape, size, threads):
+    before, frames = torch.get_num_threads(), noise(2, *shape, 3)
+    try:
+        torch.set_num_threads(threads)
+        np.testing.assert_array_equal(resize_frames(frames, size), plain(frames, size))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [(511, 777), (200, 777), (300, 512), (255, 256)])
+def test_all_pairs_of_levels(size):
+    one, other = np.mgrid[:256, :256].astype(np.uint8)
+    rows = np.stack([one, other], -1).reshape(256, 512)
+    frames = np.stack([rows, rows[::-1], 255 - rows], -1)[None]
+    for turned in (frames, np.ascontiguousarray(frames.transpose(0, 2, 1, 3))):
+        np.testing.assert_array_equal(resize_frames(turned, size), plain(turned, size))
+
+
+@pytest.mark.parametrize("size", [(28, 42), (40, 100), (90, 100)])
+def test_resize_does_not_depend_on_chunks_and_memory(monkeypatch, size):
+    frames = noise(3, 50, 37, 3)
+    whole = plain(frames, size)
+    wide = np.zeros((3, 100, 111, 5), np.uint8)
+    wide[:, ::2, 1::3, 1:4] = frames
+    fixed = frames.copy()
+    fixed.setflags(write=False)
+    layouts = [
+        wide[:, ::2, 1::3, 1:4],
+        np.ascontiguousarray(frames[:, ::-1, ::-1])[:, ::-1, ::-1],
+        np.ascontiguousarray(frames.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1),
+        fixed,
+    ]
+    for chunk in (images.CHUNK, 1):
+        monkeypatch.setattr(images, "CHUNK", chunk)
+        for same in (frames, *layouts):
+            np.testing.assert_array_equal(resize_frames(same, size), whole)
+            np.testing.assert_array_equal(resize_frames(same[1:2], size), whole[1:2])
+    assert resize_frames(frames[:0], size).shape == (0, *size, 3)
 
 
 def test_target_size_is_passed_through():

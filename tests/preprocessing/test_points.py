@@ -70,6 +70,27 @@ def test_tracks_of_objects_that_come_and_go():
     )
 
 
+def test_ends_at_which_an_object_is_hidden_are_not_written():
+    points = [
+        {"a": None, "b": [1, 1], "c": None},
+        {"a": [2, 2], "b": [3, 3], "c": [9, 9]},
+        {"a": [4, 4], "b": [-5, 120]},
+        {"a": [6, 6], "b": None, "c": None},
+    ]
+    ends = tracks_text([0, 1, 2, 3], points, 100, "dog", ends_only=True)
+    assert ends == '<tracks coords="0.0 1 010 010;3.0 2 060 060">dog</tracks>'
+    whole = tracks_text([0, 1, 2, 3], points, 100, "dog")
+    assert whole == (
+        '<tracks coords="0.0 1 010 010;1.0 1 030 030 2 020 020 3 090 090;'
+        '2.0 1 000 1000 2 040 040;3.0 2 060 060">dog</tracks>'
+    )
+    hidden = [{"a": None}, {"a": [1, 1]}, {"a": None}]
+    assert tracks_text([0, 1, 2], hidden, 100, "dog", True) == "No tracks available."
+    message = {"points": points, "timestamps": [0, 1, 2, 3], "label": "dog"}
+    for style in ("video_point_ground_start_end", "video_point_track_start_end"):
+        assert turns(message | {"style": style})[1] == " " + ends
+
+
 def test_numbers_are_written_once_sorted_and_inside():
     points = [[0.5005, -1], [0.5, 2.0], [0.0004, 0.5]]
     want = '<points coords="1 1 000 500 2 500 000 3 500 1000">x</points>'
@@ -120,10 +141,29 @@ def turns(message, sizes=()):
             ["How many A dog are there?", " 2"],
         ),
         (
-            {"style": "eval_multi_image_count_point", "label": "A", "points": [[[5, 5]], [[5, 5]]]},
+            {"style": "multi_image_pointing", "label": "A", "points": [[[5, 5]], [[5, 5]]]},
+            [(10, 10), (20, 5)],
+            ["Point to A.", ' <points coords="1 1 500 500;2 2 250 1000">a</points>'],
+        ),
+        (
+            {"style": "multi_image_counting", "label": "A", "points": [[[5, 5]], [[5, 5]]]},
+            [(10, 10), (20, 5)],
+            ["How many A are there?", " 2"],
+        ),
+        (
+            {"style": "multi_image_point_then_count", "label": "A", "points": [[], [[5, 5]]]},
             [(10, 10), (20, 5)],
             [
-                "multi_image_count_point: How many A are there? Point to each as well.",
+                "Count A and point to each.",
+                ' Counting the <points coords="2 1 250 1000">a</points> shows a total of 1.',
+            ],
+        ),
+        (
+            {"style": "eval_multi_image_count_then_point", "label": "A"}
+            | {"points": [[[5, 5]], [{"x": 5, "y": 9}]]},
+            [(10, 10), (20, 5)],
+            [
+                "How many A are there? Point to each as well.",
                 ' There are 2 <points coords="1 1 500 500;2 2 250 1000">a</points>.',
             ],
         ),

@@ -17,9 +17,15 @@ from olmo.preprocessing import choices
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.choices import Choice, multiple_choice
 from olmo.preprocessing.points import ANSWERS, TRACKS
-from olmo.preprocessing.prompts import CAPTION_STYLES, Wordings, keywords
+from olmo.preprocessing.prompts import Wordings, keywords
 
 WORDINGS = Wordings.load()
+CAPTIONS = {
+    *("long_caption", "short_caption", "video_long_caption", "video_short_caption"),
+    *("video_transcript", "video_motion_caption", "video_object_caption"),
+    *("video_frame_caption_timestamp", "video_clip_caption_start_end"),
+    *("video_clip_short_caption_start_end", "video_clip_transcript_start_end"),
+}
 CHOICES = {name for name in WORDINGS.lists if name.startswith("choice_")}
 BOOKS = {"question": "What is it?", "options": ["a cup", "a book", "a pen"], "answer_idx": 1}
 
@@ -29,7 +35,7 @@ def draw(message: dict[str, Any], seed: int) -> Choice:
 
 
 def test_shipped_lists() -> None:
-    expected = {"short_answer"} | CAPTION_STYLES | set(ANSWERS) | set(TRACKS)
+    expected = {"short_answer", "no_points"} | CAPTIONS | set(ANSWERS) | set(TRACKS)
     assert set(WORDINGS.lists) - CHOICES == expected and len(CHOICES) == 6
     for name, templates in WORDINGS.lists.items():
         assert len(templates) >= 10 and len(set(templates)) == len(templates), name
@@ -88,16 +94,26 @@ def test_spans_are_written_in_seconds_or_by_the_clock() -> None:
     message = {"text": "T", "start_time": 59.96, "end_time": 3725.5}
     message["style"] = "video_clip_caption_start_end"
     formatter = DataFormatterConfig(message_format="none").build()
-    prompt = "video_clip_caption_start_end: Describe the video from 60.0 seconds to 3725.5 seconds."
+    prompt = "Describe the video from 60.0 seconds to 3725.5 seconds."
     assert formatter(message).turns[0] == prompt
+    step = message | {"style": "video_clip_short_caption_start_end"}
+    assert formatter(step).turns[0] == (
+        "video_clip_short_caption_start_end: "
+        "Say briefly what happens from 60.0 seconds to 3725.5 seconds."
+    )
     drawn = [formatter(message, np.random.RandomState(s)).turns[0] for s in range(400)]
     clock = [d for d in drawn if "00:01:00.0" in d and "01:02:05.5" in d]
     seconds = [d for d in drawn if "60.0 seconds" in d and "3725.5 seconds" in d]
     assert len(clock) + len(seconds) == 400 and 160 < len(clock) < 240
+    always = message | {"style": message["style"] + "_in_seconds"}
+    assert formatter(always).turns[0] == prompt
+    drawn = [formatter(always, np.random.RandomState(s)).turns[0] for s in range(40)]
+    assert len(set(drawn)) > 4 and all("60.0 seconds" in d and ":" not in d for d in drawn)
     with pytest.raises(ValueError, match=r"needs 'start_time'; got \['style', 'text'\]"):
         formatter({"style": "video_clip_caption_start_end", "text": "T"})
-    frame = {"style": "video_frame_caption_timestamp", "text": "T", "timestamp": 2}
-    assert formatter(frame).turns[0].endswith("Describe the video at 2.0 seconds.")
+    for time, text in ((2, "2.0"), (12.25, "12.2"), (0.35, "0.3")):
+        frame = {"style": "video_frame_caption_timestamp", "text": "T", "timestamp": time}
+        assert formatter(frame).turns[0] == f"Describe the video at {text} seconds."
 
 
 def test_a_track_of_one_object_shows_its_first_point() -> None:
@@ -111,15 +127,59 @@ def test_a_track_of_one_object_shows_its_first_point() -> None:
     formatter = DataFormatterConfig(message_format="none").build()
     point = '<points coords="0.5 1 100 200">dog</points>'
     answer = ' <tracks coords="0.5 1 100 200;1.5 1 300 400">dog</tracks>'
-    prompt = f"Track the object at {point}, with 1 points per second."
+    prompt = "video_single_point_track_per_frame: "
+    prompt += f"Track the object at {point}, with 1 points per second."
     assert formatter(message).turns == [prompt, answer]
+    late = {"points": [{"a": None}, *message["points"]], "timestamps": [0.0, 0.5, 1.5]}
+    assert formatter(message | late).turns == [prompt, answer]
     ends = message | {"style": "video_point_ground_start_end", "points": [{"a": [1, 2]}] * 2}
     assert formatter(ends).turns == [
-        "Point to dog at first and at last sight.",
+        "video_point_ground_start_end: Point to dog at first and at last sight.",
         ' <tracks coords="0.5 1 010 020;1.5 1 010 020">dog</tracks>',
     ]
     hidden = message | {"style": "video_point_track_per_frame", "points": [], "timestamps": []}
     assert formatter(hidden).turns[1] == " No tracks available."
+
+
+# --- questions that ask for a count ------------------------------------------------------------
+
+DOGS, WHY = "How many dogs?", "Why?"
+CONVERSATIONS: list[dict[str, Any]] = [
+    {"multi_turn_messages": [{"question": q, "answer": "a"} for q in (DOGS, WHY, DOGS)]},
+    {"messages": [DOGS, "How many?", WHY, DOGS, DOGS, "Two."]},
+]
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda m: next(iter(m)))
+def test_questions_that_are_answered_without_points_say_so(conversation: dict[str, Any]) -> None:
+    formatter = DataFormatterConfig(message_format="none").build()
+    conversation |= {"style": "user_qa"}
+    plain = formatter(conversation).turns
+    announced = conversation | {"no_points": True}
+    assert formatter(announced).turns == plain, "nothing is drawn in evaluation"
+    assert formatter(announced | {"fixed_prompt": True}, np.random.RandomState(1)).turns == plain
+    assert formatter(conversation, np.random.RandomState(1)).turns == plain
+    found = set()
+    for seed in range(300):
+        turns = formatter(announced, np.random.RandomState(seed)).turns
+        assert turns[1:4] == plain[1:4] and turns[5] == plain[5]
+        assert turns == formatter(announced, np.random.RandomState(seed)).turns
+        for turn, before in ((turns[0], ""), (turns[4], " ")):
+            assert turn.startswith(before) and turn.endswith(DOGS)
+            found.add(turn[len(before) : -len(DOGS)])
+    assert found == set(WORDINGS.lists["no_points"]) and len(found) == 32
+    assert all(prefix == prefix.lstrip() and prefix[-1].isspace() for prefix in found)
+
+
+def test_no_points_before_one_question(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.yaml", 'no_points: ["Say only: "]\n')
+    formatter = DataFormatterConfig(message_format="none", prompts=path).build()
+    message = {"question": DOGS, "answer": "2", "style": "doc_qa", "no_points": True}
+    turns = formatter(message, np.random.RandomState(0)).turns
+    assert turns == ["doc_qa: Say only: How many dogs?", " 2"]
+    parts = [message | {"no_points": flag} for flag in (True, False)]
+    turns = formatter({"multi_turn_messages": parts}, np.random.RandomState(0)).turns
+    assert turns[::2] == ["doc_qa: Say only: How many dogs?", " How many dogs?"]
 
 
 # --- multiple choice ---------------------------------------------------------------------------

@@ -1,117 +1,136 @@
-"""Tracking one object from its boxes, as the sets for single-object trackers have them: a point is
-the centre of a box. Videos are folders of pictures at a fixed rate."""
+"""Tracks of objects from boxes: a point is the centre of a box. Videos are folders of pictures at a
+fixed rate."""
 
 from __future__ import annotations
 
+import errno
+import json
+import math
+import re
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from olmo.data.datasets.declare import TRACKING, dataset
+from olmo.data.animation import IN_FOLDERS
 from olmo.data.datasets.disk import Disk, file_text
-from olmo.data.datasets.draws import CLIP
-from olmo.data.datasets.sources import Manual
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.datasets.tracking import (
-    SAMPLING_FPS,
-    SINGLE,
-    TRACK,
-    frames_per_second,
-)
-from olmo.data.records import PackedRecords
+from olmo.data.datasets.tracking import SINGLE, lazily, once_a_second, taught
+from olmo.data.records import Record
 from olmo.preprocessing.image_files import open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
 
 Row = dict[str, Any]
-Record = dict[str, Any]
-HIDDEN = ("full_occlusion.txt", "out_of_view.txt", "absence.label")
+HIDDEN = ("full_occlusion.txt", "out_of_view.txt", "absence.label", "absent.txt")
 """Files that have 1 for each frame in which the object cannot be seen."""
+TEXTS = ("nlp.txt", "language.txt")
+"""Files with a description of the object."""
+CLASS = re.compile(r"^\s*object_class\s*[:=](.*)$", re.MULTILINE)
 
 
-def _numbers(path: Path) -> list[float]:
-    """Numbers of a text file, on one line or many, with commas or spaces; none if it is absent."""
-    if not path.is_file():
-        return []
-    return [float(n) for n in file_text(path).replace(",", " ").split()]
+def sequences(
+    disk: Disk,
+    split: str,
+    boxes: str,
+    fps: float,
+    frames: str = "{folder}/img",
+    listed: str | None = None,
+) -> TableRecords:
+    """Sets for trackers of one object. ``boxes``: pattern of text files, a line x,y,width,height
+    for each frame, a box without size where the object is hidden. ``frames``: the folder of
+    pictures; ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of
+    the file. ``listed``: names of the folders that count, one per line. Beside the boxes may be
+    flags (``HIDDEN``), a description (``TEXTS``) or ``meta_info.ini`` with object_class; without
+    these it is an "object"."""
+    names = None if listed is None else set(disk.lines(listed))
+    files = sorted(str(f.relative_to(disk.home)) for f in disk.home.glob(boxes))
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "no such files", boxes)
+
+    def row(path: str) -> Row:
+        file = PurePosixPath(path)
+        places = {"folder": file.parent, "above": file.parent.parent, "name": file.stem}
+        return {"video": frames.format_map(places), "file": path, "fps": fps}
+
+    kept = (f for f in files if names is None or PurePosixPath(f).parent.name in names)
+    return lazily(disk, disk.each(kept, row), _sequence)
 
 
-def _boxes(home: Path, rows: list[Row]) -> Record:
+def _sequence(home: Path, rows: list[Row]) -> Record:
     (row,) = rows
-    folder, fps = home / row["folder"], row["fps"]
-    numbers = _numbers(folder / "groundtruth.txt")
-    if not numbers or len(numbers) % 4:
-        raise ValueError(f"{folder}/groundtruth.txt: expected lines x,y,width,height")
-    boxes = [numbers[i : i + 4] for i in range(0, len(numbers), 4)]
-    hidden = {i for name in HIDDEN for i, flag in enumerate(_numbers(folder / name)) if flag}
-    shown = [
-        i for i in frames_per_second(len(boxes), fps) if i not in hidden and min(boxes[i][2:]) > 0
-    ]
-    with open_image(home / row["frames"] / "00000001.jpg", DEFAULT_LIMITS) as image:
-        size = list(image.size)
-    return {
-        "label": _label(folder),
-        "points": [{"1": _centre(boxes[i])} for i in shown],
-        "timestamps": [i / fps for i in shown],
-        "point_scale": size,
-        "duration": len(boxes) / fps,
-        "style": SINGLE if shown else TRACK,
-        "sampling_fps": SAMPLING_FPS,
-        "metadata": {"frame_rate": fps},
-        "draw": [CLIP],
-    }
+    file = home / row["file"]
+    boxes = [_numbers(line) for line in file_text(file).strip().splitlines()]
+    wrong = next((i for i, box in enumerate(boxes, 1) if len(box) != 4), None if boxes else 1)
+    if wrong is not None:
+        raise ValueError(f"{file}: line {wrong}: expected x,y,width,height")
+    flags = [_numbers(file_text(f)) for n in HIDDEN if (f := file.parent / n).is_file()]
+    hidden = {i for found in flags for i, flag in enumerate(found) if flag}
+    numbers = once_a_second(i / row["fps"] for i in range(len(boxes)))
+    seen = [[i, None if i in hidden else boxes[i]] for i in numbers]
+    found = row | {"boxes": seen, "duration": len(boxes) / row["fps"], "label": _label(file.parent)}
+    return _boxes(SINGLE, home, [found])
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(n) for n in text.replace(",", " ").split()]
 
 
 def _label(folder: Path) -> str:
-    """The description of a sequence of LaSOT, or the class of one of GOT-10k."""
-    if (folder / "nlp.txt").is_file():
-        return file_text(folder / "nlp.txt").strip()
-    for line in file_text(folder / "meta_info.ini").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "object_class":
-            return value.strip()
-    raise ValueError(f"{folder}/meta_info.ini: no line object_class")
+    for file in (folder / name for name in TEXTS):
+        if file.is_file():
+            return file_text(file).strip()
+    about = folder / "meta_info.ini"
+    found = CLASS.search(file_text(about)) if about.is_file() else None
+    return found[1].strip() if found else "object"
 
 
-def _centre(box: list[float]) -> list[float]:
+def _boxes(style: str, home: Path, rows: list[Row]) -> Record:
+    """``boxes`` of a row: [[number of the frame, box or None], ...]."""
+    (row,) = rows
+    times = [number / row["fps"] for number, _ in row["boxes"]]
+    points = [{"1": _centre(box)} for _, box in row["boxes"]]
+    pictures = (f for f in (home / row["video"]).iterdir() if f.suffix.lower() in IN_FOLDERS)
+    picture = next(pictures, None)
+    if picture is None:
+        raise ValueError(f"{home / row['video']}: a folder without pictures")
+    with open_image(picture, DEFAULT_LIMITS) as image:
+        size = list(image.size)
+    return taught(row, times, points, size, style)
+
+
+def _centre(box: list[float] | None) -> list[float] | None:
+    """None for a box without size, which stands for a hidden object."""
+    if box is None or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+        return None
     x, y, width, height = box
     return [x + width / 2, y + height / 2]
 
 
-def _records(disk: Disk, sequences: list[tuple[str, str]], fps: int) -> TableRecords:
-    """``sequences``: folders, each with that of its frames."""
-    rows = [{"folder": f, "frames": frames, "fps": fps} for f, frames in sequences]
-    media = [frames for _, frames in sequences]
-    packed = PackedRecords.pack(rows)
-    return TableRecords.single(packed, partial(_boxes, disk.home), media=media, kind="video")
+def moca(disk: Disk, split: str, style: str) -> TableRecords:
+    """``MoCA/Annotations/annotations.csv``: of the VGG image annotator, comments from "#" on;
+    second column ``["/{name}/{number}.jpg"]``, fifth ``[2, x, y, width, height]``. Pictures, 24 per
+    second: ``MoCA/JPEGImages/{name}/``. The label is the name, without its number."""
+    file, fps = "MoCA/Annotations/annotations.csv", 24
 
+    def box(cells: list[str]) -> Iterator[Record]:
+        if not cells[0].startswith("#"):
+            (path,) = map(PurePosixPath, json.loads(cells[1]))
+            _, *numbers = map(float, json.loads(cells[4]))
+            yield {"name": path.parent.name, "number": int(path.stem), "box": numbers}
 
-@dataset(
-    "lasot_sot",
-    {"train": "training_set"},
-    files=("LaSOT/{split}.txt",),
-    media=("LaSOT",),
-    sources=(
-        Manual(
-            "training_set.txt and <class>/<class>-<n>/ go to LaSOT",
-            "http://vision.cs.stonybrook.edu/~lasot/",
-        ),
-    ),
-    groups=(TRACKING,),
-)
-def lasot(disk: Disk, split: str) -> TableRecords:
-    names = disk.lines(f"LaSOT/{split}.txt")
-    folders = ["/".join(["LaSOT", name.rpartition("-")[0], name]) for name in names]
-    return _records(disk, [(folder, f"{folder}/img") for folder in folders], fps=30)
+    found: dict[str, dict[int, list[float]]] = {}
+    for r in disk.each(disk.cells(file), box):
+        found.setdefault(r["name"], {})[r["number"]] = r["box"]
 
+    def row(name: str) -> Row:
+        boxes = sorted(found[name].items())
+        kept = once_a_second(number / fps for number, _ in boxes)
+        return {
+            "video": f"MoCA/JPEGImages/{name}",
+            "label": re.sub(r"_\d+$", "", name).replace("_", " "),
+            "fps": fps,
+            "duration": (boxes[-1][0] + 1) / fps,
+            "boxes": [boxes[i] for i in kept],
+        }
 
-@dataset(
-    "got10k_sot",
-    {"train": "train"},
-    files=("GOT-10k/{split}/list.txt",),
-    media=("GOT-10k",),
-    sources=(Manual("train/ goes to GOT-10k", "http://got-10k.aitestunion.com"),),
-    groups=(TRACKING,),
-)
-def got10k(disk: Disk, split: str) -> TableRecords:
-    folders = [f"GOT-10k/{split}/{name}" for name in disk.lines(f"GOT-10k/{split}/list.txt")]
-    return _records(disk, [(folder, folder) for folder in folders], fps=10)
+    return lazily(disk, map(row, found), partial(_boxes, style))

@@ -1,65 +1,70 @@
-"""Chat about videos, long captions of them, and the benchmark whose captions a judge reads."""
+"""Captions of videos and chat about them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from olmo.data.datasets.declare import DEMO, LONG_VIDEO, Record, by_media, dataset
 from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.image_tables import USER_QA
-from olmo.data.datasets.video_pointing import hub_table
-from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
+from olmo.data.datasets.web_videos import captioned_video, koala_names, web_video
+from olmo.data.records import Flaw, LeftOut, Record
 
-STYLE = "video_long_caption"
-MIN_CAPTIONS = 3
+Row = dict[str, Any]
+LONG = "video_long_caption"
+CAPTIONS = {
+    "merged_caption": "video_merged_caption",
+    "video_caption": "video_short_caption",
+    "video_frame_merged_caption": LONG,
+}
+"""Columns and their styles."""
+UNUSABLE = {
+    *("0OfUqrbRa2Y", "mTXBQzptWAg", "NyuA4FatDQk", "a_", "gsfIHiBB6xE", "bXApJtAf6Qo"),
+    "N8BlpYSpgg4",
+}
 
 
-@dataset(
-    "vixmo_caps_eval2",
-    {"test": "test"},
-    files=("Molmo2-CapEval",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-CapEval", "test"), WEB_MANUAL),
-    groups=(LONG_VIDEO,),
-)
 def caption_eval(disk: Disk, split: str) -> Iterator[Record]:
-    """``statements`` are the facts that a caption may state."""
-    for row in disk.table_rows("Molmo2-CapEval", split):
+    """``Molmo2-CapEval`` (the layout is ours): video_id, statements, the facts that a caption may
+    state."""
+
+    def message(row: Row) -> Record:
         metadata = {"example_id": row["video_id"], "statements": list(row["statements"])}
-        yield {"video": web_video(disk, row["video_id"]), "style": STYLE, "metadata": metadata}
+        return {"video": web_video(disk, row["video_id"]), "style": LONG, "metadata": metadata}
+
+    return disk.each(disk.table_rows("Molmo2-CapEval", split), message)
 
 
-@dataset(
-    "vixmo3_top_level_captions_min_3",
-    {"train": "train"},
-    files=("Molmo2-Cap",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-Cap", "train"), WEB_MANUAL),
-    groups=(DEMO,),
-)
-def captions(disk: Disk, split: str) -> Iterator[Record]:
-    """Captions of whole videos, of those that were described in at least three parts."""
-    for row in disk.table_rows("Molmo2-Cap", split):
-        if len(row["clip_captions"]) >= MIN_CAPTIONS:
-            message = {"text": row["caption"], "style": STYLE}
-            yield {"video": web_video(disk, row["video_id"]), "message_list": [message]}
+def captions(disk: Disk, split: str, min_score: int) -> Iterator[Record]:
+    """``Molmo2-Cap``: video_id, annotation_score, merged_caption, video_caption,
+    video_frame_merged_caption. Empty captions give no message."""
+    koala = koala_names(disk)
 
-
-@dataset(
-    "molmo2_human_qa",
-    {"train": "train"},
-    files=("Molmo2-AskModelAnything",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-AskModelAnything", "train"), WEB_MANUAL),
-    groups=(DEMO,),
-)
-def human_qa(disk: Disk, split: str) -> Iterator[Record]:
-    """Questions of people, all of a video in one example."""
-    columns = ("video_id", "question", "answer")
-    return by_media(
-        (
-            web_video(disk, row["video_id"]),
-            {"question": row["question"], "answer": row["answer"], "style": USER_QA},
+    def messages(row: Row) -> list[Record]:
+        LeftOut.when(
+            row["annotation_score"] < min_score, f"the annotation has a score below {min_score}"
         )
-        for row in disk.table_rows("Molmo2-AskModelAnything", split, *columns)
-    )
+        LeftOut.when(row["video_id"] in UNUSABLE, "the video is known to be unusable")
+        texts = [(row[column], style) for column, style in CAPTIONS.items() if row[column]]
+        LeftOut.when(not texts, "no caption has text")
+        video = captioned_video(disk, row["video_id"], koala)
+        return [{"video": video, "text": text, "style": style} for text, style in texts]
+
+    return disk.each(disk.table_rows("Molmo2-Cap", split), messages)
+
+
+def human_qa(disk: Disk, split: str) -> Iterator[Record]:
+    """``Molmo2-AskModelAnything``: video_id, question, answer."""
+
+    def message(row: Row) -> Record:
+        answer = row["answer"].strip()
+        Flaw.when(not answer, "the answer is empty")
+        video, question = web_video(disk, row["video_id"]), row["question"].strip()
+        return {"video": video, "question": question, "answer": answer, "style": "user_qa"}
+
+    return disk.each(disk.table_rows("Molmo2-AskModelAnything", split), message)
+
+
+def narratives(row: Row) -> Iterator[Record]:
+    """``video-localized-narratives/hf_dataset``: video, captions, actor_names."""
+    for text, actor in zip(row["captions"], row["actor_names"], strict=True):
+        yield {"text": text, "object": actor.lower(), "style": "video_object_caption"}

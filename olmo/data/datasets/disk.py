@@ -6,13 +6,15 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from olmo.data.arrow import ArrowRows, parquet_rows
+from olmo.data.records import Flaw, Losses, Record, explained
+from olmo.outside import OutsideError
 
 Row = dict[str, Any]
 MAX_FILE_BYTES = 16 << 30
@@ -29,6 +31,8 @@ class Disk:
     home: Path
     place: tuple[str | int, ...] = ()
     """File read last, and the kind and number of the row in it."""
+    losses: Losses = field(default_factory=Losses)
+    """Rows that gave nothing; no single one ends a data set."""
     _listings: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
@@ -38,6 +42,30 @@ class Disk:
             return str(self.home)
         path, *row = self.place
         return str(self.home / str(path)) + (f": {row[0]} {row[1]}" if row else "")
+
+    def each(
+        self, rows: Iterable[Any], convert: Callable[[Any], Record | Iterable[Record]]
+    ) -> Iterator[Record]:
+        """What ``convert`` makes of each row: one record, or several. Whatever it raises is counted
+        in ``losses``, and the next row follows."""
+
+        def records(row: Any) -> Iterator[Record]:
+            found = convert(row)
+            yield from [found] if isinstance(found, dict) else found
+
+        for row in rows:
+            self.losses.n_rows += 1
+            found = records(row)
+            while True:
+                try:
+                    with explained(Flaw):
+                        record = next(found, None)
+                except OutsideError as e:
+                    self.lose(e)
+                    break
+                if record is None:
+                    break
+                yield record
 
     def exists(self, path: str) -> bool:
         """Whether the file or folder ``path`` is there."""
@@ -108,7 +136,12 @@ class Disk:
     def jsonl(self, path: str) -> Iterator[Any]:
         """Values of a JSON-lines file; empty lines are passed over."""
         for line in self.lines(path):
-            yield _parsed(line)
+            try:
+                value = _parsed(line)
+            except ValueError as e:
+                self._lose(e)
+            else:
+                yield value
 
     def lines(self, path: str) -> Iterator[str]:
         """Stripped lines of a text file that are not empty."""
@@ -116,37 +149,82 @@ class Disk:
             if line.strip():
                 yield line.strip()
 
+    def lose(self, error: OutsideError) -> None:
+        """Count the row at hand as one that gives nothing."""
+        self.losses.add(error, self.at)
+
+    def _lose(self, reason: Exception) -> None:
+        """Count the row at hand, which ``each`` does not come to see."""
+        self.losses.n_rows += 1
+        self.lose(Flaw(str(reason)))
+
     def _raw_lines(self, path: str) -> Iterator[str]:
         """Lines with their ends, each named in ``place`` before it is looked at."""
         number = 0
         with open_regular(self.home / path) as file:
             while block := file.readline(MAX_LINE_BYTES + 1):
                 if len(block) > MAX_LINE_BYTES:
-                    self.place = (path, "line", number + 1)
-                    raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
+                    number, self.place = number + 1, (path, "line", number + 1)
+                    self._lose(ValueError(f"it is longer than {MAX_LINE_BYTES} bytes"))
+                    while block and not block.endswith(b"\n"):
+                        block = file.readline(MAX_LINE_BYTES)
+                    continue
                 for line in block.splitlines(keepends=True):  # of old files, which end lines in CR
                     number += 1
                     self.place = (path, "line", number)
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    try:
+                        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    except UnicodeDecodeError as e:
+                        self._lose(ValueError(f"it is not UTF-8: {e.reason}"))
+                    else:
+                        yield text
 
     def csv(self, path: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
         """Rows of a table with a header."""
         cells = self.cells(path, delimiter)
         header = next(cells, [])
         for row in cells:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} cells, but {len(header)} columns: {header}")
-            yield dict(zip(header, row, strict=True))
+            if len(row) == len(header):
+                yield dict(zip(header, row, strict=True))
+            else:
+                self._lose(ValueError(f"another number of cells than the {len(header)} columns"))
 
     def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
         """Rows of a table without a header."""
-        for row in csv.reader(self._raw_lines(path), delimiter=delimiter):
+        rows = csv.reader(self._raw_lines(path), delimiter=delimiter)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as e:
+                self._lose(e)
+                continue
             if row:
                 yield row
+
+    def rows_of(
+        self, path: str, split: str, key: str | None = None, suffix: str | None = None
+    ) -> Iterator[Row]:
+        """Rows of a file, or of all that fit a pattern, by its suffix or that of another format; a
+        folder is an Arrow table. ``key``: where in a JSON file the rows are."""
+        for file in self.glob(path) if "*" in path else [path]:
+            match suffix or PurePosixPath(file).suffix:
+                case ".csv":
+                    yield from self.csv(file)
+                case ".json":
+                    yield from self.rows(file, key or "data")
+                case ".jsonl":
+                    yield from self.jsonl(file)
+                case ".parquet":
+                    yield from self.parquet(file)
+                case _:
+                    yield from self.table_rows(file, split)
 
     def parquet(self, path: str) -> Iterator[Row]:
         """Rows of a parquet file."""
         self.place = (path,)
+        open_regular(self.home / path).close()  # an absent file is named as all others are
         for i, row in enumerate(parquet_rows(self.home / path)):
             self.place = (path, "row", i)
             yield row
@@ -207,4 +285,6 @@ def structs(value: Any) -> list[Row]:
     if isinstance(value, dict):
         columns = list(value.values())
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    return list(value or [])
+    if not isinstance(value, list | None):
+        raise ValueError(f"expected a list of rows, got {type(value).__name__}")
+    return value or []

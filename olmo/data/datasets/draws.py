@@ -18,11 +18,13 @@ _DRAWS: dict[str, Draw] = {}
 WORDING, INSERT, SHUFFLE = "wording", "insert", "shuffle"
 ONE_ANSWER, NUMBERS, ONE_STYLE = "one_answer", "numbers", "one_style"
 CLIP, ONE_OBJECT = "clip", "one_object"
+COUNT_QUESTION, CONVERSATION = "count_question", "conversation"
 
 NUMBER_OPTIONS = 4
+P_TREE = 0.8
+"""How often several messages on one video are independent of each other."""
 CLIP_S = 63.0
-"""Longest part of a video that a question on points is about."""
-STEP_S = 0.5
+"""Longest part of a video that a track is asked for."""
 
 
 def drawn(message: Message, rng: np.random.RandomState) -> Message:
@@ -43,9 +45,9 @@ def _draw(name: str) -> Callable[[Draw], Draw]:
 
 @_draw(WORDING)
 def wording(message: Message, rng: np.random.RandomState) -> Message:
-    """``question``: one of ``wordings``, with ``{name}`` filled in from ``fill``."""
-    text = _one(message.pop("wordings"), rng)
-    return message | {"question": text.format(**message.pop("fill", {}))}
+    """``question``: one of ``wordings``; with ``fill``, ``{name}`` is filled in from it."""
+    text, fill = _one(message.pop("wordings"), rng), message.pop("fill", None)
+    return message | {"question": text.format(**fill) if fill else text}
 
 
 @_draw(INSERT)
@@ -73,9 +75,9 @@ def one_answer(message: Message, rng: np.random.RandomState) -> Message:
 
 @_draw(NUMBERS)
 def numbers(message: Message, rng: np.random.RandomState) -> Message:
-    """``options``: four consecutive numbers, none negative, with ``answer`` among them."""
+    """``options``: four consecutive numbers from 1 on, with ``answer`` among them."""
     right = int(message.pop("answer"))
-    place = int(rng.randint(min(right, NUMBER_OPTIONS - 1) + 1))
+    place = int(rng.randint(min(right, NUMBER_OPTIONS)))
     options = [str(right - place + i) for i in range(NUMBER_OPTIONS)]
     return message | {"options": options, "answer_idx": place}
 
@@ -86,27 +88,40 @@ def one_style(message: Message, rng: np.random.RandomState) -> Message:
     return message | {"style": _one(message.pop("styles"), rng)}
 
 
+@_draw(COUNT_QUESTION)
+def count_question(message: Message, rng: np.random.RandomState) -> Message:
+    """``question`` only where the style drawn before counts; one that points has its wordings."""
+    return {k: v for k, v in message.items() if k != "question" or "count" in message["style"]}
+
+
+@_draw(CONVERSATION)
+def conversation(message: Message, rng: np.random.RandomState) -> Message:
+    """Several messages of ``message_list`` now and then as one, of several turns."""
+    turns = message["message_list"]
+    if len(turns) < 2 or rng.random() < P_TREE:
+        return message
+    return message | {"message_list": [{"multi_turn_messages": turns}]}
+
+
 @_draw(CLIP)
 def clip(message: Message, rng: np.random.RandomState) -> Message:
-    """Of a video of more than ``CLIP_S`` seconds (``duration``) a clip around one of
-    ``timestamps``, if there are any; ``timestamps`` and ``points`` are those in it, from its start.
-    """
-    duration, times = message.pop("duration"), message["timestamps"]
-    if duration <= CLIP_S:
-        return message
-    last = int((duration - CLIP_S) / STEP_S)
-    low, high = 0, last
-    if times:
-        around = times[int(rng.randint(len(times)))]
-        low = min(max(int(np.ceil((around - CLIP_S) / STEP_S)), 0), last)
-        high = max(min(int(around / STEP_S), last), low)
-    start = (low + int(rng.randint(high - low + 1))) * STEP_S
+    """A clip of ``CLIP_S`` seconds from a whole second on, of a video that is longer
+    (``duration``): around one of ``timestamps`` at which an object is seen, if there are any.
+    ``timestamps`` and ``points`` are those in it, from its start."""
+    times, points = message["timestamps"], message["points"]
+    low, high = 0, int(message.pop("duration") - CLIP_S)
+    seen = [times[i] for i, one in enumerate(points) if any(p is not None for p in one.values())]
+    if seen:
+        around = seen[int(rng.randint(len(seen)))]
+        low = min(max(int(np.ceil(around - CLIP_S)), 0), high)
+        high = max(min(int(around), high), low)
+    start = low + int(rng.randint(high - low + 1))
     end = start + CLIP_S
     shown = [i for i, t in enumerate(times) if start <= t <= end]
-    times_of_clip = {"clip_start_time": start, "clip_end_time": end}
+    times_of_clip = {"clip_start_time": float(start), "clip_end_time": end}
     return message | {
         "timestamps": [times[i] - start for i in shown],
-        "points": [message["points"][i] for i in shown],
+        "points": [points[i] for i in shown],
         "metadata": message.get("metadata", {}) | times_of_clip,
     }
 
@@ -114,14 +129,12 @@ def clip(message: Message, rng: np.random.RandomState) -> Message:
 @_draw(ONE_OBJECT)
 def one_object(message: Message, rng: np.random.RandomState) -> Message:
     """``points`` (by object, at each of ``timestamps``) of one object only."""
-    objects = sorted({key for points in message["points"] for key in points})
-    if not objects:
-        return message
-    mine = _one(objects, rng)
-    shown = [i for i, points in enumerate(message["points"]) if mine in points]
+    points, times = message["points"], message["timestamps"]
+    mine = _one(sorted({key for one in points for key in one}), rng)
+    shown = [i for i, one in enumerate(points) if mine in one]
     return message | {
-        "points": [{mine: message["points"][i][mine]} for i in shown],
-        "timestamps": [message["timestamps"][i] for i in shown],
+        "points": [{mine: points[i][mine]} for i in shown],
+        "timestamps": [times[i] for i in shown],
     }
 
 

@@ -1,5 +1,5 @@
-"""Videos that are published as folders of frames at 3 frames per second (TVQA): where the clip
-of a time span lies, and how it is put together once."""
+"""Videos that are published as folders of frames at 3 frames per second (TVQA, MVBench): where the
+clip of a time span lies, or ``video.mp4`` of all frames, and how it is put together once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ FRAMES_PER_SECOND = 3
 MULTIPLE = 16
 """Width and height are padded to a multiple of this, at the bottom and at the right."""
 
+WHOLE = "video.mp4"
+PICTURES = (".jpg", ".jpeg", ".png")
+_PARTS = re.compile(r"(\d+)").split
+
 
 def frame_span(start: float, end: float) -> tuple[int, int]:
     """First and last frame number (from 1) of the span ``start`` to ``end``, in seconds."""
@@ -29,18 +33,26 @@ def frame_clip(folder: str, start: float, end: float) -> str:
 
 
 def write_frame_clip(clip: Path) -> bool:
-    """Make ``clip``, a path of :func:`frame_clip`, from the frames beside it. False if it is
+    """Make ``clip``, a path of :func:`is_frame_clip`, from the frames beside it. False if it is
     there or if there are no frames for it."""
-    first, last = (int(n) for n in clip.stem.split("_")[1:])
     if clip.exists():
         return False
-    files = [clip.parent / f"{n:05d}.jpg" for n in range(first, last + 1)]
-    files = [f for f in files if f.is_file()]
+    if clip.name == WHOLE:
+        files = natural_order(f for f in clip.parent.glob("*") if f.suffix in PICTURES)
+    else:
+        first, last = (int(n) for n in clip.stem.split("_")[1:])
+        files = [clip.parent / f"{n:05d}.jpg" for n in range(first, last + 1)]
+        files = [f for f in files if f.is_file()]
     if not files:
         return False
     with whole_file(clip) as part:
         encode(files, part)
     return True
+
+
+def natural_order(files: Iterable[Path]) -> list[Path]:
+    """Sorted, with numbers in the names by their value."""
+    return sorted(files, key=lambda f: [int(p) if p.isdecimal() else p for p in _PARTS(f.name)])
 
 
 def encode(files: Iterable[Path], target: Path) -> None:
@@ -66,5 +78,5 @@ def encode(files: Iterable[Path], target: Path) -> None:
 
 
 def is_frame_clip(path: str) -> bool:
-    """Whether ``path`` is one of :func:`frame_clip`."""
-    return re.fullmatch(r"video_\d+_\d+\.mp4", path.rpartition("/")[2]) is not None
+    """Whether ``path`` is one of :func:`frame_clip`, or ``video.mp4``, the whole folder."""
+    return re.fullmatch(r"video(_\d+_\d+)?\.mp4", path.rpartition("/")[2]) is not None

@@ -1,4 +1,5 @@
-"""Benchmarks of one or several images, in tables of the hub.
+"""Benchmarks of one or several images, in tables of the hub: a function makes the question of a
+row.
 
 Placeholders of images in the text (``<image>``, ``<image 2>``) become ``Image 1``, ``Image 2``,
 ..., the names that the preprocessor gives to several images.
@@ -9,19 +10,17 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-from olmo.data.datasets.declare import IMAGE_HOME, MULTI_IMAGE, SINGLE_IMAGE, dataset
-from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.sources import HubFiles
-from olmo.data.datasets.tables import TableRecords, picture
-from olmo.data.datasets.video_benchmarks import LETTERS
+from olmo.data.datasets.messages import LETTERS, chosen
+from olmo.data.datasets.tables import picture
+from olmo.data.records import Flaw, Record
 
 Row = dict[str, Any]
-Record = dict[str, Any]
 CHOICE, SHORT, MULTI_CHOICE = "eval_multiple_choice", "eval_short_answer", "eval_multi_image_mc"
+HIDDEN = (None, "", "?", "hidden")
+"""Answers of test splits that are not public."""
 
 _NUMBERED = re.compile(r"<image (\d+)>")
 _SUBJECT = re.compile(r"^[a-z]+_(.*)_\d+$")
@@ -35,164 +34,100 @@ def numbered(texts: Sequence[str]) -> list[str]:
     return [re.sub("<image>", lambda _: f"Image {next(count)}", text) for text in texts]
 
 
-HIDDEN = ("", "?", "hidden")
-"""Answers of test splits that are not public."""
-
-
-def letter_index(answer: str | None, n_options: int) -> int | None:
-    """Number of the option that ``B``, ``(B)`` or ``B.`` names; None for a hidden answer."""
-    if answer is None or answer in HIDDEN:
+def named_letter(answer: str | None) -> str | None:
+    """The letter that ``B``, ``(B)`` or ``B.`` names; None for a hidden answer."""
+    if answer in HIDDEN:
         return None
-    letter = answer.strip(" ().:")
-    if len(letter) != 1 or letter not in LETTERS[:n_options]:
-        raise ValueError(f"answer {answer!r} is not a letter of {n_options} options")
-    return LETTERS.index(letter)
+    letter = str(answer).strip(" ().:")
+    if len(letter) != 1 or letter not in LETTERS:
+        raise Flaw("the answer is not a letter")
+    return letter
 
 
-def choice(
-    question: str, options: Sequence[str], answer: str | None, style: str = MULTI_CHOICE
-) -> Record:
+def by_letter(question: str, options: Sequence[Any], answer: str | None, style: str) -> Record:
     """A question with options and the letter of the right one."""
-    texts = [str(option) for option in options]
-    index = letter_index(answer, len(texts))
+    texts, letter = [str(option) for option in options], named_letter(answer)
+    index = None if letter is None else LETTERS.index(letter)
+    if index is not None and index >= len(texts):
+        raise Flaw("the answer is not among the options")
     return {"question": question, "options": texts, "answer_idx": index, "style": style}
-
-
-def pictures(row: Row, n: int) -> list[bytes]:
-    """Images of the columns ``image_1`` to ``image_n`` that are filled."""
-    cells = [row.get(f"image_{i}") for i in range(1, n + 1)]
-    return [picture(cell) for cell in cells if cell is not None]
-
-
-def _of_row(convert: Callable[[Row], Record], rows: list[Row]) -> Record:
-    (row,) = rows
-    return convert(row)
-
-
-def _benchmark(
-    name: str, repo: str, splits: dict[str, str], glob: str, columns: tuple[str, ...], group: str
-) -> Callable[[Callable[[Row], Record]], Callable[[Row], Record]]:
-    """Decorator for the function that makes an example of a row of a table with images. ``glob``
-    names the files of a split, ``columns`` are those that the table must have."""
-    folder = repo.rpartition("/")[2]
-    table = tuple((split, glob.format(split=split)) for split in dict.fromkeys(splits.values()))
-
-    def add(convert: Callable[[Row], Record]) -> Callable[[Row], Record]:
-        @dataset(
-            name,
-            splits,
-            files=(folder,),
-            media=(folder,),
-            sources=(HubFiles(repo, folder, table=table),),
-            groups=(group,),
-            home=IMAGE_HOME,
-        )
-        def read(disk: Disk, split: str) -> TableRecords:
-            rows = disk.table(folder, split, *columns)
-            return TableRecords.single(rows, partial(_of_row, convert))
-
-        return convert
-
-    return add
 
 
 # --- one image ---------------------------------------------------------------------------------
 
 
-@_benchmark(
-    *("math_vista_v2", "AI4Math/MathVista", {"validation": "testmini", "test": "test"}),
-    "data/{split}-*.parquet",
-    ("pid", "question", "decoded_image", "choices", "unit", "answer", "question_type", "metadata"),
-    SINGLE_IMAGE,
-)
 def math_vista(row: Row) -> Record:
-    """MathVista; the answer to a question with choices is the text of one of them."""
-    unit = f" (Unit: {row['unit']})" if row["unit"] else ""
-    record: Record = {
-        "image": picture(row["decoded_image"]),
-        "question": row["question"] + unit,
-        "metadata": {"example_id": str(row["pid"]), "category": row["metadata"]["task"]},
-    }
+    """MathVista: the question stands between the last ``Question:`` and the first ``Hint:`` of the
+    column, where it has these; the answer to a question with choices is the text of one."""
+    question = row["question"].rpartition("Question:")[2].partition("Hint:")[0].strip()
+    kept = {k: row.get(k) for k in ("question_type", "answer_type", "precision")}
+    metadata = {"example_id": str(row["pid"]), **kept}
+    if about := row.get("metadata"):
+        metadata["category"] = about["task"]
     if row["question_type"] != "multi_choice":
-        return record | {"answer": row["answer"], "style": SHORT}
-    options = list(row["choices"])
-    index = options.index(row["answer"]) if row["answer"] else None
-    return record | {"options": options, "answer_idx": index, "style": CHOICE}
+        found = {"question": question, "answer": row["answer"], "style": SHORT}
+    elif row["answer"]:
+        found = chosen(question, row["choices"], row["answer"], CHOICE)
+    else:
+        found = by_letter(question, row["choices"], None, CHOICE)
+    return found | {"metadata": metadata}
 
 
-@_benchmark(
-    *("mmmu", "MMMU/MMMU", {"validation": "validation", "test": "test"}),
-    "*/{split}-*.parquet",
-    ("id", "question", "options", "answer", "question_type", "image_1", "image_7"),
-    SINGLE_IMAGE,
-)
 def mmmu(row: Row) -> Record:
-    """MMMU: ``options`` is a list as text; one to seven images."""
-    options = [_NUMBERED.sub(r"Image \1", o) for o in ast.literal_eval(row["options"])]
-    images = pictures(row, 7)
-    record: Record = {
-        "image": images[0] if len(images) == 1 else images,
-        "metadata": {"example_id": row["id"], "category": _SUBJECT.sub(r"\1", row["id"])},
-    }
+    """MMMU: options is a list as text, and so may be the answer to an open question. Of image_1 to
+    image_7 the first is shown; none where several options are images."""
     question = _NUMBERED.sub(r"Image \1", row["question"])
+    metadata = {"example_id": row["id"], "category": _SUBJECT.sub(r"\1", row["id"])}
+    options = [str(option) for option in ast.literal_eval(row["options"])]
+    images = sum(_NUMBERED.fullmatch(option.strip()) is not None for option in options)
+    shown = {} if images > 1 else {"image": picture(row["image_1"])}
     if row["question_type"] == "multiple-choice":
-        return record | choice(question, options, row["answer"], CHOICE)
-    return record | {"question": question, "answer": row["answer"], "style": SHORT}
+        texts = [_NUMBERED.sub(r"Image \1", option) for option in options]
+        found = by_letter(question, texts, row["answer"], CHOICE)
+    elif str(row["answer"]).startswith("["):
+        answers = [str(answer) for answer in ast.literal_eval(row["answer"])]
+        found = {"question": question, "answers": answers, "style": SHORT}
+    else:
+        found = {"question": question, "answer": row["answer"], "style": SHORT}
+    return shown | found | {"metadata": metadata}
 
 
 # --- several images ----------------------------------------------------------------------------
 
 
-@_benchmark(
-    *("muir_bench", "MUIRBENCH/MUIRBENCH", {"test": "test"}),
-    "data/{split}-*.parquet",
-    ("idx", "task", "question", "options", "answer", "image_list"),
-    MULTI_IMAGE,
-)
 def muir_bench(row: Row) -> Record:
+    """MuirBench: idx, task, question, options and answer (a letter)."""
     question, *options = numbered([row["question"], *row["options"]])
-    return {
-        "image": [picture(cell) for cell in row["image_list"]],
-        **choice(question, options, row["answer"]),
-        "metadata": {"example_id": str(row["idx"]), "category": row["task"]},
-    }
+    found = by_letter(question, options, row["answer"], MULTI_CHOICE)
+    return found | {"metadata": {"example_id": str(row["idx"]), "category": row["task"]}}
 
 
-@_benchmark(
-    *("blink", "BLINK-Benchmark/BLINK", {"validation": "val", "test": "test"}),
-    "*/{split}-*.parquet",
-    ("idx", "sub_task", "question", "choices", "answer", "image_1", "image_4"),
-    MULTI_IMAGE,
-)
 def blink(row: Row) -> Record:
+    """BLINK: idx, sub_task, question, choices, answer (a letter) and image_1 to image_4, of which
+    some may be empty."""
+    cells = [row[f"image_{i}"] for i in range(1, 5)]
     return {
-        "image": pictures(row, 4),
-        **choice(row["question"], row["choices"], row["answer"]),
+        "image": [picture(cell) for cell in cells if cell is not None],
+        **by_letter(row["question"], row["choices"], row["answer"], MULTI_CHOICE),
         "metadata": {"example_id": row["idx"], "category": row["sub_task"]},
     }
 
 
-MMIU = "MMIU-Benchmark"
-
-
-@dataset(
-    "mmiu",
-    {"test": "all"},
-    files=(f"{MMIU}/{{split}}.parquet",),
-    media=(MMIU,),
-    sources=(HubFiles("FanqingM/MMIU-Benchmark", MMIU, ("all.parquet", "*.zip"), unpack=True),),
-    groups=(MULTI_IMAGE,),
-    home=IMAGE_HOME,
-)
-def mmiu(disk: Disk, split: str) -> Iterator[Record]:
-    """``options`` are lines ``A: text``; images lie beside the table."""
-    for i, row in enumerate(disk.parquet(f"{MMIU}/{split}.parquet")):
-        lines = [_NAMED_OPTION.fullmatch(o.strip()) for o in row["options"].strip().split("\n")]
-        if None in lines:
-            raise ValueError(f"options: expected lines 'A: text', got {row['options']!r}")
-        question = "\n".join(text for text in (row["context"], row["question"]) if text)
-        yield {
-            "image": [f"{MMIU}/{path.removeprefix('./')}" for path in row["input_image_path"]],
-            **choice(question, [line[1] for line in lines if line], row["output"]),
-            "metadata": {"example_id": f"{row['task']}_{i}", "category": row["task"]},
-        }
+def mmiu(row: Row) -> Record:
+    """MMIU: task, question, options (lines ``A: text``), output (a letter), input_image_path, below
+    the folder of the table. The letter may be beyond the options, so that no answer is right. The
+    column ``context`` is not shown."""
+    lines = [_NAMED_OPTION.fullmatch(o.strip()) for o in row["options"].strip().split("\n")]
+    if None in lines:
+        raise Flaw("options: expected lines 'A: text'")
+    options, letter = [line[1] for line in lines if line], named_letter(row["output"])
+    paths = [path.removeprefix("./") for path in row["input_image_path"]]
+    metadata = {
+        "example_id": f"{row['task']}_{row['row_number']}",
+        "category": row["task"],
+        "relationship": paths[0].partition("/")[0],
+        "answer": letter,
+    }
+    right = letter if letter in tuple(LETTERS[: len(options)]) else None
+    found = by_letter(row["question"], options, right, MULTI_CHOICE)
+    return found | {"image": [f"MMIU-Benchmark/{path}" for path in paths], "metadata": metadata}

@@ -3,295 +3,190 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from olmo.data.datasets.declare import LONG_VIDEO, Record, dataset
-from olmo.data.datasets.disk import Disk, pick
-from olmo.data.datasets.sources import HubFiles, Manual
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.messages import EVAL_MC, lettered, subtitle_lines
 from olmo.data.datasets.video_benchmarks import (
-    LETTERS,
     ONLY_LETTER,
     OPTION_LETTER,
-    STYLE,
-    STYLE_SUBTITLE,
     asked,
-    lettered,
+    letter_at,
+    letter_of,
 )
+from olmo.data.records import Record
 
-# --- Video-MME ---------------------------------------------------------------------------------
+Row = dict[str, Any]
 
 MME_FIRST = (
     "Select the best answer to the following multiple-choice question based on the video. "
     "Respond with only the letter (A, B, C, or D) of the correct option."
 )
 MME_LAST = "The best answer is:"
-MME_TABLE = "Video-MME/videomme/test-00000-of-00001.parquet"
-MME_SUBTITLES = "Video-MME/subtitles.json"
-MME_HUB = HubFiles("lmms-lab/Video-MME", "Video-MME", ("videomme/*", "*.zip"), unpack=True)
-EITHER = {"validation": "test", "test": "test"}
-"""Sets with one split: asked for as validation or as test."""
+MME_KEPT = ("video_id", "question_id", "duration", "domain", "sub_category", "task_type")
 
 
-@dataset(
-    "video_mme",
-    EITHER,
-    files=(MME_TABLE,),
-    media=("Video-MME/data",),
-    sources=(MME_HUB,),
-    groups=(LONG_VIDEO,),
-)
-def video_mme(disk: Disk, split: str) -> Iterator[Record]:
-    return _video_mme(disk, {})
+def video_mme(disk: Disk, split: str, subtitles: bool = False) -> Iterator[Record]:
+    """``Video-MME/videomme/test-00000-of-00001.parquet``: videoID, video_id, question_id, duration,
+    domain, sub_category, task_type, question, options (lettered), answer (a letter).
+    ``Video-MME/subtitles.json``: videoID -> number -> start, end, text."""
+    spoken = dict(disk.items("Video-MME/subtitles.json")) if subtitles else {}
 
-
-@dataset(
-    "video_mme_w_subtitle",
-    EITHER,
-    files=(MME_TABLE, MME_SUBTITLES),
-    media=("Video-MME/data",),
-    sources=(MME_HUB, HubFiles("allenai/Molmo2-VideoMME", "Video-MME", ("subtitles.json",))),
-    groups=(LONG_VIDEO,),
-)
-def video_mme_w_subtitle(disk: Disk, split: str) -> Iterator[Record]:
-    return _video_mme(disk, dict(disk.items(MME_SUBTITLES)))
-
-
-def _video_mme(disk: Disk, subtitles: dict[str, dict[str, Any]]) -> Iterator[Record]:
-    kept = ("video_id", "question_id", "duration", "domain", "sub_category", "task_type")
-    for i, row in enumerate(disk.parquet(MME_TABLE)):
-        example_id = f"{row['question_id']}_{row['video_id']}_{i}"
-        record = {
+    def question(row: Row) -> Record:
+        example_id = f"{row['question_id']}_{row['video_id']}_{disk.place[-1]}"
+        return {
             "question": "\n".join([MME_FIRST, row["question"], *row["options"], MME_LAST]),
             "answer": row["answer"],
             "video": f"Video-MME/data/{row['videoID']}.mp4",
-            "style": STYLE,
-            "metadata": {"example_id": example_id, **{k: row[k] for k in kept}},
+            "metadata": {"example_id": example_id, **{k: row[k] for k in MME_KEPT}},
+            **_style(subtitle_lines(list(spoken.get(row["videoID"], {}).values()))),
         }
-        lines = subtitles.get(row["videoID"], {})
-        if lines:
-            record["subtitle"] = [[s["start"], s["end"], s["text"]] for s in lines.values()]
-            record["style"] = STYLE_SUBTITLE
-        yield record
+
+    return disk.each(disk.parquet("Video-MME/videomme/test-00000-of-00001.parquet"), question)
 
 
-# --- LongVideoBench ----------------------------------------------------------------------------
-
-LVB_FILES = {"validation": "lvb_val", "test": "lvb_test_wo_gt"}
-LVB_SOURCE = (HubFiles("longvideobench/LongVideoBench", "LongVideoBench", unpack=True, gated=True),)
-
-
-@dataset(
-    "long_video_bench_no_subtitle",
-    LVB_FILES,
-    files=("LongVideoBench/{split}.json",),
-    media=("LongVideoBench/videos",),
-    sources=LVB_SOURCE,
-    groups=(LONG_VIDEO,),
-)
-def long_video_bench(disk: Disk, split: str) -> Iterator[Record]:
-    for i, row in enumerate(disk.rows(f"LongVideoBench/{split}.json")):
-        yield _lvb_record(row, i)
+def _style(subtitle: list[list[Any]]) -> Record:
+    """Of a question, with its subtitle if there is any."""
+    return (
+        {"subtitle": subtitle, "style": f"{EVAL_MC}_w_subtitle"} if subtitle else {"style": EVAL_MC}
+    )
 
 
-@dataset(
-    "long_video_bench_w_subtitle",
-    LVB_FILES,
-    files=("LongVideoBench/{split}.json",),
-    media=("LongVideoBench/videos", "LongVideoBench/subtitles"),
-    sources=LVB_SOURCE,
-    groups=(LONG_VIDEO,),
-)
-def long_video_bench_w_subtitle(disk: Disk, split: str) -> Iterator[Record]:
-    for i, row in enumerate(disk.rows(f"LongVideoBench/{split}.json")):
-        place, path = disk.place, f"LongVideoBench/subtitles/{row['subtitle_path']}"
-        lines = list(disk.rows(path)) if disk.exists(path) else []
-        disk.place = place
+LVB_KEPT = ("video_id", "level", "question_category", "duration_group")
+
+
+def long_video_bench(disk: Disk, split: str, subtitles: bool = False) -> Iterator[Record]:
+    """``LongVideoBench/{split}.json``: id, video_id, video_path, subtitle_path, level,
+    question_category, duration_group, question, candidates, duration,
+    starting_timestamp_for_subtitles, and correct_choice where it is public. Files of subtitles are
+    lists of timestamp (two times) and text, or of start, end and line."""
+
+    def question(row: Row) -> Record:
+        number, options = disk.place[-1], row["candidates"]
+        found: Record = {
+            "question": lettered(row["question"], options, OPTION_LETTER),
+            "video": f"LongVideoBench/videos/{row['video_path']}",
+            "metadata": {"question_id": row["id"], "options": options},
+        }
+        found["metadata"] |= {k: row[k] for k in LVB_KEPT}
+        if row.get("correct_choice") is not None:
+            found["answer"] = letter_at(row["correct_choice"], options)
+            found["metadata"]["example_id"] = f"{row['video_id']}_{row['id']}_{number}"
+        path = f"LongVideoBench/subtitles/{row['subtitle_path']}" if subtitles else ""
+        lines = disk.json(path) if path and disk.exists(path) else []
         start, length = float(row["starting_timestamp_for_subtitles"]), float(row["duration"])
-        shown = [line for raw in lines if (line := _lvb_line(raw, start, length))]
-        record = _lvb_record(row, i)
-        yield record | ({"subtitle": shown, "style": STYLE_SUBTITLE} if shown else {})
+        return found | _style(_lvb_lines(lines, start, start + length))
+
+    return disk.each(disk.rows(f"LongVideoBench/{split}.json"), question)
 
 
-def _lvb_record(row: dict[str, Any], i: int) -> Record:
-    right = row.get("correct_choice")
-    return {
-        "question": asked(row["question"], lettered(row["candidates"]), OPTION_LETTER),
-        "answer": None if right is None else LETTERS[int(right)],
-        "video": f"LongVideoBench/videos/{row['video_path']}",
-        "metadata": {
-            "question_id": row["id"],
-            "video_id": row["video_id"],
-            "level": row["level"],
-            "options": row["candidates"],
-            "question_category": row["question_category"],
-            "duration_group": row["duration_group"],
-            "example_id": f"{row['video_id']}_{row['id']}_{i}",
-        },
-        "style": STYLE,
-    }
+def _lvb_lines(lines: list[Any], first: float, last: float) -> list[list[Any]]:
+    """Subtitles of the clip from ``first`` to ``last``, in seconds from its start. One begins with
+    the clip at the earliest, and ends when it says, or where that is no time with the clip."""
+    entries = []
+    for line in lines:
+        if isinstance(line, dict):
+            times = line.get("timestamp", [line.get("start"), line.get("end")])
+            start, end = map(seconds, times)
+            text = line.get("text", line.get("line"))
+            entries.append({"start": start, "end": last if end is None else end, "text": text})
+    shown = (s for s in subtitle_lines(entries) if s[1] >= first and s[0] <= last)
+    return [[max(start - first, 0.0), end - first, text] for start, end, text in shown]
 
 
-def _lvb_line(line: dict[str, Any], offset: float, length: float) -> list[Any] | None:
-    """``[start, end, text]`` of a subtitle line, relative to the clip that starts at ``offset``
-    and lasts ``length`` seconds; None if it lies outside. A line without an end runs to the end
-    of the clip. Two spellings exist: ``timestamp`` and ``text``, or ``start``, ``end``, ``line``.
-    """
-    start, end = line["timestamp"] if "timestamp" in line else (line["start"], line.get("end"))
-    first = clock_seconds(start) - offset
-    last = length if end is None else clock_seconds(end) - offset
-    if last <= 0 or first >= length:
+def seconds(value: Any) -> float | None:
+    """Of a number or of ``"HH:MM:SS.fff"``; None for anything else."""
+    parts = str(value).replace(",", ".").split(":")
+    try:
+        return sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
+    except ValueError:
         return None
-    return [max(first, 0.0), min(last, length), pick(line, "text", "line")]
 
 
-def clock_seconds(value: str | float) -> float:
-    """Seconds of a number or of ``"HH:MM:SS.fff"``."""
-    if isinstance(value, (int, float)):
-        return float(value)
-    total = 0.0
-    for part in value.replace(",", ".").split(":"):
-        total = total * 60 + float(part)
-    return total
+def lvbench(row: Row) -> Record:
+    """LVBench: key, type, qa (uid, question, answer, question_type, time_reference). The lines of a
+    question are its own, then the options: ``(A) x``, ``A) x`` or ``A. x``."""
+    question, *lines = [line.strip() for line in row["question"].split("\n") if line.strip()]
+    options = [re.sub(r"^\(?([A-Z])[).]\s*", r"\1. ", line) for line in lines]
+    kept = {k: row[k] for k in ("type", "uid", "time_reference")}
+    metadata = {"answer": f"{row['answer']}.", "qtype": row["question_type"], **kept}
+    prompt = "\n".join([question, *options, ONLY_LETTER])
+    return {"question": prompt, "metadata": metadata, "style": EVAL_MC}
 
 
-# --- LVBench, MLVU, VideoEval-Pro --------------------------------------------------------------
-
-
-@dataset(
-    "lvbench",
-    EITHER,
-    files=("LVBench/video_info.meta.jsonl",),
-    media=("LVBench",),
-    sources=(
-        HubFiles("zai-org/LVBench", "LVBench", ("video_info.meta.jsonl",)),
-        Manual("videos go to LVBench/<key>.mp4", "https://huggingface.co/datasets/zai-org/LVBench"),
-    ),
-    groups=(LONG_VIDEO,),
-)
-def lvbench(disk: Disk, split: str) -> Iterator[Record]:
-    for row in disk.jsonl("LVBench/video_info.meta.jsonl"):
-        for qa in row["qa"]:
-            lines = [
-                re.sub(r"^\(([A-Z])\) ?", r"\1. ", line) for line in qa["question"].split("\n")
-            ]
-            yield {
-                "video": f"LVBench/{row['key']}.mp4",
-                "question": "\n".join([*lines, ONLY_LETTER]),
-                "metadata": {
-                    "answer": f"{qa['answer']}.",
-                    "type": row["type"],
-                    "uid": qa["uid"],
-                    "qtype": qa["question_type"],
-                    "time_reference": qa["time_reference"],
-                },
-                "style": STYLE,
-            }
-
-
-MLVU_CHOICE = (
-    "1_plotQA",
-    "2_needle",
-    "3_ego",
-    "4_count",
-    "5_order",
-    "6_anomaly_reco",
-    "7_topic_reasoning",
-)
-MLVU_OPEN = ("8_sub_scene", "9_summary")
-MLVU_SOURCE = (HubFiles("MLVU/MVLU", "MVLU", gated=True),)
-
-
-def _mlvu(disk: Disk, tasks: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], Record]]:
-    """Raw rows, each with what all kinds of questions have in common."""
-    number = 0
-    for task in tasks:
-        for row in disk.rows(f"MVLU/MLVU/json/{task}.json"):
-            metadata = {
-                "question_id": str(number),
-                "video_id": row["video"],
-                "task_type": task.partition("_")[2],
-                "duration": row["duration"],
-            }
-            yield row, {"video": f"MVLU/MLVU/video/{task}/{row['video']}", "metadata": metadata}
-            number += 1
-
-
-@dataset(
-    "mlvu_mc",
-    EITHER,
-    files=tuple(f"MVLU/MLVU/json/{task}.json" for task in MLVU_CHOICE),
-    media=("MVLU/MLVU/video",),
-    sources=MLVU_SOURCE,
-    groups=(LONG_VIDEO,),
-)
-def mlvu_mc(disk: Disk, split: str) -> Iterator[Record]:
-    for row, record in _mlvu(disk, MLVU_CHOICE):
-        options = row["candidates"]
-        yield record | {
-            "question": asked(row["question"], lettered(options), OPTION_LETTER),
-            "answer": LETTERS[options.index(row["answer"])],
-            "style": STYLE,
-        }
-
-
-@dataset(
-    "mlvu_mc_test",
-    {"test": "test"},
-    files=("MLVU_Test/test_question.json",),
-    media=("MLVU_Test/video",),
-    sources=(HubFiles("MLVU/MLVU_Test", "MLVU_Test", gated=True, unpack=True),),
-    groups=(LONG_VIDEO,),
-)
-def mlvu_mc_test(disk: Disk, split: str) -> Iterator[Record]:
-    """Without answers."""
-    for row in disk.rows("MLVU_Test/test_question.json"):
-        yield {
-            "question": asked(row["question"], lettered(row["candidates"]), OPTION_LETTER),
-            "video": f"MLVU_Test/video/{row['video']}",
-            "metadata": {"question_id": row["question_id"], "task_type": row["question_type"]},
-            "style": STYLE,
-        }
-
-
-@dataset(
-    "mlvu_gen",
-    EITHER,
-    files=tuple(f"MVLU/MLVU/json/{task}.json" for task in MLVU_OPEN),
-    media=("MVLU/MLVU/video",),
-    sources=MLVU_SOURCE,
-    groups=(LONG_VIDEO,),
-)
-def mlvu_gen(disk: Disk, split: str) -> Iterator[Record]:
-    for row, record in _mlvu(disk, MLVU_OPEN):
-        asked_for = {k: row[k] for k in ("question", "answer")}
-        points = {k: row[k] for k in ("scoring_points",) if k in row}
-        metadata = record["metadata"] | asked_for | points
-        yield record | asked_for | {"metadata": metadata, "style": "demo"}
-
-
-@dataset(
-    "video_eval_pro_mc",
-    {"test": "test"},
-    files=("VideoEvalPro/data/test-00000-of-00001.parquet",),
-    media=("VideoEvalPro/videos/videos_filtered",),
-    sources=(
-        HubFiles("TIGER-Lab/VideoEval-Pro", "VideoEvalPro", ("data/*",)),
-        Manual(
-            "join and unpack the video archives of the repository to VideoEvalPro/videos",
-            "https://huggingface.co/datasets/TIGER-Lab/VideoEval-Pro",
-        ),
-    ),
-    groups=(LONG_VIDEO,),
-)
-def video_eval_pro(disk: Disk, split: str) -> Iterator[Record]:
+def video_eval_pro(row: Row) -> Record:
+    """VideoEval-Pro: video, question, options (lettered), answer (a letter), answer_text, source,
+    qa_subtype, qa_type."""
     kept = ("answer_text", "source", "qa_subtype", "qa_type", "options")
-    table = "VideoEvalPro/data/test-00000-of-00001.parquet"
-    for i, row in enumerate(disk.parquet(table)):
-        yield {
-            "question": asked(row["question"], row["options"], ONLY_LETTER),
-            "answer": row["answer"],
-            "style": STYLE,
-            "video": f"VideoEvalPro/videos/videos_filtered/{row['video']}",
-            "metadata": {**{k: row[k] for k in kept}, "example_id": f"{i}_{row['video']}"},
+    example_id = f"{row['row_number']}_{row['video']}"
+    metadata = {"example_id": example_id, **{k: row[k] for k in kept}}
+    found = asked(row["question"], row["options"], ONLY_LETTER, row["answer"])
+    return found | {"metadata": metadata}
+
+
+# --- MLVU --------------------------------------------------------------------------------------
+
+MLVU = "plotQA", "needle", "ego", "count", "order", "anomaly_reco", "topic_reasoning"
+MLVU_OPEN = "sub_scene", "summary"
+
+
+def mlvu_mc(disk: Disk, split: str) -> Iterator[Record]:
+    """``MVLU/MLVU/json/{number}_{task}.json``: video, duration, question, candidates, answer (a
+    candidate). Test: ``MLVU_Test/test-ground-truth/test_mcq_gt.json`` with question_id as well, and
+    perhaps question_type."""
+    if split != "test":
+        return _mlvu(disk, enumerate(MLVU, 1), _lettered)
+
+    def question(row: Row) -> Record:
+        name = row["video"]
+        about = {"duration": float(row["duration"]), "task_type": row.get("question_type")}
+        return {
+            "video": disk.first(f"MLVU_Test/MLVU_Test/video/{name}", f"MLVU_Test/video/{name}"),
+            "metadata": {"question_id": str(row["question_id"]), "video_id": name, **about},
+            **_lettered(row),
         }
+
+    rows = disk.rows("MLVU_Test/test-ground-truth/test_mcq_gt.json")
+    return _shortest_first(disk.each(rows, question))
+
+
+def mlvu_gen(disk: Disk, split: str) -> Iterator[Record]:
+    """As ``mlvu_mc``, with a text as the answer, and perhaps scoring_points."""
+    return _mlvu(disk, enumerate(MLVU_OPEN, len(MLVU) + 1), _open)
+
+
+def _lettered(row: Row) -> Record:
+    prompt = lettered(row["question"], row["candidates"], OPTION_LETTER)
+    answer = letter_of(row["answer"], row["candidates"])
+    return {"question": prompt, "answer": answer, "style": EVAL_MC}
+
+
+def _open(row: Row) -> Record:
+    kept = {k: row[k] for k in ("question", "answer")}
+    points = {k: row[k] for k in ("scoring_points",) if k in row}
+    return kept | {"style": "demo", "metadata": kept | points}
+
+
+def _mlvu(
+    disk: Disk, tasks: Iterable[tuple[int, str]], answered: Callable[[Row], Record]
+) -> Iterator[Record]:
+    """Questions of all tasks, numbered through."""
+
+    def question(item: tuple[str, Row]) -> Record:
+        file, row = item
+        found, task = answered(row), file.partition("_")[2]
+        about = {"video_id": row["video"], "task_type": task, "duration": float(row["duration"])}
+        video = f"MVLU/MLVU/video/{file}/{row['video']}"
+        return found | {"video": video, "metadata": about | found.get("metadata", {})}
+
+    files = [f"{number}_{name}" for number, name in tasks]
+    rows = ((file, row) for file in files for row in disk.rows(f"MVLU/MLVU/json/{file}.json"))
+    records = list(disk.each(rows, question))
+    for number, record in enumerate(records):
+        record["metadata"]["question_id"] = str(number)
+    return _shortest_first(records)
+
+
+def _shortest_first(records: Iterable[Record]) -> Iterator[Record]:
+    return iter(sorted(records, key=lambda r: r["metadata"]["duration"]))

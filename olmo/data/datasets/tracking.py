@@ -1,76 +1,106 @@
-"""Tracking what an expression refers to, from masks in the layouts of MeViS and of the referring
-video sets. A track has a point per object and second: the pixel of its mask that is nearest to
-the mask's centre. Videos are folders of pictures at a fixed rate."""
+"""Tracks of objects in videos, from masks: a point per object and second, the pixel of its mask
+that is nearest to the mask's centre.
+
+An object is listed where its annotation has an entry, with None where that says that it is hidden.
+Videos are folders of pictures at a fixed rate, but for those of Molmo2. There is a reader for each
+layout; ``style`` says what is asked, without it they are benchmarks. Where the files of a set go,
+and the rate of one that does not tell it (30 per second), are ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.declare import TRACKING, dataset
-from olmo.data.datasets.disk import Disk, structs
-from olmo.data.datasets.draws import CLIP, ONE_OBJECT
+from olmo.data.datasets.disk import Disk, file_text, structs
+from olmo.data.datasets.draws import CLIP, CLIP_S, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
-from olmo.data.datasets.sources import Manual, Source
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.datasets.video_pointing import hub_table
-from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
-from olmo.data.records import PackedRecords
+from olmo.data.datasets.web_videos import web_video
+from olmo.data.records import PackedRecords, Record
 
 Row = dict[str, Any]
-Record = dict[str, Any]
-Masks = dict[int, dict[str, np.ndarray]]
-"""Frame number -> object -> mask."""
+TRACK, SINGLE = "video_point_track_per_frame", "video_single_point_track_per_frame"
 SAMPLING_FPS = 1
-TRACK, START_END = "video_point_track_per_frame", "video_point_ground_start_end"
-SINGLE = "video_single_point_track_per_frame"
 
 
-def frames_per_second(n_frames: int, fps: float) -> list[int]:
-    """Numbers of the frames at 0, 1, 2, ... seconds."""
-    seconds = range(int(n_frames / fps) + 1)
-    return [i for k in seconds if (i := round(k * fps / SAMPLING_FPS)) < n_frames]
+def once_a_second(times: Iterable[float]) -> list[int]:
+    """Which of ``times`` (in seconds, ascending) are the first of their second."""
+    found: dict[int, int] = {}
+    for i, t in enumerate(times):
+        found.setdefault(int(t * SAMPLING_FPS + 1e-6), i)
+    return list(found.values())
+
+
+def taught(row: Row, times: list[float], points: list[Row], scale: Any, style: str) -> Record:
+    """The message of training on ``points`` (object -> ``[x, y]``, or None where it is hidden) at
+    ``times``. ``row``: label, duration in seconds, and fps if the video is a folder."""
+    seen = {o for one in points for o, point in one.items() if point is not None}
+    if style == SINGLE and seen:
+        points = [{o: point for o, point in one.items() if o in seen} for one in points]
+    elif style == SINGLE:
+        style = TRACK  # there is no point to start from
+    shown = [i for i, one in enumerate(points) if one]
+    message = {
+        "label": row["label"],
+        "points": [points[i] for i in shown],
+        "timestamps": [times[i] for i in shown],
+        "point_scale": scale,
+        "style": style,
+        "sampling_fps": SAMPLING_FPS,
+    }
+    if "fps" in row:
+        message["metadata"] = {"frame_rate": row["fps"]}
+    draws = [ONE_OBJECT] if style == SINGLE and len(seen) > 1 else []
+    if row["duration"] > CLIP_S:
+        message["duration"] = row["duration"]
+        draws.append(CLIP)
+    return message | ({"draw": draws} if draws else {})
+
+
+def lazily(
+    disk: Disk, rows: Iterable[Row], convert: Callable[[Path, list[Row]], Record]
+) -> TableRecords:
+    """Examples that are made of ``rows`` when they are asked for."""
+    packed = PackedRecords.pack(rows)
+    media = [row["video"] for row in packed]
+    return TableRecords.single(packed, partial(convert, disk.home), media=media, kind="video")
 
 
 # --- from masks to points ----------------------------------------------------------------------
 
 
-def _masks(home: Path, row: Row) -> Masks:
-    """Masks that are not empty. A frame has run lengths by object, or the path of a picture in
-    which the object's number is its colour."""
-    found: Masks = {}
+def _masks(home: Path, row: Row) -> dict[int, dict[str, np.ndarray]]:
+    """Frame number -> object -> mask. A frame has run lengths by object, or the path of a picture
+    in which an object's number is its colour; who is not in that picture is not listed."""
+    found: dict[int, dict[str, np.ndarray]] = {}
     for frame, given in row["frames"]:
         if isinstance(given, str):
-            masks = {o: file_mask(home / given, int(o)) for o in row["objects"]}
+            seen = {o: file_mask(home / given, int(o)) for o in row["objects"]}
+            found[int(frame)] = {o: mask for o, mask in seen.items() if mask.any()}
         else:
-            masks = {o: rle_mask(rle) for o, rle in given.items()}
-        found[int(frame)] = {o: mask for o, mask in masks.items() if mask.any()}
+            found[int(frame)] = {o: rle_mask(rle) for o, rle in given.items()}
     return found
-
-
-def _points(masks: Masks) -> dict[int, dict[str, tuple[float, float]]]:
-    found = {
-        frame: {o: point for o, mask in one.items() if (point := mask_point(mask))}
-        for frame, one in masks.items()
-    }
-    return {frame: points for frame, points in found.items() if points}
 
 
 def _evaluated(home: Path, rows: list[Row]) -> Record:
     (row,) = rows
     masks = _masks(home, row)
+    seen = {f: {o: m for o, m in one.items() if m.any()} for f, one in masks.items()}
+    seen = {frame: one for frame, one in seen.items() if one}
     metadata = {
         "example_id": row["id"],
-        "points": _points(masks),
-        "masks": {frame: one for frame, one in masks.items() if one},
+        "points": {f: {o: mask_point(m) for o, m in one.items()} for f, one in seen.items()},
+        "masks": seen,
         "video_fps": row["fps"],
     }
-    metadata |= {k: row[k] for k in ("category", "frame_rate") if row.get(k)}
+    metadata |= {"category": row["category"]} if row.get("category") else {}
+    metadata |= {"frame_rate": row["fps"]} if row.get("folder", True) else {}
     question = {"label": row["label"], "style": TRACK, "sampling_fps": SAMPLING_FPS}
     return question | {"metadata": metadata}
 
@@ -78,183 +108,199 @@ def _evaluated(home: Path, rows: list[Row]) -> Record:
 def _trained(style: str, home: Path, rows: list[Row]) -> Record:
     (row,) = rows
     masks = _masks(home, row)
-    points = _points(masks)
+    points = [{o: mask_point(mask) for o, mask in one.items()} for one in masks.values()]
     sizes = [mask.shape for one in masks.values() for mask in one.values()]
     scale = [sizes[0][1], sizes[0][0]] if sizes else 100
-    if not points and style == SINGLE:
-        style = TRACK  # there is no point to start from
-    message = {
-        "label": row["label"],
-        "points": [{o: list(p) for o, p in one.items()} for one in points.values()],
-        "timestamps": [frame / row["fps"] for frame in points],
-        "point_scale": scale,
-        "style": style,
-        "sampling_fps": SAMPLING_FPS,
-    }
-    message |= {"draw": [ONE_OBJECT]} if style == SINGLE else {}
-    return {"message_list": [message], "metadata": {"frame_rate": row["frame_rate"]}}
+    return taught(row, [frame / row["fps"] for frame in masks], points, scale, style)
 
 
-# --- sets with an expression and masks of the objects it refers to ------------------------------
+# --- layouts -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Referring:
-    """Where a set has its files; ``{split}`` is filled in. ``masks`` is a file of run lengths by
-    object, or a folder with a picture per video and frame."""
+def referring(
+    disk: Disk, split: str, folders: list[str], fps: float, style: str | None = None
+) -> TableRecords:
+    """``folders``: expressions, frames, masks, in which ``{split}`` is filled in.
 
-    name: str
-    fps: int
-    expressions: str
-    frames: str
-    masks: str
-    training: str | None
-    evaluation: str | None
-    url: str
+    Expressions: JSON, ``videos``: name -> ``frames`` (names without extension), ``expressions``:
+    key -> ``exp`` and the objects, one or a list. Frames: a folder for each name. Masks: JSON, id
+    of ``anno_id`` -> run lengths or null for each frame; or a folder, ``{name}/{frame}.png``, with
+    the numbers of ``obj_id`` as colours. In place of expressions ``objects``: number ->
+    ``category`` (LVOS); without ``frames`` these are the pictures of masks.
+    """
+    expressions, frames, masks = (path.format(split=split) for path in folders)
+    runs = disk.json(masks) if masks.endswith(".json") else None
 
-    def rows(self, disk: Disk, split: str) -> Iterator[tuple[str, Row]]:
-        """Videos, each with the row of an expression."""
-        where = self.masks.format(split=split)
-        runs = dict(disk.items(where)) if where.endswith(".json") else None
-        frames = self.frames.format(split=split)
-        for name, video in disk.items(self.expressions.format(split=split), "videos"):
-            numbers = frames_per_second(len(video["frames"]), self.fps)
-            for key, said in video["expressions"].items():
-                row = {"id": f"{name}_{key}", "label": said["exp"]}
-                row |= {"fps": self.fps, "frame_rate": self.fps}
-                if runs is None:
-                    row["objects"] = _listed(said["obj_id"])
-                    row["frames"] = [
-                        [i, f"{where}/{name}/{video['frames'][i]}.png"] for i in numbers
-                    ]
-                else:
-                    mine = {o: runs[o] for o in _listed(said["anno_id"])}
-                    row["frames"] = [
-                        [i, {o: masks[i] for o, masks in mine.items() if masks[i]}] for i in numbers
-                    ]
-                yield f"{frames}/{name}", row
+    def rows(item: tuple[str, Row]) -> Iterator[Row]:
+        name, video = item
+        listed = video.get("frames") or [f.partition(".")[0] for f in disk.names(f"{masks}/{name}")]
+        numbers = once_a_second(i / fps for i in range(len(listed)))
+        said = video["expressions"] if "expressions" in video else _alone(video["objects"])
+        for key, one in said.items():
+            row = {"video": f"{frames}/{name}", "id": f"{name}_{key}", "label": one["exp"]}
+            row |= {"fps": fps, "duration": len(listed) / fps}
+            given = one["obj_id" if runs is None else "anno_id"]
+            ids = [str(i) for i in (given if isinstance(given, list) else [given])]
+            if runs is None:
+                row["objects"] = ids
+                row["frames"] = [[i, f"{masks}/{name}/{listed[i]}.png"] for i in numbers]
+            else:
+                mine = {o: runs[o] for o in ids}
+                row["frames"] = [[i, {o: m[i] for o, m in mine.items() if m[i]}] for i in numbers]
+            yield row
 
-    def records(
-        self, disk: Disk, split: str, convert: Callable[[Path, list[Row]], Record]
-    ) -> TableRecords:
-        pairs = list(self.rows(disk, split))
-        rows = PackedRecords.pack(row for _, row in pairs)
-        media = [video for video, _ in pairs]
-        return TableRecords.single(rows, partial(convert, disk.home), media=media, kind="video")
-
-    def declare(self, name: str, split: tuple[str, str], style: str | None) -> None:
-        """``split``: our name of it and theirs; without ``style`` it is the benchmark."""
-        folder = self.expressions.partition("/")[0]
-        masks = (self.masks,) if self.masks.endswith(".json") else ()
-        convert = _evaluated if style is None else partial(_trained, style)
-
-        @dataset(
-            name,
-            dict([split]),
-            files=(self.expressions, *masks),
-            media=(self.frames.format(split=split[1]),),
-            sources=(Manual(f"expressions, frames and masks go to {folder}", self.url),),
-            groups=(TRACKING,),
-        )
-        def read(disk: Disk, split: str) -> TableRecords:
-            return self.records(disk, split, convert)
+    found = disk.each(disk.items(expressions, "videos"), rows)
+    return lazily(disk, found, _evaluated if style is None else partial(_trained, style))
 
 
-def _listed(ids: Any) -> list[str]:
-    """Ids as a list of text; the sets have one or several, as numbers or as text."""
-    return [str(i) for i in (ids if isinstance(ids, list) else [ids])]
+def _alone(objects: Row) -> Row:
+    """An expression for each object."""
+    return {o: {"exp": of.get("category", "object"), "obj_id": o} for o, of in objects.items()}
 
 
-REFERRING = (
-    Referring(
-        *("mevis", 6, "MeViS/{split}/meta_expressions.json", "MeViS/{split}/JPEGImages"),
-        *("MeViS/{split}/mask_dict.json", "train", "valid_u"),
-        "https://github.com/henghuiding/MeViS",
-    ),
-    Referring(
-        *("ref_yt_vos", 6, "Ref-YT-VOS/meta_expressions/{split}/meta_expressions.json"),
-        *("Ref-YT-VOS/{split}/JPEGImages", "Ref-YT-VOS/{split}/Annotations", "train", "valid"),
-        "https://youtube-vos.org/dataset/rvos/",
-    ),
-    Referring(
-        *("ref_davis17", 24, "Ref-DAVIS17/meta_expressions/{split}/meta_expressions.json"),
-        *("Ref-DAVIS17/{split}/JPEGImages", "Ref-DAVIS17/{split}/Annotations", "train", "valid"),
-        "https://davischallenge.org/davis2017/code.html",
-    ),
-    Referring(
-        *("reasonvos", 6, "ReasonVOS/meta_expressions.json", "ReasonVOS/JPEGImages"),
-        *("ReasonVOS/Annotations", None, "test"),
-        "https://github.com/showlab/VideoLISA",
-    ),
-)
+def instances(
+    disk: Disk, split: str, file: str, frames: str, fps: float, style: str
+) -> TableRecords:
+    """``file``: JSON as YouTube-VIS has it: ``videos`` (id, file_names), ``annotations`` (id,
+    video_id, category_id, segmentations: run lengths or null for each frame), ``categories`` (id,
+    name). Pictures: ``{frames}/{file_name}``. One example per video and category."""
+    content = disk.json(file)
+    names = _names(disk, file, content)
+    tracks: dict[str, list[Row]] = {}
+    for track in disk.each(
+        _part(disk, file, content, "annotations"),
+        lambda t: (
+            {"kind": t["category_id"], "video": str(t["video_id"]), "id": str(t["id"])}
+            | {"masks": t["segmentations"]}
+        ),
+    ):
+        tracks.setdefault(track["video"], []).append(track)
 
-for _set in REFERRING:
-    if _set.evaluation:
-        _set.declare(f"{_set.name}_track_eval_1fps", ("test", _set.evaluation), None)
-    if _set.training:
-        for _kind, _style in (
-            ("track", TRACK),
-            ("ground", START_END),
-            ("single_point_track", SINGLE),
-        ):
-            _set.declare(f"{_set.name}_{_kind}", ("train", _set.training), _style)
-REFERRING[0].declare("mevis_point_track_per_frame_fps_6_sample_fps_1", ("test", "valid_u"), None)
+    def rows(video: Row) -> Iterator[Row]:
+        listed, mine = video["file_names"], tracks.get(str(video["id"]), ())
+        row = {"video": f"{frames}/{listed[0].rpartition('/')[0]}", "fps": fps}
+        row |= {"duration": len(listed) / fps}
+        masks = [
+            [i, {t["id"]: t["masks"][i] for t in mine if t["masks"][i]}]
+            for i in once_a_second(i / fps for i in range(len(listed)))
+        ]
+        return _by_kind(row, masks, {t["id"]: t["kind"] for t in mine}, names)
+
+    found = disk.each(_part(disk, file, content, "videos"), rows)
+    return lazily(disk, found, partial(_trained, style))
+
+
+def burst(disk: Disk, split: str, style: str) -> TableRecords:
+    """``TAO-Amodal/burst/{split}.json``: ``categories`` (id, name), ``sequences``: dataset,
+    seq_name, fps, width, height, all_image_paths, annotated_image_paths, track_category_ids
+    (track -> id), segmentations (track -> ``rle``, for each annotated picture). Pictures:
+    ``TAO-Amodal/frames/{split}/{dataset}/{seq_name}/``. One example per sequence and category."""
+    file = f"TAO-Amodal/burst/{split}.json"
+    content = disk.json(file)
+    names = _names(disk, file, content)
+
+    def rows(video: Row) -> Iterator[Row]:
+        fps, size = float(video["fps"]), [video["height"], video["width"]]
+        number = {path: i for i, path in enumerate(video["all_image_paths"])}
+        at = [number[path] for path in video["annotated_image_paths"]]
+        folder = f"TAO-Amodal/frames/{split}/{video['dataset']}/{video['seq_name']}"
+        row = {"video": folder, "fps": fps, "duration": len(number) / fps}
+        masks = []
+        for i in once_a_second(n / fps for n in at):
+            seen = video["segmentations"][i].items()
+            masks.append([at[i], {o: {"size": size, "counts": m["rle"]} for o, m in seen}])
+        return _by_kind(row, masks, video["track_category_ids"], names)
+
+    found = disk.each(_part(disk, file, content, "sequences"), rows)
+    return lazily(disk, found, partial(_trained, style))
+
+
+def _by_kind(
+    row: Row, masks: list[Any], kinds: dict[str, Any], names: dict[str, str]
+) -> Iterator[Row]:
+    """A row for each of ``kinds`` (object -> kind)."""
+    for kind in dict.fromkeys(kinds.values()):
+        mine = [[i, {o: m for o, m in seen.items() if kinds[o] == kind}] for i, seen in masks]
+        yield row | {"label": names[str(kind)], "frames": mine}
+
+
+def _names(disk: Disk, file: str, content: Row) -> dict[str, str]:
+    rows = _part(disk, file, content, "categories")
+    kinds = disk.each(rows, lambda kind: {"id": str(kind["id"]), "name": kind["name"]})
+    return {kind["id"]: kind["name"] for kind in kinds}
+
+
+def _part(disk: Disk, file: str, content: Row, key: str) -> Iterator[Any]:
+    for i, row in enumerate(content[key]):
+        disk.place = (file, key, i)
+        yield row
+
+
+def vicas(disk: Disk, split: str, style: str) -> TableRecords:
+    """``ViCaS/splits/v1.0/{split}.json``: a list of videos (numbers).
+    ``ViCaS/annotations/v1.0/{number:06d}.json``: ``segmentations`` (frame_id, object_ids,
+    mask_rles), ``object_referrals`` (prompt, track_ids). Pictures, 30 per second:
+    ``ViCaS/video_frames/{number:06d}/``. One example per video, whose large file is read last."""
+
+    def row(number: Any) -> Row:
+        name = f"{int(number):06d}"
+        file = f"ViCaS/annotations/v1.0/{name}.json"
+        return {"video": f"ViCaS/video_frames/{name}", "file": file, "fps": 30}
+
+    rows = disk.each(disk.rows(f"ViCaS/splits/v1.0/{split}.json"), row)
+    return lazily(disk, rows, partial(_vicas, style))
+
+
+def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
+    (row,) = rows
+    content = json.loads(file_text(home / row["file"]))
+    seen = content["segmentations"]
+    seen = [seen[i] for i in once_a_second(f["frame_id"] / row["fps"] for f in seen)]
+    messages = []
+    for said in content["object_referrals"]:
+        frames = []
+        for frame in seen:
+            masks = dict(zip(frame["object_ids"], frame["mask_rles"], strict=True))
+            mine = {str(o): masks[o] for o in said["track_ids"] if o in masks}
+            frames.append([frame["frame_id"], mine])
+        one = row | {"label": said["prompt"], "frames": frames, "duration": 0.0}  # they are short
+        messages.append(_trained(style, home, [one]))
+        del messages[-1]["metadata"]  # is that of the example
+    return {"message_list": messages, "metadata": {"frame_rate": row["fps"]}}
 
 
 # --- videos of Molmo2 --------------------------------------------------------------------------
 
 
-def _table_row(row: Row) -> Row:
-    frames = [
-        [f["frame"], {str(o["id"]): o for o in structs(f["objects"])}]
-        for f in structs(row["frames"])
-    ]
-    return {k: row.get(k) for k in ("id", "label", "fps", "category")} | {"frames": frames}
+def molmo2_video(disk: Disk, split: str, style: str) -> Iterator[Record]:
+    """``Molmo2-VideoTrack`` (the layout is ours): video_id, label, duration, frames (``{time,
+    objects}``, an object ``{id, x, y}`` in per cent, ``occluded`` if it is hidden)."""
+
+    def point(o: Row) -> list[Any] | None:
+        return None if o.get("occluded") else [o["x"], o["y"]]
+
+    def message(row: Row) -> Record:
+        frames = structs(row["frames"])
+        points = [{str(o["id"]): point(o) for o in structs(f["objects"])} for f in frames]
+        row["duration"] = float(row["duration"])
+        found = taught(row, [float(f["time"]) for f in frames], points, 100, style)
+        return {"video": web_video(disk, row["video_id"])} | found
+
+    return disk.each(disk.table_rows("Molmo2-VideoTrack", split), message)
 
 
-def _table_evaluated(rows: list[Row]) -> Record:
-    return _evaluated(Path(), [_table_row(row) for row in rows])
-
-
-EVAL_SOURCES: tuple[Source, ...] = (hub_table("Molmo2-VideoTrackEval", "test"), WEB_MANUAL)
-
-
-@dataset(
-    "molmo2_video_track_eval_1fps",
-    {"test": "test"},
-    files=("Molmo2-VideoTrackEval",),
-    media=WEB_MEDIA,
-    sources=EVAL_SOURCES,
-    groups=(TRACKING,),
-)
 def molmo2_video_eval(disk: Disk, split: str) -> TableRecords:
+    """``Molmo2-VideoTrackEval`` (the layout is ours): id, video_id, label, fps, category if there
+    is one, frames (``{frame, objects}``, an object ``{id, size, counts}``)."""
     rows = disk.table("Molmo2-VideoTrackEval", split, "id", "video_id", "label", "fps", "frames")
     media = [web_video(disk, name) for name in rows.column("video_id")]
     return TableRecords.single(rows, _table_evaluated, media=media, kind="video")
 
 
-@dataset(
-    "molmo2_video_track",
-    {"train": "train"},
-    files=("Molmo2-VideoTrack",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-VideoTrack", "train"), WEB_MANUAL),
-    groups=(TRACKING,),
-)
-def molmo2_video(disk: Disk, split: str) -> Iterator[Record]:
-    """Points in per cent, at times in seconds."""
-    columns = ("video_id", "label", "duration", "frames")
-    for row in disk.table_rows("Molmo2-VideoTrack", split, *columns):
-        frames = structs(row["frames"])
-        objects = [{str(o["id"]): [o["x"], o["y"]] for o in structs(f["objects"])} for f in frames]
-        yield {
-            "video": web_video(disk, row["video_id"]),
-            "label": row["label"],
-            "points": objects,
-            "timestamps": [float(f["time"]) for f in frames],
-            "point_scale": 100,
-            "duration": float(row["duration"]),
-            "style": TRACK,
-            "sampling_fps": SAMPLING_FPS,
-            "draw": [CLIP],
-        }
+def _table_evaluated(rows: list[Row]) -> Record:
+    (row,) = rows
+    frames = [
+        [f["frame"], {str(o["id"]): o for o in structs(f["objects"])}]
+        for f in structs(row["frames"])
+    ]
+    return _evaluated(Path(), [row | {"frames": frames, "folder": False}])

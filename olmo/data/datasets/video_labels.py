@@ -1,298 +1,258 @@
 """Actions and events as questions: a video or a clip of one, and its label or description. The
-question is one of a few wordings, drawn for every example anew."""
+question is one of a few wordings, drawn for every example anew.
+
+Lists of the videos that are there may stand beside the annotations; without one the folders tell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from olmo.data.datasets.declare import Record, by_media, dataset
-from olmo.data.datasets.disk import VIDEO_EXTENSIONS, Disk, pick
+from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import NUMBERS, WORDING
-from olmo.data.datasets.long_benchmarks import clock_seconds
-from olmo.data.datasets.sources import HubFiles, Manual, WebFile
-from olmo.data.datasets.video_qa import CHARADES, GROUPS, MC, SA, TRAIN_VAL, short
+from olmo.data.datasets.messages import MC, SA, clip_times, short
+from olmo.data.records import Flaw, LeftOut, Record
 
-WHICH_ACTIVITY = [
+Row = dict[str, Any]
+ACTIVITY = [
     "What activity does the video depict?",
     "Which activity can be seen in the video?",
     "What is going on in this video?",
     "Describe in a few words what is done in the video.",
 ]
-WHICH_ACTION = WHICH_ACTIVITY[:3]
+ACTION = ACTIVITY[:3]
 
 
 def label(answer: str, style: str, wordings: list[str]) -> Record:
     """A message that asks for ``answer`` in one of ``wordings``."""
+    Flaw.when(not isinstance(answer, str) or not answer, "the label is no text")
     return {"wordings": wordings, "answer": answer, "style": style, "draw": [WORDING]}
 
 
-def clip(video: str, start: float, end: float, *messages: Record) -> Record:
-    """A record on the seconds ``start`` to ``end`` of a video."""
-    times = {"clip_start_time": start, "clip_end_time": end}
-    return {"video": video, "metadata": times, "message_list": list(messages)}
+def _extensions(disk: Disk, path: str) -> dict[str, str | None]:
+    """Name of a video -> its extension (``.mp4``, null for no file); none if the file is absent."""
+    return dict(disk.items(path)) if disk.exists(path) else {}
+
+
+def _names(disk: Disk, path: str) -> set[str] | None:
+    """The names that a JSON file lists; None if it is absent."""
+    return {n for n in disk.json(path) if isinstance(n, str)} if disk.exists(path) else None
+
+
+def _parts(disk: Disk, path: str, key: str) -> Iterator[tuple[str, Row, Row]]:
+    """Id, entry and part for each of the parts under ``key`` in the entries of a database. One
+    that has no list of them fails when its part is looked at."""
+    for name, row in disk.items(path, "database"):
+        parts = row.get(key) if isinstance(row, dict) else None
+        for part in parts if isinstance(parts, list) else [{}]:
+            yield name, row, part
+
+
+def _with_extension(disk: Disk, folder: str, name: str, known: dict[str, str | None]) -> str:
+    """The video; see ``_extensions`` for ``known``."""
+    if name not in known:
+        return disk.with_extension(f"{folder}/{name}", ("mkv", "mp4", "webm"))
+    LeftOut.when(not known[name], "its video is listed as missing")
+    return f"{folder}/{name}{known[name]}"
 
 
 # --- whole videos ------------------------------------------------------------------------------
 
 
-@dataset(
-    "moments_in_time_qa",
-    {"train": "training", "validation": "validation"},
-    files=("moments_in_time/Moments_in_Time_Raw/{split}_with_missing_renamed.csv",),
-    media=("moments_in_time/Moments_in_Time_Raw",),
-    sources=(
-        Manual(
-            "request the raw videos; number them <label>/0000001.mp4, ... in "
-            "{training,validation}-videos-renamed, and list them (video, label) in "
-            "{training,validation}_with_missing_renamed.csv",
-            "http://moments.csail.mit.edu",
-        ),
-    ),
-    groups=GROUPS,
-)
 def moments_in_time(disk: Disk, split: str) -> Iterator[Record]:
+    """``moments_in_time/Moments_in_Time_Raw/{split}_with_missing_renamed.csv``: label,
+    transformed_video_path (in ``{split}-videos-renamed/``), missing. Without it ``{split}.csv``:
+    video_path (in ``{split}-videos/``), label."""
     folder = "moments_in_time/Moments_in_Time_Raw"
-    for row in disk.csv(f"{folder}/{split}_with_missing_renamed.csv"):
-        name = str(pick(row, "video", "renamed", "filename", "path")).rpartition("/")[2]
-        video = "/".join([folder, f"{split}-videos-renamed", row["label"], name])
-        text = row["label"].replace("+", " ").replace("_", " ")
-        yield {
-            "video": video,
-            "message_list": [label(text, "moments_in_time_label", WHICH_ACTION)],
-        }
+    renamed = disk.exists(f"{folder}/{split}_with_missing_renamed.csv")
+    column, suffix = ("transformed_video_path", "-renamed") if renamed else ("video_path", "")
+
+    def message(row: Row) -> Record:
+        text = row["label"].replace("+", " ")
+        LeftOut.when(row.get("missing") == "True", "its video is listed as missing")
+        person = text != row["label"] and text.startswith(("child ", "adult "))
+        LeftOut.when(person, "what a child or an adult does")
+        video = f"{folder}/{split}-videos{suffix}/{row[column]}"
+        return {"video": video} | label(text, "moments_in_time_label", ACTION)
+
+    table = f"{split}_with_missing_renamed.csv" if renamed else f"{split}.csv"
+    return disk.each(disk.csv(f"{folder}/{table}"), message)
 
 
-@dataset(
-    "kinetics_qa",
-    TRAIN_VAL,
-    files=(
-        "kinetics/kinetics710/k710_label_map.txt",
-        "kinetics/kinetics710/k600_{split}_list_videos.txt",
-        "kinetics/kinetics710/k700_{split}_list_videos.txt",
-    ),
-    media=("kinetics/kinetics600", "kinetics/kinetics700"),
-    sources=(
-        Manual(
-            "videos go to kinetics/kinetics{600,700}/{train,val}/<label>/; the merged lists to "
-            "kinetics/kinetics710",
-            "https://github.com/cvdfoundation/kinetics-dataset",
-        ),
-    ),
-    groups=GROUPS,
-)
 def kinetics(disk: Disk, split: str) -> Iterator[Record]:
-    """A list has lines ``path label``, where label is a line number of the label map. The last
-    part of the path is the file; its folder is the part before it, or the label."""
-    labels = list(disk.lines("kinetics/kinetics710/k710_label_map.txt"))
-    corrupt = _corrupt(disk, "kinetics/kinetics_corrupt.parquet")
-    for release in ("600", "700"):
-        for line in disk.lines(f"kinetics/kinetics710/k{release}_{split}_list_videos.txt"):
-            path, _, number = line.rpartition(" ")
-            text = labels[int(number)]
-            *folders, name = path.split("/")
-            place = f"kinetics/kinetics{release}/{split}"
-            named = folders[-1] if folders else text
-            video = "/".join([place, named if disk.exists(f"{place}/{named}") else text, name])
-            if name.rpartition(".")[0] not in corrupt:
-                message = label(text, "kinetics_label", WHICH_ACTIVITY)
-                yield {"video": video, "message_list": [message]}
+    """``kinetics/kinetics710/k{600,700}_{split}_list_videos.txt``: lines "path number", the number
+    is that of a line of ``k710_label_map.txt``; a file that is listed twice has its last label.
+    ``kinetics/kinetics_existing_videos.json`` and the column video of ``kinetics_corrupt.parquet``
+    list paths below ``kinetics``."""
+    lists, corrupt = "kinetics/kinetics710", "kinetics/kinetics_corrupt.parquet"
+    labels = dict(enumerate(disk.lines(f"{lists}/k710_label_map.txt")))
+    existing = _names(disk, "kinetics/kinetics_existing_videos.json")
+    unusable = {r["video"] for r in disk.parquet(corrupt)} if disk.exists(corrupt) else set()
+
+    def message(listed: tuple[str, str]) -> Record:
+        release, line = listed
+        path, _, number = line.rpartition(" ")
+        text = labels.get(int(number), "")
+        Flaw.when(not text, "the label map has no such label")
+        folder = text if release == "700" else text.replace(" ", "_")
+        video = f"kinetics{release}/{split}/{folder}/{path.rpartition('/')[2]}"
+        absent = existing is not None and video not in existing
+        LeftOut.when(absent, "its video is not listed as existing")
+        LeftOut.when(video in unusable, "its video is listed as corrupt")
+        return {"video": f"kinetics/{video}"} | label(text, "kinetics_label", ACTIVITY)
+
+    for release in ("700", "600"):
+        last = {}
+        for line in disk.lines(f"{lists}/k{release}_{split}_list_videos.txt"):
+            last[line.rpartition(" ")[0].rpartition("/")[2]] = (release, line), disk.place
+        # each with its place in the file, which is named where one is left out
+        yield from disk.each((listed for listed, disk.place in last.values()), message)
 
 
-def _corrupt(disk: Disk, table: str) -> set[str]:
-    """Names, without folder and extension, of the first text column of a table of bad files."""
-    names = set()
-    for row in disk.parquet(table) if disk.exists(table) else ():
-        path = next(v for v in row.values() if isinstance(v, str))
-        name = path.rpartition("/")[2]
-        names.add(name.rpartition(".")[0] or name)
-    return names
+def countix(disk: Disk, split: str, choice: bool) -> Iterator[Record]:
+    """``countix_{split}_mapped.csv``: class, count, video_path (in ``kinetics/kinetics700``), and
+    ``class_to_question.json``: class -> questions; in ``Countix`` or ``kinetics/kinetics700``."""
+    homes = ("Countix", "kinetics/kinetics700")
+    questions = disk.json(disk.first(*(f"{home}/class_to_question.json" for home in homes)))
+
+    def message(row: Row) -> Record:
+        count, wordings = int(row["count"]), questions.get(row["class"])
+        Flaw.when(not wordings, "no question for the class")
+        Flaw.when(choice and count < 1, "no four numbers from 1 on have the count among them")
+        found = label(str(count), MC if choice else SA, list(wordings))
+        draws = [WORDING, NUMBERS] if choice else [WORDING]
+        return {"video": f"kinetics/kinetics700/{row['video_path']}"} | found | {"draw": draws}
+
+    rows = disk.csv(disk.first(*(f"{home}/countix_{split}_mapped.csv" for home in homes)))
+    return disk.each(rows, message)
 
 
-COUNTIX_SOURCES = (
-    HubFiles("allenai/Molmo2-Countix", "Countix", ("*.csv", "*.json")),
-    Manual("Kinetics-700 videos go to kinetics/kinetics700"),
-)
-COUNTIX_SPLITS = {"train": "train", "validation": "val"}
-COUNTIX_FILES = ("Countix/countix_{split}_mapped.csv", "Countix/class_to_question.json")
+EPIC_CORRUPT = {
+    *("P01_102_229.910_234.300", "P01_102_90.240_93.490", "P01_104_65.170_92.450"),
+    "P02_118_722.700_723.550",
+}
 
 
-def _countix(disk: Disk, split: str, extra: Record) -> Iterator[Record]:
-    questions = disk.json("Countix/class_to_question.json")
-    for row in disk.csv(f"Countix/countix_{split}_mapped.csv"):
-        wordings = questions[row["class"]]
-        message = {
-            "wordings": wordings if isinstance(wordings, list) else [wordings],
-            "answer": str(int(float(row["count"]))),
-            **extra,
-        }
-        yield {"video": f"kinetics/kinetics700/{row['video_path']}", "message_list": [message]}
+def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
+    """``epic-kitchens/epic-kitchens-100-annotations/EPIC_100_{split}_with_missing.csv``, else
+    ``EPIC_100_{split}.csv``: participant_id, video_id, start_timestamp, stop_timestamp, narration,
+    missing (optional). Clips ``{video_id}_{start}_{stop}.mp4``, in seconds."""
+    table = f"epic-kitchens/epic-kitchens-100-annotations/EPIC_100_{split}"
+    listed = f"{table}_with_missing.csv"
 
+    def seconds(text: str) -> float:
+        hours, minutes, rest = map(float, text.split(":"))
+        return 3600 * hours + 60 * minutes + rest
 
-@dataset(
-    "countix_oe",
-    COUNTIX_SPLITS,
-    files=COUNTIX_FILES,
-    media=("kinetics/kinetics700",),
-    sources=COUNTIX_SOURCES,
-    groups=GROUPS,
-)
-def countix_oe(disk: Disk, split: str) -> Iterator[Record]:
-    return _countix(disk, split, {"style": SA, "draw": [WORDING]})
+    def message(row: Row) -> Record:
+        LeftOut.when(row.get("missing") == "True", "its clip is listed as missing")
+        start, stop = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
+        clip = f"{row['video_id']}_{start:.3f}_{stop:.3f}"
+        LeftOut.when(clip in EPIC_CORRUPT, "its clip is known to be corrupt")
+        video = "/".join(["epic-kitchens-clips", row["participant_id"], "videos", f"{clip}.mp4"])
+        return {"video": video} | label(row["narration"], "epic_kitchens_label", ACTION)
 
-
-@dataset(
-    "countix_mc",
-    COUNTIX_SPLITS,
-    files=COUNTIX_FILES,
-    media=("kinetics/kinetics700",),
-    sources=COUNTIX_SOURCES,
-)
-def countix_mc(disk: Disk, split: str) -> Iterator[Record]:
-    return _countix(disk, split, {"style": MC, "draw": [WORDING, NUMBERS]})
+    return disk.each(disk.csv(listed if disk.exists(listed) else f"{table}.csv"), message)
 
 
 # --- clips -------------------------------------------------------------------------------------
 
 
-@dataset(
-    "charades_sta_all_qa",
-    {"train": "train", "validation": "test", "test": "test"},
-    files=("Charades/charades_sta_{split}.txt",),
-    media=("Charades/Charades_v1",),
-    sources=(
-        Manual(
-            "charades_sta_train.txt and charades_sta_test.txt go to Charades",
-            "https://github.com/jiyanggao/TALL",
-        ),
-        CHARADES,
-    ),
-    groups=GROUPS,
-)
 def charades_sta(disk: Disk, split: str) -> Iterator[Record]:
-    for line in disk.lines(f"Charades/charades_sta_{split}.txt"):
+    """``Charades/charades_sta_{split}.txt``: "id start end##caption". ``existing_videos.json``
+    lists ids."""
+    existing = _names(disk, "Charades/existing_videos.json")
+
+    def message(line: str) -> Record:
         place, _, caption = line.partition("##")
-        name, start, end = place.split(" ")
-        if float(start) < float(end):
-            message = label(caption, "charades_sta", WHICH_ACTIVITY)
-            yield clip(f"Charades/Charades_v1/{name}.mp4", float(start), float(end), message)
+        name, start, end = place.split()
+        absent = existing is not None and name not in existing
+        LeftOut.when(absent, "its video is not listed as existing")
+        video = {"video": f"Charades/Charades_v1/{name}.mp4", "metadata": clip_times(start, end)}
+        return video | label(caption, "charades_sta", ACTIVITY)
+
+    return disk.each(disk.lines(f"Charades/charades_sta_{split}.txt"), message)
 
 
-@dataset(
-    "coin_all_qa",
-    {"train": "training", "validation": "testing", "test": "testing"},
-    files=("coin/COIN.json",),
-    media=("coin/videos",),
-    sources=(
-        WebFile(
-            "https://raw.githubusercontent.com/coin-dataset/annotations/master/COIN.json",
-            "coin/COIN.json",
-        ),
-        Manual("videos go to coin/videos/<id>.{mkv,mp4,webm}", "https://coin-dataset.github.io"),
-    ),
-    groups=GROUPS,
-)
 def coin(disk: Disk, split: str) -> Iterator[Record]:
-    corrupt = _corrupt(disk, "coin/coin_corrupt.parquet")
-    for name, row in disk.items("coin/COIN.json", "database"):
-        if row["subset"] == split and name not in corrupt:
-            video = disk.with_extension(f"coin/videos/{name}", ("mkv", "mp4", "webm"))
-            for part in row["annotation"]:
-                message = label(part["label"], "coin_label", WHICH_ACTION)
-                yield clip(video, *part["segment"], message)
+    """``coin/COIN.json``: database {id: {subset, annotation [{segment, label}]}}.
+    ``file_extensions.json``: id -> extension; ``coin_corrupt.parquet``: video_id, metadata
+    {clip_start_time, clip_end_time}."""
+    known, table = _extensions(disk, "coin/file_extensions.json"), "coin/coin_corrupt.parquet"
+    rows = disk.parquet(table) if disk.exists(table) else ()
+    corrupt = [(row["video_id"], row["metadata"]) for row in rows]
+
+    def message(found: tuple[str, Row, Row]) -> Iterator[Record]:
+        name, row, part = found
+        if split in row["subset"]:
+            video = _with_extension(disk, "coin/videos", name, known)
+            times = clip_times(*part["segment"])
+            LeftOut.when((name, times) in corrupt, "the segment is listed as corrupt")
+            yield {"video": video, "metadata": times} | label(part["label"], "coin_label", ACTION)
+
+    return disk.each(_parts(disk, "coin/COIN.json", "annotation"), message)
 
 
-@dataset(
-    "youcook2_all_qa",
-    {"train": "training", "validation": "validation"},
-    files=("youcook2/youcookii_annotations_trainval.json",),
-    media=("youcook2/videos",),
-    sources=(
-        Manual(
-            "youcookii_annotations_trainval.json and videos/<id>.<ext> go to youcook2",
-            "http://youcook2.eecs.umich.edu",
-        ),
-    ),
-    groups=GROUPS,
-)
+YOUCOOK2_CORRUPT = [("UB1_MNpdvgs", 595, 613), ("UB1_MNpdvgs", 624, 635)]
+
+
 def youcook2(disk: Disk, split: str) -> Iterator[Record]:
-    """A clip per step with a question, and the whole video with the captions of all its steps."""
-    table = "youcook2/youcookii_annotations_trainval.json"
-    for name, row in disk.items(table, "database"):
+    """``youcook2/youcookii_annotations_trainval.json``: database {id: {subset, annotations
+    [{segment, sentence}]}}. ``video_extensions.json``: id -> extension. A question on the clip of
+    a step, and for the whole video a caption of it."""
+    known = _extensions(disk, "youcook2/video_extensions.json")
+
+    def messages(found: tuple[str, Row, Row]) -> Iterator[Record]:
+        name, row, part = found
         if row["subset"] != split:
-            continue
-        video = disk.with_extension(f"youcook2/videos/{name}")
-        captions = []
-        for part in row["annotations"]:
-            start, end = part["segment"]
-            yield clip(video, start, end, label(part["sentence"], "youcook2_label", WHICH_ACTION))
-            caption = {"text": part["sentence"], "start_time": start, "end_time": end}
-            captions.append(caption | {"style": "video_clip_short_caption_start_end"})
-        if captions:
-            yield {"video": video, "message_list": captions}
+            return
+        video = _with_extension(disk, "youcook2/videos", name, known)
+        times, text = clip_times(*part["segment"]), part["sentence"]
+        start, end = times.values()
+        text = text if text.endswith(".") else f"{text}."
+        if (name, start, end) not in YOUCOOK2_CORRUPT:
+            yield {"video": video, "metadata": times} | label(text, "youcook2_label", ACTION)
+        caption = {"text": text, "start_time": start, "end_time": end}
+        yield {"video": video, "style": "video_clip_short_caption_start_end"} | caption
+
+    table = "youcook2/youcookii_annotations_trainval.json"
+    return disk.each(_parts(disk, table, "annotations"), messages)
 
 
-@dataset(
-    "epic_kitchens_qa",
-    TRAIN_VAL | {"validation": "validation"},
-    files=("epic-kitchens/epic-kitchens-100-annotations/EPIC_100_{split}_with_missing.csv",),
-    media=("epic-kitchens-clips",),
-    sources=(
-        Manual(
-            "cut every narrated action to epic-kitchens-clips/<participant>/videos/"
-            "<video>_<start>_<end>.mp4 (seconds, 3 decimals)",
-            "https://epic-kitchens.github.io",
-        ),
-    ),
-    groups=GROUPS,
-)
-def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
-    folder = "epic-kitchens/epic-kitchens-100-annotations"
-    for row in disk.csv(f"{folder}/EPIC_100_{split}_with_missing.csv"):
-        start, end = (clock_seconds(row[k]) for k in ("start_timestamp", "stop_timestamp"))
-        file = f"{row['video_id']}_{start:.3f}_{end:.3f}.mp4"
-        message = label(row["narration"], "epic_kitchens_label", WHICH_ACTION)
-        video = "/".join(["epic-kitchens-clips", row["participant_id"], "videos", file])
-        yield {"video": video, "message_list": [message]}
-
-
-@dataset(
-    "activitynet_all_qa",
-    TRAIN_VAL,
-    files=(
-        "ActivityNet/activity_net.v1-3.min.json",
-        "ActivityNet/{split}_q.json",
-        "ActivityNet/{split}_a.json",
-    ),
-    media=("ActivityNet/all-videos",),
-    sources=(
-        *(
-            WebFile(
-                "https://raw.githubusercontent.com/MILVLG/activitynet-qa/master/dataset/"
-                f"{split}_{kind}.json",
-                f"ActivityNet/{split}_{kind}.json",
-            )
-            for split in ("train", "val")
-            for kind in ("q", "a")
-        ),
-        Manual(
-            "activity_net.v1-3.min.json goes to ActivityNet, videos to "
-            "ActivityNet/all-videos/v_<id>.<ext>",
-            "http://activity-net.org",
-        ),
-    ),
-    groups=GROUPS,
-)
 def activitynet(disk: Disk, split: str) -> Iterator[Record]:
-    def video(name: str) -> str:
-        return disk.with_extension(f"ActivityNet/all-videos/v_{name}", VIDEO_EXTENSIONS)
+    """``ActivityNet/activity_net.v1-3.min.json``: database {id: {annotations [{segment, label}]}},
+    clips of all subsets; ``{split}_q.json``: video_name, question, question_id; ``{split}_a.json``:
+    question_id, answer. ``missing_videos.json`` lists ids."""
+    missing = _names(disk, "ActivityNet/missing_videos.json") or set()
+    seen = set()
 
-    subset = {"train": "training", "val": "validation"}[split]
-    for name, row in disk.items("ActivityNet/activity_net.v1-3.min.json", "database"):
-        for part in row["annotations"] if row["subset"] == subset else ():
-            message = label(part["label"], "activitynet_label", WHICH_ACTIVITY)
-            yield clip(video(name), *part["segment"], message)
-    answers = {a["question_id"]: a["answer"] for a in disk.rows(f"ActivityNet/{split}_a.json")}
-    yield from by_media(
-        (video(q["video_name"]), short(q["question"], answers[q["question_id"]]))
-        for q in disk.rows(f"ActivityNet/{split}_q.json")
-    )
+    def video(name: str) -> Record:
+        LeftOut.when(name in missing, "its video is listed as missing")
+        folder = f"ActivityNet/all-videos/{name}"
+        inside = f"{folder}/{name}.mp4"
+        there = disk.exists(folder) and disk.exists(inside)
+        return {"video": inside if there else f"{folder}.mp4"}
+
+    def clip(found: tuple[str, Row, Row]) -> Record:
+        name, _, part = found
+        shown = video(name) | {"metadata": clip_times(*part["segment"])}
+        message = label(part["label"], "activitynet_label", ACTIVITY)
+        key = str((shown, part["label"]))
+        LeftOut.when(key in seen, "the same label of the same clip")
+        seen.add(key)
+        return shown | message
+
+    database = "ActivityNet/activity_net.v1-3.min.json"
+    yield from disk.each(_parts(disk, database, "annotations"), clip)
+    rows = disk.rows(f"ActivityNet/{split}_a.json")
+    found = disk.each(rows, lambda r: {"id": str(r["question_id"]), "answer": r["answer"]})
+    answers = {r["id"]: r["answer"] for r in found}
+
+    def question(row: Row) -> Record:
+        shown, text = video(row["video_name"]), row["question"]
+        Flaw.when(str(row["question_id"]) not in answers, "a question without an answer")
+        text = text if text.endswith("?") else f"{text.strip()}?"
+        return shown | short(text, answers[str(row["question_id"])])
+
+    yield from disk.each(disk.rows(f"ActivityNet/{split}_q.json"), question)

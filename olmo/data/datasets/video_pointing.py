@@ -1,150 +1,164 @@
-"""Pointing and counting in videos. Points are in per cent of width and height, at times on a grid
-of half seconds; of a video longer than ``CLIP_S`` seconds a clip is shown."""
+"""Pointing and counting in videos. Points are in per cent of width and height, by time. Videos are
+copies with two frames per second; of one longer than ``MAX_S`` seconds a clip is shown."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
-from olmo.data.datasets.declare import VIDEO_POINTING, Record, dataset
-from olmo.data.datasets.disk import Disk, pick, structs
-from olmo.data.datasets.draws import CLIP, ONE_STYLE
+from olmo.data.datasets.disk import Disk, structs
+from olmo.data.datasets.draws import CONVERSATION, COUNT_QUESTION, ONE_STYLE
 from olmo.data.datasets.masks import rle_mask
-from olmo.data.datasets.pointing import coordinates
-from olmo.data.datasets.sources import HubFiles, Manual
+from olmo.data.datasets.messages import clip_times
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.datasets.video_subtitles import WEB_MANUAL, WEB_MEDIA, web_video
+from olmo.data.datasets.web_videos import slow_video
+from olmo.data.records import Flaw, LeftOut, Record
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-POINT, COUNT = "video_point", "video_count"
-STYLES = [POINT, "video_point_count"]
-MAX_POINTS = 60
-GRID_FPS = 2.0
-
-
-def hub_table(repo: str, split: str) -> HubFiles:
-    """One split of a table of Molmo2."""
-    return HubFiles(f"allenai/{repo}", repo, table=((split, f"*{split}*.parquet"),))
-
-
-def pointing_record(row: Row, video: str) -> Record:
-    """A question of one row for training: where, or where and how many."""
-    times, points = row["timestamps"], [coordinates(p) for p in row["points"]]
-    if len(times) != len(points):
-        raise ValueError(f"{len(times)} timestamps, but points at {len(points)} times")
-    return {
-        "video": video,
-        "label": row["label"],
-        "points": points,
-        "timestamps": [float(t) for t in times],
-        "duration": float(row["duration"]),
-        "styles": STYLES,
-        "draw": [CLIP, ONE_STYLE],
-    }
-
-
-def n_points(row: Row) -> int:
-    return sum(len(coordinates(points)) for points in row["points"])
-
-
-def _declare_vixmo(name: str, fewest: int, most: int) -> None:
-    """Rows with ``fewest`` to ``most`` points."""
-
-    @dataset(
-        name,
-        {"train": "train"},
-        files=("Molmo2-VideoPoint",),
-        media=WEB_MEDIA,
-        sources=(hub_table("Molmo2-VideoPoint", "train"), WEB_MANUAL),
-        groups=(VIDEO_POINTING,),
-    )
-    def read(disk: Disk, split: str) -> Iterator[Record]:
-        columns = ("video_id", "label", "duration", "timestamps", "points")
-        for row in disk.table_rows("Molmo2-VideoPoint", split, *columns):
-            if fewest <= n_points(row) <= most:
-                yield pointing_record(row, web_video(disk, row["video_id"]))
-
-
-_declare_vixmo("vixmo_points_minmax_0_5", 0, 5)
-_declare_vixmo("vixmo_points_minmax_6_25", 6, 25)
-_declare_vixmo("vixmo_points_minmax_26_60", 26, MAX_POINTS)
-
-
-@dataset(
-    "academic_points_clip_63s_2fps",
-    {"train": "train"},
-    files=("academic_points/{split}.jsonl",),
-    media=("academic_points/videos",),
-    sources=(
-        Manual(
-            "points on videos of academic data sets go to academic_points/train.jsonl, the videos "
-            "to academic_points/videos"
-        ),
-    ),
-    groups=(VIDEO_POINTING,),
+STYLES = ["video_point", "video_point_count"]
+HOW_MANY = 'How many "{}" are there in the video?'
+MAX_S = 63.0
+FPS = 2.0
+KINDS = (
+    *("action_or_event", "animal", "anomaly", "comparative reference", "indirect reference"),
+    *("object", "referring expression", "spatial reference"),
 )
+ACADEMIC_MAX_POINTS = 60
+ACADEMIC_VIDEOS = {
+    "lvvis": "LV-VIS/{split}/videos-2fps/{video_name}.mp4",
+    "ovis": "OVIS/videos-2fps/{video_name}.mp4",
+    "burst": "TAO-Amodal/{split}/videos-2fps/{dataset}/{video_name}.mp4",
+    "refdavis17": "Ref-DAVIS17/{split}/videos-2fps/{video_name}",
+    "mevis": "mevis/MeViS_release/{split}/videos-2fps/{video_name}",
+    "refyoutube": "Ref-YT-VOS/{split}/videos-2fps/{video_name}",
+}
+"""Subset -> video."""
+
+
+def _message(row: Row, label: str, times: list[float], draws: list[str]) -> Record:
+    """Where, or where and how many. ``points``: ``[x, y]`` at each of ``times``."""
+    points = [sorted([float(p["x"]), float(p["y"])] for p in structs(at)) for at in row["points"]]
+    Flaw.when(len(times) != len(points), "another number of timestamps than of lists of points")
+    message = {"label": label, "count": int(row["count"]), "points": points, "timestamps": times}
+    return message | {"styles": STYLES, "draw": draws}
+
+
+def web_points(disk: Disk, split: str, fewest: int, most: int) -> Iterator[Record]:
+    """``Molmo2-VideoPoint/{kind}``: video_id, video_source, label, count, question,
+    video_duration, clip_start, clip_end, two_fps_timestamps, points. Rows of ``fewest`` to
+    ``most`` points; all on one video that is shown whole are one example."""
+
+    def example(numbered: tuple[int, Row]) -> Record:
+        number, row = numbered
+        times, duration = [float(t) for t in row["two_fps_timestamps"]], row["video_duration"]
+        bounds = [row["clip_start"], row["clip_end"]]
+        LeftOut.when(None not in bounds and bounds[1] - bounds[0] > MAX_S, "the clip is too long")
+        LeftOut.when(not fewest <= row["count"] <= most, "another number of points")
+        whole = duration <= MAX_S
+        bounds = [0.0, duration] if whole else bounds
+        LeftOut.when(None in bounds, "a long video without a clip")
+        clip, (start, end) = clip_times(*bounds), bounds
+        needed = times or [0.0, min(duration, MAX_S)]
+        inside = 0 <= start <= min(needed) and max(needed) <= end <= duration
+        LeftOut.when(not inside, "the clip is not in the video, or the points not in the clip")
+        shown = [round((t - start) * FPS) / FPS for t in times]
+        message = _message(row, row["label"], shown, [ONE_STYLE, COUNT_QUESTION])
+        name = row["video_id"] if whole else f"{row['video_id']}#{number}"
+        return {
+            "video": slow_video(disk, row["video_id"], row["video_source"]),
+            "metadata": clip | {"example_id": name},
+            "message_list": [message | {"question": row["question"]}],
+            "draw": [CONVERSATION],
+        }
+
+    folders = [f"Molmo2-VideoPoint/{kind}" for kind in KINDS]
+    there = [folder for folder in folders if disk.exists(folder)]
+    if absent := set(folders) - set(there):
+        log.warning("%s: absent, and so left out: %s", disk.home, ", ".join(sorted(absent)))
+    rows = itertools.chain.from_iterable(disk.table_rows(f, split) for f in there or folders)
+    return disk.each(enumerate(rows), example)
+
+
 def academic_points(disk: Disk, split: str) -> Iterator[Record]:
-    for row in disk.jsonl(f"academic_points/{split}.jsonl"):
-        if n_points(row) <= MAX_POINTS:
-            yield pointing_record(row, f"academic_points/videos/{row['video']}")
+    """``molmo2-academic-video-points-{split}``: subset, video_name, dataset, category, count,
+    timestamps, points, video_duration, clip_start_time, clip_end_time."""
+
+    def message(row: Row) -> Record:
+        moments = sorted(zip(row["timestamps"], row["points"], strict=True), key=lambda m: m[0])
+        times = [float(time) for time, _ in moments]
+        LeftOut.when(row["count"] > ACADEMIC_MAX_POINTS, "too many points")
+        LeftOut.when(times and times[-1] - times[0] > MAX_S, "the points lie too far apart")
+        clip = clip_times(row["clip_start_time"], row["clip_end_time"])
+        shown = [time - clip["clip_start_time"] for time in times]
+        label = row["category"].lower()
+        found = _message(row | {"points": [p for _, p in moments]}, label, shown, [ONE_STYLE])
+        if split != "train":
+            found["question"] = HOW_MANY.format(label)
+        video = ACADEMIC_VIDEOS[row["subset"]].format_map(row | {"split": split})
+        return {"video": video, "metadata": clip} | found
+
+    return disk.each(disk.table_rows(f"molmo2-academic-video-points-{split}", split), message)
 
 
 # --- benchmarks --------------------------------------------------------------------------------
 
 
-@dataset(
-    "vixmo_points_count_clip_63s",
-    {"validation": "val"},
-    files=("Molmo2-VideoCountEval",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-VideoCountEval", "val"), WEB_MANUAL),
-    groups=(VIDEO_POINTING,),
-)
-def video_count(disk: Disk, split: str) -> Iterator[Record]:
-    for i, row in enumerate(disk.table_rows("Molmo2-VideoCountEval", split)):
-        metadata = {
-            "example_id": f"{row['video_id']}_{i}",
-            "count": int(row["count"]),
-            "subset": pick(row, "subset", "category"),
-        }
-        if row["clip_start"] is not None:
-            metadata |= {"clip_start_time": row["clip_start"], "clip_end_time": row["clip_end"]}
-        yield {
-            "video": web_video(disk, row["video_id"]),
+def count_eval(disk: Disk, split: str) -> Iterator[Record]:
+    """``Molmo2-VideoCountEval``: video_id, video_source, label, category, count, question,
+    clip_start, clip_end."""
+
+    def message(numbered: tuple[int, Row]) -> Record:
+        number, row = numbered
+        clip = row["clip_start"] is not None
+        return {
+            "video": slow_video(disk, row["video_id"], row["video_source"]),
             "label": row["label"],
-            "style": COUNT,
-            "metadata": metadata,
+            "question": row["question"],
+            "answer": str(row["count"]),
+            "style": "video_count",
+            "metadata": {
+                "example_id": f"{row['video_id']}_{number}",
+                "count": int(row["count"]),
+                "subset": row["category"],
+            }
+            | (clip_times(row["clip_start"], row["clip_end"]) if clip else {}),
         }
+
+    return disk.each(enumerate(disk.table_rows("Molmo2-VideoCountEval", split)), message)
+
+
+def point_eval(disk: Disk, split: str) -> TableRecords:
+    """``Molmo2-VideoPointEval``: video_id, video_source, label, video_duration, width, height,
+    two_fps_timestamps, points (in pixels), masks (of each point, by frame)."""
+    columns = ("label", "video_duration", "width", "height", "two_fps_timestamps", "masks")
+    rows = disk.table("Molmo2-VideoPointEval", split, *columns, "points")
+    found = zip(rows.column("video_id"), rows.column("video_source"), strict=True)
+    media = [slow_video(disk, str(video_id), source) for video_id, source in found]
+    return TableRecords.single(rows, _gold_points, media=media, kind="video")
 
 
 def _gold_points(rows: list[Row]) -> Record:
-    """Points (t, x, y) in seconds and pixels, and of each object its masks by time."""
+    """Points (t, x, y) in seconds and pixels, and of each the masks of its object by time."""
     (row,) = rows
-    points = [(float(p["t"]), float(p["x"]), float(p["y"])) for p in structs(row["points"])]
-    masks = [
-        {int(m["frame_id"]) / GRID_FPS: rle_mask(m) for m in structs(one)} for one in row["masks"]
-    ]
-    if len(masks) != len(points):
-        raise ValueError(f"{len(points)} points, but masks of {len(masks)} objects")
-    metadata = {
-        "example_id": str(row["id"]),
-        "gt_abs_triplets": points,
-        "gt_abs_masks": masks,
-        "duration": float(row["duration"]),
+    size, times = (row["width"], row["height"]), [float(t) for t in row["two_fps_timestamps"]]
+    points = [(float(p["x"]), float(p["y"])) for p in structs(row["points"])]
+    masks = [{m["frame_id"] / FPS: rle_mask(m["rle"]) for m in structs(o)} for o in row["masks"]]
+    if not len(times) == len(points) == len(masks):
+        raise ValueError(f"{len(times)} times, {len(points)} points, masks of {len(masks)} objects")
+    return {
+        "label": row["label"],
+        "question": HOW_MANY.format(row["label"]),
+        "style": "video_point_count",
+        "timestamps": times,
+        "points": [[[round(v / s * 100, 1) for v, s in zip(p, size, strict=True)]] for p in points],
+        "metadata": {
+            "example_id": f"{row['video_id']}_{row['label']}",
+            "gt_abs_triplets": [(t, *p) for t, p in zip(times, points, strict=True)],
+            "gt_abs_masks": masks,
+            "duration": float(row["video_duration"]),
+        },
     }
-    return {"label": row["label"], "style": POINT, "metadata": metadata}
-
-
-@dataset(
-    "vixmo_points_point_eval",
-    {"validation": "val"},
-    files=("Molmo2-VideoPointEval",),
-    media=WEB_MEDIA,
-    sources=(hub_table("Molmo2-VideoPointEval", "val"), WEB_MANUAL),
-    groups=(VIDEO_POINTING,),
-)
-def video_point_eval(disk: Disk, split: str) -> TableRecords:
-    columns = ("id", "video_id", "label", "duration", "points", "masks")
-    rows = disk.table("Molmo2-VideoPointEval", split, *columns)
-    media = [web_video(disk, name) for name in rows.column("video_id")]
-    return TableRecords.single(rows, _gold_points, media=media, kind="video")

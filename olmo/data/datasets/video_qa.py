@@ -1,184 +1,194 @@
-"""Multiple choice (MC) on whole videos, one annotation file per split; some sets ask for a short
-answer (SA) as well."""
+"""Questions on whole videos: multiple choice (MC) and short answers (SA). First the rules for the
+rows of plain files, then sets of several files, or with lookups."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from typing import Any
 
-from olmo.data.datasets.declare import VIDEO_ACADEMIC, Record, by_media, dataset
 from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.draws import INSERT
-from olmo.data.datasets.sources import HubFiles, Manual, WebFile
+from olmo.data.datasets.draws import ONE_ANSWER
+from olmo.data.datasets.messages import MC, MC_SUBTITLE, SA, among, choice, short, subtitle_lines
+from olmo.data.datasets.web_videos import web_video
+from olmo.data.records import Flaw, LeftOut, Record
 
-MC, SA = "video_multiple_choice", "video_short_answer"
-TRAIN_VAL = {"train": "train", "validation": "val"}
-TRAIN_VAL_TEST = {**TRAIN_VAL, "test": "test"}
-CHARADES = Manual(
-    "Charades videos (480p) go to Charades/Charades_v1",
-    "https://prior.allenai.org/projects/charades",
-)
-GROUPS = (VIDEO_ACADEMIC,)
+Row = dict[str, Any]
 
 
-def choice(question: str, options: list[str], answer_idx: int) -> Record:
-    """A multiple-choice message."""
-    if not 0 <= answer_idx < len(options):
-        raise ValueError(f"answer {answer_idx} is not one of {len(options)} options")
-    return {"question": question, "options": options, "answer_idx": answer_idx, "style": MC}
+def choice_and_short(row: Row) -> list[Record]:
+    """IntentQA: question, a0 to a4, answer (a number). SA, then MC."""
+    options = [row[f"a{i}"] for i in range(5)]
+    message = choice(row["question"], options, row["answer"])
+    return [short(row["question"], options[message["answer_idx"]]), message]
 
 
-def short(question: str, answer: Any) -> Record:
-    """A short-answer message."""
-    return {"question": question, "answer": str(answer), "style": SA}
+NEWS_CORRUPT = {"389x18", "76x16", "254x17", "254x21", "389x15", "254x20", "389x17"}
 
 
-# --- TGIF-QA -----------------------------------------------------------------------------------
+def news_video_qa(row: Row, filtered: bool) -> Record:
+    """NewsVideoQA: uni_clipped_id, question, answer; ``filtered`` leaves out empty answers. Some of
+    the files lead a seek astray, so the loader is told to decode from the start."""
+    LeftOut.when(row["uni_clipped_id"] in NEWS_CORRUPT, "the video is known to be corrupt")
+    LeftOut.when(filtered and not row["answer"].strip(), "the answer is empty")
+    return short(row["question"], row["answer"]) | {"metadata": {"decode_method": "av_noseek"}}
+
+
+def road_text_vqa(row: Row) -> Record:
+    """RoadTextVQA: question, video, answer (a list; of several one is drawn)."""
+    answers = row["answer"]
+    Flaw.when(not (isinstance(answers, list) and answers), "expected a list of answers")
+    message = short(row["question"], answers[0])
+    if len(answers) == 1:
+        return message
+    return message | {"answer": [str(a) for a in answers], "draw": [ONE_ANSWER]}
+
+
+def clevrer(row: Row) -> Record:
+    """CLEVRER: video_filename; of each question its answer, or choices (choice, answer: "correct"
+    or "wrong"), one of which is correct."""
+    file = row["video_filename"]
+    thousand = int(file.removeprefix("video_").partition(".")[0]) // 1000 * 1000
+    video = {"video": f"CLEVRER/video_{thousand:05d}-{thousand + 1000:05d}/{file}"}
+    if "choices" not in row:
+        return video | short(row["question"], row["answer"])
+    right = [i for i, c in enumerate(row["choices"]) if c.get("answer") == "correct"]
+    LeftOut.when(len(right) != 1, "not one choice alone is correct")
+    return video | choice(row["question"], [c["choice"] for c in row["choices"]], right[0])
+
+
+def cinepile(row: Row, with_subtitle: bool) -> Record:
+    """CinePile: video_id, movie_name, subtitles (a text); of each question its question, choices,
+    answer_key_position."""
+    text = (row["subtitles"] or "").replace("<subtitle> ", "").strip() if with_subtitle else ""
+    style = MC_SUBTITLE if text else MC
+    message = choice(row["question"], row["choices"], row["answer_key_position"], style)
+    ids = {"video_id": row["video_id"], "movie_name": row["movie_name"]}
+    return message | {"metadata": ids} | ({"subtitle": text} if text else {})
+
+
+def among_negatives(row: Row) -> Record:
+    """Question, Answer, NegativeAnswers: MC, with the answer at a drawn place."""
+    return among(row["NegativeAnswers"], row["Question"], row["Answer"])
+
 
 TGIF_KINDS = ("action", "count", "transition", "frameqa")
 TGIF_CHOICE = ("action", "transition")
 
 
-@dataset(
-    "tgif",
-    {"train": "Train", "validation": "Test", "test": "Test"},
-    files=tuple(f"TGIF/{{split}}_{kind}_question.csv" for kind in TGIF_KINDS),
-    media=("TGIF/videos",),
-    sources=(
-        HubFiles("allenai/Molmo2-TGIF", "TGIF", ("*.csv",)),
-        Manual(
-            "get the GIFs of TGIF and convert each to TGIF/videos/<gif_name>.mp4",
-            "https://github.com/raingo/TGIF-Release",
-        ),
-    ),
-    groups=GROUPS,
-)
 def tgif(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_tgif_messages(disk, split))
-
-
-def _tgif_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
+    """``TGIF/{Train,Test}_{kind}_question.csv``, tab-separated: gif_name, question, answer; the
+    kinds with options have them as a1 to a5."""
     for kind in TGIF_KINDS:
-        for row in disk.csv(f"TGIF/{split}_{kind}_question.csv", "\t"):
-            video, answer = f"TGIF/videos/{row['gif_name']}.mp4", row["answer"]
-            if kind in TGIF_CHOICE:
+
+        def messages(row: Row, has_options: bool = kind in TGIF_CHOICE) -> Iterator[Record]:
+            video, answer = {"video": f"TGIF/videos/{row['gif_name']}.mp4"}, row["answer"]
+            if has_options:
                 options = [row[f"a{i}"] for i in range(1, 6)]
-                yield video, choice(row["question"], options, int(answer))
+                yield video | choice(row["question"], options, answer)
                 answer = options[int(answer)]
-            yield video, short(row["question"], answer)
+            yield video | short(row["question"], answer)
+
+        yield from disk.each(disk.csv(f"TGIF/{split}_{kind}_question.csv", "\t"), messages)
 
 
-# --- sets with a table of options --------------------------------------------------------------
-
-
-@dataset(
-    "sutd_trafficqa",
-    {"train": "train", "validation": "test", "test": "test"},
-    files=("SUTD-TrafficQA/R2_{split}.jsonl",),
-    media=("SUTD-TrafficQA/compressed_videos",),
-    sources=(
-        Manual(
-            "R2_train.jsonl, R2_test.jsonl and compressed_videos/ go to SUTD-TrafficQA",
-            "https://sutdcv.github.io/SUTD-TrafficQA",
-        ),
-    ),
-    groups=GROUPS,
-)
 def sutd_trafficqa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_sutd_messages(disk, split))
-
-
-def _sutd_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
+    """``SUTD-TrafficQA/R2_{split}.jsonl``: a list per line, the first one names the columns
+    (vid_filename, q_body, option0 to option3, answer). Empty options are not shown."""
     lines = disk.jsonl(f"SUTD-TrafficQA/R2_{split}.jsonl")
     header: list[str] = next(lines, [])
-    for line in lines:
+
+    def message(line: list[Any]) -> Record:
         row = dict(zip(header, line, strict=True))
         texts = [row[f"option{i}"] for i in range(4)]
-        filled = [i for i, text in enumerate(texts) if text]
-        if int(row["answer"]) not in filled:
-            raise ValueError(f"the answer {row['answer']} is an empty option of {texts}")
-        message = choice(
-            row["q_body"], [texts[i] for i in filled], filled.index(int(row["answer"]))
-        )
-        yield f"SUTD-TrafficQA/compressed_videos/{row['vid_filename']}", message
+        shown = [text for text in texts if text]
+        right = choice(row["q_body"], texts, row["answer"])["answer_idx"]
+        Flaw.when(not texts[right], "the answer is an empty option")
+        video = f"SUTD-TrafficQA/compressed_videos/{row['vid_filename']}"
+        return {"video": video} | choice(row["q_body"], shown, shown.index(texts[right]))
+
+    return disk.each(lines, message)
 
 
-@dataset(
-    "social_iq2",
-    TRAIN_VAL_TEST,
-    files=("social-iq2/qa/qa_{split}.json",),
-    media=("social-iq2/video",),
-    sources=(
-        HubFiles("PediaMedAI/Social-IQ-Video", "social-iq2", ("qa/*",)),
-        Manual(
-            "videos go to social-iq2/video/<vid_name>.mp4", "https://cmu-multicomp-lab.github.io"
-        ),
-    ),
-    groups=GROUPS,
-)
-def social_iq2(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(
-        (
-            f"social-iq2/video/{row['vid_name']}.mp4",
-            choice(row["q"], [row[f"a{i}"] for i in range(4)], int(row["answer_idx"])),
-        )
-        for row in disk.jsonl(f"social-iq2/qa/qa_{split}.json")
-    )
+def sportsqa(disk: Disk, split: str) -> Iterator[Record]:
+    """``SportsQA/meta-data/{split}.json``: video (without extension), question, answer."""
+
+    def message(row: Row) -> Record:
+        video = disk.with_extension(f"SportsQA/{row['video']}", ("avi", "mp4", "webm"))
+        LeftOut.when(not disk.exists(video), "its video is not there")
+        return {"video": video} | short(row["question"], row["answer"])
+
+    return disk.each(disk.rows(f"SportsQA/meta-data/{split}.json"), message)
 
 
-HOW2QA_SITE = "https://raw.githubusercontent.com/ych133/How2R-and-How2QA/master"
+FUNQA_KINDS = {"H": "humor", "C": "creative", "M": "magic"}
+FUNQA_OTHER_TASKS = ("H1", "C1", "M1", "C4", "C5")
+"""Tasks that ask for time stamps, titles or scores."""
 
 
-@dataset(
-    "how2qa",
-    TRAIN_VAL,
-    files=("how2QA/how2QA_{split}_release.csv",),
-    media=("how2QA/video-clips",),
-    sources=(
-        WebFile(f"{HOW2QA_SITE}/how2QA_train_release.csv", "how2QA/how2QA_train_release.csv"),
-        WebFile(f"{HOW2QA_SITE}/how2QA_val_release.csv", "how2QA/how2QA_val_release.csv"),
-        Manual("cut the clips to how2QA/video-clips/<video>_<start>_<end>.<ext>"),
-    ),
-    groups=GROUPS,
-)
-def how2qa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_how2qa_messages(disk, split))
+def funqa(disk: Disk, split: str) -> Iterator[Record]:
+    """``FunQA/FunQA_{split}.json``: task, visual_input, instruction, output; and for all splits
+    ``FunQA/Funqa_mcqa_v1.json``: visual_input, instruction, gt (from 1). The last two lines of that
+    instruction are ``The Question is: ...`` and ``The Options are: ['Options 1: ...', ...]``."""
+
+    def video(row: Row, kind: str) -> Record:
+        LeftOut.when(kind not in FUNQA_KINDS, "neither of humor, nor creative, nor magic")
+        path = f"FunQA/{split}/{split}_{FUNQA_KINDS[kind]}/{row['visual_input']}"
+        LeftOut.when(not disk.exists(path), "its video is not there, or in another split")
+        return {"video": path}
+
+    def answered(row: Row) -> Record:
+        LeftOut.when(row["task"] in FUNQA_OTHER_TASKS, "another task")
+        return video(row, row["task"][:1]) | short(row["instruction"], row["output"])
+
+    def with_options(row: Row) -> Record:
+        shown = video(row, row["visual_input"][:1])
+        *_, question, options = row["instruction"].rstrip().split("\n")
+        listed = ast.literal_eval(options.partition("The Options are:")[2].strip())
+        texts = [t.replace(f"Options {i}: ", "").strip() for i, t in enumerate(listed, 1)]
+        numbers = [str(i) for i, _ in enumerate(texts, 1)]
+        LeftOut.when(str(row["gt"]) not in numbers, "the answer is not among the options")
+        question = question.replace("The Question is:", "").strip()
+        return shown | choice(question, texts, numbers.index(str(row["gt"])))
+
+    yield from disk.each(disk.rows(f"FunQA/FunQA_{split}.json"), answered)
+    yield from disk.each(disk.rows("FunQA/Funqa_mcqa_v1.json"), with_options)
 
 
-def _how2qa_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
-    for row in disk.cells(f"how2QA/how2QA_{split}_release.csv"):
-        start, end = row[1].strip("[]").split(":")
-        message = {
-            "question": row[5],
-            "negatives": row[2:5],
-            "answer": row[6],
-            "style": MC,
-            "draw": [INSERT],
-        }
-        yield disk.with_extension(f"how2QA/video-clips/{row[0]}_{start}_{end}"), message
+def llava(disk: Disk, split: str, kind: str, folders: list[str]) -> Iterator[Record]:
+    """``LLaVA-Video-178K/{folder}/*{mc,oe}*.json``, the first that fits: id, data_source, video,
+    conversations (value, of user and assistant in turn). A question has its options already."""
+    style, named = {"mc": (MC, "multi_choice"), "oe": (SA, "open_ended")}[kind]
+    for folder in folders:
+        pattern = f"{folder}/*{kind}*.json"
+
+        def messages(row: Row, pattern: str = pattern) -> Iterator[Record]:
+            path = f"{row['data_source']}/{row['video']}"
+            example_id = f"{row['id']}_{row['data_source']}_{row['video']}_{named}"
+            metadata = {"example_id": example_id, "prefix": pattern}
+            turns = [turn["value"] for turn in row["conversations"]]
+            for question, answer in zip(turns[::2], turns[1::2], strict=True):
+                message = short(question.removeprefix("<image>\n"), answer.strip(), style)
+                yield {"video": f"LLaVA-Video-178K/{path}", "metadata": metadata} | message
+
+        found = disk.glob(f"LLaVA-Video-178K/{pattern}")
+        if not found:
+            raise FileNotFoundError(f"LLaVA-Video-178K/{pattern}")
+        yield from disk.each(disk.rows(found[0]), messages)
 
 
-@dataset(
-    "intent_qa",
-    TRAIN_VAL_TEST,
-    files=("IntentQA/{split}.csv",),
-    media=("IntentQA/videos",),
-    sources=(
-        Manual(
-            "train.csv, val.csv, test.csv and the NExT-QA videos (videos/<id>.mp4) go to IntentQA",
-            "https://github.com/JoseponLee/IntentQA",
-        ),
-    ),
-    groups=GROUPS,
-)
-def intent_qa(disk: Disk, split: str) -> Iterator[Record]:
-    return by_media(_intent_messages(disk, split))
+def web_questions(disk: Disk, split: str, folder: str, with_subtitle: bool) -> Iterator[Record]:
+    """The table ``{folder}``: video_id, Question, Answer, NegativeAnswers, and with_subtitle
+    subtitle (start, end, text), of which the one in the first row of a video holds."""
+    seen = set()
 
+    def message(row: Row) -> Record:
+        name = row["video_id"]
+        shown: Record = {"video": web_video(disk, name)}
+        shown["metadata"] = {"example_id": f"molmo2_syn_qa_{name}"}
+        if with_subtitle and name not in seen and (lines := subtitle_lines(row["subtitle"])):
+            shown["subtitle"] = lines
+        seen.add(name)
+        return shown | among_negatives(row)
 
-def _intent_messages(disk: Disk, split: str) -> Iterator[tuple[str, Record]]:
-    for row in disk.csv(f"IntentQA/{split}.csv"):
-        video = f"IntentQA/videos/{row['video_id']}.mp4"
-        options, right = [row[f"a{i}"] for i in range(5)], int(row["answer"])
-        message = choice(row["question"], options, right)
-        yield video, short(row["question"], options[right])
-        yield video, message
+    return disk.each(disk.table_rows(folder, split), message)

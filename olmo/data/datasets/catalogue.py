@@ -1,0 +1,309 @@
+"""The catalogue: the data sets of ``configs/datasets.yaml``, a row each.
+
+A row says what a data set is called, which splits it has, where it comes from, and how it is read:
+
+    video_datasets:                 # or torch_datasets: the folder of the data root
+      social_iq2:
+        groups: [video_academic]
+        splits: {train: train, validation: val, test: test}
+        files: ["social-iq2/qa/qa_{split}.json"]     # their rows, one after another
+        video: "social-iq2/video/{vid_name}.mp4"     # filled in from the row
+        fields: {question: q, options: [a0, a1, a2, a3], answer_idx: answer_idx}
+        style: video_multiple_choice
+        sources: [{hub: PediaMedAI/Social-IQ-Video, into: social-iq2}]
+
+Where columns alone do not say it, ``row: module.function`` names a function (of a module beside
+this one) that makes the messages of a row, and ``read: module.function`` one that reads the files
+itself. Both yield *records* (``olmo.data.records``), one for each message, in which what is random
+is only announced (see ``draws``). ``merge`` says which of them are one example of training. An
+evaluation has one question per example.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import olmo.data.datasets.synthetic.video  # noqa: F401 (registers its sets)
+from olmo.config import Config, ConfigError, convert, nearest, read_settings, section
+from olmo.data.datasets.disk import Disk, Row, structs
+from olmo.data.datasets.draws import drawn
+from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
+from olmo.data.datasets.sources import LinkedImages, Source, source_of
+from olmo.data.datasets.tables import LazyTable, TableRecords
+from olmo.data.records import (
+    DatasetFormatError,
+    PackedRecords,
+    Record,
+    RecordDataset,
+    media_of,
+    reading,
+)
+from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
+
+log = logging.getLogger(__name__)
+
+CATALOGUE = Path(__file__).parents[3] / "configs" / "datasets.yaml"
+HOMES = ("video_datasets", "torch_datasets")
+
+
+@dataclass
+class DatasetRow(Config):
+    """A declared data set.
+
+    Attributes:
+        name: the registered name.
+        home: folder of ``data_root()`` that all paths are relative to.
+        splits: our name of a split -> its name in the files, which ``{split}`` stands for.
+        sources: how to get it (``olmo.data.datasets.sources``).
+        groups: names that stand for it and others.
+        files: annotation files in the order in which they are read, by their suffix: csv, json,
+            jsonl, parquet, or a folder with an Arrow table.
+        suffix: the suffix that the files should have, where theirs is another one.
+        rows: the key of a JSON file under which the rows are.
+        items: the column with a list of questions: each of them, with the other columns of its
+            row, is read as a row.
+        columns: columns of an Arrow table whose rows are read when they are asked for, because they
+            hold images or much text.
+        video, image: the media file of a row. Its ``{split}`` and its ``{row_number}`` in the file
+            are further columns, here and for ``row``. With ``columns``, ``image`` is the column of
+            its image, or of the address where one of ``sources`` is linked images.
+        fields: keys of a message -> columns of a row, for plain rows.
+        style: style of the messages of plain rows.
+        row, read, arguments: functions instead of ``fields``, and what they get as keywords.
+        merge: what becomes one example of training: all messages on one media file (``media``),
+            on one clip of one (``clip``), with one ``example_id`` (``id``), of one row (``row``),
+            or each record as it is (``none``).
+        max_messages: examples with more are split evenly.
+        max_lost: the share of the rows that may be unusable.
+        only_present: leave examples without their media out of an evaluation, too.
+    """
+
+    name: str
+    home: str
+    splits: dict[str, str]
+    sources: list[dict[str, Any]]
+    groups: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    suffix: str | None = None
+    rows: str | None = None
+    items: str | None = None
+    columns: list[str] = field(default_factory=list)
+    video: str | None = None
+    image: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    style: str | None = None
+    row: str | None = None
+    read: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    merge: Literal["media", "clip", "id", "row", "none"] = "media"
+    max_messages: int | None = None
+    max_lost: float = 0.5
+    only_present: bool = False
+    origins: list[Source] = field(init=False, repr=False)
+    """``sources``, typed."""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.fields, self.row, self.read))) != 1:
+            raise ValueError("expected one of fields, row and read")
+        if bool(self.files) == bool(self.read):
+            raise ValueError("expected files, or read, which opens its own")
+        if self.columns and (len(self.files) != 1 or self.max_messages):
+            raise ValueError("columns are those of one table, whose examples are not split")
+        self.in_range("[0, 1]", "max_lost")
+        self.at_least(1, "max_messages")
+        self.origins = [source_of(s, f"sources[{i}]") for i, s in enumerate(self.sources)]
+
+    def folder(self) -> Path:
+        """Where the files are looked for."""
+        return data_root() / self.home
+
+    def records(self, split: str) -> tuple[Disk, Sequence[Record]]:
+        """All records of one of ``splits``, whether their media are there or not; outside training
+        one per question. What rows are left out, and why, is in ``losses`` of the disk. Absent
+        files are a ``MissingDataError``, other layouts a ``DatasetFormatError``."""
+        disk = Disk(self.folder())
+        files = [f.format(split=self.splits[split]) for f in self.files]
+        if absent := [f for f in files if not disk.matches(f)]:
+            raise MissingDataError(self.name, absent, disk.home, self._hint())
+        read = self._reader(split)
+        try:
+            with reading(lambda: f"data set {self.name!r}: {disk.at}"):
+                found = read(disk, files)
+                if not isinstance(found, Sequence):
+                    keys = partial(merged, key=self.merge, at=lambda: disk.place)
+                    found = keys(found) if split == "train" else single_questions(found)
+                    found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
+        except DatasetFormatError as e:
+            if isinstance(lost := e.__cause__, FileNotFoundError):
+                name = str(lost.filename or lost).removeprefix(f"{disk.home}/")
+                raise MissingDataError(self.name, [name], disk.home, self._hint()) from e
+            raise
+        losses = disk.losses
+        if losses.n_unusable > self.max_lost * losses.n_rows or not len(found):
+            reasons = losses.text() if losses else "it has no rows"
+            raise DatasetFormatError(f"data set {self.name!r}: {disk.home}: {reasons}")
+        return disk, found
+
+    def _reader(self, split: str) -> Callable[[Disk, list[str]], Iterable[Record]]:
+        """What makes records of the files of a split."""
+        word = self.splits[split]
+        if self.read is not None:
+            read = function_of(self.read)
+            return lambda disk, files: read(disk, word, **self.arguments)
+        convert = partial(plain_messages, fields=self.fields, style=self.style)
+        if self.row is not None:
+            convert = partial(function_of(self.row), **self.arguments)
+        if self.columns:
+            images = [s for s in self.origins if isinstance(s, LinkedImages)]
+            linked = next((s.into for s in images if s.column == self.image), None)
+            joined = split == "train" and self.merge != "none"
+            about = self.columns, convert, self.image, linked, joined
+            return lambda disk, files: LazyTable(files[0], word, *about).open(disk)
+        media = {k: v for k in ("video", "image") if (v := getattr(self, k)) is not None}
+
+        def of_files(disk: Disk, files: list[str]) -> Iterator[Record]:
+            def messages(row: Row) -> Iterator[Record]:
+                row = row | {"split": word, "row_number": disk.place[-1]}
+                shown = {kind: path.format_map(row) for kind, path in media.items()}
+                found = convert(row)
+                for message in [found] if isinstance(found, dict) else found:
+                    yield shown | message
+
+            def records(row: Row) -> Iterable[Record]:
+                if self.items is None:
+                    return messages(row)
+                return disk.each(structs(row[self.items]), lambda item: messages(row | item))
+
+            opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)
+            return disk.each(itertools.chain.from_iterable(opened), records)
+
+        return of_files
+
+    def open(self, split: str) -> DeclaredDataset:
+        """The data set, errors as in ``records``. Examples without their media are left out of a
+        training split; an evaluation keeps them, and counts them as unreadable (but see
+        ``only_present``)."""
+        disk, records = self.records(split)
+        if disk.losses:
+            log.warning("%s:%s: %s", self.name, split, disk.losses.text())
+        there = present(disk, records)
+        if len(there) < len(records):
+            kept = set(there)
+            absent = (p for i in range(len(records)) if i not in kept for p in media_at(records, i))
+            first = next(p for p in absent if not disk.exists(p))
+            if not there:
+                missing = [f"all media, first {first}"]
+                raise MissingDataError(self.name, missing, disk.home, self._hint())
+            keep = split != "train" and not self.only_present
+            log.warning(
+                "%s:%s: the media of %d of %d examples are absent, first %s: %s",
+                self.name,
+                split,
+                len(records) - len(there),
+                len(records),
+                disk.home / first,
+                "they will count as unreadable" if keep else "left out",
+            )
+            records = records if keep else records_at(records, there)
+        return DeclaredDataset(self.name, split, disk.home, records)
+
+    def _hint(self) -> str:
+        return f"get it with: python scripts/download_datasets.py {self.name}"
+
+
+class DeclaredDataset(RecordDataset):
+    """Examples of one split of a declared data set."""
+
+    def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
+        if "message_list" in record:
+            record = record | {"message_list": [drawn(m, rng) for m in record["message_list"]]}
+        return drawn(record, rng)
+
+
+def present(disk: Disk, records: Sequence[Record]) -> list[int]:
+    """Indices of the records whose media files are all there."""
+    return [i for i in range(len(records)) if all(map(disk.exists, media_at(records, i)))]
+
+
+def media_at(records: Sequence[Record], i: int) -> list[str]:
+    """Paths of the media files of a record, which is not made for it where rows hold much."""
+    if isinstance(records, TableRecords):
+        return [] if records.media is None else media_of({records.kind: records.media[i]})
+    return media_of(records[i])
+
+
+def records_at(records: Sequence[Record], indices: list[int]) -> Sequence[Record]:
+    """Some of the records."""
+    if isinstance(records, TableRecords):
+        return records.at(indices)
+    return PackedRecords.pack(records[i] for i in indices)
+
+
+def videos_of(records: Sequence[Record]) -> Iterable[str]:
+    """Paths of the videos of the records."""
+    if isinstance(records, TableRecords):
+        return map(str, records.media or ()) if records.kind == "video" else ()
+    return (r["video"] for r in records if "video" in r)
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The function ``module.function`` of this package."""
+    module, _, function = name.rpartition(".")
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f"{__package__}.{module}"), function
+    )
+    return found
+
+
+def load(path: Path = CATALOGUE) -> tuple[dict[str, str], dict[str, DatasetRow]]:
+    """Groups with their titles, and the rows by name, sorted. ``ConfigError`` names what is
+    wrong in the file."""
+    content = read_settings(path)
+    titles = convert(dict[str, str], content.pop("groups", {}), f"{path.name}: groups")
+    rows: dict[str, DatasetRow] = {}
+    for home in HOMES:
+        for name, row in section(content, home).items():
+            where = f"{path.name}: {name}"
+            rows[name] = DatasetRow.from_dict({"name": name, "home": home, **row}, where)
+            for group in rows[name].groups:
+                if group not in titles:
+                    raise ConfigError(f"{where}: unknown group {group!r}; {nearest(group, titles)}")
+    if unknown := set(content) - set(HOMES):
+        raise ConfigError(f"{path.name}: unknown key {unknown.pop()!r}, expected {HOMES}")
+    return titles, dict(sorted(rows.items()))
+
+
+GROUPS, _ROWS = load()
+"""Titles of the groups, by name; and the rows."""
+for _row in _ROWS.values():
+    register_dataset(_row.name, tuple(_row.splits))(_row.open)
+
+
+def dataset_rows() -> dict[str, DatasetRow]:
+    """All declared data sets, by name."""
+    dataset_names()  # all others are registered as well
+    return _ROWS
+
+
+def select_rows(names: Iterable[str]) -> list[DatasetRow]:
+    """Rows named one by one or by group; an unknown name is a ``ValueError`` with all groups."""
+    rows = dataset_rows()
+    found: dict[str, DatasetRow] = {}
+    for name in names:
+        members = [r for r in rows.values() if name == r.name or name in r.groups]
+        if not members:
+            raise ValueError(
+                f"unknown data set or group {name!r}. Groups: {', '.join(sorted(GROUPS))}. "
+                f"Data sets: {', '.join(rows)}"
+            )
+        found |= {r.name: r for r in members}
+    return list(found.values())

@@ -1,0 +1,170 @@
+"""Messages of the catalogue: how plain rows become some, and which of them are one example."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from olmo.data.datasets.disk import structs
+from olmo.data.datasets.draws import INSERT
+from olmo.data.records import Flaw, Record
+from olmo.types import MEDIA_KEYS
+
+Row = dict[str, Any]
+MC, SA = "video_multiple_choice", "video_short_answer"
+MC_SUBTITLE = "video_multiple_choice_w_subtitle"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+EVAL_MC = "video_eval_multiple_choice"
+"""Style of a question that holds its lettered options, and is the whole prompt."""
+SHARED = (*MEDIA_KEYS, "subtitle", "metadata")
+"""Keys of an example that all its messages have in common."""
+
+
+# --- messages ----------------------------------------------------------------------------------
+
+
+def choice(question: str, options: Sequence[str], answer_idx: Any, style: str = MC) -> Record:
+    """A multiple-choice message; ``answer_idx``, also as text, counts from 0."""
+    index = int(answer_idx)
+    if not 0 <= index < len(options):
+        raise Flaw("the answer is not among the options")
+    return {"question": question, "options": list(options), "answer_idx": index, "style": style}
+
+
+def chosen(question: str, options: Sequence[str], answer: str, style: str = MC) -> Record:
+    """A multiple-choice message whose answer is given as the text of an option."""
+    if answer not in options:
+        raise Flaw("the answer is not among the options")
+    return choice(question, options, options.index(answer), style)
+
+
+def among(negatives: Sequence[str], question: str, answer: str) -> Record:
+    """A multiple-choice message with ``answer`` at a drawn place among wrong ones."""
+    texts = {"question": question, "negatives": list(negatives), "answer": answer}
+    return texts | {"style": MC, "draw": [INSERT]}
+
+
+def short(question: str, answer: Any, style: str = SA) -> Record:
+    """A short-answer message."""
+    return {"question": question, "answer": str(answer), "style": style}
+
+
+def clip_times(start: Any, end: Any) -> Record:
+    """The ``metadata`` of a part of a video, in seconds. One that does not last is a flaw; so is
+    one with a time that is not a number."""
+    start, end = float(start), float(end)
+    if not start < end:
+        raise Flaw("the segment has no length")
+    return {"clip_start_time": start, "clip_end_time": end}
+
+
+def subtitle_lines(entries: Any) -> list[list[Any]]:
+    """Subtitles, ``[start, end, text]`` with times in seconds, of entries with these three keys.
+    Those that lack one, or whose times are no numbers, are left out."""
+    return [
+        [line["start"], line["end"], line["text"]]
+        for line in structs(entries)
+        if isinstance(line, dict)
+        and all(_is_finite(line.get(key)) for key in ("start", "end"))
+        and isinstance(line.get("text"), str)
+    ]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def lettered(question: str, options: Iterable[Any], instruction: str) -> str:
+    """The prompt of a benchmark: question, an ``A. option`` for each option, and instruction, one
+    per line."""
+    named = (f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
+    return "\n".join([question, *named, instruction])
+
+
+def plain_messages(row: Row, fields: dict[str, Any], style: str | None) -> Record:
+    """The message of a plain row: ``fields`` names a column for each key, or a list of them."""
+    found: Record = {
+        k: [row[c] for c in v] if isinstance(v, list) else row[v] for k, v in fields.items()
+    }
+    if "options" in found:
+        return choice(found["question"], found["options"], found["answer_idx"], style or MC)
+    if "answer" in found:
+        found["answer"] = str(found["answer"])
+    return found | ({"style": style} if style else {})
+
+
+# --- examples ----------------------------------------------------------------------------------
+
+
+def merged(records: Iterable[Record], key: str, at: Callable[[], Any]) -> Iterator[Record]:
+    """One record for all that ``key`` (see ``DatasetRow.merge``) holds together, with their
+    messages as ``message_list``, in the order of first appearance. ``at`` tells the row that the
+    record at hand comes from."""
+    if key == "none":
+        yield from records
+        return
+    if key == "row":
+        for _, group in itertools.groupby(records, lambda _: at()):
+            yield from _joined(group, lambda _: None)
+        return
+    yield from _joined(records, KEYS[key])
+
+
+def _clip_key(record: Record) -> Any:
+    metadata = record.get("metadata", {})
+    times = metadata.get("clip_start_time"), metadata.get("clip_end_time")
+    return _media_key(record), times
+
+
+def _media_key(record: Record) -> Any:
+    return str([record.get(k) for k in MEDIA_KEYS])
+
+
+def _id_key(record: Record) -> Any:
+    return record["metadata"]["example_id"]
+
+
+KEYS: dict[str, Callable[[Record], Any]] = {
+    "media": _media_key,
+    "clip": _clip_key,
+    "id": _id_key,
+}
+
+
+def _joined(records: Iterable[Record], key: Callable[[Record], Any]) -> Iterator[Record]:
+    found: dict[Any, Record] = {}
+    for record in records:
+        messages = record.pop("message_list", None)
+        shared = dict(record)
+        if messages is None:
+            shared = {k: record.pop(k) for k in SHARED if k in record}
+            messages = [record]
+        example = found.setdefault(key(shared), {})
+        metadata = example.get("metadata", {}) | shared.pop("metadata", {})
+        example |= shared | ({"metadata": metadata} if metadata else {})
+        example.setdefault("message_list", []).extend(messages)
+    yield from found.values()
+
+
+def even_parts(records: Iterable[Record], most: int | None) -> Iterator[Record]:
+    """Examples of at most ``most`` messages, from one with more as few as possible and as even
+    as possible, the larger first."""
+    for record in records:
+        messages = record.get("message_list", ())
+        n_parts = -(-len(messages) // most) if most else 1
+        if n_parts < 2:
+            yield record
+            continue
+        size, larger = divmod(len(messages), n_parts)
+        rest = iter(messages)
+        for i in range(n_parts):
+            yield record | {"message_list": list(itertools.islice(rest, size + (i < larger)))}
+
+
+def single_questions(records: Iterable[Record]) -> Iterator[Record]:
+    """One record for each message of a list, for evaluation."""
+    for record in records:
+        messages = record.pop("message_list", [{}])
+        yield from (record | message for message in messages)
