@@ -52,7 +52,7 @@ def _nextqa_test(number: int, row: Row) -> Record:
 def perception_test(disk: Disk, split: str) -> Iterator[Record]:
     """``perception_test/all_train.json``: mc_question (question, options, answer_id) by the id of
     the video. Validation and test: tables with video_name, question_id, question, options, and of
-    the validation answer_id, area, reasoning."""
+    the validation answer_id, and perhaps area, reasoning."""
     if split.endswith(".parquet"):
         evaluation = partial(_perception_evaluation, is_test=split.startswith("Test/"))
         return disk.each(disk.parquet(f"perception_test/{split}"), evaluation)
@@ -77,8 +77,9 @@ def _perception_evaluation(row: Row, is_test: bool) -> Record:
     if is_test:
         video = {"video": f"perception_test/Test/videos/{name}.mp4", "metadata": ids}
         return video | _asked(row["question"], row["options"])
-    kind = {"answer_idx": int(row["answer_id"]), "area": row["area"], "reasoning": row["reasoning"]}
-    video = {"video": f"perception_test/videos/{name}.mp4", "metadata": ids | kind}
+    kinds = {k: row[k] for k in ("area", "reasoning") if row.get(k) is not None}
+    metadata = ids | {"answer_idx": int(row["answer_id"])} | kinds
+    video = {"video": f"perception_test/videos/{name}.mp4", "metadata": metadata}
     return video | _asked(row["question"], row["options"], row["answer_id"])
 
 
