@@ -88,6 +88,33 @@ def test_several_questions_on_a_video_are_sometimes_one_conversation(home: Path)
     assert turns[1].endswith("shows a total of 4.")
 
 
+def test_the_bounds_of_ranges(home: Path) -> None:
+    """Counts by the column; of a video of 63.5 s clips from 0.5 s on, with points at both ends."""
+    row = {"video_id": "a", "video_source": "youtube", "question": "How many?", "points": []}
+    row |= {"clip_start": None, "clip_end": None, "two_fps_timestamps": [], "video_duration": 63.0}
+    counts = (0, 5, 6, 25, 26, 60, 61)
+    short = [row | {"count": n, "label": str(n)} for n in counts]
+    clip = {"video_id": "b", "video_duration": 63.5, "clip_start": 0.5, "clip_end": 63.5}
+    row |= clip | {"points": [[{"x": 1.0, "y": 2.0}]], "count": 7, "label": "7"}
+    long = [row | {"two_fps_timestamps": [t]} for t in (0.0, 0.5, 63.5)]
+    write_arrow(home / "Molmo2-VideoPoint/spatial reference", short)
+    write_arrow(home / "Molmo2-VideoPoint/animal", long)
+    touch(home, *(f"youtube-cc/youtube-cc-kw-2fps/{name}_2fps.mp4" for name in "ab"))
+    found = {}
+    for bounds in ("0_5", "6_25", "26_60"):
+        shown = examples(f"vixmo_points_minmax_{bounds}", "train", home.parent, seed=None)
+        found[bounds] = [
+            (clip_of(e), [(m["label"], m["timestamps"]) for m in e["message_list"]]) for e in shown
+        ]
+    whole = [0.0, 63.0]
+    assert found["0_5"] == [(whole, [("0", []), ("5", [])])]
+    assert found["6_25"] == [
+        *(([0.5, 63.5], [("7", [t])]) for t in (0.0, 63.0)),
+        (whole, [("6", []), ("25", [])]),
+    ]
+    assert found["26_60"] == [(whole, [("26", []), ("60", [])])]
+
+
 @pytest.mark.parametrize("seed", [0, 100])
 @pytest.mark.parametrize("split", TABLES["academic_points"]["splits"])
 def test_academic_points(split: str, seed: int, home: Path) -> None:

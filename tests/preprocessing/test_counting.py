@@ -34,6 +34,24 @@ from olmo.preprocessing.counting import asks_for_count
         "How many feet are in the picture?",
         "What is the number of themes?",
         "How many seconds? And how many cups",
+        "HOW MANY of them",
+        "(how many cups)",
+        "how many centimetres",
+        "how many year old cups",
+        "how many square tiles",
+        "how many passing cars",
+        "don't count the cups",
+        "do not, count the cups",
+        "do not\ncount the cups",
+        "there are ____.",
+        "what total of cups",
+        "what total amount of cups",
+        "what was the num of cups",
+        "states the exact number of cups",
+        "what is the number of cups in the house",
+        "What is the number of yearlings",
+        "  approximately how many cups",
+        "Approximate it.\nhow many cups",
     ],
 )
 def test_asks_for_a_count(text: str) -> None:
@@ -73,7 +91,43 @@ def test_asks_for_a_count(text: str) -> None:
         "What is the amount of watts",
         "what the number of cups",
         "what exact number of cups",
+        "how many",
+        "how many  cats",
+        "how\nmany cats",
+        "APPROXIMATELY so.\nhow many cups",
+        "Do not tally all cups",
+        "count  the cups",
+        "counting the cups",
+        "Count them all",
+        "There are ___s",
+        "a total ____",
+        "what are the number of cups",
+        "What's number of cups",
+        "stated the number of cups",
+        "what is the numbers of cups",
+        "what is the number  of cups",
+        "what is the exact precise number of cups",
+        "what is the number of different ways",
     ],
 )
 def test_does_not_ask_for_a_count(text: str) -> None:
     assert not asks_for_count(text)
+
+
+MEASURES = """
+    years months weeks days hours minutes seconds milliseconds meters kilometers metres acres
+    leagues fathoms nautical+miles hectares inches square+inches square+feet ft square+ft miles
+    yards passing+yards dollars cents pounds euros mph kph more fewer less likes cubic gallons
+    quarts pints fluid+ounces liters milliliters weight grams milligrams tons ounces ways
+    different+ways degrees calories hertz horsepower bytes gigabytes psi atmospheres watts kilowatts
+"""
+
+
+@pytest.mark.parametrize("name", MEASURES.split())
+def test_measures(name: str) -> None:
+    """What is measured is not counted, in any case, whatever follows the whole word."""
+    measure = name.replace("+", " ")
+    for before in ("how many", "HOWMANY", "What is the total amount of"):
+        assert not asks_for_count(f"{before} {measure} of it?")
+        assert not asks_for_count(f"{before} {measure.upper()}")
+    assert asks_for_count(f"how many {measure}x")
