@@ -53,6 +53,7 @@ SYNTHETIC = "synthetic_video_qa"
 SHORT = ("short_video", "video", "video_no_subtitle")
 LONG = ("long_video", "video", "video_no_subtitle")
 SUBTITLE = ("long_video", "video", "video_subtitle")
+TEST = ("test_video",)
 
 
 def _video(
@@ -75,10 +76,10 @@ def _video(
     )
 
 
-def _held_back(name: str, dataset: str, tokens: int, prompt: str = MC) -> Task:
+def _held_back(name: str, dataset: str, prompt: str = MC) -> Task:
     """A test split without public answers: predictions only."""
     return Task(
-        *(name, dataset, "test", "predictions_only", tokens, ("test_video",)),
+        *(name, dataset, "test", "predictions_only", 12, TEST),
         prompt=prompt,
         categories=(),
     )
@@ -136,14 +137,12 @@ TASKS = (
         *("video_eval_pro_mc", "VideoEvalPro", "em_start", 32, LONG),
         *(("qa_type", "qa_subtype"), "test"),
     ),
-    # answers are not public
-    _held_back("mlvu_mc_test", "mlvu_mc_test", 12),
-    _held_back("perception_test_test", "perception_test", 12),
-    _held_back("ego_schema_test", "ego_schema", 32),
-    _held_back("motionbench_test", "motionbench", 12),
-    _held_back(
-        *("long_video_bench_w_subtitle_test", "long_video_bench_w_subtitle", 12), MC_SUBTITLE
-    ),
+    # test splits; the answers of the last four are not public
+    _video("mlvu_mc_test", "MLVU-Test", "em_start", 12, TEST, ("task_type",), "test"),
+    _held_back("perception_test_test", "perception_test"),
+    _held_back("ego_schema_test", "ego_schema"),
+    _held_back("motionbench_test", "motionbench"),
+    _held_back("long_video_bench_w_subtitle_test", "long_video_bench_w_subtitle", MC_SUBTITLE),
     # video pointing, counting, tracking
     Task(
         *(

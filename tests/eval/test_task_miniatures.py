@@ -30,9 +30,12 @@ CHOICE = [
             ("video_eval_pro_mc", ONLY_LETTER, ["qa_type/t", "qa_subtype/st"], ["B"]),
         )
     ),
-    (
-        *("motionbench", "B. y", ["Motion"]),
-        *(["A", "a."], ["B", "b"], ["", "(A)", "No idea"]),
+    *(
+        (*row, ["A", "a."], ["B", "b"], ["", "(A)", "No idea"])
+        for row in (
+            ("motionbench", "B. y", ["Motion"]),
+            ("mlvu_mc_test", LETTER_SUFFIX, ["count"]),
+        )
     ),
     (
         *("tomato", "A. 1\nB. 2", ["count"]),
