@@ -70,12 +70,14 @@ def mvbench(disk: Disk, split: str) -> Iterator[Record]:
     for task, folder in MVBENCH.items():
 
         def question(row: Row, task: str = task, folder: str = folder) -> Record:
-            metadata = {"example_id": f"{task}_{disk.place[-1]}", "task_type": task}
-            if None not in (row.get("start"), row.get("end")):
-                metadata |= clip_times(row["start"], row["end"])
             name, options = row["video"], row["candidates"]
             if task == FRAMES_TASK:
                 name = f"{name.strip('/')}/video.mp4"
+            prefix = f"{disk.home / 'MVBench/video' / folder}/"
+            metadata = {"example_id": f"{task}_{disk.place[-1]}", "task_type": task}
+            metadata |= {"video_path": prefix + name, "prefix": prefix}
+            if None not in (row.get("start"), row.get("end")):
+                metadata |= clip_times(row["start"], row["end"])
             answer = f"{letter_of(row['answer'], options)}."
             prompt = lettered(row["question"], options, ONLY_LETTER)
             found = {"question": prompt, "answer": answer, "style": EVAL_MC, "metadata": metadata}
@@ -106,11 +108,12 @@ def tomato(disk: Disk, split: str) -> Iterator[Record]:
 
 
 MOTION_PARTS = ("self-collected", "public-dataset")
-MOTION_ABOUT = {
-    "video_info": "video_info",
-    "task_type": "question_type",
-    "video_type": "video_type",
-}
+MOTION_ABOUT: tuple[tuple[str, str, Any], ...] = (
+    ("video_info", "video_info", {}),
+    ("task_type", "question_type", ""),
+    ("video_type", "video_type", ""),
+)
+"""Key of the metadata, column, and what stands for an absent one."""
 
 
 def motionbench(disk: Disk, split: str) -> Iterator[Record]:
@@ -121,7 +124,7 @@ def motionbench(disk: Disk, split: str) -> Iterator[Record]:
 
     def questions(row: Row) -> Iterator[Record]:
         paths = (f"{folder}/{part}/{row['video_path']}" for part in MOTION_PARTS)
-        video, about = disk.first(*paths), {k: row.get(v) for k, v in MOTION_ABOUT.items()}
+        video, about = disk.first(*paths), {k: row.get(v, none) for k, v, none in MOTION_ABOUT}
         for qa in row["qa"]:
             if split == "validation" and qa["answer"] == "NA":
                 continue
