@@ -67,11 +67,13 @@ scorer("long_video_bench")(_by_letter(lambda p, m: rules.any_capital(p, 5)))
 def select_mc_option(prediction: str, metadata: Metadata) -> Score:
     """TOMATO and image multiple choice, over the names shown to the model."""
     names = list(metadata.get("option_names") or rules.LETTERS[: _n_options(metadata, 0)])
-    gold = metadata.get("answer_idx")
-    if gold is None or not 0 <= int(gold) < len(names):
-        raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")
     found = rules.select_mc_option(rules.clean_answer(prediction), names)
     parsed = None if found is None else names[found]
+    gold, answer = metadata.get("answer_idx"), metadata.get("answer")
+    if gold is None and answer in list(rules.LETTERS[len(names) :]):
+        return score_of(0, parsed, answer)  # MMIU: the letter of no option, nothing is right
+    if gold is None or not 0 <= int(gold) < len(names):
+        raise ValueError(f"answer_idx {gold!r} does not name one of {len(names)} options")
     return score_of(int(found == int(gold)), parsed, names[int(gold)])
 
 

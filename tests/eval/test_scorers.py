@@ -98,8 +98,12 @@ def test_select_mc_option():
     metadata = {"options": ["1", "2"], "option_names": "AB", "answer_idx": 1}
     assert score_example("B. 2", metadata, "select_mc_option")["correct"] == 1
     assert score_example("The answer is B", metadata, "select_mc_option")["unparsed"] == 1
-    with pytest.raises(ValueError, match="answer_idx"):
-        score_example("B", {"options": ["1"]}, "select_mc_option")
+    beyond = metadata | {"answer_idx": None, "answer": "C"}  # in MMIU: nothing is right
+    scores = [score_example(text, beyond, "select_mc_option")["correct"] for text in "ABC"]
+    assert scores == [0, 0, 0]
+    for wrong in ({"options": ["1"]}, beyond | {"answer": "B"}):
+        with pytest.raises(ValueError, match="answer_idx"):
+            score_example("B", wrong, "select_mc_option")
 
 
 def test_temp_compass():
