@@ -7,6 +7,7 @@ import contextlib
 import json
 import pickle
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,38 @@ def test_examples(name: str, root: Path) -> None:
         assert examples(name, split, root, seed=None) == found, split
 
 
+def other_splits() -> Iterator[tuple[str, str, str]]:
+    """A set, a split that its case does not have, and one that it has, of the same layout."""
+    for name in NAMES:
+        known = json.loads((CASES / name / "expected.json").read_text(encoding="utf-8"))
+        asked = [split for split in dataset_rows()[name].splits if split in known]
+        for split in set(dataset_rows()[name].splits) - set(known):
+            if asked[-1] != "train":
+                yield name, split, asked[-1]
+
+
+@pytest.mark.parametrize(("name", "split", "like"), sorted(other_splits()))
+def test_another_split_of_the_same_layout(name: str, split: str, like: str, root: Path) -> None:
+    """Under the file names of that split; it may also be another name for the same one."""
+    words = dataset_rows()[name].splits
+    word = re.compile(rf"(?<![A-Za-z]){words[like]}(?![A-Za-z]|_test)")  # not train_val_test
+    expected = write_case(name, home(name, root))[like]
+    for path in sorted(home(name, root).rglob("*")):
+        target = root / word.sub(words[split], str(path.relative_to(root)))
+        if path.is_file() and target != path:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    found = examples(name, split, root, seed=None)
+    assert found == json.loads(word.sub(words[split], json.dumps(expected)))
+
+
+@pytest.mark.parametrize("name", ["perception_test_flat", "perception_test_max5"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_is_that_of_another_set(name: str, split: str, root: Path) -> None:
+    expected = write_case("perception_test", home(name, root))
+    assert examples(name, split, root, seed=None) == expected[split]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_become_conversations(name: str, root: Path) -> None:
     """With draws from the generator of the example alone."""
@@ -69,6 +102,7 @@ def test_examples_become_conversations(name: str, root: Path) -> None:
             assert (random.getstate(), np.random.get_state()[1].tolist()) == states
         assert found[0] == found[1], "the same whatever the global seeds are"
         for example in found[0]:
+            assert split == "train" or "message_list" not in example, "one question per example"
             for message in example.get("message_list", [example]):
                 check(message, f"{name}:{split}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,8 @@ from olmo.data.datasets.sources import FrameClips, HubFiles, Manual, Source, Web
 from olmo.data.download import web
 from olmo.data.download.web import DownloadError, download
 from scripts import download_datasets
-from tests.data.datasets_miniature import write_file
 from tests.data.file_server import CONTENT, row
+from tests.data.worlds import write_world
 
 
 def fetch(root: Path, monkeypatch: pytest.MonkeyPatch, *sources: Source) -> list[str]:
@@ -276,8 +277,8 @@ def test_hub_files_with_archives(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_hub_table_becomes_arrow(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train-0", "train-1", "test-0"):
-        write_file(hub.folder / f"data/{name}.parquet", [{"x": name}])
+    names = ("train-0", "train-1", "test-0")
+    write_world(hub.folder, {f"data/{name}.parquet": {"rows": [{"x": name}]} for name in names})
     splits = {"train": "data/train-*.parquet", "test": "data/test-*.parquet"}
     source = HubFiles("owner/name", "set", table=splits)
     assert fetch(tmp_path, monkeypatch, source) == []
@@ -304,7 +305,8 @@ def test_clips_are_made_from_frames(
         {"vid_name": f"house_{n}", "show_name": "House M.D.", "ts": ts, **question}
         for n, ts in spans
     ]
-    write_file(home / "TVQA/tvqa_train.jsonl", rows)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_world(home, {"TVQA/tvqa_train.jsonl": {"text": lines}})
     frames = home / "TVQA/video-frames/frames_hq/house_frames"
     declared = dataset_rows()["tvqa"]
     assert FrameClips("tvqa") in declared.origins

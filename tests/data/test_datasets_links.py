@@ -18,8 +18,8 @@ from olmo.data.datasets.tables import address_name
 from olmo.data.download.addresses import SWITCH
 from olmo.data.download.web import WebLimits
 from scripts import download_datasets
-from tests.data.datasets_miniature import write_arrow
 from tests.data.file_server import row
+from tests.data.worlds import write_table
 
 
 def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_linked_images(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     links = [f"{address}/{name}" for name in ("a.png", "page.html", "gone.png", "a.png")]
     (tmp_path / "local.png").write_bytes(buffer.getvalue())
     links.append(f"file://{tmp_path}/local.png")
-    write_arrow(tmp_path / "home/table", {"train": [{"image_url": link} for link in links]})
+    write_table(tmp_path / "home/table.arrow", {"train": [{"image_url": link} for link in links]})
     source = LinkedImages("table", "images")
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     for _ in range(2):
@@ -51,7 +51,7 @@ def test_linked_images_that_have_changed(server: Any, tmp_path: Path, monkeypatc
         {"image_url": f"{address}/a.png", "image_sha256": digest},
         {"image_url": f"{address}/b.png", "image_sha256": "00ff"},
     ]
-    write_arrow(tmp_path / "home/table", {"train": rows})
+    write_table(tmp_path / "home/table.arrow", {"train": rows})
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     source = LinkedImages("table", "images")
     job = download_datasets.Job(row(source), workers=2)
@@ -69,7 +69,7 @@ def test_linked_lists_of_images(server: Any, tmp_path: Path, monkeypatch: Any) -
     handler.files.update({"a.png": buffer.getvalue(), "b.png": buffer.getvalue()})
     a, b = f"{address}/a.png", f"{address}/b.png"
     rows = [{"image_urls": [a, b]}, {"image_urls": [b]}, {"image_urls": None}]
-    write_arrow(tmp_path / "home/table", {"train": rows})
+    write_table(tmp_path / "home/table.arrow", {"train": rows})
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     source = LinkedImages("table", "images", column="image_urls")
     job = download_datasets.Job(row(source), workers=2)
@@ -102,7 +102,7 @@ def test_only_images_that_can_be_read_are_kept(
     links = [f"{address}/{name}?Signature=secret" for name in handler.files]
     handler.files.update({f"{n}?Signature=secret": d for n, d in list(handler.files.items())})
     links += ["not an address", "http://me:secret@127.0.0.1/a.png", "http://[::1", "ftp://x/a.png"]
-    write_arrow(tmp_path / "home/table", {"train": [{"image_url": link} for link in links]})
+    write_table(tmp_path / "home/table.arrow", {"train": [{"image_url": link} for link in links]})
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     job = download_datasets.Job(row(), workers=2, limits=WebLimits(max_image=20_000))
     download_datasets.fetch_images(job, LinkedImages("table", "images"))

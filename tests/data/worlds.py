@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from olmo.data.registry import get_dataset
 
 HOMES = ("video_datasets", "torch_datasets")
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 CASES = Path(__file__).parents[1] / "cases"
 """A folder for each data set: ``files`` as they are published, below its home, and
 ``expected.json``. Tables are rows in JSON: ``X.parquet.json``, and ``X.arrow.json`` for the folder
@@ -38,10 +40,12 @@ class First(np.random.RandomState):
         return 0.0
 
 
-def write_case(name: str, home: Path) -> dict[str, Any]:
-    """Write the files of ``tests/cases/NAME`` under ``home``, empty files for the media that its
-    expected examples name, and those of its list ``media``. Returns the expected examples by
-    split."""
+def write_case(
+    name: str, home: Path, content: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Write the files of ``tests/cases/NAME`` under ``home``, the media that its expected examples
+    name, and those of its list ``media``. They are empty without ``content``: of a "video" and of
+    an "image". Returns the expected examples by split."""
     folder = CASES / name
     for source in sorted((folder / "files").rglob("*")):
         target = home / source.relative_to(folder / "files")
@@ -59,10 +63,20 @@ def write_case(name: str, home: Path) -> dict[str, Any]:
     ]
     for paths in [media, *shown]:
         for path in paths if isinstance(paths, list) else [paths]:
-            if isinstance(path, str) and not (home / path).exists():
-                (home / path).parent.mkdir(parents=True, exist_ok=True)
-                (home / path).touch()
+            if isinstance(path, str):
+                write_medium(home / path, content)
     return expected
+
+
+def write_medium(path: Path, content: Mapping[str, bytes]) -> None:
+    """A file, or those of a folder of frames, unless something is in them already."""
+    if path.is_dir():
+        for frame in path.iterdir():
+            write_medium(frame, content)
+    elif not path.exists() or not path.stat().st_size:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = "video" if path.suffix in VIDEO_SUFFIXES else "image"
+        path.write_bytes(content.get(kind, b""))
 
 
 def write_table(path: Path, rows: Any) -> None:

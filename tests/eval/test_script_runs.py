@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from olmo.eval.tasks import SYNTHETIC, TASKS
-from tests.eval.miniatures import miniature, write_files
+from tests.eval.miniatures import CLIP, write_files
 from tests.eval.scripts import COMPARE, DENSE, EVALUATE, TRAIN, results, run
 
 pytestmark = pytest.mark.slow
@@ -107,11 +107,11 @@ def test_what_fails_is_listed_and_costs_no_other_task(trained, data, tmp_path):
 
 
 def test_every_task_of_the_table_in_one_run(tmp_path):
-    """On miniatures of all data sets, where one clip range lies outside its video."""
+    """On the cases of all data sets, where one clip range lies outside its video."""
     data, folder = tmp_path / "data", tmp_path / "out"
     tasks = [task for task in TASKS if task.dataset != SYNTHETIC]
     for task in tasks:
-        write_files(miniature(task.dataset, task.split), data)
+        write_files(task, data, CLIP)
     modes = "video,test_video,video_pointing,tracking,single_image,multi_image"
     flags = (f"--mode={modes}", "--max_new_tokens=8", f"--save_folder={folder}", "--eval_name=x")
     text = run(EVALUATE, DENSE, *flags, code=1, MOLMO_DATA_DIR=str(data))

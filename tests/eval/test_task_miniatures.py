@@ -3,11 +3,9 @@ answer, score. The expected figures are worked out by hand."""
 
 import pytest
 
-from olmo.data.registry import get_dataset
 from olmo.eval.evaluator import EvalSettings, evaluate_task, example_order
 from olmo.models.loading import load_model_config, select_checkpoint
-from tests.data.datasets_miniature import Miniature
-from tests.eval.miniatures import CLIP, CPU, Repeated, Scripted, ask, opened, the_task
+from tests.eval.miniatures import CPU, Repeated, Scripted, ask, opened, the_task
 from tests.eval.scripts import DENSE
 
 
@@ -25,21 +23,21 @@ CHOICE = [
         (name, suffix, labels, right, ["A", "a)"], ["", "(B)", "I cannot see it."])
         for name, suffix, labels, right in (
             ("mvbench", ONLY_LETTER, ["Action Sequence"], ["B", "b) it"]),
-            ("lvbench", ONLY_LETTER, ["reasoning"], ["B.", "Because"]),
-            ("mlvu_mc", LETTER_SUFFIX, ["plotQA"], ["B", "b"]),
-            ("video_eval_pro_mc", ONLY_LETTER, ["qa_type/t", "qa_subtype/st"], ["B"]),
+            ("lvbench", ONLY_LETTER, ["er"], ["B.", "Because"]),
+            ("video_eval_pro_mc", ONLY_LETTER, ["qa_type/t", "qa_subtype/s"], ["B"]),
         )
     ),
     *(
         (*row, ["A", "a."], ["B", "b"], ["", "(A)", "No idea"])
         for row in (
-            ("motionbench", "B. y", ["Motion"]),
+            ("motionbench", "B. b", ["Motion"]),
+            ("mlvu_mc", LETTER_SUFFIX, ["plotQA"]),  # the shortest video comes first
             ("mlvu_mc_test", LETTER_SUFFIX, ["count"]),
         )
     ),
     (
-        *("tomato", "A. 1\nB. 2", ["count"]),
-        *(["B", "b", "B. 2"], ["A. 1"], ["", "The answer is (B)", "zzz"]),
+        *("tomato", "A. 2\nB. 3\nC. 10", ["count"]),
+        *(["A", "a", "A. 2"], ["B. 3"], ["", "The answer is (A)", "zzz"]),
     ),
     (
         *("perception_test", LETTER_SUFFIX),
@@ -57,16 +55,16 @@ CHOICE = [
     *(
         (
             *(name, "The best answer is:"),
-            ["duration/short", "domain/Knowledge", "sub_category/Law", "task_type/OCR Problems"],
-            *(["C", "The best answer is: (C)", "Clearly it is so"], ["B or C"], ["", "c", "E"]),
+            ["duration/short", "domain/K", "sub_category/H", "task_type/OCR"],
+            *(["B", "The best answer is: (B)", "Because it is so"], ["A or B"], ["", "b", "E"]),
         )
         for name in ("video_mme", "video_mme_w_subtitle")
     ),
     *(
         (
             *(name, LETTER_SUFFIX),
-            ["duration_group/15", "question_category/S2E", "level/L1-Perception"],
-            *(["C", "Answer: C"], ["E", "B or C"], ["", "c", "none"]),
+            ["duration_group/15", "question_category/S2E", "level/L1"],
+            *(["B", "Answer: B"], ["E", "A or B"], ["", "b", "none"]),
         )
         for name in ("long_video_bench_no_subtitle", "long_video_bench_w_subtitle")
     ),
@@ -94,39 +92,25 @@ def test_multiple_choice(row, config, tmp_path, monkeypatch):
         .endswith(f"{suffix}<|im_end|>")
     )
     assert "video_" not in prompt  # no style tag before a question of several options
-    assert ("hello" in prompt or "hi\n" in prompt) == name.endswith("_w_subtitle")
+    with_subtitle = "0.5 - 2.0 Hi\n" in prompt or "0.0 - 1.0 cut\n" in prompt
+    assert with_subtitle == name.endswith("_w_subtitle")
 
 
 def test_temp_compass(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
-    base = {"video_id": "v1", "dim": "speed"}
-    choice = {**base, "question": "Q?\nA. fast\nB. slow", "answer": "B. slow"}
-    rows = {
-        "multi-choice": [choice, {**choice, "dim": "order"}],
-        "yes_no": [{**base, "question": "Is it?", "answer": "yes"}],
-        "caption_matching": [
-            {**base, "question": "Q?\nOption 1: x\nOption 2: y", "answer": "Option 2: y"}
-        ],
-        "captioning": [{**base, "question": "?", "mc_question": "q", "mc_answer": "a"}],
-    }
-    files = {f"TempCompass/{k}/test-00000-of-00001.parquet": v for k, v in rows.items()}
-    video = "TempCompass/videos/v1.mp4"
-    home = Miniature("temp_compass_internal", files, [video]).write(tmp_path)
-    (home / video).write_bytes(CLIP)
     task = the_task("temp_compass_internal")
-    dataset = get_dataset(task.dataset, task.split)
-    answers = {0: "B", 1: "A. fast", 2: "Yes, it is", 3: "I am not sure"}
-    assert len(dataset) == 5
-    order = [i for i in example_order(5, EvalSettings().seed) if i in answers]
+    dataset = opened(task, tmp_path, monkeypatch)
+    answers = {0: "B", 1: "A. yes", 2: "Yes, it is", 3: "No.", 4: "I am not sure"}
+    assert len(dataset) == 6  # the last one is a caption
+    order = [i for i in example_order(6, EvalSettings().seed) if i in answers]
     model = Scripted(config.build_tokenizer(), [answers[i] for i in order])
     metrics = evaluate_task(model, config, task, EvalSettings(), CPU, dataset).metrics
-    assert (metrics["n"], metrics["accuracy"], metrics["unparsed"]) == (4, 0.5, 1)
+    assert (metrics["n"], metrics["accuracy"], metrics["unparsed"]) == (5, 0.6, 1)
     found = {name: one["accuracy"] for name, one in metrics["categories"].items()}
     assert found == {
         "task/multi-choice": 0.5,
         "task/yes_no": 1,
         "task/caption_matching": 0,
-        "temporal_aspect/speed": pytest.approx(2 / 3),
+        "temporal_aspect/speed": 0.75,
         "temporal_aspect/order": 0,
         "multi-choice_speed": 1,
         "multi-choice_order": 0,

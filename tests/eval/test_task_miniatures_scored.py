@@ -41,28 +41,28 @@ SINGLE_FRAME = {  # gold in frame 0 alone; a predicted frame without gold scores
 
 # task, number of the example, part of the prompt, score of each answer (None: unparsed), labels
 SCORED = [
-    ("chart_qa", 0, "Q0?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
+    ("chart_qa", 0, "How high?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
     ("coco_2014_vqa", 0, "What?", {"a": 1 / 3, "A.": 1 / 3, "c": 0, NO: None}, []),
-    ("text_vqa", 0, "What?", {"x": 2 / 3, "y": 1 / 3, "z": 0, NO: None}, []),
+    ("text_vqa", 0, "Brand?", {"x": 2 / 3, "y": 1 / 3, "z": 0, NO: None}, []),
     *(
-        (name, 0, "What?", {"Hello": 1, "hell": 0.8, "cow": 0, NO: None}, [])
-        for name in ("doc_qa", "info_qa")
+        (name, 0, asked, {"Hello": 1, "hell": 0.8, "cow": 0, NO: None}, [])
+        for name, asked in (("doc_qa", "Date?"), ("info_qa", "Share?"))
     ),
     ("ai2_diagram", 0, "A. cat\nB. dog", {"B. dog": 1, "b": 1, "A": 0, NO: None}, []),
     ("ai2_diagram", 1, "Which?", {"A": 1, "B": 0, NO: None}, []),
     ("real_world_qa", 0, "How many?", {"3": 1, "3.": 1, "4": 0, NO: None}, []),
     ("real_world_qa", 1, "only the letter", {"A": 1, "a.": 1, "B": 0, NO: None}, []),
     (
-        *("math_vista_v2", 0, "How long? (Unit: cm)"),
-        *({"4": 1, "5": 0, NO: None}, ["geometry problem solving"]),
+        *("math_vista_v2", 0, "How long?"),
+        *({"4": 1, "5": 0, NO: None}, ["geometry"]),
     ),
     (
-        *("math_vista_v2", 1, "A. no\nB. yes"),
+        *("math_vista_v2", 2, "A. no\nB. yes"),
         {"B": 1, "The answer is (b)": 1, "yes": 1, "no": 0, "A or B": 0, REFUSAL: None, NO: None},
-        ["geometry problem solving"],
+        ["geometry"],
     ),
     ("mmmu", 0, "A. a cup\nB. Image 2", {"B": 1, "(b)": 1, "A": 0, REFUSAL: None}, ["Art_Theory"]),
-    ("mmmu", 1, "What is Image 1?", {"7": 1, "8": 0, NO: None}, ["Art_Theory"]),
+    ("mmmu", 2, "What is Image 1?", {"7": 1, "8": 0, NO: None}, ["Art_Theory"]),
     *(
         (name, 0, asked, {points(*FOUR): 1, points(*FOUR[:3]): 0, "4": None}, ["count/4"])
         for name, asked in (
@@ -90,11 +90,11 @@ SCORED = [
         *({"A": 1, "a. Image 2": 1, "B": 0, REFUSAL: None}, ["Counting"]),
     ),
     (
-        *("mmiu", 0, "Two pictures.\nWhich is first?"),
+        *("mmiu", 0, "Which is first?"),
         *({"B": 1, "B. the right one": 1, "A": 0, "I don't know": None}, ["visual_ordering"]),
     ),
     (
-        *("blink", 0, "A. the second image\nB. the third image"),
+        *("blink", 0, "A. the second\nB. the third"),
         *({"B": 1, "b.": 1, "A": 0, NO: None}, ["Jigsaw"]),
     ),
     (
