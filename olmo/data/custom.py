@@ -28,7 +28,6 @@ from tqdm import tqdm
 from olmo.data.custom_files import SUFFIXES, RowFile, open_files
 from olmo.data.custom_line import checked, record_of, style_of
 from olmo.data.records import CustomDataError, Record, RecordDataset, media_of
-from olmo.distributed import is_main
 from olmo.outside import describe, foreign
 from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
 
@@ -169,6 +168,8 @@ class CustomDataset(RecordDataset):
 
 def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
     """What is wrong with the rows of a file, each with its number."""
+    from olmo.distributed import is_main  # imported late: it takes seconds, for torch
+
     size = sum(path.stat().st_size for path in source.files)
     bar = tqdm(
         **{"total": size, "unit": "B", "unit_scale": True, "desc": f"checking {source.path.name}"},
