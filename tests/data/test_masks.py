@@ -12,6 +12,7 @@ from PIL import Image
 from olmo.data.datasets.draws import CLIP_S, drawn
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask, run_lengths
 from olmo.data.datasets.tracking import SINGLE, TRACK, once_a_second, taught
+from olmo.outside import OutsideError
 
 MASK = np.zeros((6, 5), dtype=bool)
 MASK[1:4, 1:3] = True
@@ -40,6 +41,13 @@ def test_run_lengths_of_the_coco_tools() -> None:
         run_lengths("o")
     with pytest.raises(ValueError, match="the character ' '"):
         run_lengths("7 3")
+    with pytest.raises(ValueError, match="a number without end"):
+        run_lengths("o" * 1_000_000)
+
+
+def test_a_few_numbers_do_not_fill_the_memory() -> None:
+    with pytest.raises(OutsideError, match=r"limits\.max_pixels"):
+        rle_mask({"size": [10**6, 10**6], "counts": [10**12]})
 
 
 def test_points_lie_in_their_masks(tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from olmo.outside import OutsideError
 from olmo.preprocessing.image_files import WIDE, open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
 
 FIVE_BITS, MORE, SIGN = 0x1F, 0x20, 0x10
+MAX_BITS = 60
+"""Of a number in a mask's counts."""
 
 
 def run_lengths(text: str | bytes) -> list[int]:
@@ -30,6 +33,8 @@ def run_lengths(text: str | bytes) -> list[int]:
             raise ValueError(f"a mask's counts hold the character {chr(byte)!r}")
         value |= (code & FIVE_BITS) << shift
         shift += 5
+        if shift > MAX_BITS:
+            raise ValueError("a mask's counts hold a number without end")
         if code & MORE:
             continue
         if code & SIGN:
@@ -42,8 +47,10 @@ def run_lengths(text: str | bytes) -> list[int]:
 
 
 def rle_mask(rle: Mapping[str, Any]) -> np.ndarray:
-    """The mask, bool ``[height, width]``. ``ValueError`` if the runs do not fill its size."""
+    """The mask, bool ``[height, width]``. ``ValueError`` if the runs do not fill its size, or it
+    has more pixels than a frame may have."""
     height, width = (int(n) for n in rle["size"])
+    DEFAULT_LIMITS.check_pixels(width, height, OutsideError)
     counts = rle["counts"]
     lengths = run_lengths(counts) if isinstance(counts, (str, bytes)) else list(counts)
     if min(lengths, default=0) < 0 or sum(lengths) != height * width:
