@@ -16,6 +16,7 @@ from typing import Any
 
 from olmo.data.custom import CustomDataset
 from olmo.data.mixture import CUSTOM, Mixture, mixture_file
+from olmo.distributed import gather
 from olmo.mappings import flat
 from olmo.models.loading import SHARDED, select_checkpoint
 from olmo.train.config import TrainConfig
@@ -73,6 +74,21 @@ def identity_of(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
         start = select_checkpoint(config.initial_model_checkpoint)
         identity["start"] = {"path": str(start.resolve()), "sha256": fingerprint(start)}
     return identity
+
+
+def check_ranks(mixture: Mixture) -> None:
+    """``ValueError`` if a rank has opened other data than rank 0, because other files are on its
+    machine: the ranks would go through different streams."""
+    names = mixture.names
+    first, *others = gather({n: (len(mixture.datasets[n]), mixture.rates[n]) for n in names})
+    for rank, found in enumerate(others, 1):
+        for name in sorted({*first, *found}):
+            if first.get(name) != found.get(name):
+                raise ValueError(
+                    f"rank {rank} has other data than rank 0, first {name!r}: examples and weight "
+                    f"{found.get(name, 'none')} instead of {first.get(name, 'none')}; give every "
+                    "machine the same files"
+                )
 
 
 def fingerprint(folder: Path) -> str:

@@ -20,7 +20,7 @@ from olmo.models.weight_files import has_weights
 from olmo.preprocessing.multimodal import ExamplePreprocessor
 from olmo.train.callbacks import JsonlCallback, ProgressCallback, WandbCallback, check_wandb
 from olmo.train.config import TrainConfig, WandbConfig
-from olmo.train.identity import identity_of
+from olmo.train.identity import check_ranks, identity_of
 from olmo.train.lora import choose_trained, reset_adapters
 from olmo.train.optim import build_optimizer, group_sizes
 from olmo.train.resume import resume
@@ -79,6 +79,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         config.data.custom,
         config.data.max_line_bytes,
     )
+    check_ranks(mixture)
     model = build_model(config, device)
     optimizer = build_optimizer(model, config.optimizer)
     identity = from_main(lambda: identity_of(config, mixture))

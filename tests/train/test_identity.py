@@ -14,8 +14,16 @@ import torch
 
 from olmo.config import merge, read_settings
 from olmo.data.mixture import MIXTURES, Mixture, MixtureConfig
+from olmo.train import identity as identity_module
 from olmo.train.config import TrainConfig
-from olmo.train.identity import Differences, compare, fingerprint, identity_of, same_place
+from olmo.train.identity import (
+    Differences,
+    check_ranks,
+    compare,
+    fingerprint,
+    identity_of,
+    same_place,
+)
 from olmo.train.run import train
 from tests.train.conftest import Run
 from tests.train.rows import train_config, write_start
@@ -319,3 +327,16 @@ def test_a_run_has_no_place_in_a_checkpoint(place: Path) -> None:
             train(config, torch.device("cpu"))
         left = {p.name for p in place.rglob("*")} - {p.name for p in before}
         assert left <= {".lock"}, left
+
+
+@pytest.mark.parametrize("there", [{"a": (3, 0.5)}, {"a": (3, 0.5), "b": (5, 0.5)}])
+def test_ranks_with_other_data_do_not_train(
+    there: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``skip_missing`` is decided by each rank, from the files on its machine."""
+    mixture = Mixture({"a": [0] * 3, "b": [0] * 4}, {"a": 0.5, "b": 0.5})  # type: ignore[dict-item]
+    monkeypatch.setattr(identity_module, "gather", lambda mine: [mine, mine])
+    check_ranks(mixture)
+    monkeypatch.setattr(identity_module, "gather", lambda mine: [mine, mine, there])
+    with pytest.raises(ValueError, match=r"rank 2 has other data than rank 0, first 'b'"):
+        check_ranks(mixture)
