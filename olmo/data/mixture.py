@@ -46,6 +46,7 @@ class WeightedDataset(Config):
         MessageWeight.of(self.message_weight)  # a wrong field fails here
         if self.sampling_rate <= 0:
             raise ValueError(f"sampling_rate must be positive, got {self.sampling_rate}")
+        self.at_least(0, "root_size_factor")
 
     def weight(self, size: int) -> float:
         factor = self.root_size_factor
@@ -164,7 +165,7 @@ class MixtureConfig(Config):
                     continue
                 weights[entry.name] = entry.weight(len(data))
                 settings[entry.name] = entry.settings
-            total = sum(weights.values())
+            total = sum(weights.values()) or 1.0  # 0 of empty data sets, which Mixture names
             rates |= {name: group.rate * w / total for name, w in weights.items()}
         if unusable and not (skip_missing and datasets):
             raise _unusable(unusable, len(datasets))

@@ -19,7 +19,7 @@ from olmo.data.stream import CHUNK, KEPT_CHUNKS, MixtureStream, example_rng
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "fixtures/data_sets/mixture_rates.json").read_text()
 )
-SIZES = (400, 10_000, 90_000, 1_000_000)
+SIZES = (0, 400, 10_000, 90_000, 1_000_000)
 
 
 class Numbers:
@@ -238,6 +238,7 @@ def test_settings_of_a_mixture_reach_the_example() -> None:
         ("[{rate: 0, datasets: [{name: x}]}]", "rate must be positive, got 0"),
         ("[{rate: 1, datasets: [{name: x, sampling_rate: -1}]}]", "sampling_rate must be positive"),
         ("[{rate: 1, datasets: [{name: x, message_weight: {wieght: 1}}]}]", "wieght"),
+        ("[{rate: 1, datasets: [{name: x, root_size_factor: -1}]}]", "root_size_factor must be at"),
         ("[]", "at least one data set"),
     ],
 )
@@ -246,6 +247,12 @@ def test_wrong_mixture_file(tmp_path: Path, groups: str, message: str) -> None:
     file.write_text(f"groups: {groups}\n")
     with pytest.raises(ConfigError, match=rf"own.yaml.*{message}"):
         MixtureConfig.load(str(file))
+
+
+def test_an_empty_data_set_is_named() -> None:
+    config = MixtureConfig([MixtureGroup(1.0, [WeightedDataset("d_0")])])
+    with pytest.raises(ValueError, match="data set 'd_0' is empty"):
+        config.open("train")
 
 
 def test_own_data_in_a_mixture(tmp_path: Path) -> None:
