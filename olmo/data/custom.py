@@ -28,7 +28,7 @@ from tqdm import tqdm
 from olmo.data.custom_files import SUFFIXES, RowFile, open_files
 from olmo.data.custom_line import checked, record_of, style_of
 from olmo.data.records import CustomDataError, Record, RecordDataset, media_of
-from olmo.outside import describe, foreign
+from olmo.outside import OutsideError, describe, foreign
 from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
 
 __all__ = ["MAX_LINE_BYTES", "CustomDataError", "CustomDataset", "is_own_data"]
@@ -137,9 +137,7 @@ class CustomDataset(RecordDataset):
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
         if check.unused:
-            log.warning(
-                "%s: keys without a meaning here: %s", path, ", ".join(sorted(check.unused))
-            )
+            log.warning("%s: keys without a meaning here: %s", path, _listed(sorted(check.unused)))
         return cls(path.name, split, home, records, path, evaluation)
 
     @property
@@ -179,7 +177,7 @@ def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
         for n, (number, found) in enumerate(source.scan()):
             try:
                 check(source.parse(found, number), found)
-            except CustomDataError as e:
+            except OutsideError as e:
                 yield _printable(f"{source.unit} {number}: {e}")
             except Exception as e:  # whatever is odd about it, it is a mistake of that row
                 yield _printable(f"{source.unit} {number}: it cannot be used: {describe(e)}")
@@ -188,6 +186,11 @@ def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
     except Exception as e:  # of the library that reads the file
         yield _printable(f"it cannot be read to its end: {describe(e)}")
     bar.close()
+
+
+def _listed(keys: list[str]) -> str:
+    more = [f"and {len(keys) - MAX_SHOWN} more"] * (len(keys) > MAX_SHOWN)
+    return ", ".join([*(_printable(key[:80]) for key in keys[:MAX_SHOWN]), *more])
 
 
 def _printable(text: str) -> str:

@@ -205,6 +205,11 @@ def test_other_keys(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     }
     assert got["style"] == "video_long_caption" and got["subtitle"] == "spoken"
     assert "keys without a meaning here: score, video_id" in caplog.text
+    caplog.clear()
+    many = {f"{i:02} \x1b[2J" + "x" * 1000: 1 for i in range(30)}
+    read(folder, {"video": "a.mp4", "conversations": shared("Q", "A")} | many)
+    assert "00 \\x1b[2J" in caplog.text and "and 10 more" in caplog.text
+    assert "\x1b" not in caplog.text and len(caplog.text) < 3000
 
 
 def test_an_image_in_the_line(folder: Path) -> None:
