@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all, also when several processes write the same one."""
+"""Files that are written whole or not at all, also when several processes write the same one; and
+those that are no files."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -19,6 +21,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, opened to read; a pipe or a device of that name would never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    return open(path, "rb")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

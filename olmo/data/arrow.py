@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from olmo.files import open_regular
 from olmo.outside import OutsideError, foreign
 
 Row = dict[str, Any]
@@ -53,11 +54,31 @@ def _parquet(path: Path) -> Any:
     return _pyarrow(path).parquet.ParquetFile(path)
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
-    """Rows of a parquet file, some at a time."""
+def _json(path: Path) -> Any:
+    with open_regular(path) as file:
+        return json.loads(file.read())
+
+
+def parquet_rows(path: Path) -> Iterator[Row | OutsideError]:
+    """Rows of a parquet file, some at a time, or why one cannot be read."""
     with _parquet(path) as file:
         for batch in file.iter_batches(ROWS_CONVERTED):
-            yield from batch.to_pylist()
+            yield from _converted(batch)
+
+
+def _converted(batch: Any) -> list[Row | OutsideError]:
+    """Rows as Python objects. In place of one that cannot be (text that is no UTF-8, a date beyond
+    those of Python, damaged offsets) stands the reason."""
+    try:
+        with foreign(OutsideError):
+            batch.validate(full=True)  # damaged offsets would point anywhere in memory
+            rows: list[Row | OutsideError] = batch.to_pylist()
+            return rows
+    except OutsideError as e:
+        if batch.num_rows < 2:
+            return [e]
+        half = batch.num_rows // 2
+        return [*_converted(batch.slice(0, half)), *_converted(batch.slice(half))]
 
 
 @dataclass
@@ -92,7 +113,8 @@ class ParquetRows(Sequence[Row]):
         group = self._group(number)
         return group.slice(int(idx) - int(ends[number]) + group.num_rows, 1).to_pylist()[0]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Any]:
+        """All rows in order; in place of one that cannot be read the ``OutsideError``."""
         return parquet_rows(self.path)
 
     def _group(self, number: int) -> Any:
@@ -120,11 +142,11 @@ class ArrowRows(Sequence[Row]):
     def open(cls, folder: Path, split: str = "train") -> ArrowRows:
         """Open the table in ``folder``, or its split ``split`` when it has several."""
         if (folder / "dataset_dict.json").is_file():
-            known = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            known = _json(folder / "dataset_dict.json")["splits"]
             if split not in known:
                 raise ValueError(f"{folder} has no split {split!r}, only {', '.join(known)}")
             folder = folder / split
-        state = json.loads((folder / "state.json").read_text())
+        state = _json(folder / "state.json")
         names = [f["filename"] for f in state["_data_files"]]
         outside = [n for n in names if Path(n).name != n]
         if outside:
@@ -144,12 +166,12 @@ class ArrowRows(Sequence[Row]):
             rest -= table.num_rows
         raise IndexError(f"no row {idx!r} among {len(self)}")
 
-    def __iter__(self) -> Iterator[Row]:
-        """All rows in order, converted some at a time."""
+    def __iter__(self) -> Iterator[Any]:
+        """All rows in order, converted some at a time; in place of one that cannot be read the
+        ``OutsideError``."""
         for table in self.tables():
             for batch in table.to_batches(max_chunksize=ROWS_CONVERTED):
-                batch.validate(full=True)
-                yield from batch.to_pylist()
+                yield from _converted(batch)
 
     @property
     def where(self) -> str:
@@ -184,6 +206,7 @@ class ArrowRows(Sequence[Row]):
         if not self._tables:
             for file in self.files:
                 arrow = _pyarrow(file)
+                open_regular(file).close()
                 with arrow.memory_map(str(file)) as source:
                     self._tables.append(arrow.ipc.open_stream(source).read_all())
         return self._tables

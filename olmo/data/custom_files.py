@@ -19,6 +19,7 @@ import numpy as np
 
 from olmo.data.arrow import ArrowRows, ParquetRows
 from olmo.data.records import CustomDataError, Record
+from olmo.outside import OutsideError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 HF_FILES = ("dataset_dict.json", "state.json")
@@ -50,7 +51,9 @@ class RowFile:
         raise NotImplementedError
 
     def parse(self, found: Any, number: int) -> Any:
-        """The value of a row; ``CustomDataError`` for one that cannot be read."""
+        """The value of a row; ``OutsideError`` for one that cannot be read."""
+        if isinstance(found, OutsideError):
+            raise found
         return found
 
     def number(self, idx: int) -> int:
@@ -160,9 +163,8 @@ class LineRows(RowFile):
         return CustomDataError(f"longer than data.max_line_bytes={self.max_bytes}")
 
     def parse(self, found: Any, number: int) -> Any:
-        if isinstance(found, CustomDataError):
-            raise found
-        return parsed(found, is_first=number == 1 and self.unit == "line")
+        line = super().parse(found, number)
+        return parsed(line, is_first=number == 1 and self.unit == "line")
 
     def number(self, idx: int) -> int:
         return int(self._numbers[idx])

@@ -18,6 +18,8 @@ Record = dict[str, Any]
 """Paths are relative to the home of the data set, subtitles are lists ``[start, end, text]``."""
 
 
+MAX_REASON = 300
+"""Characters of a reason for a row left out: it may quote what stands in the row."""
 MAX_REASONS = 5
 """Reasons for rows left out that a message lists."""
 
@@ -74,8 +76,9 @@ class Losses:
 
     def add(self, error: OutsideError, place: str) -> None:
         """Count the row at ``place``. All but those that a rule leaves out are unusable."""
-        count, first = self.reasons.get(str(error), (0, place))
-        self.reasons[str(error)] = count + 1, first
+        reason = str(error)[:MAX_REASON]
+        count, first = self.reasons.get(reason, (0, place))
+        self.reasons[reason] = count + 1, first
         self.n_unusable += isinstance(error, Flaw) or not isinstance(error, LeftOut)
 
     def __bool__(self) -> bool:

@@ -74,6 +74,14 @@ def test_a_json_list(folder: Path) -> None:
     assert len(examples(lines(path, QA, CHAT))) == 2, "lines in a .json file"
 
 
+def test_a_row_of_a_table_that_is_no_python_object(folder: Path) -> None:
+    times = pa.array([0, 1 << 61, 0], pa.timestamp("us"))
+    rows = pa.Table.from_pylist([QA, QA, QA | {"answer": ""}]).append_column("when", times)
+    pq.write_table(rows, folder / "my.parquet")
+    with pytest.raises(CustomDataError, match=r"3 rows cannot be used:(?s:.*)row 1: OverflowError"):
+        CustomDataset.open(folder / "my.parquet")
+
+
 def test_a_json_list_beyond_one_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every place of a list at the edge of what is read at once."""
     monkeypatch.setattr("olmo.data.custom_files.WINDOW", 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import json
 import logging
 import os
 import re
@@ -16,6 +18,7 @@ pytest.importorskip("pyarrow")
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from olmo.data import arrow
 from olmo.data.arrow import ArrowRows
@@ -24,7 +27,7 @@ from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.records import DatasetFormatError, Record
+from olmo.data.records import DatasetFormatError, Losses, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
 from tests.data.worlds import write_table
@@ -56,6 +59,10 @@ def of_json(disk: Disk, split: str) -> Iterator[Record]:
 
 def of_csv(disk: Disk, split: str) -> Iterator[Record]:
     return disk.each(disk.csv("a.csv"), question)
+
+
+def of_table(disk: Disk, split: str) -> Iterator[Record]:
+    return disk.each(disk.table_rows("t"), question)
 
 
 def of_parquet(disk: Disk, split: str) -> Iterator[Record]:
@@ -267,6 +274,111 @@ def test_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
     offsets = pa.array([0, 1 << 30, 6], pa.int32()).buffers()[1]
     wrong = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcdef")])
     rows = ArrowRows([tmp_path / "a"], [pa.table({"x": wrong})])
-    for read in (lambda: rows[0], lambda: list(rows), lambda: rows.column("x")):
+    for read in (lambda: rows[0], lambda: rows.column("x")):
         with pytest.raises(pa.ArrowInvalid):
             read()
+    assert [type(row) for row in rows] == [OutsideError, OutsideError]
+
+
+@pytest.mark.parametrize("read", [of_parquet, of_table])
+def test_a_row_that_is_no_python_object_costs_one_example(
+    read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the odd value stands in a column that nothing reads."""
+    data = pa.array([b"a", b"\xff", *[b"c"] * 250], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), len(data), data.buffers())
+    times = pa.array([*[0] * 240, 1 << 61, *[0] * 11], pa.timestamp("us"))
+    pq.write_table(pa.table({"question": texts, "when": times}), tmp_path / "a.parquet")
+    arrow.write_table([tmp_path / "a.parquet"], tmp_path / "t")
+    with caplog.at_level(logging.WARNING):
+        found = opened(tmp_path, read, monkeypatch)
+    assert [r["question"] for r in found.records] == ["a", *["c"] * 249]
+    assert "2 of 252 rows left out" in caplog.text and ": row 240)" in caplog.text
+
+
+def test_a_folder_that_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    (tmp_path / "loop").symlink_to("loop")
+    assert not Disk(tmp_path).exists("loop/v.mp4")
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    plain = {"splits": {"train": "train"}, "sources": [], "fields": {"question": "question"}}
+
+    def denied(folder: Path) -> list[str]:
+        if folder.name in ("closed", "v"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return ["a.jsonl"]
+
+    monkeypatch.setattr(os, "listdir", denied)
+    for given in ({"files": ["closed/a.jsonl"]}, {"files": ["a.jsonl"], "video": "v/{video}"}):
+        with pytest.raises(DatasetFormatError, match=r"(closed|v): PermissionError: Permission"):
+            DatasetRow("mine", "", **plain, **given).open("train")
+
+
+def test_pipes_in_an_arrow_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path / "t.arrow", {"train": [{"question": "a"}]})
+    (file,) = (tmp_path / "t/train").glob("*.arrow")
+    for path in (file, tmp_path / "t/train/state.json"):
+        path.unlink()
+        with pytest.raises(MissingDataError, match=path.name):
+            opened(tmp_path, of_table, monkeypatch)
+        os.mkfifo(path)
+        with pytest.raises(DatasetFormatError, match="not a regular file"):
+            opened(tmp_path, of_table, monkeypatch)
+
+
+def test_items_count_as_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one item per row, all but a few can be lost only if that is allowed."""
+    good, bad = {"items": [{"q": "q", "a": 1}]}, {"items": [{"q": "q", "a": None}]}
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    row = DatasetRow(
+        *("mine", "", {"train": "train"}, []),
+        files=["a.json"],
+        items="items",
+        fields={"question": "q", "answer": "a"},
+        merge="none",
+    )
+    (tmp_path / "a.json").write_text(json.dumps([good, *[bad] * 2]))
+    with pytest.raises(DatasetFormatError, match="2 of 3 rows left out: 2 no field 'a'"):
+        row.open("train")
+    (tmp_path / "a.json").write_text(json.dumps([good, bad, {"items": 7}, good, good]))
+    with caplog.at_level(logging.WARNING):
+        assert len(row.open("train")) == 3
+    assert "2 of 5 rows left out" in caplog.text
+
+
+def test_null_is_neither_an_answer_nor_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"q": "q", "a": "yes", "v": "v"}
+    (tmp_path / "a.json").write_text(json.dumps([good, good | {"a": None}, good | {"v": None}]))
+    monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
+    row = DatasetRow(
+        *("mine", "", {"train": "train"}, []),
+        files=["a.json"],
+        video="{v}.mp4",
+        fields={"question": "q", "answer": "a"},
+        max_lost=1.0,
+    )
+    disk, records = row.records("train")
+    assert [record["video"] for record in records] == ["v.mp4"]
+    assert [count for count, _ in disk.losses.reasons.values()] == [1, 1]
+
+
+def test_whatever_a_reader_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a mixture can be trained without the data set."""
+
+    def read(disk: Disk, split: str) -> Any:
+        raise OutsideError("odd")
+
+    with pytest.raises(DatasetFormatError, match=r"data set 'mine': .*: odd"):
+        opened(tmp_path, read, monkeypatch)
+
+
+def test_long_reasons_are_cut() -> None:
+    losses = Losses(1)
+    losses.add(OutsideError("x" * 10_000), "here")
+    assert len(losses.text()) < 500

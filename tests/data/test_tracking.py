@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from olmo.data.datasets.catalogue import dataset_rows
+from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.tracking import lazily
 from olmo.data.records import DatasetFormatError
 from olmo.data.registry import MissingDataError, get_dataset
 from olmo.preprocessing.chat import DataFormatterConfig
@@ -43,6 +45,14 @@ def test_masks_that_are_missing_are_named(root: Path) -> None:
     (root / "Ref-DAVIS17/train/Annotations/v1/00000.png").unlink()
     with pytest.raises(OSError, match=r"Annotations/v1/00000.png"):
         first("ref_davis17_track")
+
+
+def test_half_a_character_costs_one_example(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    rows = [{"video": "a", "label": label} for label in ("cat", "\ud800", "dog")]
+    found = lazily(disk, iter(rows), lambda home, rows: dict(rows[0]))
+    assert [example["label"] for example in found] == ["cat", "dog"]
+    assert "surrogates not allowed" in disk.losses.text()
 
 
 def test_boxes_that_are_wrong_are_named(root: Path) -> None:

@@ -36,7 +36,13 @@ import olmo.data.datasets.synthetic.video  # noqa: F401 (registers its sets)
 from olmo.config import Config, ConfigError, convert, nearest, read_settings, section
 from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import drawn
-from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
+from olmo.data.datasets.messages import (
+    even_parts,
+    known,
+    merged,
+    plain_messages,
+    single_questions,
+)
 from olmo.data.datasets.sources import LinkedImages, Source, source_of
 from olmo.data.datasets.tables import LazyTable, TableRecords
 from olmo.data.records import (
@@ -48,6 +54,7 @@ from olmo.data.records import (
     reading,
 )
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
+from olmo.outside import OutsideError
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +149,12 @@ class DatasetRow(Config):
                     keys = partial(merged, key=self.merge, at=lambda: disk.place)
                     found = keys(found) if split == "train" else single_questions(found)
                     found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
-        except DatasetFormatError as e:
+        except OutsideError as e:
             if isinstance(lost := e.__cause__, FileNotFoundError):
                 name = str(lost.filename or lost).removeprefix(f"{disk.home}/")
                 raise MissingDataError(self.name, [name], disk.home, self._hint()) from e
+            if not isinstance(e, DatasetFormatError):  # of a row, where nothing counts it
+                raise DatasetFormatError(f"data set {self.name!r}: {disk.at}: {e}") from e
             raise
         losses = disk.losses
         if losses.n_unusable > self.max_lost * losses.n_rows or not len(found):
@@ -173,7 +182,7 @@ class DatasetRow(Config):
         def of_files(disk: Disk, files: list[str]) -> Iterator[Record]:
             def messages(row: Row) -> Iterator[Record]:
                 row = row | {"split": word, "row_number": disk.place[-1]}
-                shown = {kind: path.format_map(row) for kind, path in media.items()}
+                shown = {kind: path.format_map(known(row)) for kind, path in media.items()}
                 found = convert(row)
                 for message in [found] if isinstance(found, dict) else found:
                     yield shown | message
@@ -181,7 +190,9 @@ class DatasetRow(Config):
             def records(row: Row) -> Iterable[Record]:
                 if self.items is None:
                     return messages(row)
-                return disk.each(structs(row[self.items]), lambda item: messages(row | item))
+                items = structs(row[self.items])
+                disk.losses.n_rows -= 1  # its items count, each as a row
+                return disk.each(items, lambda item: messages(row | item))
 
             opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)
             return disk.each(itertools.chain.from_iterable(opened), records)

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from olmo.data.arrow import ArrowRows, parquet_rows
-from olmo.data.records import Flaw, Losses, Record, explained
-from olmo.outside import OutsideError
+from olmo.data.records import DatasetFormatError, Flaw, Losses, Record, explained
+from olmo.files import open_regular
+from olmo.outside import OutsideError, describe
 
 Row = dict[str, Any]
 MAX_FILE_BYTES = 16 << 30
 """Size of a file that is read whole."""
 MAX_LINE_BYTES = 64 << 20
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
 
 
@@ -87,15 +89,16 @@ class Disk:
         return [f"{folder}/{n}" for n in self.names(folder) if fnmatchcase(n, name)]
 
     def listing(self, folder: str) -> frozenset[str]:
-        """Names in ``folder``, as they were when it was asked for first."""
+        """Names in ``folder``, as they were when it was asked for first; none if it is absent. A
+        ``DatasetFormatError`` where the system does not let us see them."""
         if folder not in self._listings:
             try:
                 self._listings[folder] = frozenset(os.listdir(self.home / folder))
-            except (FileNotFoundError, NotADirectoryError, ValueError):
-                self._listings[folder] = frozenset()  # ValueError: no folder can have that name
+            except ValueError:
+                self._listings[folder] = frozenset()  # no folder can have that name
             except OSError as e:
-                if e.errno != errno.ENAMETOOLONG:
-                    raise
+                if e.errno not in NO_FOLDER:
+                    raise DatasetFormatError(f"{self.home / folder}: {describe(e)}") from e
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
@@ -225,9 +228,7 @@ class Disk:
         """Rows of a parquet file."""
         self.place = (path,)
         open_regular(self.home / path).close()  # an absent file is named as all others are
-        for i, row in enumerate(parquet_rows(self.home / path)):
-            self.place = (path, "row", i)
-            yield row
+        yield from self._readable(path, parquet_rows(self.home / path))
 
     def table(self, folder: str, split: str = "train", *columns: str) -> ArrowRows:
         """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped. ``columns`` are
@@ -239,17 +240,16 @@ class Disk:
 
     def table_rows(self, folder: str, split: str = "train", *columns: str) -> Iterator[Row]:
         """All rows of an Arrow folder, for small tables."""
-        rows = self.table(folder, split, *columns)
+        yield from self._readable(folder, self.table(folder, split, *columns))
+
+    def _readable(self, path: str, rows: Iterable[Row | OutsideError]) -> Iterator[Row]:
+        """Those of the rows at ``path`` that could be read."""
         for i, row in enumerate(rows):
-            self.place = (folder, "row", i)
-            yield row
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A file, opened; a pipe or a device of that name would never end."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    return open(path, "rb")
+            self.place = (path, "row", i)
+            if isinstance(row, OutsideError):
+                self._lose(row)
+            else:
+                yield row
 
 
 def file_text(path: Path) -> str:

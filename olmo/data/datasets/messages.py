@@ -83,8 +83,14 @@ def lettered(question: str, options: Iterable[Any], instruction: str) -> str:
     return "\n".join([question, *named, instruction])
 
 
+def known(row: Row) -> Row:
+    """The columns that have a value: null in a file is the same as a column that is not there."""
+    return {key: value for key, value in row.items() if value is not None}
+
+
 def plain_messages(row: Row, fields: dict[str, Any], style: str | None) -> Record:
     """The message of a plain row: ``fields`` names a column for each key, or a list of them."""
+    row = known(row)
     found: Record = {
         k: [row[c] for c in v] if isinstance(v, list) else row[v] for k, v in fields.items()
     }

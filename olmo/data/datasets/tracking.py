@@ -67,7 +67,7 @@ def lazily(
     disk: Disk, rows: Iterable[Row], convert: Callable[[Path, list[Row]], Record]
 ) -> TableRecords:
     """Examples that are made of ``rows`` when they are asked for."""
-    packed = PackedRecords.pack(rows)
+    packed = PackedRecords.pack(rows, disk.lose)
     media = [row["video"] for row in packed]
     return TableRecords.single(packed, partial(convert, disk.home), media=media, kind="video")
 
