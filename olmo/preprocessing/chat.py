@@ -10,7 +10,7 @@ from typing import Any, Literal
 from olmo.config import Config, FilePath
 from olmo.preprocessing.choices import multiple_choice
 from olmo.preprocessing.counting import asks_for_count
-from olmo.preprocessing.points import point_mode, point_prompt, points_answer
+from olmo.preprocessing.points import point_mode, point_prompt, points_answer, tenths
 from olmo.preprocessing.prompts import Rng, Wordings, style_prefix
 from olmo.preprocessing.tokens import CONTROL, Turn
 
@@ -230,7 +230,7 @@ def _caption_prompt(message: Message, style: str, words: Wordings) -> str:
 
 def _moment(seconds: float, clock: bool) -> str:
     """``62.5 seconds`` or ``00:01:02.5``."""
-    tenth = round(float(seconds), 1)
+    tenth = tenths(seconds)
     if not clock:
         return f"{tenth} seconds"
     minutes, rest = divmod(round(tenth * 10), 600)

@@ -61,10 +61,13 @@ def multiple_choice(message: Mapping[str, Any], wordings: Wordings) -> Choice:
     """The form of evaluation, or if ``wordings`` draws one of training.
 
     ``options`` are named, ``unlabelled_options`` are not. ``ValueError`` for more options than
-    letters and for an ``answer_idx`` that is none of them.
+    letters, for one that is null and for an ``answer_idx`` that is none of them.
     """
     labelled = "options" in message
-    options = [str(o) for o in message["options" if labelled else "unlabelled_options"]]
+    given = message["options" if labelled else "unlabelled_options"]
+    if None in given:
+        raise ValueError(f"an option is null: {given!r:.200}")
+    options = [str(o) for o in given]
     if labelled and len(options) > len(LETTERS):
         raise ValueError(f"{len(options)} options, but only {len(LETTERS)} letters")
     right = message.get("answer_idx")

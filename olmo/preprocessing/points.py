@@ -7,6 +7,7 @@ and height. Source: the ``html-v2`` form of Molmo2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     They are counted in ``point_scale`` (one number, or width and height), else in pixels of the
     image; those of a video in per cent.
     """
-    mode, label, points = point_mode(style), message.get("label", ""), message["points"]
+    mode, label, points = point_mode(style), _label(message), message["points"]
     assert mode is not None
     scale = message.get("point_scale")
     if style.startswith("video_"):
@@ -87,9 +88,16 @@ def points_answer(message: Mapping[str, Any], style: str, sizes: Sequence[tuple[
     return points_text(groups, label.lower(), mode, alt)
 
 
+def _label(message: Mapping[str, Any]) -> str:
+    label = message.get("label", "")
+    if not isinstance(label, str):
+        raise ValueError(f"expected text as the label of points, got {label!r:.80}")
+    return label
+
+
 def point_prompt(message: Mapping[str, Any], mode: str, wordings: Wordings) -> str:
     """Prompt of a pointing example that brings no question."""
-    label, scale = message.get("label", ""), message.get("point_scale")
+    label, scale = _label(message), message.get("point_scale")
     values = {"label": label, "fps": message.get("sampling_fps", 1)}
     if mode == "single_track":  # it is told where and when its object is seen first
         seen = [[p for p in one.values() if p is not None] for one in message["points"]]
@@ -172,4 +180,12 @@ def _thousandths(point: Point, scale: Scale) -> tuple[int, int]:
 
 
 def _time(seconds: float) -> str:
-    return str(round(float(seconds), 1))
+    return str(tenths(seconds))
+
+
+def tenths(seconds: float) -> float:
+    """A time as it is written, in tenths of a second. ``ValueError`` for NaN and infinity, which
+    JSON files may hold."""
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds} is not a time in seconds")
+    return round(float(seconds), 1)

@@ -26,8 +26,9 @@ from olmo.data.datasets import catalogue
 from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.messages import short
 from olmo.data.datasets.tables import TableRecords
-from olmo.data.records import DatasetFormatError, Losses, Record
+from olmo.data.records import DatasetFormatError, Flaw, Losses, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
 from tests.data.worlds import write_table
@@ -366,6 +367,12 @@ def test_null_is_neither_an_answer_nor_a_name(
     disk, records = row.records("train")
     assert [record["video"] for record in records] == ["v.mp4"]
     assert [count for count, _ in disk.losses.reasons.values()] == [1, 1]
+
+
+def test_a_short_answer_is_not_null() -> None:
+    assert short("q", 0)["answer"] == "0"
+    with pytest.raises(Flaw, match="no answer"):
+        short("q", None)
 
 
 def test_whatever_a_reader_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

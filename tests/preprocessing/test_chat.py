@@ -143,6 +143,8 @@ def test_bad_messages():
     assert len(formatter({"question": "Q"}, for_inference=True).turns) == 1
     with pytest.raises(ValueError, match=r"answer_idx 2 .* 2 options"):
         formatter({"question": "Q", "options": ["a", "b"], "answer_idx": 2})
+    with pytest.raises(ValueError, match=r"an option is null: \['a', None\]"):
+        formatter({"question": "q", "options": ["a", None], "answer_idx": 0})
     with pytest.raises(ValueError, match="27 options"):
         formatter({"question": "Q", "options": ["a"] * 27, "answer_idx": 2})
     with pytest.raises(ValueError, match="non-empty list of strings"):

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,22 @@ def test_ends_at_which_an_object_is_hidden_are_not_written():
     message = {"points": points, "timestamps": [0, 1, 2, 3], "label": "dog"}
     for style in ("video_point_ground_start_end", "video_point_track_start_end"):
         assert turns(message | {"style": style})[1] == " " + ends
+
+
+@pytest.mark.parametrize("style", ["pointing", "video_point", "video_point_track_per_frame"])
+def test_a_label_that_is_no_text_is_not_taught(style):
+    with pytest.raises(ValueError, match="expected text as the label of points, got None"):
+        turns({"style": style, "label": None, "timestamps": [], "points": [], "point_scale": 100})
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf])
+def test_a_time_that_is_no_number_is_not_taught(time):
+    for message in (
+        {"style": "video_point", "label": "x", "timestamps": [time], "points": [[[1, 2]]]},
+        {"style": "video_frame_caption_timestamp_in_seconds", "timestamp": time, "answer": "x"},
+    ):
+        with pytest.raises(ValueError, match=f"{time} is not a time"):
+            turns(message)
 
 
 def test_numbers_are_written_once_sorted_and_inside():

@@ -48,6 +48,7 @@ def among(negatives: Sequence[str], question: str, answer: str) -> Record:
 
 def short(question: str, answer: Any, style: str = SA) -> Record:
     """A short-answer message."""
+    Flaw.when(answer is None, "no answer")
     return {"question": question, "answer": str(answer), "style": style}
 
 
