@@ -183,9 +183,10 @@ def _time(seconds: float) -> str:
     return str(tenths(seconds))
 
 
-def tenths(seconds: float) -> float:
+def tenths(seconds: float | str) -> float:
     """A time as it is written, in tenths of a second. ``ValueError`` for NaN and infinity, which
     JSON files may hold."""
-    if not math.isfinite(seconds):
+    found = float(seconds)  # some files hold them as text
+    if not math.isfinite(found):
         raise ValueError(f"{seconds} is not a time in seconds")
-    return round(float(seconds), 1)
+    return round(found, 1)

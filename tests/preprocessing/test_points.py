@@ -106,6 +106,8 @@ def test_a_time_that_is_no_number_is_not_taught(time):
     ):
         with pytest.raises(ValueError, match=f"{time} is not a time"):
             turns(message)
+    message |= {"timestamp": "62.5"}
+    assert "at 62.5 seconds" in turns(message)[0]
 
 
 def test_numbers_are_written_once_sorted_and_inside():
