@@ -120,6 +120,6 @@ class ExampleSource:
         thing = example
         if isinstance(error, VideoReadError):
             thing = f"video {error.path}"
-        elif isinstance(error, ImageReadError):
+        elif isinstance(error, ImageReadError) and error.is_file:
             thing = f"image {error.name}"
         return Skipped(thing, f"{example}{place}: {skip_reason(error)}")

@@ -53,11 +53,17 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageReadError(OutsideError, OSError):
-    """An image that cannot be used. ``name`` and ``reason`` are kept as attributes."""
+    """An image that cannot be used. ``name`` and ``reason`` are kept as attributes. One in no file
+    of its own has the name of its kind, in brackets."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"cannot read image {name}: {reason}")
         self.name, self.reason = name, reason
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``name`` tells the image from all others."""
+        return not self.name.startswith("(")
 
     def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
         return type(self), (self.name, self.reason)  # so that it crosses worker processes

@@ -193,7 +193,8 @@ def test_a_file_of_many_examples_counts_once() -> None:
     for reason in ("it has no frames", "truncated: frames end at 1 s of 3 s"):
         assert things(VideoReadError("a b/c: d.mp4", reason)) == {"video a b/c: d.mp4"}
     assert things(ImageReadError("a.jpg", "gone")) == {"image a.jpg"}
-    assert things(ValueError("too long")) == {"few 0", "few 1", "few 2"}
+    in_a_table = ImageReadError("(bytes)", "it is damaged")
+    assert things(in_a_table) == things(ValueError("too long")) == {"few 0", "few 1", "few 2"}
 
 
 def test_names_of_skipped_examples() -> None:
