@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.messages import as_text
 from olmo.data.datasets.web_videos import captioned_video, koala_names, web_video
-from olmo.data.records import Flaw, LeftOut, Record
+from olmo.data.records import LeftOut, Record
 
 Row = dict[str, Any]
 LONG = "video_long_caption"
@@ -57,7 +58,7 @@ def human_qa(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: Row) -> Record:
         answer = row["answer"].strip()
-        Flaw.when(not answer, "the answer is empty")
+        LeftOut.when(not answer, "the answer is empty")
         video, question = web_video(disk, row["video_id"]), row["question"].strip()
         return {"video": video, "question": question, "answer": answer, "style": "user_qa"}
 
@@ -67,4 +68,4 @@ def human_qa(disk: Disk, split: str) -> Iterator[Record]:
 def narratives(row: Row) -> Iterator[Record]:
     """``video-localized-narratives/hf_dataset``: video, captions, actor_names."""
     for text, actor in zip(row["captions"], row["actor_names"], strict=True):
-        yield {"text": text, "object": actor.lower(), "style": "video_object_caption"}
+        yield {"text": as_text(text), "object": actor.lower(), "style": "video_object_caption"}

@@ -36,7 +36,13 @@ import olmo.data.datasets.synthetic.video  # noqa: F401 (registers its sets)
 from olmo.config import Config, ConfigError, convert, nearest, read_settings, section
 from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import drawn
-from olmo.data.datasets.messages import even_parts, merged, plain_messages, single_questions
+from olmo.data.datasets.messages import (
+    even_parts,
+    in_merged_order,
+    merged,
+    plain_messages,
+    single_questions,
+)
 from olmo.data.datasets.sources import LinkedImages, Source, source_of
 from olmo.data.datasets.tables import LazyTable, TableRecords
 from olmo.data.records import (
@@ -81,7 +87,8 @@ class DatasetRow(Config):
         row, read, arguments: functions instead of ``fields``, and what they get as keywords.
         merge: what becomes one example of training: all messages on one media file (``media``),
             on one clip of one (``clip``), with one ``example_id`` (``id``), of one row (``row``),
-            or each record as it is (``none``).
+            or each record as it is (``none``). In the evaluation of a video set with a training
+            split these stand one after another, but each is an example.
         max_messages: examples with more are split evenly.
         max_lost: the share of the rows that may be unusable.
         only_present: leave examples without their media out of an evaluation, too.
@@ -139,8 +146,13 @@ class DatasetRow(Config):
             with reading(lambda: f"data set {self.name!r}: {disk.at}"):
                 found = read(disk, files)
                 if not isinstance(found, Sequence):
-                    keys = partial(merged, key=self.merge, at=lambda: disk.place)
-                    found = keys(found) if split == "train" else single_questions(found)
+                    if split == "train":
+                        found = merged(found, self.merge, lambda: disk.place)
+                    else:
+                        # the order of published evaluations, for which images have no rule
+                        trained = self.home == "video_datasets" and "train" in self.splits
+                        order = self.merge if trained else "none"
+                        found = single_questions(in_merged_order(found, order))
                     found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
         except DatasetFormatError as e:
             if isinstance(lost := e.__cause__, FileNotFoundError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from olmo.data.datasets.disk import structs
 from olmo.data.datasets.draws import INSERT
-from olmo.data.records import Flaw, Record
+from olmo.data.records import Flaw, LeftOut, Record
 from olmo.types import MEDIA_KEYS
 
 Row = dict[str, Any]
@@ -18,6 +18,8 @@ MC_SUBTITLE = "video_multiple_choice_w_subtitle"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 EVAL_MC = "video_eval_multiple_choice"
 """Style of a question that holds its lettered options, and is the whole prompt."""
+TEXT = (str, int, float)
+TEXTS = ("question", "answer", "text")
 SHARED = (*MEDIA_KEYS, "subtitle", "metadata")
 """Keys of an example that all its messages have in common."""
 
@@ -26,11 +28,15 @@ SHARED = (*MEDIA_KEYS, "subtitle", "metadata")
 
 
 def choice(question: str, options: Sequence[str], answer_idx: Any, style: str = MC) -> Record:
-    """A multiple-choice message; ``answer_idx``, also as text, counts from 0."""
+    """A multiple-choice message; ``answer_idx``, also as text, counts from 0. Several sets say that
+    rows with one past the options are left out."""
     index = int(answer_idx)
-    if not 0 <= index < len(options):
-        raise Flaw("the answer is not among the options")
-    return {"question": question, "options": list(options), "answer_idx": index, "style": style}
+    LeftOut.when(index >= len(options), "the answer is not among the options")
+    Flaw.when(index < 0, "the answer counts from the end of the options")
+    texts = not isinstance(options, str) and all(isinstance(option, TEXT) for option in options)
+    Flaw.when(not texts, "the options are no texts")
+    shown = {"question": as_text(question), "options": list(options)}
+    return shown | {"answer_idx": index, "style": style}
 
 
 def chosen(question: str, options: Sequence[str], answer: str, style: str = MC) -> Record:
@@ -42,21 +48,26 @@ def chosen(question: str, options: Sequence[str], answer: str, style: str = MC) 
 
 def among(negatives: Sequence[str], question: str, answer: str) -> Record:
     """A multiple-choice message with ``answer`` at a drawn place among wrong ones."""
-    texts = {"question": question, "negatives": list(negatives), "answer": answer}
-    return texts | {"style": MC, "draw": [INSERT]}
+    texts = {"question": as_text(question), "answer": as_text(answer)}
+    return texts | {"negatives": list(map(as_text, negatives)), "style": MC, "draw": [INSERT]}
 
 
 def short(question: str, answer: Any, style: str = SA) -> Record:
     """A short-answer message."""
-    return {"question": question, "answer": str(answer), "style": style}
+    return {"question": as_text(question), "answer": as_text(answer), "style": style}
+
+
+def as_text(value: Any) -> str:
+    """A text, or a number as one. Null is neither, and not the word "None"."""
+    Flaw.when(not isinstance(value, TEXT), "a question or answer is no text")
+    return str(value)
 
 
 def clip_times(start: Any, end: Any) -> Record:
-    """The ``metadata`` of a part of a video, in seconds. One that does not last is a flaw; so is
-    one with a time that is not a number."""
+    """The ``metadata`` of a part of a video, in seconds. One that does not last is left out by the
+    rules of all sets that have some; so is one with a time that is not a number."""
     start, end = float(start), float(end)
-    if not start < end:
-        raise Flaw("the segment has no length")
+    LeftOut.when(not start < end, "the segment has no length")
     return {"clip_start_time": start, "clip_end_time": end}
 
 
@@ -90,8 +101,7 @@ def plain_messages(row: Row, fields: dict[str, Any], style: str | None) -> Recor
     }
     if "options" in found:
         return choice(found["question"], found["options"], found["answer_idx"], style or MC)
-    if "answer" in found:
-        found["answer"] = str(found["answer"])
+    found |= {k: as_text(found[k]) for k in TEXTS if k in found}
     return found | ({"style": style} if style else {})
 
 
@@ -110,6 +120,19 @@ def merged(records: Iterable[Record], key: str, at: Callable[[], Any]) -> Iterat
             yield from _joined(group, lambda _: None)
         return
     yield from _joined(records, KEYS[key])
+
+
+def in_merged_order(records: Iterable[Record], key: str) -> Iterator[Record]:
+    """The records as they are, those together that training would merge. Questions of a benchmark
+    stay in the order of its file."""
+    if key not in KEYS:
+        yield from records
+        return
+    groups: dict[Any, list[Record]] = {}
+    for i, record in enumerate(records):
+        group = i if record.get("style") == EVAL_MC else KEYS[key](record)
+        groups.setdefault(group, []).append(record)
+    yield from itertools.chain.from_iterable(groups.values())
 
 
 def _clip_key(record: Record) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.frame_clips import frame_clip
-from olmo.data.datasets.messages import MC, MC_SUBTITLE, choice, subtitle_lines
+from olmo.data.datasets.messages import MC, MC_SUBTITLE, as_text, choice, subtitle_lines
 from olmo.data.records import Flaw, LeftOut, Record
 from olmo.files import write_text
 
@@ -53,7 +53,7 @@ def tvqa(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
         options = [row[f"a{i}"] for i in range(5)]
         style = MC_SUBTITLE if lines else MC
         if split == UNANSWERED:
-            return shown | {"question": row["q"], "options": options, "style": style}
+            return shown | {"question": as_text(row["q"]), "options": options, "style": style}
         return shown | choice(row["q"], options, row["answer_idx"], style)
 
     return disk.each(disk.jsonl(f"TVQA/tvqa_{split}.jsonl"), message)
@@ -67,7 +67,7 @@ def _subtitles(disk: Disk) -> dict[str, list[list[Any]]]:
 
 def _span(row: Row) -> tuple[float, float]:
     start, end = map(float, row["ts"].split("-"))
-    Flaw.when(not math.isfinite(start + end), "its time is not a number")
+    LeftOut.when(not math.isfinite(start + end), "its time is not a number")
     return start, end
 
 

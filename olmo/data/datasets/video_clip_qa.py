@@ -9,7 +9,7 @@ from typing import Any
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import SHUFFLE, WORDING
 from olmo.data.datasets.messages import among, choice, clip_times, short
-from olmo.data.records import Flaw, LeftOut, Record
+from olmo.data.records import LeftOut, Record
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ def how2qa(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: list[str]) -> Record:
         start, end = (float(t) if "." in t else int(t) for t in row[1].strip("[]").split(":"))
-        Flaw.when(not start < end, "the segment has no length")
+        LeftOut.when(not start < end, "the segment has no length")
         LeftOut.when(row[0] not in extensions, "no clip of the video is there")
         clip = f"{row[0]}_{round(start, 2)}_{round(end, 2)}.{extensions[row[0]]}"
         corrupt = row[0] == HOW2QA_CORRUPT_ID or clip in HOW2QA_CORRUPT
@@ -100,7 +100,8 @@ def star(disk: Disk, split: str, open_ended: bool) -> Iterator[Record]:
             yield shown | short(question, answer)
         options = [c["choice"] for c in row["choices"]]
         right = [i for i, option in enumerate(options) if option == answer]
-        yield shown | choice(question, options, right[-1] if right else -1)
+        LeftOut.when(not right, "the answer is not among the options")
+        yield shown | choice(question, options, right[-1])
 
     file = disk.first(f"STAR/STAR_{split}_qa.json", f"STAR/STAR_{split}.json")
     return disk.each(disk.rows(file), messages)

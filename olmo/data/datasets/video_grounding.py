@@ -62,7 +62,7 @@ def ego4d(disk: Disk, split: str) -> Iterator[Record]:
         if metadata := {k: v for k, v in (row.get("metadata") or {}).items() if v is not None}:
             shown["metadata"] = metadata
         for message in row["message_list"]:
-            yield shown | {k: message[k] for k in ("question", "answer", "style")}
+            yield shown | short(message["question"], message["answer"], message["style"])
 
     table = f"Ego4d/ego4d_cached_{split}_metadata"
     rows = disk.rows_of(disk.first(f"{table}.jsonl", f"{table}.parquet"), split)

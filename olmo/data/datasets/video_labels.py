@@ -11,7 +11,7 @@ from typing import Any
 
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import NUMBERS, WORDING
-from olmo.data.datasets.messages import MC, SA, clip_times, short
+from olmo.data.datasets.messages import MC, SA, as_text, clip_times, short
 from olmo.data.records import Flaw, LeftOut, Record
 
 Row = dict[str, Any]
@@ -70,7 +70,7 @@ def moments_in_time(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: Row) -> Record:
         text = row["label"].replace("+", " ")
-        LeftOut.when(row.get("missing") == "True", "its video is listed as missing")
+        LeftOut.when(row.get("missing", "").lower() == "true", "its video is listed as missing")
         person = text != row["label"] and text.startswith(("child ", "adult "))
         LeftOut.when(person, "what a child or an adult does")
         video = f"{folder}/{split}-videos{suffix}/{row[column]}"
@@ -120,7 +120,7 @@ def countix(disk: Disk, split: str, choice: bool) -> Iterator[Record]:
         count, wordings = int(row["count"]), questions.get(row["class"])
         Flaw.when(not wordings, "no question for the class")
         Flaw.when(choice and count < 1, "no four numbers from 1 on have the count among them")
-        found = label(str(count), MC if choice else SA, list(wordings))
+        found = label(str(count), MC if choice else SA, [as_text(w) for w in wordings])
         draws = [WORDING, NUMBERS] if choice else [WORDING]
         return {"video": f"kinetics/kinetics700/{row['video_path']}"} | found | {"draw": draws}
 
@@ -146,7 +146,7 @@ def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
         return 3600 * hours + 60 * minutes + rest
 
     def message(row: Row) -> Record:
-        LeftOut.when(row.get("missing") == "True", "its clip is listed as missing")
+        LeftOut.when(row.get("missing", "").lower() == "true", "its clip is listed as missing")
         start, stop = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
         clip = f"{row['video_id']}_{start:.3f}_{stop:.3f}"
         LeftOut.when(clip in EPIC_CORRUPT, "its clip is known to be corrupt")
@@ -187,6 +187,7 @@ def coin(disk: Disk, split: str) -> Iterator[Record]:
         name, row, part = found
         if split in row["subset"]:
             video = _with_extension(disk, "coin/videos", name, known)
+            LeftOut.when(part.get("segment") is None, "it has no segment")
             times = clip_times(*part["segment"])
             LeftOut.when((name, times) in corrupt, "the segment is listed as corrupt")
             yield {"video": video, "metadata": times} | label(part["label"], "coin_label", ACTION)
@@ -251,7 +252,7 @@ def activitynet(disk: Disk, split: str) -> Iterator[Record]:
 
     def question(row: Row) -> Record:
         shown, text = video(row["video_name"]), row["question"]
-        Flaw.when(str(row["question_id"]) not in answers, "a question without an answer")
+        LeftOut.when(str(row["question_id"]) not in answers, "a question without an answer")
         text = text if text.endswith("?") else f"{text.strip()}?"
         return shown | short(text, answers[str(row["question_id"])])
 

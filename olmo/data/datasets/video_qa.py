@@ -9,7 +9,16 @@ from typing import Any
 
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.draws import ONE_ANSWER
-from olmo.data.datasets.messages import MC, MC_SUBTITLE, SA, among, choice, short, subtitle_lines
+from olmo.data.datasets.messages import (
+    MC,
+    MC_SUBTITLE,
+    SA,
+    among,
+    as_text,
+    choice,
+    short,
+    subtitle_lines,
+)
 from olmo.data.datasets.web_videos import web_video
 from olmo.data.records import Flaw, LeftOut, Record
 
@@ -41,7 +50,7 @@ def road_text_vqa(row: Row) -> Record:
     message = short(row["question"], answers[0])
     if len(answers) == 1:
         return message
-    return message | {"answer": [str(a) for a in answers], "draw": [ONE_ANSWER]}
+    return message | {"answer": [as_text(a) for a in answers], "draw": [ONE_ANSWER]}
 
 
 def clevrer(row: Row) -> Record:
