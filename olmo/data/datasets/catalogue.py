@@ -47,6 +47,7 @@ from olmo.data.datasets.sources import LinkedImages, Source, source_of
 from olmo.data.datasets.tables import LazyTable, TableRecords
 from olmo.data.records import (
     DatasetFormatError,
+    LeftOut,
     PackedRecords,
     Record,
     RecordDataset,
@@ -193,6 +194,7 @@ class DatasetRow(Config):
             def records(row: Row) -> Iterable[Record]:
                 if self.items is None:
                     return messages(row)
+                LeftOut.when(row.get(self.items) is None, f"it has no {self.items!r}")
                 return disk.each(structs(row[self.items]), lambda item: messages(row | item))
 
             opened = (disk.rows_of(file, word, self.rows, self.suffix) for file in files)

@@ -31,7 +31,7 @@ def how2qa(disk: Disk, split: str) -> Iterator[Record]:
     def message(row: list[str]) -> Record:
         start, end = (float(t) if "." in t else int(t) for t in row[1].strip("[]").split(":"))
         LeftOut.when(not start < end, "the segment has no length")
-        LeftOut.when(row[0] not in extensions, "no clip of the video is there")
+        LeftOut.when(not extensions.get(row[0]), "no clip of the video is there")
         clip = f"{row[0]}_{round(start, 2)}_{round(end, 2)}.{extensions[row[0]]}"
         corrupt = row[0] == HOW2QA_CORRUPT_ID or clip in HOW2QA_CORRUPT
         LeftOut.when(corrupt, "the clip is known to be corrupt")

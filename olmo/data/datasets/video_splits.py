@@ -9,7 +9,7 @@ from typing import Any
 
 from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.messages import EVAL_MC, LETTERS, choice, lettered
-from olmo.data.records import Flaw, Record
+from olmo.data.records import Flaw, LeftOut, Record
 
 Row = dict[str, Any]
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
@@ -64,6 +64,7 @@ def perception_test(disk: Disk, split: str) -> Iterator[Record]:
             found = choice(row["question"], row["options"], row["answer_id"])
             return shown | {"message_list": [found]}
 
+        LeftOut.when(item[1].get("mc_question") is None, "it has no 'mc_question'")
         return disk.each(structs(item[1]["mc_question"]), message)
 
     return disk.each(disk.items(f"perception_test/{split}"), messages)
