@@ -176,6 +176,14 @@ def test_lines_of_all_systems_are_read(tmp_path: Path) -> None:
     assert places == [("two\r\nlines", 2), ("b", 3)]
 
 
+def test_a_quote_that_is_not_closed_costs_its_line(tmp_path: Path) -> None:
+    lines = ["q,a", '"two\nlines",1', '"odd,2', "a,3", '"b, ""c""",4', 'd "e",5']
+    (tmp_path / "a").write_text("\n".join(lines))
+    disk = Disk(tmp_path)
+    assert [row["q"] for row in disk.csv("a")] == ["two\nlines", "a", 'b, "c"', 'd "e"']
+    assert disk.losses.text().endswith(f"1 a quote is not closed (first {tmp_path}/a: line 4)")
+
+
 def test_sizes_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

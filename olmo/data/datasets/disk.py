@@ -20,6 +20,9 @@ Row = dict[str, Any]
 MAX_FILE_BYTES = 16 << 30
 """Size of a file that is read whole."""
 MAX_LINE_BYTES = 64 << 20
+MAX_ROW_LINES = 100
+"""Lines of one row of a table, in whose quoted cells lines may end."""
+NO_LINE: tuple[Any, str] = ((), "")
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
 
 
@@ -190,18 +193,44 @@ class Disk:
                 self._lose(ValueError(f"another number of cells than the {len(header)} columns"))
 
     def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
-        """Rows of a table without a header."""
-        rows = csv.reader(self._raw_lines(path), delimiter=delimiter)
+        """Rows of a table without a header. A quote that is never closed costs its own line, not
+        those up to the next quote."""
+        lines, again, width = self._raw_lines(path), list[tuple[Any, str]](), 0
         while True:
+            taken: list[tuple[Any, str]] = []
+            supply = csv.reader(self._supply(lines, again, taken), delimiter=delimiter)
+            row, error = [], ""
             try:
-                row = next(rows)
-            except StopIteration:
-                return
+                row = next(supply, [])
             except csv.Error as e:
-                self._lose(e)
-                continue
-            if row:
+                error = str(e)
+            if taken[-1] is NO_LINE:
+                taken.pop()
+                error = "a quote is not closed"
+            if not taken:
+                return
+            if len(taken) > 1 and (error or len(row) != (width or len(row))):
+                again[:0] = taken[1:]
+                self.place, error = taken[0][0], error or "a quote is not closed"
+            if error:
+                self._lose(ValueError(error))
+            elif row:
+                width = width or len(row)
                 yield row
+
+    def _supply(
+        self, lines: Iterator[str], again: list[tuple[Any, str]], taken: list[tuple[Any, str]]
+    ) -> Iterator[str]:
+        """Lines for one row: first those to read again. All that it asks for are ``taken``, with
+        their places; ``NO_LINE`` stands for the one that it does not get."""
+        while len(taken) < MAX_ROW_LINES:
+            if again:
+                self.place, line = again.pop(0)
+            elif not (line := next(lines, "")):
+                break
+            taken.append((self.place, line))
+            yield line
+        taken.append(NO_LINE)
 
     def rows_of(
         self, path: str, split: str, key: str | None = None, suffix: str | None = None
