@@ -23,7 +23,7 @@ from olmo.data.datasets import catalogue
 from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.tables import of_rows
 from olmo.data.records import DatasetFormatError, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
@@ -227,13 +227,13 @@ def test_an_example_that_cannot_be_made_is_named(
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, RecursionError, OSError])
 def test_a_row_that_cannot_be_made_is_named(error: type[Exception], tmp_path: Path) -> None:
-    def convert(rows: list[Any]) -> Any:
+    def messages(row: Any) -> Any:
         raise error("odd")
 
     write_table(tmp_path / "t.arrow", {"train": [{"x": 1}]})
-    records = TableRecords.single(Disk(tmp_path).table("t"), convert)
+    table = Disk(tmp_path).table("t")
     with pytest.raises(DatasetFormatError, match=rf"t/train: row 0: {error.__name__}: odd"):
-        records[0]
+        of_rows({"rows": [0]}, table, messages)
 
 
 def test_damaged_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
