@@ -159,7 +159,7 @@ def test_missing_data_lists_everything_and_where_it_looked(monkeypatch, tmp_path
         MixtureConfig.load("all-v5-video-academic-only").open("train")
     assert len(caught.value.missing) == 34
     text = str(caught.value)
-    assert f"tgif: TGIF/Train_action_question.csv, in {tmp_path}" in text
+    assert f"tgif: TGIF/Train_action_question.csv and 3 more, in {tmp_path}" in text
     assert "qv_highlights" in text and "--data.skip_missing" not in text, "nothing would be left"
     with pytest.raises(MissingDataError):  # nothing is left
         MixtureConfig.load("all-v5-video-academic-only").open("train", skip_missing=True)
