@@ -312,6 +312,7 @@ def test_every_row_is_complete() -> None:
         ({"read": "a.b"}, "expected one of fields, row and read"),
         ({"files": []}, "expected files, or read"),
         ({"merge": "videos"}, "'videos' is not one of 'media'"),
+        ({"style": "user_q"}, "unknown style 'user_q'; did you mean 'user_qa'"),
         ({"sources": [{"hubb": "a/b"}]}, "unknown kind 'hubb'; did you mean 'hub'"),
         ({"sources": [{"hub": "a/b"}]}, "into"),
     ],

@@ -191,6 +191,7 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
         mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
     assert mixture.rates == {"intent_qa": 0.5, "d_400": 1.5}, "a group keeps its rate"
     assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
+    assert "there is no data set 'intent_q'; did you mean 'intent_qa'?" in caplog.text
     cells = " ".join(mixture.table().replace("-", "").split())
     assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
 

@@ -47,6 +47,7 @@ from olmo.data.datasets.sources import LinkedImages, Source, source_of
 from olmo.data.datasets.tables import LazyTable
 from olmo.data.records import (
     DatasetFormatError,
+    Flaw,
     LeftOut,
     PackedRecords,
     Record,
@@ -54,6 +55,7 @@ from olmo.data.records import (
     reading,
 )
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
+from olmo.preprocessing.prompts import check_style
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +130,7 @@ class DatasetRow(Config):
             raise ValueError("expected files, or read, which opens its own")
         if self.columns and (len(self.files) != 1 or self.max_messages):
             raise ValueError("columns are those of one table, whose examples are not split")
+        check_style(self.style or "")
         self.in_range("[0, 1]", "max_lost")
         self.at_least(1, "max_messages")
         self.origins = [source_of(s, f"sources[{i}]") for i, s in enumerate(self.sources)]
@@ -192,6 +195,7 @@ class DatasetRow(Config):
 
         def of_files(disk: Disk, files: list[str]) -> Iterator[Record]:
             def messages(row: Row) -> Iterator[Record]:
+                Flaw.when(not isinstance(row, dict), "a row is no object")
                 file, *_, number = disk.place
                 row = row | {"split": word, "file": file, "row_number": number}
                 shown = {kind: media_file(path, disk, row) for kind, path in media.items()}
