@@ -28,9 +28,9 @@ from olmo.command_line import Parser, exit_code, natural, path
 from olmo.data.datasets.catalogue import (
     GROUPS,
     DatasetRow,
+    alternatives,
     dataset_rows,
     function_of,
-    media_at,
     present,
     select_rows,
 )
@@ -88,12 +88,12 @@ def split_status(row: DatasetRow, split: str, n_probed: int) -> Status:
         return Status(row.name, split, UNREADABLE, str(e))
     there = present(disk, records)
     state = PRESENT if len(there) == len(records) else PARTIAL if there else MISSING
-    media = {m for i in range(len(records)) for m in media_at(records, i)}
+    media = {m for i in range(len(records)) for m in records.media(i)}
     folders = {str(PurePosixPath(m).parent) for m in media} or {str(disk.place[0])}
     where = ", ".join(str(disk.home / f) for f in _shortest(folders))
     if state == MISSING and media:
         where = str(disk.home / next(iter(sorted(media))))
-    kept = {m for i in there for m in media_at(records, i)}
+    kept = {m for i in there for m in records.media(i)}
     videos = sorted(str(disk.home / m) for m in kept) if _is_video(row) else []
     hours, sampled = hours_of(videos, n_probed) if videos else (None, False)
     lost = disk.losses.text() if disk.losses else ""
@@ -184,13 +184,13 @@ def layout(row: DatasetRow) -> str:
     about = " ".join((said or "").partition("\n\n")[0].split()).replace("``", "`")
     for key, value in row.arguments.items():  # {kind} in it stands for what the row says
         about = about.replace(f"{{{key}}}", str(value))
-    files = ", ".join(f"`{f}`" for f in row.files)
+    files = ", ".join(" or ".join(f"`{f}`" for f in alternatives(names)) for names in row.files)
     parts = ["" if about.startswith(files) else files, about]
     if row.fields:
         columns = [c for v in row.fields.values() for c in (v if isinstance(v, list) else [v])]
         parts[1] = ", ".join(map(str, columns))
     if media := row.video or row.image:
-        parts.append(f"media `{media}`")
+        parts.append("media " + " or ".join(f"`{path}`" for path in alternatives(media)))
     return re.sub(r"\|", "\\\\|", "; ".join(p.rstrip(".") for p in parts if p))
 
 

@@ -35,7 +35,8 @@ def parser() -> Parser:
     add("--evaluation", action="store_true", help="prompts as in an evaluation, no answers")
     add("--no_shuffle", action="store_true", help="examples in the order of the files")
     add("--skip_missing", action="store_true", help="leave absent data sets out")
-    add("--config", type=path, default=MIXTURES.parent / "tiny.yaml", help="config with the model")
+    model = "config with the model, or a checkpoint folder (configs/tiny.yaml)"
+    add("--config", type=path, default=MIXTURES.parent / "tiny.yaml", help=model)
     add("--topk", type=float, help="share of a video's tokens that the model removes")
     add("--seq_len", type=positive, help="tokens of a row after pruning")
     add("--width", type=positive, default=120, help="pixels of a picture (120)")
@@ -54,11 +55,13 @@ def pruned(topk: float | None) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     args, overrides = parser().parse_with_model(argv)
     from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error, prepare
-    from olmo.models.loading import model_of_file
+    from olmo.models.loading import model_section
     from olmo.models.registry import model_config_from_dict
+    from olmo.models.run_folder import model_of_file, select_checkpoint
 
-    data = merge(model_of_file(args.config), pruned(args.topk))
-    model = model_config_from_dict(merge(data, overrides))
+    file = args.config
+    stored = model_section(select_checkpoint(file)) if file.is_dir() else model_of_file(file)
+    model = model_config_from_dict(merge(merge(stored, pruned(args.topk)), overrides))
     mixture = open_named(args.name, args.split, args.skip_missing)  # may render or read for long
     tokenizer = model.build_tokenizer()
     preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
@@ -76,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         grid, patch = preprocessor.visual.grid, preprocessor.patch_size
         cards.append(example_card(name, arrays, tokenizer, grid, patch, args.width))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    html = page(f"{args.name}, {args.split}", cards)
+    html = page(f"{args.name}, {args.split}, as {args.config} sees it", cards)
     args.out.write_text(html, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {len(cards)} examples)")
     return 0

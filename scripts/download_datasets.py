@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, number, path, positive
 from olmo.data.arrow import ArrowRows, write_splits, write_table
-from olmo.data.datasets.catalogue import DatasetRow, dataset_rows, select_rows, videos_of
+from olmo.data.datasets.catalogue import DatasetRow, dataset_rows, select_rows
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
 from olmo.data.datasets.tables import address_name
 from olmo.data.download.addresses import DownloadError, without_secrets
@@ -177,7 +177,7 @@ def make_frame_clips(job: Job, source: FrameClips) -> None:
             _, records = job.row.records(split)
         except MissingDataError:
             continue
-        clips = {video for video in videos_of(records) if is_frame_clip(video)}
+        clips = {p for i in range(len(records)) for p in records.media(i) if is_frame_clip(p)}
         for clip in tqdm(sorted(clips), desc=f"{job.row.name} {split}", unit="clip"):
             try:
                 with foreign(DownloadError):

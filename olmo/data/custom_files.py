@@ -22,6 +22,7 @@ from olmo.data.records import CustomDataError, Record
 from olmo.outside import OutsideError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+OTHER_SUFFIXES = (".csv", ".tsv", ".gz", ".zip", ".tar", ".arrow", ".mp4", ".jpg", ".png", ".yaml")
 HF_FILES = ("dataset_dict.json", "state.json")
 """A folder with one of them was written by ``save_to_disk``."""
 UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
@@ -79,6 +80,8 @@ class RowFile:
 def open_files(path: Path, max_bytes: int, split: str) -> list[RowFile]:
     """The files at ``path``: one, those of a folder, or a data set of ``save_to_disk``."""
     if path.is_file():
+        if path.suffix.lower() in OTHER_SUFFIXES:
+            raise CustomDataError(f"{path}: own data are {', '.join(SUFFIXES)} files")
         return [_open_file(path, max_bytes)]
     if not path.is_dir():
         raise CustomDataError(f"{path}: no such file (own data, one JSON object per line)")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from olmo.data.conversations import LINE_KEYS, chat_of, contents, turns_of
+from olmo.data.conversations import CHAT_KEYS, LINE_KEYS, chat_of, contents, turns_of
 from olmo.data.records import CustomDataError, Record
 from olmo.preprocessing.prompts import KNOWN_STYLES
 from olmo.text import nearest
@@ -213,7 +213,7 @@ def _mistakes(
     is_chat = fields is CHAT_FIELDS
     for key in line:
         if key not in fields and not (is_chat and key == "messages"):
-            yield f"unknown key {key!r:.80}; {nearest(key, fields)}"
+            yield f"unknown key {key!r:.80}; {nearest(key, {*fields, *CHAT_KEYS})}"
     wrong = _wrong(line, fields)
     good = {k: v for k, v in line.items() if k in fields and k not in wrong} if wrong else line
     yield from wrong.values()

@@ -171,12 +171,16 @@ class MixtureConfig(Config):
             raise _unusable(unusable, len(datasets))
         mixture = Mixture(datasets, rates, settings)
         if unusable:
-            absent = [name for name, e in unusable.items() if isinstance(e, MissingDataError)]
+            absent = [e for e in unusable.values() if isinstance(e, MissingDataError)]
+            misfits = [e for e in unusable.values() if isinstance(e, DatasetFormatError)]
             if absent:
-                log.warning("left out, their files are absent: %s", ", ".join(absent))
-            for error in unusable.values():
-                if isinstance(error, DatasetFormatError):
-                    log.warning("left out, its files do not fit: %s", error)
+                names = ", ".join(error.dataset for error in absent)
+                log.warning("left out, their files are absent: %s", names)
+            for error in absent:
+                if error.dataset not in dataset_names():
+                    log.warning("there is no data set %r; %s", error.dataset, error.hint)
+            for misfit in misfits:
+                log.warning("left out, its files do not fit: %s", misfit)
             log.warning("what is left:\n%s", mixture.table())
         return mixture
 

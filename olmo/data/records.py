@@ -59,10 +59,15 @@ def explained(named: Callable[[str], OutsideError]) -> Iterator[None]:
             raise named(f"no field {e}" if isinstance(e, KeyError) else str(e)) from e
 
 
-def reading(where: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
-    """Whatever reading annotations raises is a ``DatasetFormatError`` that begins with
-    ``where()``, the file and the row."""
-    return explained(lambda reason: DatasetFormatError(f"{where()}: {reason}"))
+@contextlib.contextmanager
+def reading(where: Callable[[], str]) -> Iterator[None]:
+    """Whatever reading annotations raises, also of a row that is left out too late, is a
+    ``DatasetFormatError`` that begins with ``where()``, the file and the row."""
+    try:
+        with explained(lambda reason: DatasetFormatError(f"{where()}: {reason}")):
+            yield
+    except LeftOut as e:
+        raise DatasetFormatError(f"{where()}: {e}") from e
 
 
 @dataclass
@@ -95,14 +100,22 @@ class Losses:
 
 @dataclass
 class PackedRecords(Sequence[Record]):
-    """Records as JSON in one buffer: small, and quick to hand to another process."""
+    """Records as JSON in one buffer: small, and quick to hand to another process.
+
+    Where rows hold images, masks or much text, only the media and what tells the rows are packed,
+    and ``complete`` makes the record of that when it is asked for.
+    """
 
     data: bytes
     ends: np.ndarray
+    complete: Callable[[Record], Record] | None = None
 
     @classmethod
     def pack(
-        cls, records: Iterable[Record], lose: Callable[[OutsideError], None] | None = None
+        cls,
+        records: Iterable[Record],
+        lose: Callable[[OutsideError], None] | None = None,
+        complete: Callable[[Record], Record] | None = None,
     ) -> PackedRecords:
         """``lose`` is told of a record that is no JSON (dates, half a character), which is left
         out; without it, that is an ``OutsideError``."""
@@ -116,16 +129,33 @@ class PackedRecords(Sequence[Record]):
                 if lose is None:
                     raise
                 lose(e)
-        return cls(b"".join(parts), np.cumsum([len(p) for p in parts], dtype=np.int64))
+        ends = np.cumsum([len(p) for p in parts], dtype=np.int64)
+        return cls(b"".join(parts), ends, complete)
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, idx: Any) -> Any:
+        packed = self.packed(idx)
+        if self.complete is None:
+            return packed
+        return {k: packed[k] for k in MEDIA_KEYS if k in packed} | self.complete(packed)
+
+    def at(self, indices: Iterable[int]) -> PackedRecords:
+        """Some of the records."""
+        return self.pack(map(self.packed, indices), complete=self.complete)
+
+    def media(self, idx: int) -> list[str]:
+        """Paths of the media files of a record, which is not made for it."""
+        return media_of(self.packed(idx))
+
+    def packed(self, idx: Any) -> Record:
+        """What is packed of a record: all, or its media and what it is made of."""
         if not isinstance(idx, (int, np.integer)) or not 0 <= idx < len(self):
             raise IndexError(f"no record {idx!r} among {len(self)}")
         start = int(self.ends[idx - 1]) if idx else 0
-        return json.loads(self.data[start : int(self.ends[idx])])
+        record: Record = json.loads(self.data[start : int(self.ends[idx])])
+        return record
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from olmo.data import registry
 from olmo.data.datasets import catalogue
-from olmo.data.registry import _ENTRIES, register_dataset
 from tests.data import worlds
 from tests.data.worlds import examples, write_case
 
@@ -31,12 +31,10 @@ def test_a_plain_data_set_is_a_row_and_a_folder(
     monkeypatch.setattr(worlds, "CASES", tmp_path / "cases")
     _, rows = catalogue.load(tmp_path / "datasets.yaml")
     declared = rows["my_video_qa"]
-    register_dataset(declared.name, tuple(declared.splits))(declared.open)
-    try:
-        found = write_case("my_video_qa", tmp_path / declared.home)
-        assert examples("my_video_qa", "train", tmp_path, seed=None) == found["train"]
-        assert found == json.loads(expected)
-        disk, _ = declared.records("train")
-        assert "1 the answer is not among the options (first" in disk.losses.text()
-    finally:
-        del _ENTRIES["my_video_qa"]
+    entry = (declared.open, tuple(declared.splits))
+    monkeypatch.setitem(registry._ENTRIES, declared.name, entry)
+    found = write_case("my_video_qa", tmp_path / declared.home)
+    assert examples("my_video_qa", "train", tmp_path, seed=None) == found["train"]
+    assert found == json.loads(expected)
+    disk, _ = declared.records("train")
+    assert "1 the answer is not among the options (first" in disk.losses.text()

@@ -152,7 +152,8 @@ def with_odd_rows(path: Path) -> Iterator[str]:
     made of rows."""
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".csv", ".txt"):
-        yield text.rstrip("\n") + '\n"odd,\udcff'.replace("\udcff", "") + "\n"
+        lines = text.splitlines()
+        yield from ("\n".join([*lines[:at], '"odd,', *lines[at:]]) + "\n" for at in (1, len(lines)))
     elif path.suffix == ".jsonl" or text.count("\n{") > 1:
         yield from (text + json.dumps(row) + "\n" for row in ODD_ROWS)
         yield text + "{cut\n"

@@ -105,7 +105,10 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
         ("{'video': 1}", "not valid JSON: .* at column 2"),
         ("[1]", r"expected an object in braces, got '\[1\]'"),
         ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
-        ({**VIDEO, "zzz": 2}, "unknown key 'zzz'; known: answer, end, frame_rate, id, image"),
+        (
+            {**VIDEO, "zzz": 2},
+            "unknown key 'zzz'; known: answer, conversations, end, frame_rate, id, image",
+        ),
         ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
         ({"video": "clips/a.mp4", "question": "x"}, "no 'answer'"),

@@ -207,3 +207,10 @@ def test_every_style_is_refused_or_trains(folder: Path) -> None:
 def test_where_an_example_stands(folder: Path) -> None:
     data = opened(folder, b"\n".join([b"", GOOD, b" ", GOOD]))
     assert [data.where(i) for i in range(2)] == [f"{folder}/my.jsonl:{n}" for n in (2, 4)]
+
+
+def test_other_formats_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    path.write_text("video,question,answer\na.mp4,What?,A cup.\n")
+    with pytest.raises(CustomDataError, match=r"my\.csv: own data are \.jsonl, \.json, \.parquet"):
+        CustomDataset.open(path)

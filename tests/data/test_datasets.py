@@ -22,7 +22,7 @@ from olmo.data import arrow
 from olmo.data.arrow import ArrowRows, write_splits
 from olmo.data.datasets import catalogue
 from olmo.data.datasets.catalogue import GROUPS, DatasetRow, dataset_rows, select_rows
-from olmo.data.datasets.disk import Disk, pick, structs
+from olmo.data.datasets.disk import Disk, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.frame_clips import frame_clip, frame_span, write_frame_clip
 from olmo.data.datasets.messages import merged
@@ -312,6 +312,7 @@ def test_every_row_is_complete() -> None:
         ({"read": "a.b"}, "expected one of fields, row and read"),
         ({"files": []}, "expected files, or read"),
         ({"merge": "videos"}, "'videos' is not one of 'media'"),
+        ({"style": "user_q"}, "unknown style 'user_q'; did you mean 'user_qa'"),
         ({"sources": [{"hubb": "a/b"}]}, "unknown kind 'hubb'; did you mean 'hub'"),
         ({"sources": [{"hub": "a/b"}]}, "into"),
     ],
@@ -353,10 +354,7 @@ def test_the_documentation_has_the_catalogue() -> None:
     assert "\n".join(data_status.markdown()).rstrip() in text
 
 
-def test_spellings_of_fields_and_of_nested_rows() -> None:
-    assert pick({"b": 1, "a": None}, "a", "b") == 1
-    with pytest.raises(ValueError, match=r"no field 'a' or 'b' among \['c'\]"):
-        pick({"c": 1}, "a", "b")
+def test_nested_rows_are_lists_of_rows_or_rows_of_lists() -> None:
     rows = [{"x": 1, "y": "p"}, {"x": 2, "y": "q"}]
     assert structs({"x": [1, 2], "y": ["p", "q"]}) == rows == structs(rows)
     assert structs(None) == [] == structs({"x": []})

@@ -27,7 +27,7 @@ from olmo.data.datasets import disk as disk_module
 from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.disk import Disk
 from olmo.data.datasets.messages import short
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.tables import of_rows
 from olmo.data.records import DatasetFormatError, Flaw, Losses, Record
 from olmo.data.registry import MissingDataError
 from olmo.outside import OutsideError
@@ -184,6 +184,14 @@ def test_lines_of_all_systems_are_read(tmp_path: Path) -> None:
     assert places == [("two\r\nlines", 2), ("b", 3)]
 
 
+def test_a_quote_that_is_not_closed_costs_its_line(tmp_path: Path) -> None:
+    lines = ["q,a", '"two\nlines",1', '"odd,2', "a,3", '"b, ""c""",4', 'd "e",5']
+    (tmp_path / "a").write_text("\n".join(lines))
+    disk = Disk(tmp_path)
+    assert [row["q"] for row in disk.csv("a")] == ["two\nlines", "a", 'b, "c"', 'd "e"']
+    assert disk.losses.text().endswith(f"1 a quote is not closed (first {tmp_path}/a: line 4)")
+
+
 def test_sizes_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,13 +235,13 @@ def test_an_example_that_cannot_be_made_is_named(
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, RecursionError, OSError])
 def test_a_row_that_cannot_be_made_is_named(error: type[Exception], tmp_path: Path) -> None:
-    def convert(rows: list[Any]) -> Any:
+    def messages(row: Any) -> Any:
         raise error("odd")
 
     write_table(tmp_path / "t.arrow", {"train": [{"x": 1}]})
-    records = TableRecords.single(Disk(tmp_path).table("t"), convert)
+    table = Disk(tmp_path).table("t")
     with pytest.raises(DatasetFormatError, match=rf"t/train: row 0: {error.__name__}: odd"):
-        records[0]
+        of_rows({"rows": [0]}, table, messages)
 
 
 def test_damaged_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +379,7 @@ def test_null_is_neither_an_answer_nor_a_name(
 
 def test_a_short_answer_is_not_null() -> None:
     assert short("q", 0)["answer"] == "0"
-    with pytest.raises(Flaw, match="no answer"):
+    with pytest.raises(Flaw, match="no text"):
         short("q", None)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from olmo.data.datasets.captions import turns
 from olmo.data.datasets.image_benchmarks import named_letter
 from olmo.data.datasets.tables import address_name
-from olmo.data.datasets.text import turns
 from olmo.data.records import DatasetFormatError, Flaw
 from olmo.data.registry import get_dataset
 from olmo.preprocessing.chat import DataFormatterConfig

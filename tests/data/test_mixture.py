@@ -159,7 +159,7 @@ def test_missing_data_lists_everything_and_where_it_looked(monkeypatch, tmp_path
         MixtureConfig.load("all-v5-video-academic-only").open("train")
     assert len(caught.value.missing) == 34
     text = str(caught.value)
-    assert f"tgif: TGIF/Train_action_question.csv, in {tmp_path}" in text
+    assert f"tgif: TGIF/Train_action_question.csv and 3 more, in {tmp_path}" in text
     assert "qv_highlights" in text and "--data.skip_missing" not in text, "nothing would be left"
     with pytest.raises(MissingDataError):  # nothing is left
         MixtureConfig.load("all-v5-video-academic-only").open("train", skip_missing=True)
@@ -191,6 +191,7 @@ def test_missing_data_can_be_left_out(monkeypatch, tmp_path, caplog) -> None:
         mixture = MixtureConfig.load(str(own)).open("train", skip_missing=True)
     assert mixture.rates == {"intent_qa": 0.5, "d_400": 1.5}, "a group keeps its rate"
     assert "left out, their files are absent: tgif, intent_q, star" in caplog.text
+    assert "there is no data set 'intent_q'; did you mean 'intent_qa'?" in caplog.text
     cells = " ".join(mixture.table().replace("-", "").split())
     assert cells == "data set examples share d_400 400 75.00% intent_qa 1 25.00%"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from olmo.data.datasets.catalogue import dataset_rows
-from olmo.data.datasets.multi_image import mantis, questions
+from olmo.data.datasets.image_qa import mantis, multi_questions
 from olmo.data.datasets.tables import address_name
 from olmo.data.records import LeftOut
 from tests.data.worlds import examples, write_arrow
@@ -41,10 +41,10 @@ def test_recorded_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_to_five_images(n: int, used: bool) -> None:
     row = {"image_urls": list("abcdef"[:n]), "qa_pairs": [{"question": "Q?", "answer": "A"}]}
     if used:
-        assert len(next(questions(row))["image"]) == n
+        assert len(next(multi_questions(row))["image"]) == n
     else:
         with pytest.raises(LeftOut, match="two to five"):
-            next(questions(row))
+            next(multi_questions(row))
 
 
 def test_mantis_asks_openly_or_with_options() -> None:

@@ -50,7 +50,7 @@ def test_masks_that_are_missing_are_named(root: Path) -> None:
 def test_half_a_character_costs_one_example(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     rows = [{"video": "a", "label": label} for label in ("cat", "\ud800", "dog")]
-    found = lazily(disk, iter(rows), lambda home, rows: dict(rows[0]))
+    found = lazily(disk, iter(rows), lambda home, row: dict(row))
     assert [example["label"] for example in found] == ["cat", "dog"]
     assert "surrogates not allowed" in disk.losses.text()
 

@@ -10,17 +10,14 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from olmo.data.animation import IN_FOLDERS
-from olmo.data.datasets.disk import Disk, file_text
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.disk import Disk, Row, file_text
 from olmo.data.datasets.tracking import SINGLE, lazily, once_a_second, taught
-from olmo.data.records import Record
+from olmo.data.records import PackedRecords, Record
 from olmo.preprocessing.image_files import open_image
 from olmo.preprocessing.images import DEFAULT_LIMITS
 
-Row = dict[str, Any]
 HIDDEN = ("full_occlusion.txt", "out_of_view.txt", "absence.label", "absent.txt")
 """Files that have 1 for each frame in which the object cannot be seen."""
 TEXTS = ("nlp.txt", "language.txt")
@@ -35,7 +32,7 @@ def sequences(
     fps: float,
     frames: str = "{folder}/img",
     listed: str | None = None,
-) -> TableRecords:
+) -> PackedRecords:
     """Sets for trackers of one object. ``boxes``: pattern of text files, a line x,y,width,height
     for each frame, a box without size where the object is hidden. ``frames``: the folder of
     pictures; ``{folder}`` is that of the file, ``{above}`` the one above, ``{name}`` the name of
@@ -56,8 +53,7 @@ def sequences(
     return lazily(disk, disk.each(kept, row), _sequence)
 
 
-def _sequence(home: Path, rows: list[Row]) -> Record:
-    (row,) = rows
+def _sequence(home: Path, row: Row) -> Record:
     file = home / row["file"]
     boxes = [_numbers(line) for line in file_text(file).strip().splitlines()]
     wrong = next((i for i, box in enumerate(boxes, 1) if len(box) != 4), None if boxes else 1)
@@ -68,7 +64,7 @@ def _sequence(home: Path, rows: list[Row]) -> Record:
     numbers = once_a_second(i / row["fps"] for i in range(len(boxes)))
     seen = [[i, None if i in hidden else boxes[i]] for i in numbers]
     found = row | {"boxes": seen, "duration": len(boxes) / row["fps"], "label": _label(file.parent)}
-    return _boxes(SINGLE, home, [found])
+    return _boxes(SINGLE, home, found)
 
 
 def _numbers(text: str) -> list[float]:
@@ -84,9 +80,8 @@ def _label(folder: Path) -> str:
     return found[1].strip() if found else "object"
 
 
-def _boxes(style: str, home: Path, rows: list[Row]) -> Record:
+def _boxes(style: str, home: Path, row: Row) -> Record:
     """``boxes`` of a row: [[number of the frame, box or None], ...]."""
-    (row,) = rows
     times = [number / row["fps"] for number, _ in row["boxes"]]
     points = [{"1": _centre(box)} for _, box in row["boxes"]]
     pictures = (f for f in (home / row["video"]).iterdir() if f.suffix.lower() in IN_FOLDERS)
@@ -106,7 +101,7 @@ def _centre(box: list[float] | None) -> list[float] | None:
     return [x + width / 2, y + height / 2]
 
 
-def moca(disk: Disk, split: str, style: str) -> TableRecords:
+def moca(disk: Disk, split: str, style: str) -> PackedRecords:
     """``MoCA/Annotations/annotations.csv``: of the VGG image annotator, comments from "#" on;
     second column ``["/{name}/{number}.jpg"]``, fifth ``[2, x, y, width, height]``. Pictures, 24 per
     second: ``MoCA/JPEGImages/{name}/``. The label is the name, without its number."""

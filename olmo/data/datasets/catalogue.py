@@ -24,7 +24,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,23 +38,26 @@ from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import drawn
 from olmo.data.datasets.messages import (
     even_parts,
+    in_merged_order,
     known,
     merged,
     plain_messages,
     single_questions,
 )
 from olmo.data.datasets.sources import LinkedImages, Source, source_of
-from olmo.data.datasets.tables import LazyTable, TableRecords
+from olmo.data.datasets.tables import LazyTable
 from olmo.data.records import (
     DatasetFormatError,
+    Flaw,
+    LeftOut,
     PackedRecords,
     Record,
     RecordDataset,
-    media_of,
     reading,
 )
 from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
 from olmo.outside import OutsideError
+from olmo.preprocessing.prompts import check_style
 
 log = logging.getLogger(__name__)
 
@@ -72,23 +75,27 @@ class DatasetRow(Config):
         splits: our name of a split -> its name in the files, which ``{split}`` stands for.
         sources: how to get it (``olmo.data.datasets.sources``).
         groups: names that stand for it and others.
-        files: annotation files in the order in which they are read, by their suffix: csv, json,
-            jsonl, parquet, or a folder with an Arrow table.
-        suffix: the suffix that the files should have, where theirs is another one.
+        files: annotation files in the order in which they are read, by their suffix: csv, tsv,
+            json, jsonl, parquet, or a folder with an Arrow table; of a list the first there.
+        suffix: the suffix that the files should have, where theirs is another one; ``mapping`` for
+            JSON files that are a mapping of rows.
         rows: the key of a JSON file under which the rows are.
         items: the column with a list of questions: each of them, with the other columns of its
             row, is read as a row.
         columns: columns of an Arrow table whose rows are read when they are asked for, because they
             hold images or much text.
-        video, image: the media file of a row. Its ``{split}`` and its ``{row_number}`` in the file
-            are further columns, here and for ``row``. With ``columns``, ``image`` is the column of
-            its image, or of the address where one of ``sources`` is linked images.
+        video, image: the media file of a row. Its ``{split}``, its ``{file}`` and its
+            ``{row_number}`` in that (its key in a mapping) are further columns, here and for
+            ``row``. Of a list the first that is there; ``module.function`` looks for it (disk,
+            row). With ``columns``, ``image`` is the column of its image, or of the address where
+            one of ``sources`` is linked images.
         fields: keys of a message -> columns of a row, for plain rows.
         style: style of the messages of plain rows.
         row, read, arguments: functions instead of ``fields``, and what they get as keywords.
         merge: what becomes one example of training: all messages on one media file (``media``),
             on one clip of one (``clip``), with one ``example_id`` (``id``), of one row (``row``),
-            or each record as it is (``none``).
+            or each record as it is (``none``). In the evaluation of a video set with a training
+            split these stand one after another, but each is an example.
         max_messages: examples with more are split evenly.
         max_lost: the share of the rows that may be unusable.
         only_present: leave examples without their media out of an evaluation, too.
@@ -99,12 +106,12 @@ class DatasetRow(Config):
     splits: dict[str, str]
     sources: list[dict[str, Any]]
     groups: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    files: list[str | list[str]] = field(default_factory=list)
     suffix: str | None = None
     rows: str | None = None
     items: str | None = None
     columns: list[str] = field(default_factory=list)
-    video: str | None = None
+    video: str | list[str] | None = None
     image: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     style: str | None = None
@@ -125,6 +132,7 @@ class DatasetRow(Config):
             raise ValueError("expected files, or read, which opens its own")
         if self.columns and (len(self.files) != 1 or self.max_messages):
             raise ValueError("columns are those of one table, whose examples are not split")
+        check_style(self.style or "")
         self.in_range("[0, 1]", "max_lost")
         self.at_least(1, "max_messages")
         self.origins = [source_of(s, f"sources[{i}]") for i, s in enumerate(self.sources)]
@@ -133,21 +141,31 @@ class DatasetRow(Config):
         """Where the files are looked for."""
         return data_root() / self.home
 
-    def records(self, split: str) -> tuple[Disk, Sequence[Record]]:
+    def records(self, split: str) -> tuple[Disk, PackedRecords]:
         """All records of one of ``splits``, whether their media are there or not; outside training
         one per question. What rows are left out, and why, is in ``losses`` of the disk. Absent
         files are a ``MissingDataError``, other layouts a ``DatasetFormatError``."""
         disk = Disk(self.folder())
-        files = [f.format(split=self.splits[split]) for f in self.files]
-        if absent := [f for f in files if not disk.matches(f)]:
+        files, absent = [], []
+        for names in self.files:
+            listed = [f.format(split=self.splits[split]) for f in alternatives(names)]
+            there = list(filter(disk.glob, listed))
+            files += there[:1]
+            absent += [] if there else [" or ".join(listed)]
+        if absent:
             raise MissingDataError(self.name, absent, disk.home, self._hint())
         read = self._reader(split)
         try:
             with reading(lambda: f"data set {self.name!r}: {disk.at}"):
                 found = read(disk, files)
-                if not isinstance(found, Sequence):
-                    keys = partial(merged, key=self.merge, at=lambda: disk.place)
-                    found = keys(found) if split == "train" else single_questions(found)
+                if not isinstance(found, PackedRecords):
+                    if split == "train":
+                        found = merged(found, self.merge, lambda: disk.place)
+                    else:
+                        # the order of published evaluations, for which images have no rule
+                        trained = self.home == "video_datasets" and "train" in self.splits
+                        order = self.merge if trained else "none"
+                        found = single_questions(in_merged_order(found, order))
                     found = PackedRecords.pack(even_parts(found, self.max_messages), disk.lose)
         except OutsideError as e:
             if isinstance(lost := e.__cause__, FileNotFoundError):
@@ -181,8 +199,10 @@ class DatasetRow(Config):
 
         def of_files(disk: Disk, files: list[str]) -> Iterator[Record]:
             def messages(row: Row) -> Iterator[Record]:
-                row = row | {"split": word, "row_number": disk.place[-1]}
-                shown = {kind: path.format_map(known(row)) for kind, path in media.items()}
+                Flaw.when(not isinstance(row, dict), "a row is no object")
+                file, *_, number = disk.place
+                row = row | {"split": word, "file": file, "row_number": number}
+                shown = {kind: media_file(path, disk, row) for kind, path in media.items()}
                 found = convert(row)
                 for message in [found] if isinstance(found, dict) else found:
                     yield shown | message
@@ -190,6 +210,7 @@ class DatasetRow(Config):
             def records(row: Row) -> Iterable[Record]:
                 if self.items is None:
                     return messages(row)
+                LeftOut.when(row.get(self.items) is None, f"it has no {self.items!r}")
                 items = structs(row[self.items])
                 disk.losses.n_rows -= 1  # its items count, each as a row
                 return disk.each(items, lambda item: messages(row | item))
@@ -208,9 +229,8 @@ class DatasetRow(Config):
             log.warning("%s:%s: %s", self.name, split, disk.losses.text())
         there = present(disk, records)
         if len(there) < len(records):
-            kept = set(there)
-            absent = (p for i in range(len(records)) if i not in kept for p in media_at(records, i))
-            first = next(p for p in absent if not disk.exists(p))
+            media = (path for i in range(len(records)) for path in records.media(i))
+            first = next(path for path in media if not disk.exists(path))
             if not there:
                 missing = [f"all media, first {first}"]
                 raise MissingDataError(self.name, missing, disk.home, self._hint())
@@ -224,7 +244,7 @@ class DatasetRow(Config):
                 disk.home / first,
                 "they will count as unreadable" if keep else "left out",
             )
-            records = records if keep else records_at(records, there)
+            records = records if keep else records.at(there)
         return DeclaredDataset(self.name, split, disk.home, records)
 
     def _hint(self) -> str:
@@ -235,35 +255,27 @@ class DeclaredDataset(RecordDataset):
     """Examples of one split of a declared data set."""
 
     def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
-        if "message_list" in record:
-            record = record | {"message_list": [drawn(m, rng) for m in record["message_list"]]}
         return drawn(record, rng)
 
 
-def present(disk: Disk, records: Sequence[Record]) -> list[int]:
+def present(disk: Disk, records: PackedRecords) -> list[int]:
     """Indices of the records whose media files are all there."""
-    return [i for i in range(len(records)) if all(map(disk.exists, media_at(records, i)))]
+    return [i for i in range(len(records)) if all(map(disk.exists, records.media(i)))]
 
 
-def media_at(records: Sequence[Record], i: int) -> list[str]:
-    """Paths of the media files of a record, which is not made for it where rows hold much."""
-    if isinstance(records, TableRecords):
-        return [] if records.media is None else media_of({records.kind: records.media[i]})
-    return media_of(records[i])
+def alternatives(names: str | list[str]) -> list[str]:
+    """One name, or those of a list."""
+    return names if isinstance(names, list) else [names]
 
 
-def records_at(records: Sequence[Record], indices: list[int]) -> Sequence[Record]:
-    """Some of the records."""
-    if isinstance(records, TableRecords):
-        return records.at(indices)
-    return PackedRecords.pack(records[i] for i in indices)
-
-
-def videos_of(records: Sequence[Record]) -> Iterable[str]:
-    """Paths of the videos of the records."""
-    if isinstance(records, TableRecords):
-        return map(str, records.media or ()) if records.kind == "video" else ()
-    return (r["video"] for r in records if "video" in r)
+def media_file(path: str | list[str], disk: Disk, row: Row) -> str:
+    """The file of a row that ``DatasetRow.video`` tells."""
+    row = known(row)
+    first, *others = alternatives(path)
+    if "{" not in first:
+        found: str = function_of(first)(disk, row)
+        return found
+    return disk.first(*(p.format_map(row) for p in (first, *others)))
 
 
 def function_of(name: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -21,8 +21,10 @@ Row = dict[str, Any]
 MAX_FILE_BYTES = 16 << 30
 """Size of a file that is read whole."""
 MAX_LINE_BYTES = 64 << 20
-NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
+MAX_ROW_LINES = 100
+"""Lines of one row of a table, in whose quoted cells lines may end."""
+NO_LINE: tuple[Any, str] = ((), "")
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass
@@ -43,41 +45,33 @@ class Disk:
         if not self.place:
             return str(self.home)
         path, *row = self.place
-        return str(self.home / str(path)) + (f": {row[0]} {row[1]}" if row else "")
+        return str(self.home / str(path)) + (f": {row[0]} {row[1]!r}" if row else "")
 
     def each(
         self, rows: Iterable[Any], convert: Callable[[Any], Record | Iterable[Record]]
     ) -> Iterator[Record]:
         """What ``convert`` makes of each row: one record, or several. Whatever it raises is counted
         in ``losses``, and the next row follows."""
-
-        def records(row: Any) -> Iterator[Record]:
-            found = convert(row)
-            yield from [found] if isinstance(found, dict) else found
-
         for row in rows:
             self.losses.n_rows += 1
-            found = records(row)
-            while True:
-                try:
-                    with explained(Flaw):
-                        record = next(found, None)
-                except OutsideError as e:
-                    self.lose(e)
-                    break
-                if record is None:
-                    break
-                yield record
+            try:
+                with explained(Flaw):
+                    found = convert(row)
+                    yield from [found] if isinstance(found, dict) else found
+            except OutsideError as e:
+                self.lose(e)
+
+    def lookup(self, rows: Iterable[Any], pair: Callable[[Any], tuple[Any, Any]]) -> dict[Any, Any]:
+        """The key and value that ``pair`` makes of each row, which may fail as in ``each``."""
+        found: dict[Any, Any] = {}
+        for _ in self.each(rows, lambda row: found.update([pair(row)]) or ()):
+            pass
+        return found
 
     def exists(self, path: str) -> bool:
         """Whether the file or folder ``path`` is there."""
         folder, _, name = path.rpartition("/")
         return name in self.listing(folder)
-
-    def matches(self, pattern: str) -> bool:
-        """Whether a file matches ``pattern``; wildcards only in the last part."""
-        folder, _, name = pattern.rpartition("/")
-        return any(fnmatchcase(n, name) for n in self.listing(folder))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in ``folder``; none if it is absent."""
@@ -85,8 +79,8 @@ class Disk:
 
     def glob(self, pattern: str) -> list[str]:
         """Sorted paths that match; wildcards only in the last part."""
-        folder, _, name = pattern.rpartition("/")
-        return [f"{folder}/{n}" for n in self.names(folder) if fnmatchcase(n, name)]
+        folder, slash, name = pattern.rpartition("/")
+        return [f"{folder}{slash}{n}" for n in self.names(folder) if fnmatchcase(n, name)]
 
     def listing(self, folder: str) -> frozenset[str]:
         """Names in ``folder``, as they were when it was asked for first; none if it is absent. A
@@ -94,18 +88,11 @@ class Disk:
         if folder not in self._listings:
             try:
                 self._listings[folder] = frozenset(os.listdir(self.home / folder))
-            except ValueError:
-                self._listings[folder] = frozenset()  # no folder can have that name
-            except OSError as e:
-                if e.errno not in NO_FOLDER:
+            except (OSError, ValueError) as e:  # ValueError: no folder can have that name
+                if getattr(e, "errno", errno.ENOENT) not in ABSENT:
                     raise DatasetFormatError(f"{self.home / folder}: {describe(e)}") from e
                 self._listings[folder] = frozenset()
         return self._listings[folder]
-
-    def with_extension(self, stem: str, extensions: Sequence[str] = VIDEO_EXTENSIONS) -> str:
-        """``stem`` with the first of ``extensions`` that exists, or the first of all."""
-        candidates = [f"{stem}.{e}" for e in extensions]
-        return next((c for c in candidates if self.exists(c)), candidates[0])
 
     def first(self, *paths: str) -> str:
         """The first path that exists, or the first of all."""
@@ -122,9 +109,17 @@ class Disk:
         content = content[key] if isinstance(content, dict) else content
         if not isinstance(content, list):
             raise ValueError(f"expected a list of rows, got {type(content).__name__}")
-        for i, row in enumerate(content):
-            self.place = (path, "row", i)
-            yield row
+        yield from self.numbered(path, content)
+
+    def numbered(self, path: str, rows: Iterable[Any], kind: str = "row") -> Iterator[Any]:
+        """``rows`` of a file, each named in ``place`` before it is looked at; those that could not
+        be read are counted."""
+        for i, row in enumerate(rows):
+            self.place = (path, kind, i)
+            if isinstance(row, OutsideError):
+                self._lose(row)
+            else:
+                yield row
 
     def items(self, path: str, key: str | None = None) -> Iterator[tuple[str, Any]]:
         """Keys and values of a JSON mapping, or of the mapping under ``key`` in it."""
@@ -133,7 +128,7 @@ class Disk:
         if not isinstance(content, dict):
             raise ValueError(f"expected a mapping, got {type(content).__name__}")
         for name, value in content.items():
-            self.place = (path, "key", repr(name))
+            self.place = (path, "key", str(name))
             yield str(name), value
 
     def jsonl(self, path: str) -> Iterator[Any]:
@@ -193,28 +188,59 @@ class Disk:
                 self._lose(ValueError(f"another number of cells than the {len(header)} columns"))
 
     def cells(self, path: str, delimiter: str = ",") -> Iterator[list[str]]:
-        """Rows of a table without a header."""
-        rows = csv.reader(self._raw_lines(path), delimiter=delimiter)
+        """Rows of a table without a header. A quote that is never closed costs its own line, not
+        those up to the next quote."""
+        lines, again, width = self._raw_lines(path), list[tuple[Any, str]](), 0
         while True:
+            taken: list[tuple[Any, str]] = []
+            supply = csv.reader(self._supply(lines, again, taken), delimiter=delimiter)
+            row, error = [], ""
             try:
-                row = next(rows)
-            except StopIteration:
-                return
+                row = next(supply, [])
             except csv.Error as e:
-                self._lose(e)
-                continue
-            if row:
+                error = str(e)
+            if taken[-1] is NO_LINE:
+                taken.pop()
+                error = "a quote is not closed"
+            if not taken:
+                return
+            if len(taken) > 1 and (error or len(row) != (width or len(row))):
+                again[:0] = taken[1:]
+                self.place, error = taken[0][0], error or "a quote is not closed"
+            if error:
+                self._lose(ValueError(error))
+            elif row:
+                width = width or len(row)
                 yield row
+
+    def _supply(
+        self, lines: Iterator[str], again: list[tuple[Any, str]], taken: list[tuple[Any, str]]
+    ) -> Iterator[str]:
+        """Lines for one row: first those to read again. All that it asks for are ``taken``, with
+        their places; ``NO_LINE`` stands for the one that it does not get."""
+        while len(taken) < MAX_ROW_LINES:
+            if again:
+                self.place, line = again.pop(0)
+            elif not (line := next(lines, "")):
+                break
+            taken.append((self.place, line))
+            yield line
+        taken.append(NO_LINE)
 
     def rows_of(
         self, path: str, split: str, key: str | None = None, suffix: str | None = None
     ) -> Iterator[Row]:
-        """Rows of a file, or of all that fit a pattern, by its suffix or that of another format; a
-        folder is an Arrow table. ``key``: where in a JSON file the rows are."""
-        for file in self.glob(path) if "*" in path else [path]:
+        """Rows of a file, or of all that fit a pattern, by its suffix or that of another format
+        (``mapping``: of JSON); a folder is an Arrow table. ``key``: where the rows of a JSON
+        file are."""
+        for file in self.glob(path):
             match suffix or PurePosixPath(file).suffix:
                 case ".csv":
                     yield from self.csv(file)
+                case ".tsv":
+                    yield from self.csv(file, "\t")
+                case "mapping":
+                    yield from (row for _, row in self.items(file))
                 case ".json":
                     yield from self.rows(file, key or "data")
                 case ".jsonl":
@@ -228,7 +254,7 @@ class Disk:
         """Rows of a parquet file."""
         self.place = (path,)
         open_regular(self.home / path).close()  # an absent file is named as all others are
-        yield from self._readable(path, parquet_rows(self.home / path))
+        yield from self.numbered(path, parquet_rows(self.home / path))
 
     def table(self, folder: str, split: str = "train", *columns: str) -> ArrowRows:
         """Rows of an Arrow folder as ``save_to_disk`` writes it, memory-mapped. ``columns`` are
@@ -240,16 +266,7 @@ class Disk:
 
     def table_rows(self, folder: str, split: str = "train", *columns: str) -> Iterator[Row]:
         """All rows of an Arrow folder, for small tables."""
-        yield from self._readable(folder, self.table(folder, split, *columns))
-
-    def _readable(self, path: str, rows: Iterable[Row | OutsideError]) -> Iterator[Row]:
-        """Those of the rows at ``path`` that could be read."""
-        for i, row in enumerate(rows):
-            self.place = (path, "row", i)
-            if isinstance(row, OutsideError):
-                self._lose(row)
-            else:
-                yield row
+        yield from self.numbered(folder, self.table(folder, split, *columns))
 
 
 def file_text(path: Path) -> str:
@@ -270,14 +287,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as e:  # ValueError: also a number of thousands of digits
         raise ValueError(f"not valid JSON: {e}") from e
-
-
-def pick(row: Row, *names: str) -> Any:
-    """Value of the first of ``names`` that ``row`` has; releases of a set differ in spelling."""
-    for name in names:
-        if row.get(name) is not None:
-            return row[name]
-    raise ValueError(f"no field {' or '.join(map(repr, names))} among {sorted(row)}")
 
 
 def structs(value: Any) -> list[Row]:

@@ -13,7 +13,6 @@ import numpy as np
 
 Message = dict[str, Any]
 Draw = Callable[[Message, np.random.RandomState], Message]
-_DRAWS: dict[str, Draw] = {}
 
 WORDING, INSERT, SHUFFLE = "wording", "insert", "shuffle"
 ONE_ANSWER, NUMBERS, ONE_STYLE = "one_answer", "numbers", "one_style"
@@ -28,29 +27,22 @@ CLIP_S = 63.0
 
 
 def drawn(message: Message, rng: np.random.RandomState) -> Message:
-    """A copy of ``message`` with its announced draws carried out."""
+    """A copy of ``message`` with its announced draws carried out, first those of the messages in
+    its ``message_list``."""
     message = dict(message)
+    if "message_list" in message:
+        message["message_list"] = [drawn(m, rng) for m in message["message_list"]]
     for name in message.pop("draw", ()):
         message = _DRAWS[name](message, rng)
     return message
 
 
-def _draw(name: str) -> Callable[[Draw], Draw]:
-    def add(function: Draw) -> Draw:
-        _DRAWS[name] = function
-        return function
-
-    return add
-
-
-@_draw(WORDING)
 def wording(message: Message, rng: np.random.RandomState) -> Message:
     """``question``: one of ``wordings``; with ``fill``, ``{name}`` is filled in from it."""
     text, fill = _one(message.pop("wordings"), rng), message.pop("fill", None)
     return message | {"question": text.format(**fill) if fill else text}
 
 
-@_draw(INSERT)
 def insert(message: Message, rng: np.random.RandomState) -> Message:
     """``options``: ``negatives`` in their order, with ``answer`` at a random place."""
     options, answer = list(message.pop("negatives")), message.pop("answer")
@@ -59,7 +51,6 @@ def insert(message: Message, rng: np.random.RandomState) -> Message:
     return message | {"options": options, "answer_idx": place}
 
 
-@_draw(SHUFFLE)
 def shuffle(message: Message, rng: np.random.RandomState) -> Message:
     """``options`` in random order; ``answer_idx`` follows."""
     order = [int(i) for i in rng.permutation(len(message["options"]))]
@@ -67,13 +58,11 @@ def shuffle(message: Message, rng: np.random.RandomState) -> Message:
     return message | {"options": options, "answer_idx": order.index(message["answer_idx"])}
 
 
-@_draw(ONE_ANSWER)
 def one_answer(message: Message, rng: np.random.RandomState) -> Message:
     """``answer``: one of the list ``answer``."""
     return message | {"answer": _one(message["answer"], rng)}
 
 
-@_draw(NUMBERS)
 def numbers(message: Message, rng: np.random.RandomState) -> Message:
     """``options``: four consecutive numbers from 1 on, with ``answer`` among them."""
     right = int(message.pop("answer"))
@@ -82,19 +71,16 @@ def numbers(message: Message, rng: np.random.RandomState) -> Message:
     return message | {"options": options, "answer_idx": place}
 
 
-@_draw(ONE_STYLE)
 def one_style(message: Message, rng: np.random.RandomState) -> Message:
     """``style``: one of ``styles``."""
     return message | {"style": _one(message.pop("styles"), rng)}
 
 
-@_draw(COUNT_QUESTION)
 def count_question(message: Message, rng: np.random.RandomState) -> Message:
     """``question`` only where the style drawn before counts; one that points has its wordings."""
     return {k: v for k, v in message.items() if k != "question" or "count" in message["style"]}
 
 
-@_draw(CONVERSATION)
 def conversation(message: Message, rng: np.random.RandomState) -> Message:
     """Several messages of ``message_list`` now and then as one, of several turns."""
     turns = message["message_list"]
@@ -103,7 +89,6 @@ def conversation(message: Message, rng: np.random.RandomState) -> Message:
     return message | {"message_list": [{"multi_turn_messages": turns}]}
 
 
-@_draw(CLIP)
 def clip(message: Message, rng: np.random.RandomState) -> Message:
     """A clip of ``CLIP_S`` seconds from a whole second on, of a video that is longer
     (``duration``): around one of ``timestamps`` at which an object is seen, if there are any.
@@ -126,7 +111,6 @@ def clip(message: Message, rng: np.random.RandomState) -> Message:
     }
 
 
-@_draw(ONE_OBJECT)
 def one_object(message: Message, rng: np.random.RandomState) -> Message:
     """``points`` (by object, at each of ``timestamps``) of one object only."""
     points, times = message["points"], message["timestamps"]
@@ -140,3 +124,7 @@ def one_object(message: Message, rng: np.random.RandomState) -> Message:
 
 def _one(choices: list[str], rng: np.random.RandomState) -> str:
     return choices[int(rng.randint(len(choices)))]
+
+
+_ALL = (wording, insert, shuffle, one_answer, numbers, one_style, count_question, conversation)
+_DRAWS: dict[str, Draw] = {draw.__name__: draw for draw in (*_ALL, clip, one_object)}

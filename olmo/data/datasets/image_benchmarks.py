@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from olmo.data.datasets.messages import LETTERS, chosen
+from olmo.data.datasets.messages import LETTERS, choice, chosen
 from olmo.data.datasets.tables import picture
 from olmo.data.records import Flaw, Record
 
@@ -39,18 +39,16 @@ def named_letter(answer: str | None) -> str | None:
     if answer in HIDDEN:
         return None
     letter = str(answer).strip(" ().:")
-    if len(letter) != 1 or letter not in LETTERS:
-        raise Flaw("the answer is not a letter")
+    Flaw.when(len(letter) != 1 or letter not in LETTERS, "the answer is not a letter")
     return letter
 
 
 def by_letter(question: str, options: Sequence[Any], answer: str | None, style: str) -> Record:
     """A question with options and the letter of the right one."""
     texts, letter = [str(option) for option in options], named_letter(answer)
-    index = None if letter is None else LETTERS.index(letter)
-    if index is not None and index >= len(texts):
-        raise Flaw("the answer is not among the options")
-    return {"question": question, "options": texts, "answer_idx": index, "style": style}
+    if letter is not None:
+        return choice(question, texts, LETTERS.index(letter), style)
+    return {"question": question, "options": texts, "answer_idx": None, "style": style}
 
 
 # --- one image ---------------------------------------------------------------------------------
@@ -118,8 +116,7 @@ def mmiu(row: Row) -> Record:
     the folder of the table. The letter may be beyond the options, so that no answer is right. The
     column ``context`` is not shown."""
     lines = [_NAMED_OPTION.fullmatch(o.strip()) for o in row["options"].strip().split("\n")]
-    if None in lines:
-        raise Flaw("options: expected lines 'A: text'")
+    Flaw.when(None in lines, "options: expected lines 'A: text'")
     options, letter = [line[1] for line in lines if line], named_letter(row["output"])
     paths = [path.removeprefix("./") for path in row["input_image_path"]]
     metadata = {

@@ -6,18 +6,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from olmo.data.datasets.disk import Disk
-from olmo.data.datasets.messages import EVAL_MC, lettered, subtitle_lines
-from olmo.data.datasets.video_benchmarks import (
-    ONLY_LETTER,
-    OPTION_LETTER,
+from olmo.data.datasets.disk import Disk, Row
+from olmo.data.datasets.messages import (
+    EVAL_MC,
     asked,
     letter_at,
     letter_of,
+    lettered,
+    subtitle_lines,
 )
+from olmo.data.datasets.video_benchmarks import ONLY_LETTER, OPTION_LETTER
 from olmo.data.records import Record
-
-Row = dict[str, Any]
 
 MME_FIRST = (
     "Select the best answer to the following multiple-choice question based on the video. "
@@ -36,21 +35,18 @@ def video_mme(disk: Disk, split: str, subtitles: bool = False) -> Iterator[Recor
     def question(row: Row) -> Record:
         example_id = f"{row['question_id']}_{row['video_id']}_{disk.place[-1]}"
         return {
-            "question": "\n".join([MME_FIRST, row["question"], *row["options"], MME_LAST]),
-            "answer": row["answer"],
+            **asked(MME_FIRST, [row["question"], *row["options"]], MME_LAST, row["answer"]),
             "video": f"Video-MME/data/{row['videoID']}.mp4",
             "metadata": {"example_id": example_id, **{k: row[k] for k in MME_KEPT}},
-            **_style(subtitle_lines(list(spoken.get(row["videoID"], {}).values()))),
+            **_with_subtitle(subtitle_lines(list(spoken.get(row["videoID"], {}).values()))),
         }
 
     return disk.each(disk.parquet("Video-MME/videomme/test-00000-of-00001.parquet"), question)
 
 
-def _style(subtitle: list[list[Any]]) -> Record:
-    """Of a question, with its subtitle if there is any."""
-    return (
-        {"subtitle": subtitle, "style": f"{EVAL_MC}_w_subtitle"} if subtitle else {"style": EVAL_MC}
-    )
+def _with_subtitle(lines: list[list[Any]]) -> Record:
+    """What a question with a subtitle has besides."""
+    return {"subtitle": lines, "style": f"{EVAL_MC}_w_subtitle"} if lines else {}
 
 
 LVB_KEPT = ("video_id", "level", "question_category", "duration_group")
@@ -65,7 +61,7 @@ def long_video_bench(disk: Disk, split: str, subtitles: bool = False) -> Iterato
     def question(row: Row) -> Record:
         number, options = disk.place[-1], row["candidates"]
         found: Record = {
-            "question": lettered(row["question"], options, OPTION_LETTER),
+            **asked(row["question"], lettered(options), OPTION_LETTER),
             "video": f"LongVideoBench/videos/{row['video_path']}",
             "metadata": {"question_id": row["id"], "options": options},
         }
@@ -76,7 +72,7 @@ def long_video_bench(disk: Disk, split: str, subtitles: bool = False) -> Iterato
         path = f"LongVideoBench/subtitles/{row['subtitle_path']}" if subtitles else ""
         lines = disk.json(path) if path and disk.exists(path) else []
         start, length = float(row["starting_timestamp_for_subtitles"]), float(row["duration"])
-        return found | _style(_lvb_lines(lines, start, start + length))
+        return found | _with_subtitle(_lvb_lines(lines, start, start + length))
 
     return disk.each(disk.rows(f"LongVideoBench/{split}.json"), question)
 
@@ -111,8 +107,7 @@ def lvbench(row: Row) -> Record:
     options = [re.sub(r"^\(?([A-Z])[).]\s*", r"\1. ", line) for line in lines]
     kept = {k: row[k] for k in ("type", "uid", "time_reference")}
     metadata = {"answer": f"{row['answer']}.", "qtype": row["question_type"], **kept}
-    prompt = "\n".join([question, *options, ONLY_LETTER])
-    return {"question": prompt, "metadata": metadata, "style": EVAL_MC}
+    return asked(question, options, ONLY_LETTER) | {"metadata": metadata}
 
 
 def video_eval_pro(row: Row) -> Record:
@@ -157,9 +152,9 @@ def mlvu_gen(disk: Disk, split: str) -> Iterator[Record]:
 
 
 def _lettered(row: Row) -> Record:
-    prompt = lettered(row["question"], row["candidates"], OPTION_LETTER)
-    answer = letter_of(row["answer"], row["candidates"])
-    return {"question": prompt, "answer": answer, "style": EVAL_MC}
+    options = row["candidates"]
+    letter = letter_of(row["answer"], options)
+    return asked(row["question"], lettered(options), OPTION_LETTER, letter)
 
 
 def _open(row: Row) -> Record:

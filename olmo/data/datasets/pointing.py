@@ -3,24 +3,26 @@ width and height), or in pixels without it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.draws import ONE_STYLE
 from olmo.data.datasets.masks import file_mask
-from olmo.data.datasets.tables import LazyTable, TableRecords
-from olmo.data.records import Record
+from olmo.data.datasets.tables import LazyTable, address_name
+from olmo.data.records import Flaw, LeftOut, PackedRecords, Record
 
-Row = dict[str, Any]
 STYLES = ["pointing", "point_count"]
 PERCENT = 100.0
 PIXMO_IMAGES = "pixmo_images"
+
+MAX_IMAGES = 5
+POINT_STYLES = ["multi_image_pointing", "multi_image_point_then_count"]
 
 
 def coordinates(points: Any) -> list[list[float]]:
@@ -42,15 +44,15 @@ def points(row: Row, scale: float | None = PERCENT) -> Record:
     return asked(message, STYLES, scale)
 
 
-def pixmo_points(disk: Disk, split: str, method: str) -> TableRecords:
+def pixmo_points(disk: Disk, split: str, method: str) -> PackedRecords:
     """``pixmo-points``: image_url, label, points (in per cent), collection_method: only ``method``.
     All on one image are one example."""
     columns = ("label", "points", "collection_method")
     table = LazyTable("pixmo-points", split, columns, points, "image_url", PIXMO_IMAGES, True)
     records, methods = table.open(disk), disk.table("pixmo-points", split).column(columns[2])
-    groups = [[row for row in group if methods[row] == method] for group in records.groups]
-    kept = records.at([i for i, group in enumerate(groups) if group])
-    return dataclasses.replace(kept, groups=[group for group in groups if group])
+    found = map(records.packed, range(len(records)))
+    mine = (one | {"rows": [i for i in one["rows"] if methods[i] == method]} for one in found)
+    return records.pack(filter(itemgetter("rows"), mine), complete=records.complete)
 
 
 def cosyn_point(row: Row) -> Iterator[Record]:
@@ -59,6 +61,23 @@ def cosyn_point(row: Row) -> Iterator[Record]:
     for question, name, found in zip(*columns, strict=True):
         message = {"question": question, "label": name, "points": coordinates(found)}
         yield message | {"point_scale": PERCENT, "style": "cosyn_point"}
+
+
+# --- several images -----------------------------------------------------------------------------
+
+
+def linked_images(addresses: Sequence[str]) -> list[str]:
+    """Paths of the two to ``MAX_IMAGES`` images that a row links to."""
+    used = 2 <= len(addresses) <= MAX_IMAGES
+    LeftOut.when(not used, "another number of images than two to five")
+    return [f"{PIXMO_IMAGES}/{address_name(a)}" for a in addresses]
+
+
+def multi_points(row: Row) -> Record:
+    """``Molmo2-MultiImagePoint``: image_urls, label, points (of each image, in per cent)."""
+    images, found = linked_images(row["image_urls"]), [coordinates(p) for p in row["points"]]
+    Flaw.when(len(images) != len(found), "points of another number of images than image_urls")
+    return {"image": images} | asked({"label": row["label"], "points": found}, POINT_STYLES)
 
 
 # --- benchmarks: the points of the answer are counted, or looked for in masks -------------------
@@ -96,19 +115,19 @@ def pointing_eval(row: Row) -> Record:
 POINT_BENCH = ("image_filename", "mask_filename", "category", "user_input")
 
 
-def point_bench(disk: Disk, split: str) -> TableRecords:
+def point_bench(disk: Disk, split: str) -> PackedRecords:
     """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input; the files
     are in ``selected_images/{category}`` and ``selected_masks/{category}``."""
-    rows = disk.each(
-        disk.rows(f"PointBench/{split}.json"), lambda row: {k: row[k] for k in POINT_BENCH}
-    )
-    kept = list(rows)
-    media = [f"PointBench/selected_images/{r['category']}/{r['image_filename']}" for r in kept]
-    return TableRecords.single(kept, partial(_point_bench, disk.home), media=media)
+
+    def known(row: Row) -> Record:
+        image = f"PointBench/selected_images/{row['category']}/{row['image_filename']}"
+        return {"image": image, **{k: row[k] for k in POINT_BENCH}}
+
+    rows = disk.each(disk.rows(f"PointBench/{split}.json"), known)
+    return PackedRecords.pack(rows, disk.lose, partial(_point_bench, disk.home))
 
 
-def _point_bench(home: Path, rows: list[Row]) -> Record:
-    (row,) = rows
+def _point_bench(home: Path, row: Row) -> Record:
     mask = file_mask(home / "PointBench/selected_masks" / row["category"] / row["mask_filename"])
     metadata = {"example_id": row["image_filename"], "category": row["category"], "mask": mask}
     return {"question": row["user_input"], "style": STYLES[0], "metadata": metadata}

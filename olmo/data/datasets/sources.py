@@ -3,8 +3,8 @@ key of a source in the catalogue tells its kind."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
 
 from olmo.config import Config, ConfigError, nearest
 
@@ -64,13 +64,7 @@ class Manual(Config):
 
 
 Source = HubFiles | WebFile | LinkedImages | FrameClips | Manual
-KINDS: dict[str, type[Source]] = {
-    "hub": HubFiles,
-    "web": WebFile,
-    "images_of": LinkedImages,
-    "frame_clips": FrameClips,
-    "by_hand": Manual,
-}
+KINDS: dict[str, type[Source]] = {fields(kind)[0].name: kind for kind in get_args(Source)}
 
 
 def source_of(data: dict[str, Any], where: str) -> Source:

@@ -8,68 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from olmo.data.datasets.disk import Disk
+from olmo.data.arrow import ArrowRows
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.messages import merged
-from olmo.data.records import DatasetFormatError, Flaw, LeftOut, Record, reading
+from olmo.data.records import Flaw, LeftOut, PackedRecords, Record, reading
 
-Row = dict[str, Any]
-Convert = Callable[[list[Row]], Record]
-"""Rows of one example -> its record."""
 Messages = Callable[[Row], Record | Iterable[Record]]
 """A row -> its message, or several."""
-Media = str | list[str]
-
-
-@dataclass
-class TableRecords(Sequence[Record]):
-    """Example ``i`` is made by ``convert`` of the rows ``groups[i]``. ``media`` has the path of
-    each example's file (or several), which becomes its key ``kind``, and is None where the rows
-    hold the images themselves."""
-
-    rows: Sequence[Row]
-    convert: Convert
-    groups: Sequence[Sequence[int]] | np.ndarray
-    media: Sequence[Media] | None = None
-    kind: str = "image"
-
-    @classmethod
-    def single(
-        cls,
-        rows: Sequence[Row],
-        convert: Convert,
-        indices: Sequence[int] | np.ndarray | None = None,
-        media: Sequence[Media] | None = None,
-        kind: str = "image",
-    ) -> TableRecords:
-        """One row per example: all, or those of ``indices``; ``media`` goes with these."""
-        chosen = np.arange(len(rows)) if indices is None else np.asarray(indices, dtype=np.int64)
-        return cls(rows, convert, chosen[:, None], media, kind)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, idx: Any) -> Any:
-        if not 0 <= idx < len(self):
-            raise IndexError(f"no example {idx!r} among {len(self)}")
-
-        def where() -> str:
-            file = getattr(self.rows, "where", "") or (self.media[idx] if self.media else "")
-            return f"{file}: row {', '.join(map(str, self.groups[idx]))}"
-
-        try:
-            with reading(where):
-                record = self.convert([self.rows[int(i)] for i in self.groups[idx]])
-        except LeftOut as e:
-            raise DatasetFormatError(f"{where()}: {e}") from e
-        return record if self.media is None else {self.kind: self.media[idx], **record}
-
-    def at(self, indices: list[int]) -> TableRecords:
-        """Some of the examples."""
-        media = None if self.media is None else [self.media[i] for i in indices]
-        groups = [self.groups[i] for i in indices]
-        return TableRecords(self.rows, self.convert, groups, media, self.kind)
 
 
 @dataclass
@@ -94,7 +39,7 @@ class LazyTable:
     linked: str | None = None
     joined: bool = False
 
-    def open(self, disk: Disk) -> TableRecords:
+    def open(self, disk: Disk) -> PackedRecords:
         """Examples in the order of their first row; what is left out is counted."""
         names = [*self.columns, *([self.image] if self.image else [])]
         rows = disk.table(self.folder, self.split, *names)
@@ -102,51 +47,50 @@ class LazyTable:
         if self.image:
             cells = rows.column(self.image) if self.linked else rows.has_value(self.image)
 
-        found: dict[str, tuple[Media, list[int]]] = {}
-        disk.losses.n_rows += len(rows)
-        for i, cell in enumerate(cells):
-            try:
-                media = self._media(cell)
-            except LeftOut as e:
-                disk.place = (self.folder, "row", i)
-                disk.losses.add(e, disk.at)
-            else:
-                key = str(media) if self.linked and self.joined else str(i)
-                found.setdefault(key, (media, []))[1].append(i)
-        groups = [group for _, group in found.values()]
-        linked = [media for media, _ in found.values()] if self.linked else None
+        def known(cell: Any) -> Record:
+            LeftOut.when(not cell, "no image")
+            one: Record = {"rows": [disk.place[-1]]}
+            if not self.linked:
+                return one
+            if isinstance(cell, list):
+                return one | {"image": [f"{self.linked}/{address_name(a)}" for a in cell]}
+            return one | {"image": f"{self.linked}/{address_name(cell)}"}
+
+        found: dict[str, Record] = {}
+        for one in disk.each(disk.numbered(self.folder, cells), known):
+            key = str(one["image"] if self.linked and self.joined else one["rows"])
+            found.setdefault(key, one | {"rows": []})["rows"] += one["rows"]
         shown = None if self.linked else self.image
-        convert = partial(_record, messages=self.messages, image=shown, joined=self.joined)
-        return TableRecords(rows, convert, groups, linked)
-
-    def _media(self, cell: Any) -> Media:
-        """Path of the image, or of several, if they are linked. ``cell`` is false without one."""
-        if not cell:
-            raise LeftOut("no image")
-        if not self.linked:
-            return ""
-        paths = [
-            f"{self.linked}/{address_name(a)}" for a in (cell if isinstance(cell, list) else [cell])
-        ]
-        return paths if isinstance(cell, list) else paths[0]
+        complete = partial(
+            of_rows, table=rows, messages=self.messages, image=shown, joined=self.joined
+        )
+        return PackedRecords.pack(found.values(), complete=complete)
 
 
-def _record(rows: list[Row], messages: Messages, image: str | None, joined: bool) -> Record:
-    """The example of these rows: a flat one for a single message that is not ``joined``."""
-    found: list[Record] = []
-    for row in rows:
-        made = messages(row)
-        found += [made] if isinstance(made, dict) else made
-    if not found:
-        raise Flaw("no question")
-    record = next(merged(found, "row", lambda: 0)) if joined or len(found) > 1 else found[0]
-    return ({"image": pictures(rows[0][image])} if image else {}) | record
+def of_rows(
+    known: Record,
+    table: ArrowRows,
+    messages: Messages,
+    image: str | None = None,
+    joined: bool = False,
+) -> Record:
+    """The example of ``rows`` of a table: a flat one for a single message that is not
+    ``joined``."""
+    numbers: list[int] = known["rows"]
+    with reading(lambda: f"{table.where}: row {', '.join(map(str, numbers))}"):
+        found: list[Record] = []
+        for row in map(table.__getitem__, numbers):
+            shown = {"image": pictures(row[image])} if image else {}
+            made = messages(row)
+            found += [made] if isinstance(made, dict) else made
+        Flaw.when(not found, "no question")
+        record = next(merged(found, "row", lambda: 0)) if joined or len(found) > 1 else found[0]
+        return shown | record
 
 
 def address_name(address: str) -> str:
     """File name of a downloaded image: the SHA-256 of its address."""
-    if not isinstance(address, str):
-        raise Flaw("the address of an image is not text")
+    Flaw.when(not isinstance(address, str), "the address of an image is not text")
     return hashlib.sha256(address.encode()).hexdigest()
 
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from olmo.data.datasets.disk import Disk, file_text, structs
+from olmo.data.datasets.disk import Disk, Row, file_text, structs
 from olmo.data.datasets.draws import CLIP, CLIP_S, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.tables import of_rows
 from olmo.data.datasets.web_videos import web_video
 from olmo.data.records import PackedRecords, Record
 
-Row = dict[str, Any]
 TRACK, SINGLE = "video_point_track_per_frame", "video_single_point_track_per_frame"
 SAMPLING_FPS = 1
 
@@ -64,12 +63,10 @@ def taught(row: Row, times: list[float], points: list[Row], scale: Any, style: s
 
 
 def lazily(
-    disk: Disk, rows: Iterable[Row], convert: Callable[[Path, list[Row]], Record]
-) -> TableRecords:
-    """Examples that are made of ``rows`` when they are asked for."""
-    packed = PackedRecords.pack(rows, disk.lose)
-    media = [row["video"] for row in packed]
-    return TableRecords.single(packed, partial(convert, disk.home), media=media, kind="video")
+    disk: Disk, rows: Iterable[Row], convert: Callable[[Path, Row], Record]
+) -> PackedRecords:
+    """Examples that are made of ``rows``, which name their video, when they are asked for."""
+    return PackedRecords.pack(rows, disk.lose, partial(convert, disk.home))
 
 
 # --- from masks to points ----------------------------------------------------------------------
@@ -88,8 +85,7 @@ def _masks(home: Path, row: Row) -> dict[int, dict[str, np.ndarray]]:
     return found
 
 
-def _evaluated(home: Path, rows: list[Row]) -> Record:
-    (row,) = rows
+def _evaluated(home: Path, row: Row) -> Record:
     masks = _masks(home, row)
     seen = {f: {o: m for o, m in one.items() if m.any()} for f, one in masks.items()}
     seen = {frame: one for frame, one in seen.items() if one}
@@ -105,8 +101,7 @@ def _evaluated(home: Path, rows: list[Row]) -> Record:
     return question | {"metadata": metadata}
 
 
-def _trained(style: str, home: Path, rows: list[Row]) -> Record:
-    (row,) = rows
+def _trained(style: str, home: Path, row: Row) -> Record:
     masks = _masks(home, row)
     points = [{o: mask_point(mask) for o, mask in one.items()} for one in masks.values()]
     sizes = [mask.shape for one in masks.values() for mask in one.values()]
@@ -119,7 +114,7 @@ def _trained(style: str, home: Path, rows: list[Row]) -> Record:
 
 def referring(
     disk: Disk, split: str, folders: list[str], fps: float, style: str | None = None
-) -> TableRecords:
+) -> PackedRecords:
     """``folders``: expressions, frames, masks, in which ``{split}`` is filled in.
 
     Expressions: JSON, ``videos``: name -> ``frames`` (names without extension), ``expressions``:
@@ -160,7 +155,7 @@ def _alone(objects: Row) -> Row:
 
 def instances(
     disk: Disk, split: str, file: str, frames: str, fps: float, style: str
-) -> TableRecords:
+) -> PackedRecords:
     """``file``: JSON as YouTube-VIS has it: ``videos`` (id, file_names), ``annotations`` (id,
     video_id, category_id, segmentations: run lengths or null for each frame), ``categories`` (id,
     name). Pictures: ``{frames}/{file_name}``. One example per video and category."""
@@ -168,7 +163,7 @@ def instances(
     names = _names(disk, file, content)
     tracks: dict[str, list[Row]] = {}
     for track in disk.each(
-        _part(disk, file, content, "annotations"),
+        disk.numbered(file, content["annotations"], "annotations"),
         lambda t: (
             {"kind": t["category_id"], "video": str(t["video_id"]), "id": str(t["id"])}
             | {"masks": t["segmentations"]}
@@ -186,11 +181,11 @@ def instances(
         ]
         return _by_kind(row, masks, {t["id"]: t["kind"] for t in mine}, names)
 
-    found = disk.each(_part(disk, file, content, "videos"), rows)
+    found = disk.each(disk.numbered(file, content["videos"], "videos"), rows)
     return lazily(disk, found, partial(_trained, style))
 
 
-def burst(disk: Disk, split: str, style: str) -> TableRecords:
+def burst(disk: Disk, split: str, style: str) -> PackedRecords:
     """``TAO-Amodal/burst/{split}.json``: ``categories`` (id, name), ``sequences``: dataset,
     seq_name, fps, width, height, all_image_paths, annotated_image_paths, track_category_ids
     (track -> id), segmentations (track -> ``rle``, for each annotated picture). Pictures:
@@ -211,7 +206,7 @@ def burst(disk: Disk, split: str, style: str) -> TableRecords:
             masks.append([at[i], {o: {"size": size, "counts": m["rle"]} for o, m in seen}])
         return _by_kind(row, masks, video["track_category_ids"], names)
 
-    found = disk.each(_part(disk, file, content, "sequences"), rows)
+    found = disk.each(disk.numbered(file, content["sequences"], "sequences"), rows)
     return lazily(disk, found, partial(_trained, style))
 
 
@@ -225,18 +220,11 @@ def _by_kind(
 
 
 def _names(disk: Disk, file: str, content: Row) -> dict[str, str]:
-    rows = _part(disk, file, content, "categories")
-    kinds = disk.each(rows, lambda kind: {"id": str(kind["id"]), "name": kind["name"]})
-    return {kind["id"]: kind["name"] for kind in kinds}
+    kinds = disk.numbered(file, content["categories"], "categories")
+    return disk.lookup(kinds, lambda kind: (str(kind["id"]), kind["name"]))
 
 
-def _part(disk: Disk, file: str, content: Row, key: str) -> Iterator[Any]:
-    for i, row in enumerate(content[key]):
-        disk.place = (file, key, i)
-        yield row
-
-
-def vicas(disk: Disk, split: str, style: str) -> TableRecords:
+def vicas(disk: Disk, split: str, style: str) -> PackedRecords:
     """``ViCaS/splits/v1.0/{split}.json``: a list of videos (numbers).
     ``ViCaS/annotations/v1.0/{number:06d}.json``: ``segmentations`` (frame_id, object_ids,
     mask_rles), ``object_referrals`` (prompt, track_ids). Pictures, 30 per second:
@@ -251,8 +239,7 @@ def vicas(disk: Disk, split: str, style: str) -> TableRecords:
     return lazily(disk, rows, partial(_vicas, style))
 
 
-def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
-    (row,) = rows
+def _vicas(style: str, home: Path, row: Row) -> Record:
     content = json.loads(file_text(home / row["file"]))
     seen = content["segmentations"]
     seen = [seen[i] for i in once_a_second(f["frame_id"] / row["fps"] for f in seen)]
@@ -264,7 +251,7 @@ def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
             mine = {str(o): masks[o] for o in said["track_ids"] if o in masks}
             frames.append([frame["frame_id"], mine])
         one = row | {"label": said["prompt"], "frames": frames, "duration": 0.0}  # they are short
-        messages.append(_trained(style, home, [one]))
+        messages.append(_trained(style, home, one))
         del messages[-1]["metadata"]  # is that of the example
     return {"message_list": messages, "metadata": {"frame_rate": row["fps"]}}
 
@@ -272,35 +259,32 @@ def _vicas(style: str, home: Path, rows: list[Row]) -> Record:
 # --- videos of Molmo2 --------------------------------------------------------------------------
 
 
-def molmo2_video(disk: Disk, split: str, style: str) -> Iterator[Record]:
+def molmo2_video(row: Row, style: str) -> Record:
     """``Molmo2-VideoTrack`` (the layout is ours): video_id, label, duration, frames (``{time,
     objects}``, an object ``{id, x, y}`` in per cent, ``occluded`` if it is hidden)."""
 
     def point(o: Row) -> list[Any] | None:
         return None if o.get("occluded") else [o["x"], o["y"]]
 
-    def message(row: Row) -> Record:
-        frames = structs(row["frames"])
-        points = [{str(o["id"]): point(o) for o in structs(f["objects"])} for f in frames]
-        row["duration"] = float(row["duration"])
-        found = taught(row, [float(f["time"]) for f in frames], points, 100, style)
-        return {"video": web_video(disk, row["video_id"])} | found
-
-    return disk.each(disk.table_rows("Molmo2-VideoTrack", split), message)
+    frames = structs(row["frames"])
+    points = [{str(o["id"]): point(o) for o in structs(f["objects"])} for f in frames]
+    about = {"label": row["label"], "duration": float(row["duration"])}
+    return taught(about, [float(f["time"]) for f in frames], points, 100, style)
 
 
-def molmo2_video_eval(disk: Disk, split: str) -> TableRecords:
+def molmo2_video_eval(disk: Disk, split: str) -> PackedRecords:
     """``Molmo2-VideoTrackEval`` (the layout is ours): id, video_id, label, fps, category if there
     is one, frames (``{frame, objects}``, an object ``{id, size, counts}``)."""
     rows = disk.table("Molmo2-VideoTrackEval", split, "id", "video_id", "label", "fps", "frames")
-    media = [web_video(disk, name) for name in rows.column("video_id")]
-    return TableRecords.single(rows, _table_evaluated, media=media, kind="video")
+    names = enumerate(rows.column("video_id"))
+    found = ({"video": web_video(disk, {"video_id": name}), "rows": [i]} for i, name in names)
+    complete = partial(of_rows, table=rows, messages=_table_evaluated)
+    return PackedRecords.pack(found, complete=complete)
 
 
-def _table_evaluated(rows: list[Row]) -> Record:
-    (row,) = rows
+def _table_evaluated(row: Row) -> Record:
     frames = [
         [f["frame"], {str(o["id"]): o for o in structs(f["objects"])}]
         for f in structs(row["frames"])
     ]
-    return _evaluated(Path(), [row | {"frames": frames, "folder": False}])
+    return _evaluated(Path(), row | {"frames": frames, "folder": False})

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.frame_clips import frame_clip
-from olmo.data.datasets.messages import MC, MC_SUBTITLE, choice, subtitle_lines
+from olmo.data.datasets.messages import MC, MC_SUBTITLE, as_text, choice, subtitle_lines
 from olmo.data.records import Flaw, LeftOut, Record
 from olmo.files import write_text
-
-Row = dict[str, Any]
 
 FRAMES = "TVQA/video-frames/frames_hq"
 MISSING = "TVQA/missing_clips.txt"
@@ -39,7 +37,8 @@ def tvqa(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
     ``TVQA/tvqa_preprocessed_subtitles.jsonl``: vid_name, sub (start, end, text). Clips are listed
     in ``TVQA/missing_clips.txt`` that have no frames."""
     missing = set(disk.lines(MISSING)) if disk.exists(MISSING) else set()
-    subtitles = _subtitles(disk) if with_subtitle else {}
+    rows = disk.jsonl(SUBTITLES) if with_subtitle else ()
+    subtitles = disk.lookup(rows, lambda r: (r["vid_name"], subtitle_lines(r["sub"])))
 
     def message(row: Row) -> Record:
         (line, clip), (start, end) = _clip(row), _span(row)
@@ -53,21 +52,15 @@ def tvqa(disk: Disk, split: str, with_subtitle: bool) -> Iterator[Record]:
         options = [row[f"a{i}"] for i in range(5)]
         style = MC_SUBTITLE if lines else MC
         if split == UNANSWERED:
-            return shown | {"question": row["q"], "options": options, "style": style}
+            return shown | {"question": as_text(row["q"]), "options": options, "style": style}
         return shown | choice(row["q"], options, row["answer_idx"], style)
 
     return disk.each(disk.jsonl(f"TVQA/tvqa_{split}.jsonl"), message)
 
 
-def _subtitles(disk: Disk) -> dict[str, list[list[Any]]]:
-    """Subtitle lines by vid_name."""
-    rows = disk.each(disk.jsonl(SUBTITLES), lambda r: {r["vid_name"]: subtitle_lines(r["sub"])})
-    return {name: lines for row in rows for name, lines in row.items()}
-
-
 def _span(row: Row) -> tuple[float, float]:
     start, end = map(float, row["ts"].split("-"))
-    Flaw.when(not math.isfinite(start + end), "its time is not a number")
+    LeftOut.when(not math.isfinite(start + end), "its time is not a number")
     return start, end
 
 
@@ -86,8 +79,7 @@ def list_missing_clips(disk: Disk) -> int:
     if disk.exists(MISSING):
         return 0
     files = [f for split in SPLITS if disk.exists(f := f"TVQA/tvqa_{split}.jsonl")]
-    rows = (disk.each(disk.jsonl(file), lambda row: dict([_clip(row)])) for file in files)
-    clips = {line: clip for found in rows for row in found for line, clip in row.items()}
+    clips = disk.lookup(itertools.chain.from_iterable(map(disk.jsonl, files)), _clip)
     absent = [line for line, clip in clips.items() if not disk.exists(clip)]
     if len(absent) == len(clips):
         return 0

@@ -1,17 +1,14 @@
-"""Questions on clips of videos, cut beforehand or named by their times."""
+"""Questions on clips of videos, cut beforehand or named by their times, and on moments."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.draws import SHUFFLE, WORDING
 from olmo.data.datasets.messages import among, choice, clip_times, short
-from olmo.data.records import Flaw, LeftOut, Record
-
-Row = dict[str, Any]
+from olmo.data.records import LeftOut, Record
 
 HOW2QA_CLIPS = "how2QA/video-clips"
 HOW2QA_CORRUPT_ID = "Z1NEMNKgR9U"
@@ -30,8 +27,8 @@ def how2qa(disk: Disk, split: str) -> Iterator[Record]:
 
     def message(row: list[str]) -> Record:
         start, end = (float(t) if "." in t else int(t) for t in row[1].strip("[]").split(":"))
-        Flaw.when(not start < end, "the segment has no length")
-        LeftOut.when(row[0] not in extensions, "no clip of the video is there")
+        LeftOut.when(not start < end, "the segment has no length")
+        LeftOut.when(not extensions.get(row[0]), "no clip of the video is there")
         clip = f"{row[0]}_{round(start, 2)}_{round(end, 2)}.{extensions[row[0]]}"
         corrupt = row[0] == HOW2QA_CORRUPT_ID or clip in HOW2QA_CORRUPT
         LeftOut.when(corrupt, "the clip is known to be corrupt")
@@ -88,19 +85,67 @@ def _antonyms(label: str, antonym: str) -> Record:
     return choice("", [label, antonym, NOT_SURE], 0) | drawn
 
 
-def star(disk: Disk, split: str, open_ended: bool) -> Iterator[Record]:
-    """``STAR/STAR_{split}_qa.json``, or without ``_qa``: video_id, start, end, question, answer,
-    choices (choice). SA, if open_ended, and MC."""
+def star(row: Row, open_ended: bool) -> Iterator[Record]:
+    """STAR: video_id, start, end, question, answer, choices (choice). SA, if open_ended, and MC."""
+    metadata = {"metadata": clip_times(row["start"], row["end"])}
+    question, answer = row["question"], row["answer"]
+    if open_ended:
+        yield metadata | short(question, answer)
+    options = [c["choice"] for c in row["choices"]]
+    right = [i for i, option in enumerate(options) if option == answer]
+    LeftOut.when(not right, "the answer is not among the options")
+    yield metadata | choice(question, options, right[-1])
 
-    def messages(row: Row) -> Iterator[Record]:
-        video = f"Charades/Charades_v1/{row['video_id']}.mp4"
-        shown = {"video": video, "metadata": clip_times(row["start"], row["end"])}
-        question, answer = row["question"], row["answer"]
-        if open_ended:
-            yield shown | short(question, answer)
-        options = [c["choice"] for c in row["choices"]]
-        right = [i for i, option in enumerate(options) if option == answer]
-        yield shown | choice(question, options, right[-1] if right else -1)
 
-    file = disk.first(f"STAR/STAR_{split}_qa.json", f"STAR/STAR_{split}.json")
-    return disk.each(disk.rows(file), messages)
+# --- moments and spans --------------------------------------------------------------------------
+
+
+QV_QUESTION = (
+    "Here is a query: {query}. Where are all the segments for the query? "
+    "Report the segments in seconds."
+)
+QV_MAX_WINDOWS = 5
+QV_CLIP_S = 2
+QV_TOP_SCORE = 4
+QV_METADATA = ("query", "duration", "relevant_windows", "relevant_clip_ids", "saliency_scores")
+
+
+def qv_highlights(disk: Disk, split: str) -> Iterator[Record]:
+    """``QVHighlights/highlight_{split}_release.jsonl``: qid, query, duration, vid,
+    relevant_windows, relevant_clip_ids, saliency_scores."""
+
+    def message(row: Row) -> Record:
+        windows, query = row["relevant_windows"], row["query"].rstrip(".")
+        video = f"QVHighlights/videos/{row['vid']}.mp4"
+        LeftOut.when(len(windows) > QV_MAX_WINDOWS, "more windows than the question is about")
+        LeftOut.when(not disk.exists(video), "its video is not there")
+        answer = "Segments: " + ", ".join(f"[{start}-{end}]" for start, end in windows)
+        metadata = {
+            "example_id": f"{row['qid']}_{row['vid']}",
+            "video_path": str(disk.home / video),
+            **{k: row[k] for k in QV_METADATA},
+            "scaled_avg_scores": _clip_scores(row),
+            "frame_sel_input": query,
+        }
+        message = short(QV_QUESTION.format(query=query), answer)
+        return {"video": video, "metadata": metadata} | message
+
+    return disk.each(disk.jsonl(f"QVHighlights/highlight_{split}_release.jsonl"), message)
+
+
+def _clip_scores(row: Row) -> list[float]:
+    """Mean saliency of every 2 s clip, 0 to 1; clips without a score have 0."""
+    scores = [0.0] * (int(row["duration"]) // QV_CLIP_S)
+    for i, votes in zip(row["relevant_clip_ids"], row["saliency_scores"], strict=True):
+        if i < len(scores):
+            scores[i] = sum(votes) / len(votes) / QV_TOP_SCORE
+    return scores
+
+
+def ego4d(row: Row) -> Iterator[Record]:
+    """Ego4D: clip, corrupt and metadata (optional), message_list [{question, answer, style}]."""
+    LeftOut.when(row.get("corrupt"), "the clip is marked as corrupt")
+    metadata = {k: v for k, v in (row.get("metadata") or {}).items() if v is not None}
+    shown = {"metadata": metadata} if metadata else {}
+    for message in row["message_list"]:
+        yield shown | short(message["question"], message["answer"], message["style"])

@@ -7,14 +7,12 @@ Lists of the videos that are there may stand beside the annotations; without one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.draws import NUMBERS, WORDING
-from olmo.data.datasets.messages import MC, SA, clip_times, short
+from olmo.data.datasets.messages import MC, SA, as_text, clip_times, short
 from olmo.data.records import Flaw, LeftOut, Record
 
-Row = dict[str, Any]
 ACTIVITY = [
     "What activity does the video depict?",
     "Which activity can be seen in the video?",
@@ -52,7 +50,7 @@ def _parts(disk: Disk, path: str, key: str) -> Iterator[tuple[str, Row, Row]]:
 def _with_extension(disk: Disk, folder: str, name: str, known: dict[str, str | None]) -> str:
     """The video; see ``_extensions`` for ``known``."""
     if name not in known:
-        return disk.with_extension(f"{folder}/{name}", ("mkv", "mp4", "webm"))
+        return disk.first(*(f"{folder}/{name}.{e}" for e in ("mkv", "mp4", "webm")))
     LeftOut.when(not known[name], "its video is listed as missing")
     return f"{folder}/{name}{known[name]}"
 
@@ -60,24 +58,16 @@ def _with_extension(disk: Disk, folder: str, name: str, known: dict[str, str | N
 # --- whole videos ------------------------------------------------------------------------------
 
 
-def moments_in_time(disk: Disk, split: str) -> Iterator[Record]:
-    """``moments_in_time/Moments_in_Time_Raw/{split}_with_missing_renamed.csv``: label,
-    transformed_video_path (in ``{split}-videos-renamed/``), missing. Without it ``{split}.csv``:
-    video_path (in ``{split}-videos/``), label."""
-    folder = "moments_in_time/Moments_in_Time_Raw"
-    renamed = disk.exists(f"{folder}/{split}_with_missing_renamed.csv")
-    column, suffix = ("transformed_video_path", "-renamed") if renamed else ("video_path", "")
-
-    def message(row: Row) -> Record:
-        text = row["label"].replace("+", " ")
-        LeftOut.when(row.get("missing") == "True", "its video is listed as missing")
-        person = text != row["label"] and text.startswith(("child ", "adult "))
-        LeftOut.when(person, "what a child or an adult does")
-        video = f"{folder}/{split}-videos{suffix}/{row[column]}"
-        return {"video": video} | label(text, "moments_in_time_label", ACTION)
-
-    table = f"{split}_with_missing_renamed.csv" if renamed else f"{split}.csv"
-    return disk.each(disk.csv(f"{folder}/{table}"), message)
+def moments_in_time(row: Row) -> Record:
+    """Moments in Time: label, transformed_video_path (in ``{split}-videos-renamed/``) and missing;
+    or of the published file video_path (in ``{split}-videos/``) and label."""
+    text, renamed = row["label"].replace("+", " "), "transformed_video_path" in row
+    LeftOut.when(row.get("missing", "").lower() == "true", "its video is listed as missing")
+    person = text != row["label"] and text.startswith(("child ", "adult "))
+    LeftOut.when(person, "what a child or an adult does")
+    name = row["transformed_video_path" if renamed else "video_path"]
+    folder = f"moments_in_time/Moments_in_Time_Raw/{row['split']}-videos{'-renamed' * renamed}"
+    return {"video": f"{folder}/{name}"} | label(text, "moments_in_time_label", ACTION)
 
 
 def kinetics(disk: Disk, split: str) -> Iterator[Record]:
@@ -120,7 +110,7 @@ def countix(disk: Disk, split: str, choice: bool) -> Iterator[Record]:
         count, wordings = int(row["count"]), questions.get(row["class"])
         Flaw.when(not wordings, "no question for the class")
         Flaw.when(choice and count < 1, "no four numbers from 1 on have the count among them")
-        found = label(str(count), MC if choice else SA, list(wordings))
+        found = label(str(count), MC if choice else SA, [as_text(w) for w in wordings])
         draws = [WORDING, NUMBERS] if choice else [WORDING]
         return {"video": f"kinetics/kinetics700/{row['video_path']}"} | found | {"draw": draws}
 
@@ -134,26 +124,20 @@ EPIC_CORRUPT = {
 }
 
 
-def epic_kitchens(disk: Disk, split: str) -> Iterator[Record]:
-    """``epic-kitchens/epic-kitchens-100-annotations/EPIC_100_{split}_with_missing.csv``, else
-    ``EPIC_100_{split}.csv``: participant_id, video_id, start_timestamp, stop_timestamp, narration,
-    missing (optional). Clips ``{video_id}_{start}_{stop}.mp4``, in seconds."""
-    table = f"epic-kitchens/epic-kitchens-100-annotations/EPIC_100_{split}"
-    listed = f"{table}_with_missing.csv"
+def epic_kitchens(row: Row) -> Record:
+    """EPIC-KITCHENS-100: participant_id, video_id, start_timestamp, stop_timestamp, narration,
+    missing (optional). Clips are ``{video_id}_{start}_{stop}.mp4``, in seconds."""
 
     def seconds(text: str) -> float:
         hours, minutes, rest = map(float, text.split(":"))
         return 3600 * hours + 60 * minutes + rest
 
-    def message(row: Row) -> Record:
-        LeftOut.when(row.get("missing") == "True", "its clip is listed as missing")
-        start, stop = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
-        clip = f"{row['video_id']}_{start:.3f}_{stop:.3f}"
-        LeftOut.when(clip in EPIC_CORRUPT, "its clip is known to be corrupt")
-        video = "/".join(["epic-kitchens-clips", row["participant_id"], "videos", f"{clip}.mp4"])
-        return {"video": video} | label(row["narration"], "epic_kitchens_label", ACTION)
-
-    return disk.each(disk.csv(listed if disk.exists(listed) else f"{table}.csv"), message)
+    LeftOut.when(row.get("missing", "").lower() == "true", "its clip is listed as missing")
+    start, stop = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
+    clip = f"{row['video_id']}_{start:.3f}_{stop:.3f}"
+    LeftOut.when(clip in EPIC_CORRUPT, "its clip is known to be corrupt")
+    video = "/".join(["epic-kitchens-clips", row["participant_id"], "videos", f"{clip}.mp4"])
+    return {"video": video} | label(row["narration"], "epic_kitchens_label", ACTION)
 
 
 # --- clips -------------------------------------------------------------------------------------
@@ -187,6 +171,7 @@ def coin(disk: Disk, split: str) -> Iterator[Record]:
         name, row, part = found
         if split in row["subset"]:
             video = _with_extension(disk, "coin/videos", name, known)
+            LeftOut.when(part.get("segment") is None, "it has no segment")
             times = clip_times(*part["segment"])
             LeftOut.when((name, times) in corrupt, "the segment is listed as corrupt")
             yield {"video": video, "metadata": times} | label(part["label"], "coin_label", ACTION)
@@ -246,12 +231,11 @@ def activitynet(disk: Disk, split: str) -> Iterator[Record]:
     database = "ActivityNet/activity_net.v1-3.min.json"
     yield from disk.each(_parts(disk, database, "annotations"), clip)
     rows = disk.rows(f"ActivityNet/{split}_a.json")
-    found = disk.each(rows, lambda r: {"id": str(r["question_id"]), "answer": r["answer"]})
-    answers = {r["id"]: r["answer"] for r in found}
+    answers = disk.lookup(rows, lambda r: (str(r["question_id"]), r["answer"]))
 
     def question(row: Row) -> Record:
         shown, text = video(row["video_name"]), row["question"]
-        Flaw.when(str(row["question_id"]) not in answers, "a question without an answer")
+        LeftOut.when(str(row["question_id"]) not in answers, "a question without an answer")
         text = text if text.endswith("?") else f"{text.strip()}?"
         return shown | short(text, answers[str(row["question_id"])])
 

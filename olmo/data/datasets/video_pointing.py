@@ -6,19 +6,18 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
-from olmo.data.datasets.disk import Disk, structs
+from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import CONVERSATION, COUNT_QUESTION, ONE_STYLE
 from olmo.data.datasets.masks import rle_mask
 from olmo.data.datasets.messages import clip_times
-from olmo.data.datasets.tables import TableRecords
+from olmo.data.datasets.tables import of_rows
 from olmo.data.datasets.web_videos import slow_video
-from olmo.data.records import Flaw, LeftOut, Record
+from olmo.data.records import Flaw, LeftOut, PackedRecords, Record
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 STYLES = ["video_point", "video_point_count"]
 HOW_MANY = 'How many "{}" are there in the video?'
 MAX_S = 63.0
@@ -69,7 +68,7 @@ def web_points(disk: Disk, split: str, fewest: int, most: int) -> Iterator[Recor
         message = _message(row, row["label"], shown, [ONE_STYLE, COUNT_QUESTION])
         name = row["video_id"] if whole else f"{row['video_id']}#{number}"
         return {
-            "video": slow_video(disk, row["video_id"], row["video_source"]),
+            "video": slow_video(disk, row),
             "metadata": clip | {"example_id": name},
             "message_list": [message | {"question": row["question"]}],
             "draw": [CONVERSATION],
@@ -83,67 +82,50 @@ def web_points(disk: Disk, split: str, fewest: int, most: int) -> Iterator[Recor
     return disk.each(enumerate(rows), example)
 
 
-def academic_points(disk: Disk, split: str) -> Iterator[Record]:
+def academic_points(row: Row) -> Record:
     """``molmo2-academic-video-points-{split}``: subset, video_name, dataset, category, count,
     timestamps, points, video_duration, clip_start_time, clip_end_time."""
-
-    def message(row: Row) -> Record:
-        moments = sorted(zip(row["timestamps"], row["points"], strict=True), key=lambda m: m[0])
-        times = [float(time) for time, _ in moments]
-        LeftOut.when(row["count"] > ACADEMIC_MAX_POINTS, "too many points")
-        LeftOut.when(times and times[-1] - times[0] > MAX_S, "the points lie too far apart")
-        clip = clip_times(row["clip_start_time"], row["clip_end_time"])
-        shown = [time - clip["clip_start_time"] for time in times]
-        label = row["category"].lower()
-        found = _message(row | {"points": [p for _, p in moments]}, label, shown, [ONE_STYLE])
-        if split != "train":
-            found["question"] = HOW_MANY.format(label)
-        video = ACADEMIC_VIDEOS[row["subset"]].format_map(row | {"split": split})
-        return {"video": video, "metadata": clip} | found
-
-    return disk.each(disk.table_rows(f"molmo2-academic-video-points-{split}", split), message)
+    moments = sorted(zip(row["timestamps"], row["points"], strict=True), key=lambda m: m[0])
+    times = [float(time) for time, _ in moments]
+    LeftOut.when(row["count"] > ACADEMIC_MAX_POINTS, "too many points")
+    LeftOut.when(times and times[-1] - times[0] > MAX_S, "the points lie too far apart")
+    clip = clip_times(row["clip_start_time"], row["clip_end_time"])
+    shown = [time - clip["clip_start_time"] for time in times]
+    label = row["category"].lower()
+    found = _message(row | {"points": [p for _, p in moments]}, label, shown, [ONE_STYLE])
+    if row["split"] != "train":
+        found["question"] = HOW_MANY.format(label)
+    return {"video": ACADEMIC_VIDEOS[row["subset"]].format_map(row), "metadata": clip} | found
 
 
 # --- benchmarks --------------------------------------------------------------------------------
 
 
-def count_eval(disk: Disk, split: str) -> Iterator[Record]:
+def count_eval(row: Row) -> Record:
     """``Molmo2-VideoCountEval``: video_id, video_source, label, category, count, question,
     clip_start, clip_end."""
-
-    def message(numbered: tuple[int, Row]) -> Record:
-        number, row = numbered
-        clip = row["clip_start"] is not None
-        return {
-            "video": slow_video(disk, row["video_id"], row["video_source"]),
-            "label": row["label"],
-            "question": row["question"],
-            "answer": str(row["count"]),
-            "style": "video_count",
-            "metadata": {
-                "example_id": f"{row['video_id']}_{number}",
-                "count": int(row["count"]),
-                "subset": row["category"],
-            }
-            | (clip_times(row["clip_start"], row["clip_end"]) if clip else {}),
-        }
-
-    return disk.each(enumerate(disk.table_rows("Molmo2-VideoCountEval", split)), message)
+    metadata = {"example_id": f"{row['video_id']}_{row['row_number']}", "subset": row["category"]}
+    metadata |= {"count": int(row["count"])}
+    if row["clip_start"] is not None:
+        metadata |= clip_times(row["clip_start"], row["clip_end"])
+    asked = {"label": row["label"], "question": row["question"], "style": "video_count"}
+    return asked | {"answer": str(row["count"]), "metadata": metadata}
 
 
-def point_eval(disk: Disk, split: str) -> TableRecords:
+def point_eval(disk: Disk, split: str) -> PackedRecords:
     """``Molmo2-VideoPointEval``: video_id, video_source, label, video_duration, width, height,
     two_fps_timestamps, points (in pixels), masks (of each point, by frame)."""
     columns = ("label", "video_duration", "width", "height", "two_fps_timestamps", "masks")
     rows = disk.table("Molmo2-VideoPointEval", split, *columns, "points")
     found = zip(rows.column("video_id"), rows.column("video_source"), strict=True)
-    media = [slow_video(disk, str(video_id), source) for video_id, source in found]
-    return TableRecords.single(rows, _gold_points, media=media, kind="video")
+    media = (slow_video(disk, {"video_id": str(v), "video_source": s}) for v, s in found)
+    packed = ({"video": video, "rows": [i]} for i, video in enumerate(media))
+    complete = partial(of_rows, table=rows, messages=_gold_points)
+    return PackedRecords.pack(packed, complete=complete)
 
 
-def _gold_points(rows: list[Row]) -> Record:
+def _gold_points(row: Row) -> Record:
     """Points (t, x, y) in seconds and pixels, and of each the masks of its object by time."""
-    (row,) = rows
     size, times = (row["width"], row["height"]), [float(t) for t in row["two_fps_timestamps"]]
     points = [(float(p["x"]), float(p["y"])) for p in structs(row["points"])]
     masks = [{m["frame_id"] / FPS: rle_mask(m["rle"]) for m in structs(o)} for o in row["masks"]]

@@ -7,13 +7,20 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from olmo.data.datasets.disk import Disk
+from olmo.data.datasets.disk import Disk, Row
 from olmo.data.datasets.draws import ONE_ANSWER
-from olmo.data.datasets.messages import MC, MC_SUBTITLE, SA, among, choice, short, subtitle_lines
+from olmo.data.datasets.messages import (
+    MC,
+    MC_SUBTITLE,
+    SA,
+    among,
+    as_text,
+    choice,
+    short,
+    subtitle_lines,
+)
 from olmo.data.datasets.web_videos import web_video
 from olmo.data.records import Flaw, LeftOut, Record
-
-Row = dict[str, Any]
 
 
 def choice_and_short(row: Row) -> list[Record]:
@@ -41,7 +48,7 @@ def road_text_vqa(row: Row) -> Record:
     message = short(row["question"], answers[0])
     if len(answers) == 1:
         return message
-    return message | {"answer": [str(a) for a in answers], "draw": [ONE_ANSWER]}
+    return message | {"answer": [as_text(a) for a in answers], "draw": [ONE_ANSWER]}
 
 
 def clevrer(row: Row) -> Record:
@@ -72,24 +79,15 @@ def among_negatives(row: Row) -> Record:
     return among(row["NegativeAnswers"], row["Question"], row["Answer"])
 
 
-TGIF_KINDS = ("action", "count", "transition", "frameqa")
-TGIF_CHOICE = ("action", "transition")
-
-
-def tgif(disk: Disk, split: str) -> Iterator[Record]:
-    """``TGIF/{Train,Test}_{kind}_question.csv``, tab-separated: gif_name, question, answer; the
-    kinds with options have them as a1 to a5."""
-    for kind in TGIF_KINDS:
-
-        def messages(row: Row, has_options: bool = kind in TGIF_CHOICE) -> Iterator[Record]:
-            video, answer = {"video": f"TGIF/videos/{row['gif_name']}.mp4"}, row["answer"]
-            if has_options:
-                options = [row[f"a{i}"] for i in range(1, 6)]
-                yield video | choice(row["question"], options, answer)
-                answer = options[int(answer)]
-            yield video | short(row["question"], answer)
-
-        yield from disk.each(disk.csv(f"TGIF/{split}_{kind}_question.csv", "\t"), messages)
+def tgif(row: Row) -> Iterator[Record]:
+    """TGIF: gif_name, question, answer; those of actions and transitions have options, a1 to a5.
+    MC, where there are options, and SA."""
+    answer = row["answer"]
+    if "a1" in row:
+        options = [row[f"a{i}"] for i in range(1, 6)]
+        yield choice(row["question"], options, answer)
+        answer = options[int(answer)]
+    yield short(row["question"], answer)
 
 
 def sutd_trafficqa(disk: Disk, split: str) -> Iterator[Record]:
@@ -108,17 +106,6 @@ def sutd_trafficqa(disk: Disk, split: str) -> Iterator[Record]:
         return {"video": video} | choice(row["q_body"], shown, shown.index(texts[right]))
 
     return disk.each(lines, message)
-
-
-def sportsqa(disk: Disk, split: str) -> Iterator[Record]:
-    """``SportsQA/meta-data/{split}.json``: video (without extension), question, answer."""
-
-    def message(row: Row) -> Record:
-        video = disk.with_extension(f"SportsQA/{row['video']}", ("avi", "mp4", "webm"))
-        LeftOut.when(not disk.exists(video), "its video is not there")
-        return {"video": video} | short(row["question"], row["answer"])
-
-    return disk.each(disk.rows(f"SportsQA/meta-data/{split}.json"), message)
 
 
 FUNQA_KINDS = {"H": "humor", "C": "creative", "M": "magic"}
@@ -184,7 +171,7 @@ def web_questions(disk: Disk, split: str, folder: str, with_subtitle: bool) -> I
 
     def message(row: Row) -> Record:
         name = row["video_id"]
-        shown: Record = {"video": web_video(disk, name)}
+        shown: Record = {"video": web_video(disk, row)}
         shown["metadata"] = {"example_id": f"molmo2_syn_qa_{name}"}
         if with_subtitle and name not in seen and (lines := subtitle_lines(row["subtitle"])):
             shown["subtitle"] = lines

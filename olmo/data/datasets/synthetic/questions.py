@@ -92,11 +92,10 @@ class Scene:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scene:
-        characters = []
-        for c in data["characters"]:
-            places = {key: tuple(c[key]) for key in ("start", "end")}
-            characters.append(Character(**{**c, **places}))
-        return cls(data["duration"], tuple(characters))
+        """Of what ``to_dict`` gives, as it comes back from JSON."""
+        places = [{k: tuple(c[k]) for k in ("start", "end")} for c in data["characters"]]
+        found = (Character(**c | p) for c, p in zip(data["characters"], places, strict=True))
+        return cls(data["duration"], tuple(found))
 
 
 # --- drawing a scene ---------------------------------------------------------------------------
@@ -199,13 +198,11 @@ class Question:
         text = self.wordings[int(rng.choice(len(self.wordings)))]
         if not multiple_choice:
             return {"question": text, "answer": self.answer, "style": STYLE_SHORT}
-        order = [int(i) for i in rng.permutation(len(self.options))]
-        options = [self.options[i] for i in order]
-        answer_idx = order.index(0)
+        order = rng.permutation(len(self.options)).tolist()
         return {
             "question": text,
-            "unlabelled_options": options,
-            "answer_idx": answer_idx,
+            "unlabelled_options": [self.options[i] for i in order],
+            "answer_idx": order.index(0),
             "style": STYLE_MC,
         }
 
@@ -253,24 +250,24 @@ def scene_questions(scene: Scene, rng: np.random.RandomState) -> Iterator[Questi
 
 def describe(scene: Scene) -> dict[str, Any]:
     """A message that lists what every character does, in the order of ``COLOURS``."""
-    parts = []
-    for c in sorted(scene.characters, key=lambda c: COLOURS.index(c.colour)):
-        verbs = ["appears"] * (c.enter > 0) + ["leaves"] * (c.leave < scene.duration)
-        does = f"moves {c.direction}" if c.direction else " and ".join(verbs) or "stays"
-        parts.append(f"{c.name} {does}")
-    return {"question": CAPTION_QUESTION, "answer": ", ".join(parts), "style": STYLE_CAPTION}
+    ordered = sorted(scene.characters, key=lambda c: COLOURS.index(c.colour))
+    answer = ", ".join(_said(c, scene, timed=False) for c in ordered)
+    return {"question": CAPTION_QUESTION, "answer": answer, "style": STYLE_CAPTION}
 
 
 def tell(scene: Scene, rng: np.random.RandomState) -> str:
     """The scene in words, with times: ``red K moves left. blue 3 appears at 4.5.``"""
-    parts = []
-    for i in rng.permutation(len(scene.characters)):
-        c = scene.characters[i]
-        verbs = [f"appears at {c.enter:.1f}"] * (c.enter > 0)
-        verbs += [f"leaves at {c.leave:.1f}"] * (c.leave < scene.duration)
-        does = f"moves {c.direction}" if c.direction else " and ".join(verbs) or "stays"
-        parts.append(f"{c.name} {does}.")
-    return " ".join(parts)
+    order = rng.permutation(len(scene.characters))
+    return " ".join(f"{_said(scene.characters[i], scene, timed=True)}." for i in order)
+
+
+def _said(c: Character, scene: Scene, timed: bool) -> str:
+    """What one character does, and when."""
+    events = [("appears", c.enter)] * (c.enter > 0)
+    events += [("leaves", c.leave)] * (c.leave < scene.duration)
+    verbs = [f"{verb} at {time:.1f}" if timed else verb for verb, time in events]
+    does = f"moves {c.direction}" if c.direction else " and ".join(verbs) or "stays"
+    return f"{c.name} {does}"
 
 
 def evaluation_questions(

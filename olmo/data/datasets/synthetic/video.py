@@ -7,11 +7,13 @@ processes may fill at the same time; a clip counts as done when its annotation f
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import multiprocessing
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -172,13 +174,17 @@ def cache_folder(level: str, split: str, seed: int = 0, root: str | Path | None 
     return base / NAME / VERSION / f"{level}-seed{seed}" / split
 
 
+def not_rendered(folder: Path, n_clips: int) -> list[int]:
+    """Which of the first ``n_clips`` clips are not in ``folder``, which is listed once."""
+    done = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    return [i for i in range(n_clips) if annotation_path(folder, i).name not in done]
+
+
 def rendered(name: str, split: str) -> tuple[Path, int, int]:
     """Folder of a split of a set of ``TABLE``, and how many of how many clips are in it."""
     level, n_clips = TABLE[name]
-    folder = cache_folder(level, split)
-    done = {e.name for e in os.scandir(folder)} if folder.is_dir() else set()
-    n_done = sum(annotation_path(folder, i).name in done for i in range(n_clips[split]))
-    return folder, n_done, n_clips[split]
+    folder, n = cache_folder(level, split), n_clips[split]
+    return folder, n - len(not_rendered(folder, n)), n
 
 
 # --- data set ----------------------------------------------------------------------------------
@@ -208,27 +214,22 @@ class SyntheticVideoQA:
     def prepare(self) -> None:
         """Render the clips that the cache lacks. Safe to call from several processes at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        done = {entry.name for entry in os.scandir(self.folder)}
-        missing = [
-            i for i in range(self.n_clips) if annotation_path(self.folder, i).name not in done
-        ]
+        missing = not_rendered(self.folder, self.n_clips)
         if not missing:
             return
         # processes that start together go through the clips in different orders, and so share them
         order = np.random.default_rng(os.getpid()).permutation(missing)
         jobs = [(self.folder, self.seed, self.level, self.split, int(i)) for i in order]
-        bar = tqdm(total=len(jobs), desc=f"rendering {NAME} {self.level} {self.split}", unit="clip")
         workers = min(os.cpu_count() or 1, len(jobs))
         pooled = len(jobs) >= MIN_CLIPS_FOR_POOL and workers > 1
-        with bar:
-            if not pooled or multiprocessing.current_process().daemon:
-                for job in jobs:
-                    make_clip(job)
-                    bar.update()
-                return
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for _ in pool.imap_unordered(make_clip, jobs, chunksize=8):
-                    bar.update()
+        title = f"rendering {NAME} {self.level} {self.split}"
+        with contextlib.ExitStack() as stack:
+            made: Iterable[None] = map(make_clip, jobs)
+            if pooled and not multiprocessing.current_process().daemon:
+                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+                made = pool.imap_unordered(make_clip, jobs, chunksize=8)
+            for _ in tqdm(made, title, len(jobs), unit="clip"):
+                pass
 
     def __len__(self) -> int:
         return self.n_clips if self.split == "train" else len(self._questions)
