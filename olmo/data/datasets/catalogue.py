@@ -275,7 +275,8 @@ def media_file(path: str | list[str], disk: Disk, row: Row) -> str:
     if "{" not in first:
         found: str = function_of(first)(disk, row)
         return found
-    return disk.first(*(p.format_map(row) for p in (first, *others)))
+    paths = [p.format_map(row) for p in (first, *others)]
+    return disk.first(*paths) if others else paths[0]
 
 
 def function_of(name: str) -> Callable[..., Any]:
