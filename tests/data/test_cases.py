@@ -25,6 +25,20 @@ from olmo.preprocessing.prompts import KNOWN_STYLES
 from tests.data.worlds import CASES, First, examples, plain, write_case
 
 NAMES = sorted(path.name for path in CASES.iterdir())
+
+
+def one_of_a_kind() -> list[Any]:
+    """All names; those are marked slow that have the form and the kinds of files of an earlier."""
+    seen, out = set(), []
+    for name in NAMES:
+        row, files = dataset_rows().get(name), (CASES / name / "files").rglob("*.*")
+        form = row and (bool(row.read), bool(row.row), bool(row.columns), row.merge)
+        kind = form, *sorted({"".join(file.suffixes[-2:]) for file in files})
+        out.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
+    return out
+
+
 FORMAT = DataFormatterConfig().build()
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_start|>assistant\n"
 REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_abs_triplets"}
@@ -89,7 +103,7 @@ def test_evaluation_is_that_of_another_set(name: str, split: str, root: Path) ->
     assert examples(name, split, root, seed=None) == expected[split]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_of_a_kind())
 def test_examples_become_conversations(name: str, root: Path) -> None:
     """With draws from the generator of the example alone."""
     for split in write_case(name, home(name, root)):
@@ -124,7 +138,7 @@ def check(message: dict[str, Any], which: str) -> None:
         assert known, f"an evaluation needs the answer of {message}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_of_a_kind())
 def test_announced_draws_are_drawn_anew(name: str, root: Path) -> None:
     """With other generators an example comes out otherwise, wherever its record announces it; and
     in another process as in this one."""
@@ -181,7 +195,7 @@ LOOKUPS = {
 TEXTS = (".csv", ".json", ".jsonl", ".txt")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_of_a_kind())
 def test_an_odd_row_costs_no_other(name: str, root: Path) -> None:
     """Whatever stands in a row more, the examples of the others stay as they are."""
     expected = write_case(name, home(name, root))
