@@ -12,9 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow")
+
 import pyarrow as pa
 import pyarrow.parquet
-from PIL import Image
 
 from olmo.data.registry import get_dataset
 

@@ -10,10 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+pytest.importorskip("pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.data.broken_media import write_video
 from tests.train.conftest import REPOSITORY
