@@ -266,7 +266,7 @@ def _answers(data: CustomDataset, indices: list[int]) -> list[str]:
     return [data.get(i, np.random.RandomState(0))["answer"] for i in indices]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["my.jsonl", "my.parquet"])
 def test_other_processes_read_the_same(folder: Path, name: str, method: str) -> None:
     rows = [QA | {"answer": f"number {i}"} for i in range(50)]

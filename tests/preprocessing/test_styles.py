@@ -91,19 +91,19 @@ def test_a_caption_without_wording_is_asked_for_by_its_tag() -> None:
         assert formatter({"text": "T", "style": style}).turns == [f"{style}:", " T"]
 
 
-@pytest.mark.parametrize("style", [*UNTAGGED, *OWN_NAME, *RENAMED, "ssv2_label", "eval_foo"])
-def test_the_tag_of_every_kind_of_message(style: str) -> None:
+def test_the_tag_of_every_kind_of_message() -> None:
     """The same in training and evaluation; before the first turn alone, and a style that is not
     known has its own name."""
     formatter = DataFormatterConfig(message_format="none").build()
-    tag = RENAMED.get(style, "" if style in UNTAGGED else f"{style}:")
-    first = f"{tag} Q".strip()
-    message = {"prompt": "Q", "answer": "A", "style": style}
-    other = {"prompt": "R", "answer": "B", "style": "chart_qa"}
-    for rng in (None, np.random.RandomState(0)):
-        assert formatter(message, rng).turns == [first, " A"]
-        assert formatter(message, rng, for_inference=True).turns == [first]
-        assert formatter({"messages": ["Q", "A"], "style": style}, rng).turns == [first, " A"]
-        turns = formatter({"multi_turn_messages": [message, other]}, rng).turns
-        assert turns == [first, " A", " R", " B"]
-    assert formatter(message | {"prompt": ""}).turns == [tag, " A"]
+    for style in [*UNTAGGED, *OWN_NAME, *RENAMED, "ssv2_label", "eval_foo"]:
+        tag = RENAMED.get(style, "" if style in UNTAGGED else f"{style}:")
+        first = f"{tag} Q".strip()
+        message = {"prompt": "Q", "answer": "A", "style": style}
+        other = {"prompt": "R", "answer": "B", "style": "chart_qa"}
+        for rng in (None, np.random.RandomState(0)):
+            assert formatter(message, rng).turns == [first, " A"]
+            assert formatter(message, rng, for_inference=True).turns == [first]
+            assert formatter({"messages": ["Q", "A"], "style": style}, rng).turns == [first, " A"]
+            turns = formatter({"multi_turn_messages": [message, other]}, rng).turns
+            assert turns == [first, " A", " R", " B"]
+        assert formatter(message | {"prompt": ""}).turns == [tag, " A"]
