@@ -32,11 +32,11 @@ from olmo.data.arrow import ArrowRows, write_splits, write_table
 from olmo.data.datasets.catalogue import DatasetRow, dataset_rows, select_rows
 from olmo.data.datasets.sources import FrameClips, HubFiles, LinkedImages, Manual, WebFile
 from olmo.data.datasets.tables import address_name
-from olmo.data.download.addresses import DownloadError, without_secrets
-from olmo.data.download.archives import MARKERS, archive_of, marker, unpack
-from olmo.data.download.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import MissingDataError
+from olmo.download.addresses import DownloadError, without_secrets
+from olmo.download.archives import MARKERS, archive_of, marker, unpack
+from olmo.download.web import DEFAULT_LIMITS, WebLimits, download, fetch_bytes
 from olmo.files import write_bytes
 from olmo.outside import OutsideError, foreign
 

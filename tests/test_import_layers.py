@@ -21,6 +21,7 @@ NN = BASE | {"nn"}
 PREPROCESSING = BASE | {"preprocessing"}
 DATA = PREPROCESSING | {"data"}
 DATASETS = DATA | {"datasets"}
+DOWNLOAD = BASE | {"download"}
 MODELS = NN | PREPROCESSING | {"models"}
 HF_MODEL = MODELS | DATASETS | {"hf_model"}
 VIEWER = MODELS | DATASETS | {"viewer"}
@@ -34,6 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "preprocessing": PREPROCESSING,
     "data": DATA,
     "datasets": DATASETS,
+    "download": DOWNLOAD,
     "models": MODELS,
     "hf_model": HF_MODEL,
     "viewer": VIEWER,

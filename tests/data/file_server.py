@@ -12,8 +12,8 @@ import pytest
 
 from olmo.data.datasets.catalogue import DatasetRow
 from olmo.data.datasets.sources import Source
-from olmo.data.download import web
-from olmo.data.download.addresses import SWITCH
+from olmo.download import web
+from olmo.download.addresses import SWITCH
 
 CONTENT = bytes(range(256)) * 40
 Requests = list[tuple[str, str | None]]

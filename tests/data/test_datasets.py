@@ -88,9 +88,9 @@ def test_an_evaluation_has_one_question_per_example(root: Path) -> None:
     ("message", "key", "possible"),
     [
         (
-            {"draw": ["wording"], "wordings": ["{a}?", "{a}!"], "fill": {"a": "b"}},
+            {"draw": ["wording"], "wordings": ["{a}?", "{a}!"]},  # braces of a publisher stay
             "question",
-            {"b?", "b!"},
+            {"{a}?", "{a}!"},
         ),
         ({"draw": ["one_answer"], "answer": ["x", "y"]}, "answer", {"x", "y"}),
         ({"draw": ["one_style"], "styles": ["s", "t"]}, "style", {"s", "t"}),
@@ -291,7 +291,8 @@ def test_parquet_becomes_an_arrow_folder(tmp_path: Path) -> None:
 
 def test_rows_and_groups_are_selected() -> None:
     assert {r.name for r in select_rows(["tgif", "short_video"])} > {"tgif", "mvbench", "tomato"}
-    with pytest.raises(ValueError, match=r"'shrot_video'. Groups: .*short_video"):
+    nearest = r"'shrot_video'; did you mean 'short_video'\? Groups: .*short_video"
+    with pytest.raises(ValueError, match=nearest):
         select_rows(["shrot_video"])
 
 

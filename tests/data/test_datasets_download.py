@@ -21,8 +21,8 @@ from PIL import Image
 from olmo.data.arrow import ArrowRows
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.datasets.sources import FrameClips, HubFiles, Manual, Source, WebFile
-from olmo.data.download import web
-from olmo.data.download.web import DownloadError, download
+from olmo.download import web
+from olmo.download.web import DownloadError, download
 from scripts import download_datasets
 from tests.data.file_server import CONTENT, row
 from tests.data.worlds import write_world
@@ -100,7 +100,7 @@ def test_a_server_without_ranges_starts_over(server: Any, tmp_path: Path) -> Non
 FETCH = """
 import sys
 from pathlib import Path
-from olmo.data.download.web import download
+from olmo.download.web import download
 download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
 """
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from olmo.data.datasets.sources import LinkedImages
 from olmo.data.datasets.tables import address_name
-from olmo.data.download.addresses import SWITCH
-from olmo.data.download.web import WebLimits
+from olmo.download.addresses import SWITCH
+from olmo.download.web import WebLimits
 from scripts import download_datasets
 from tests.data.file_server import row
 from tests.data.worlds import write_table

@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[2]
 
 DOORS = {
     "Image.open": {"olmo/preprocessing/image_files.py", "olmo/data/animation.py"},
-    "zipfile.ZipFile": {"olmo/data/download/archives.py"},
-    "tarfile.open": {"olmo/data/download/archives.py"},
+    "zipfile.ZipFile": {"olmo/download/archives.py"},
+    "tarfile.open": {"olmo/download/archives.py"},
     "shutil.unpack_archive": set(),
     "urllib.request.urlopen": set(),
     "urllib.request.urlretrieve": set(),
-    "urllib.request.OpenerDirector": {"olmo/data/download/addresses.py"},
+    "urllib.request.OpenerDirector": {"olmo/download/addresses.py"},
     "csv.reader": {"olmo/data/datasets/disk.py"},
     "csv.DictReader": set(),
 }
@@ -27,7 +27,7 @@ CALLS = {"read_pickle", "read_hdf", "eval", "exec", "torch.load", "np.load", "nu
 
 def readers() -> Iterator[tuple[str, ast.AST]]:
     """Nodes of all that reads data sets."""
-    for folder in ("olmo/data", "olmo/preprocessing", "scripts"):
+    for folder in ("olmo/data", "olmo/download", "olmo/preprocessing", "scripts"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             name = file.relative_to(ROOT).as_posix()
             yield from ((name, node) for node in ast.walk(ast.parse(file.read_text())))

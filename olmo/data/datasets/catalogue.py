@@ -55,7 +55,7 @@ from olmo.data.records import (
     RecordDataset,
     reading,
 )
-from olmo.data.registry import MissingDataError, data_root, dataset_names, register_dataset
+from olmo.data.registry import MissingDataError, data_root, register_dataset
 from olmo.outside import OutsideError
 from olmo.preprocessing.prompts import check_style
 
@@ -314,7 +314,6 @@ for _row in _ROWS.values():
 
 def dataset_rows() -> dict[str, DatasetRow]:
     """All declared data sets, by name."""
-    dataset_names()  # all others are registered as well
     return _ROWS
 
 
@@ -325,8 +324,9 @@ def select_rows(names: Iterable[str]) -> list[DatasetRow]:
     for name in names:
         members = [r for r in rows.values() if name == r.name or name in r.groups]
         if not members:
+            hint = nearest(name, {*GROUPS, *rows})
             raise ValueError(
-                f"unknown data set or group {name!r}. Groups: {', '.join(sorted(GROUPS))}. "
+                f"unknown data set or group {name!r}; {hint} Groups: {', '.join(sorted(GROUPS))}. "
                 f"Data sets: {', '.join(rows)}"
             )
         found |= {r.name: r for r in members}

@@ -38,9 +38,8 @@ def drawn(message: Message, rng: np.random.RandomState) -> Message:
 
 
 def wording(message: Message, rng: np.random.RandomState) -> Message:
-    """``question``: one of ``wordings``; with ``fill``, ``{name}`` is filled in from it."""
-    text, fill = _one(message.pop("wordings"), rng), message.pop("fill", None)
-    return message | {"question": text.format(**fill) if fill else text}
+    """``question``: one of ``wordings``."""
+    return message | {"question": _one(message.pop("wordings"), rng)}
 
 
 def insert(message: Message, rng: np.random.RandomState) -> Message:

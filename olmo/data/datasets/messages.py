@@ -94,7 +94,8 @@ def asked(question: str, options: Iterable[Any], instruction: str, letter: Any =
 
 def lettered(options: Iterable[Any]) -> list[str]:
     """``A. option`` for each option."""
-    return [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+    texts = map(as_text, options)
+    return [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
 
 
 def letter_of(answer: Any, options: Sequence[Any]) -> str:

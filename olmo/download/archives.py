@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from olmo.data.download.addresses import DownloadError
+from olmo.download.addresses import DownloadError
 from olmo.outside import foreign
 
 log = logging.getLogger(__name__)

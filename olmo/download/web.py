@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from olmo.data.download.addresses import DownloadError, open_url, without_secrets
+from olmo.download.addresses import DownloadError, open_url, without_secrets
 from olmo.outside import foreign
 
 log = logging.getLogger(__name__)

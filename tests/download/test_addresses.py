@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from olmo.data.download import web
-from olmo.data.download.addresses import (
+from olmo.download import web
+from olmo.download.addresses import (
     SWITCH,
     AddressError,
     DownloadError,
@@ -20,7 +20,7 @@ from olmo.data.download.addresses import (
     open_url,
     without_secrets,
 )
-from olmo.data.download.web import WebLimits, download, fetch_bytes
+from olmo.download.web import WebLimits, download, fetch_bytes
 
 PRIVATE = """127.0.0.1 127.8.8.8 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254
 0.0.0.0 100.64.1.1 198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255 ::1 :: fc00::1 fd12::1 fe80::1

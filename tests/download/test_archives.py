@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from olmo.data.download import archives
-from olmo.data.download.addresses import DownloadError
-from olmo.data.download.archives import marker, unpack
+from olmo.download import archives
+from olmo.download.addresses import DownloadError
+from olmo.download.archives import marker, unpack
 
 MB = 1 << 20
 NOISE = random.Random(0).randbytes(5000)
