@@ -55,7 +55,7 @@ def same_example(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder with all miniatures; ``mlvu_mc:test`` has files of its own."""
+    """One folder with all miniatures."""
     root = tmp_path_factory.mktemp("recorded")
     for files in RECORDED["worlds"].values():
         write_world(root, files)

@@ -93,3 +93,13 @@ def test_a_file_without_its_rows_is_named(name: str, file: str, column: str, roo
     (root / file).write_text(json.dumps(content))
     with pytest.raises(DatasetFormatError, match=rf"{file}.*no field '{column}'"):
         get_dataset(name, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("{", "Expecting"), ("{}", "no field 'segmentations'"), ("[]", "list")]
+)
+def test_a_file_of_one_video_that_is_wrong_is_named(root: Path, content: str, reason: str) -> None:
+    write_case("vicas_track", root)
+    (root / "ViCaS/annotations/v1.0/000012.json").write_text(content)
+    with pytest.raises(DatasetFormatError, match=rf"000012\.json: .*{reason}"):
+        first("vicas_track")

@@ -22,7 +22,7 @@ from olmo.data.datasets.draws import CLIP, CLIP_S, ONE_OBJECT
 from olmo.data.datasets.masks import file_mask, mask_point, rle_mask
 from olmo.data.datasets.tables import of_rows
 from olmo.data.datasets.web_videos import web_video
-from olmo.data.records import PackedRecords, Record
+from olmo.data.records import PackedRecords, Record, reading
 
 TRACK, SINGLE = "video_point_track_per_frame", "video_single_point_track_per_frame"
 SAMPLING_FPS = 1
@@ -240,7 +240,11 @@ def vicas(disk: Disk, split: str, style: str) -> PackedRecords:
 
 
 def _vicas(style: str, home: Path, row: Row) -> Record:
-    content = json.loads(file_text(home / row["file"]))
+    with reading(lambda: str(home / row["file"])):
+        return _vicas_tracks(style, home, row, json.loads(file_text(home / row["file"])))
+
+
+def _vicas_tracks(style: str, home: Path, row: Row, content: Row) -> Record:
     seen = content["segmentations"]
     seen = [seen[i] for i in once_a_second(f["frame_id"] / row["fps"] for f in seen)]
     messages = []
