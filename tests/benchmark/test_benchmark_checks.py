@@ -28,7 +28,7 @@ def model() -> TemporalVideoOlmo:
 
 @pytest.mark.parametrize("stage", ["vit", "prefill", "train_backbone", "train"])
 @pytest.mark.parametrize("layout", ["ragged", "packed", "packed+refill"])
-@pytest.mark.parametrize("method", ["scorer", "easy"])
+@pytest.mark.parametrize("method", ["scorer", pytest.param("easy", marks=pytest.mark.slow)])
 def test_sound_settings_pass(model: TemporalVideoOlmo, stage: str, layout: str, method: str):
     assert Checker(model).problem(Setting(0.5, method, layout), STAGES[stage]) is None
 

@@ -231,7 +231,12 @@ ODD: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
+ALWAYS = ("odd messages", "depth", "memory", "an odd row")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ALWAYS else pytest.mark.slow) for kind in ODD]
+)
 def test_no_odd_example_ends_a_run(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "olmo.data.loader")
     found = lane(Few(2, {0: ODD[kind]}))

@@ -115,8 +115,15 @@ FILES = (
 )
 
 
-@pytest.mark.parametrize("case", BAD_JSON)
-@pytest.mark.parametrize("name", FILES)
+BAD_FILES = [
+    pytest.param(name, case, marks=[] if name == FILES[0] or i == 0 else pytest.mark.slow)
+    for name in FILES
+    for i, case in enumerate(BAD_JSON)
+]
+"""All damages of one file and one of each other; the rest is slow."""
+
+
+@pytest.mark.parametrize(("name", "case"), BAD_FILES)
 def test_bad_json(name: str, case: str, tmp_path: Path) -> None:
     """One reader for all of them."""
     from tests.hf_model.test_reading import folder_of
