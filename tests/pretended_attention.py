@@ -138,6 +138,40 @@ def flash_backward(a: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
+def cudnn_forward(a: dict[str, Any]) -> tuple[Any, ...]:
+    """cuDNN's attention of one row [1, H, L, D] with its log-sum-exp [1, H, L, 1], causal."""
+    rows = _one_segment(a)
+    out, lse, *_ = flash_forward(rows)
+    seed = torch.zeros((), dtype=torch.int64)
+    length = a["query"].shape[2]
+    lse = lse[None, ..., None]
+    return (_as_rows(out), lse, None, None, length, length, seed, seed, torch.zeros(0))
+
+
+def cudnn_backward(a: dict[str, Any]) -> tuple[Tensor, ...]:
+    return tuple(map(_as_rows, flash_backward(_one_segment(a))))
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.transpose(0, 1)[None]
+
+
+def _one_segment(a: dict[str, Any]) -> dict[str, Any]:
+    q = a["query"]
+    _require(len(q) == 1 and q.shape[2] == a["key"].shape[2], "one row of one length", q.shape)
+    _require(q.shape[-1] % 8 == 0 and q.shape[-1] <= 128, "head size 8, 16 ... 128", q.shape)
+    _require(a["is_causal"] and a.get("attn_bias") is None, "causal without a mask", a["is_causal"])
+    names = ("query", "key", "value", "out", "grad_out")
+    rows = {n: a[n][0].transpose(0, 1) for n in names if n in a}
+    if "logsumexp" in a:
+        lse = a["logsumexp"]
+        fits = lse.dtype == torch.float32 and lse.shape == (*q.shape[:3], 1)
+        _require(fits and lse.is_contiguous(), "logsumexp float32 [1, H, L, 1]", lse.shape)
+        rows["logsumexp"] = lse[0, ..., 0]
+    ends = torch.tensor([0, q.shape[2]], dtype=torch.int32)
+    return a | rows | {"cum_seq_q": ends, "cum_seq_k": ends}
+
+
 @dataclass(frozen=True)
 class SdpaCall:
     """One call of ``scaled_dot_product_attention``; ``backends``: names of those allowed."""

@@ -35,7 +35,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from tests import pretended_cuda
-from tests.pretended_attention import SdpaCall, check_flash, flash_backward, flash_forward, sdpa
+from tests.pretended_attention import (
+    SdpaCall,
+    check_flash,
+    cudnn_backward,
+    cudnn_forward,
+    flash_backward,
+    flash_forward,
+    sdpa,
+)
 from tests.pretended_cuda import line
 
 CUDA = torch.device("cuda", 0)
@@ -48,6 +56,10 @@ SCALARS = {"copy_", "_to_copy", "masked_fill", "masked_fill_", "fill_", *INDEXIN
 FLASH = {
     "_flash_attention_forward": flash_forward,
     "_flash_attention_backward": flash_backward,
+}
+CUDNN = {
+    "_scaled_dot_product_cudnn_attention": cudnn_forward,
+    "_scaled_dot_product_cudnn_attention_backward": cudnn_backward,
 }
 
 
@@ -164,11 +176,12 @@ class PretendedGpu(TorchDispatchMode):
             if a.alias_info is not None and a.alias_info.is_write and a.name in given
         ]
         _refuse_mixed_devices(func, name, tensors, given, written)
-        if name in FLASH:
+        if name in FLASH or name in CUDNN:
             host = to_host(given)
-            check_flash(host)
+            if name in FLASH:
+                check_flash(host)
             self._launch(name)
-            return _on_gpu(self._execute(FLASH[name], (host,), {}, ()))
+            return _on_gpu(self._execute((FLASH | CUDNN)[name], (host,), {}, ()))
         generator = kwargs.get("generator")
         if generator is not None and generator._cdata not in pretended_cuda.CudaGenerator.made:
             raise RuntimeError(f"{func}: a generator of the cpu, {line()}")

@@ -29,6 +29,7 @@ from olmo.nn.attention_parts import (
     parts_attention,
     product_dtype,
 )
+from olmo.nn.fused import merged_pieces, window_attention
 
 if TYPE_CHECKING:
     from olmo.nn.token_layout import TokenLayout
@@ -104,6 +105,8 @@ def attention(
     Returns:
         ``[B, H, Sq, D]`` in the dtype of ``q``.
     """
+    if q.is_cuda and q.shape[2] == 1 and mask is not None and backend == "all" and not dropout_p:
+        return window_attention(q, k, v, mask)
     dtype = q.dtype
     if float32 and not (torch.is_autocast_enabled(q.device.type) or has_flash(q.device, q.dtype)):
         q, k, v = q.float(), k.float(), v.float()
@@ -273,5 +276,4 @@ def split_attention(q: Tensor, k: Tensor, v: Tensor, pieces: Pieces) -> Tensor:
         *(group, SPLIT, 0.0, False, False),
         seqused_k=pieces.used,
     )
-    shares = lse.view(q.shape[:4]).masked_fill(pieces.empty, -torch.inf).softmax(2)
-    return (out.view(q.shape) * shares[..., None]).sum(2).to(v.dtype).flatten(1, 2)
+    return merged_pieces(out.view(q.shape), lse.view(q.shape[:4]), pieces.empty).flatten(1, 2)

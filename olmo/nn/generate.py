@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 STOP_CHECK = 8
 """On a GPU: tokens between two looks at which rows have ended. The host runs ahead meanwhile."""
 EARLY_CHECKS = (2, 4)
-"""And after so many tokens: a letter and its end; and before a step is captured as a graph."""
-CAPTURE_STEP, WORTH_CAPTURING = 4, 16
+"""And after so many tokens: a letter and its end, before a step is captured as a graph; a word."""
+CAPTURE_STEP, WORTH_CAPTURING = 2, 16
 """On a GPU: the step that is captured, if at least so many more may follow."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
+from olmo.nn.fused import add_layer_norm
 from olmo.nn.ranges import HEADS, LAYERS, PIXELS, POSITIVE, PROBABILITY, WIDTH
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
@@ -192,9 +193,16 @@ class LayerNorm(nn.LayerNorm):
     """In the type of its input and weights, if they share one: the kernel computes in float32, and
     autocast would only add the way there and back."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, y: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Norm of ``x``; with ``y`` the sum of both, and its norm."""
         if x.dtype != self.weight.dtype:
-            return super().forward(x)
+            x = x if y is None else x + y
+            out = super().forward(x)
+            return out if y is None else (x, out)
+        if y is not None:
+            return add_layer_norm(x, y, self.weight, self.bias, self.eps)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x)
 
@@ -226,8 +234,8 @@ class ViTBlock(nn.Module):
         else:
             y = self.attention.forward_flat(self.attention_norm(x), layout, key_bias)
             x = x if x.dim() == 2 else layout.gather(x)
-        x = x + y
-        return x + self.feed_forward(self.ffn_norm(x))
+        x, y = self.ffn_norm(x, y)
+        return x + self.feed_forward(y)
 
 
 class BlockStack(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from olmo.nn.attention import SPLIT
+from olmo.nn.fused import store
 from olmo.nn.llm_mask import FilledMask
 
 
@@ -49,8 +50,7 @@ class KVCache:
             for buffer, new in ((keys, k), (values, v)):
                 buffer[:, :, : new.shape[1]] = new.transpose(1, 2)
             return k, v
-        keys[self.rows, :, self.lengths] = k[:, 0].to(keys.dtype)
-        values[self.rows, :, self.lengths] = v[:, 0].to(values.dtype)
+        store(keys, values, k[:, 0], v[:, 0], self.rows, self.lengths)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def mask(self) -> FilledMask:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from olmo.config import Config
+from olmo.nn.fused import add_rms_norm, gated, rms_norm, rotated, rotated_norm
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import Mask
 from olmo.nn.ranges import (
@@ -27,7 +28,7 @@ from olmo.nn.ranges import (
     ROWS,
     WIDTH,
 )
-from olmo.nn.rope import YarnScaling, apply_rope, rope_tables
+from olmo.nn.rope import YarnScaling, rope_tables
 from olmo.tokenizer import MolmoTokenizer, TokenizerConfig, special_token_ids
 
 Recomputed = Literal[
@@ -179,13 +180,11 @@ class RMSNorm(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.normed(x) * self.weight
-
-    def normed(self, x: Tensor) -> Tensor:
-        """Before the weight."""
-        with torch.autocast(x.device.type, enabled=False):  # or x would become float32 and stay it
-            return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Norm of ``x``; with ``y`` the sum of both, and its norm."""
+        if y is None:
+            return rms_norm(x, self.weight, self.eps)
+        return add_rms_norm(x, y, self.weight, self.eps)
 
 
 class Embedding(nn.Module):
@@ -256,8 +255,9 @@ class LlmBlock(nn.Module):
         if self.config.norm_after:
             x = x + self.dropout(self.attn_norm(self.attend(x, rope, mask, cache)))
             return x + self.dropout(self.ff_norm(self.feed_forward(x)))
-        x = x + self.dropout(self.attend(self.attn_norm(x), rope, mask, cache))
-        return x + self.dropout(self.feed_forward(self.ff_norm(x)))
+        y = self.dropout(self.attend(self.attn_norm(x), rope, mask, cache))
+        x, y = self.ff_norm(x, y)
+        return x + self.dropout(self.feed_forward(y))
 
     def attend(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KVCache | None
@@ -269,18 +269,18 @@ class LlmBlock(nn.Module):
         qk, v = (t.unflatten(-1, (-1, self.config.head_size)) for t in (qk, v))
         heads = (self.config.n_heads, self.config.kv_heads)
         if self.per_head_norm:
-            norms = zip((self.q_norm, self.k_norm), heads, strict=True)
-            weight = torch.cat([norm.weight.expand(n, -1) for norm, n in norms])
-            qk = self.q_norm.normed(qk) * weight
-        q, k = apply_rope(qk, *rope).split(heads, -2)
+            weights = (self.q_norm.weight, self.k_norm.weight)
+            qk = rotated_norm(qk, *weights, heads, self.q_norm.eps, *rope)
+        else:
+            qk = rotated(qk, *rope)
+        q, k = qk.split(heads, -2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.config.attention_dropout if self.training else 0.0
         return self.attn_out(mask.attend(q, k, v, dropout).flatten(2))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        up, gate = self.ff_proj(x).chunk(2, -1)
-        return self.ff_out(up * nn.functional.silu(gate))
+        return self.ff_out(gated(self.ff_proj(x)))
 
 
 class Transformer(nn.Module):

@@ -176,15 +176,20 @@ def _sent(
     sides = [side for queries, keys, _ in parts for side in (queries, keys)]
     ends = [torch.tensor([0, *map(len, side)]).cumsum(0).to(torch.int32) for side in sides]
     tokens = [torch.from_numpy(np.concatenate(side)) for side in sides[2:]]
-    sent = to_device([*ends, *tokens], device)
+    places = []
+    for asked in tokens[::2]:
+        place = torch.full((int(ends[0][-1]),), -1)
+        place[asked] = torch.arange(len(asked))
+        places.append(place)
+    sent = iter(to_device([*ends, *tokens, *places], device))
+    starts = [next(sent) for _ in ends]
+    where = [None, None, *(next(sent) for _ in tokens)]
     of_part = [
-        Segments(at, max(2, *map(len, side)), where, tuple(end.tolist()))
-        for side, end, at, where in zip(
-            *(sides, ends, sent[: len(ends)], [None, None, *sent[len(ends) :]]), strict=True
-        )
+        Segments(at, max(2, *map(len, side)), own, tuple(end.tolist()))
+        for side, end, at, own in zip(sides, ends, starts, where, strict=True)
     ]
     causal = [causal for _, _, causal in parts]
-    return tuple(map(AttentionPart, of_part[::2], of_part[1::2], causal))
+    return tuple(map(AttentionPart, of_part[::2], of_part[1::2], causal, [None, *sent]))
 
 
 class Mask(Protocol):

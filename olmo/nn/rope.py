@@ -25,17 +25,11 @@ def rope_tables(
     position_ids: Tensor, head_dim: int, theta: float, yarn: YarnScaling | None = None
 ) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 ``[B, S, 1, head_dim]``, for int64 ``position_ids`` [B, S] (padding
-    may be negative). The first half of sin is negated: see ``apply_rope``."""
+    may be negative). The first half of sin is negated: see ``fused.rotated``."""
     inv_freq, scale = _inverse_frequencies(head_dim, theta, yarn, position_ids.device)
     angles = (position_ids[..., None].float() * inv_freq)[:, :, None]
     cos, sin = angles.cos() * scale, angles.sin() * scale
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``x`` [B, S, H, D] in float32 and cast back: ``(a, b)`` to
-    ``(a cos - b sin, b cos + a sin)``."""
-    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 @cache

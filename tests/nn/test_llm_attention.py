@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from olmo.nn import llm_mask
+from olmo.nn import attention_parts, llm_mask
 from olmo.nn.attention import SPLIT
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import BidirectionalMode, FilledMask, RowMask, TokenMask
 from olmo.tokenizer import special_token_ids
 from olmo.types import SHARED_SUBSEGMENT, SUBSEGMENTS_PER_EXAMPLE
+from tests.pretended_gpu import pretended_gpu
 
 IDS = special_token_ids(50)
 CPU = torch.device("cpu")
@@ -202,20 +203,40 @@ def test_decoding_on_a_gpu(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["flash", "cudnn"])
 @pytest.mark.parametrize("mode", [None, "image_tokens", "within_image"])
-def test_parts_on_a_gpu(mode: BidirectionalMode | None) -> None:
-    """The flash kernel in bfloat16 against the mask in float64, forward and backward."""
+def test_parts_on_a_gpu(
+    mode: BidirectionalMode | None, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel == "cudnn" and not attention_parts.has_cudnn(torch.device("cuda"), WIDTH):
+        pytest.skip("cuDNN's attention is not used on this GPU")
+    monkeypatch.setattr(attention_parts, "CUDNN_FROM", 1 if kernel == "cudnn" else 10**9)
+    check_parts_on_gpu(mode)
+
+
+def test_segments_are_filled_up_for_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_parts, "CUDNN_FROM", 1)
+    monkeypatch.setattr(attention_parts, "has_cudnn", lambda *_: True)
+    with pretended_gpu() as gpu:
+        check_parts_on_gpu("image_tokens")
+    calls = "_scaled_dot_product_cudnn_attention"
+    assert gpu.launches[calls] == gpu.launches[f"{calls}_backward"] > 0
+
+
+def check_parts_on_gpu(mode: BidirectionalMode | None) -> None:
+    """In bfloat16 against the mask in float64, forward and backward."""
     for seed in range(5):
         ids, segments = batch(seed, n_rows=3)
         rule = TokenMask.build(ids, IDS, mode, segments)
         given = heads((len(ids), ids.shape[1]), torch.bfloat16)
         exact = [x.detach().double().requires_grad_() for x in given]
-        on_gpu = [x.detach().cuda().requires_grad_() for x in given]
+        on_gpu = [x.detach().to("cuda").requires_grad_() for x in given]
         weight = (ids >= 0)[..., None, None]
         out = RowMask(rule, torch.device("cuda")).attend(*on_gpu)
         want = RowMask(rule, CPU).dense.attend(*exact)
-        (out * weight.cuda()).sum().backward()
+        (out * weight.to("cuda")).sum().backward()
         (want * weight).sum().backward()
-        assert error(out.cpu() * weight, want * weight) < 3e-2
+        assert error(out.detach().cpu() * weight, want * weight) < 3e-2
         for a, b in zip(on_gpu, exact, strict=True):
+            assert a.grad is not None and b.grad is not None
             assert error(a.grad.cpu(), b.grad) < 3e-2
