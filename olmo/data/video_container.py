@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -29,6 +30,11 @@ JOINT_S = Fraction(1, 10)
 """Time stamps that go back by more than this mark the start of another, joined file."""
 JOINABLE = ("mpegts", "mpeg", "ogg")
 """Formats whose files can be joined by writing one after the other."""
+UNDECODABLE_METADATA: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""Names and titles that are no UTF-8 are no error. From PyAV 19 on they never are, and it has no
+such argument."""
 
 
 def file_url(path: str | Path) -> str:
@@ -39,7 +45,10 @@ def file_url(path: str | Path) -> str:
 
 def open_container(path: str | Path) -> InputContainer:
     """Open a file, which cannot make FFmpeg open anything but files. Its errors pass through."""
-    return av.open(file_url(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    # As ``options`` it would go to each stream too: PyAV before 18 crashes where a file shows a
+    # stream only later.
+    only_files = {"protocol_whitelist": "file"}
+    return av.open(file_url(path), container_options=only_files, **UNDECODABLE_METADATA)
 
 
 class OpenVideo:
@@ -57,7 +66,8 @@ class OpenVideo:
         except BaseException:
             self.container.close()
             raise
-        self.base = self.stream.time_base or Fraction(1, USUAL_RATE)
+        tick = self.stream.time_base or Fraction(1, USUAL_RATE)
+        self.base = Fraction(tick.numerator, tick.denominator)  # PyAV 19 has fractions of its own
         """Seconds per tick."""
 
     def packets(self) -> Iterator[av.Packet]:
@@ -103,10 +113,10 @@ def _shown_stream(container: InputContainer, path: str | Path, limits: Limits) -
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """How the picture is to be turned or mirrored, ``[[a, b], [c, d]]``: the pixel at ``(x, y)``
     is shown at ``(a x + c y, b x + d y)``. None: as it is."""
-    for data in frame.side_data:
-        if data.type == Type.DISPLAYMATRIX:
-            return np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2]
-    return None
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return None
+    return np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2]
 
 
 def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:

@@ -58,8 +58,8 @@ def _by_stamps(shown: list[_Seen], video: OpenVideo) -> Timeline:
     length = Fraction(durations[last])
     # FFmpeg from version 8 on gives the time to the next frame in the order of decoding.
     if not length or (video.form.startswith("mov") and pts != dts):
-        rate = Fraction(video.stream.base_rate or video.stream.average_rate or USUAL_RATE)
-        length = 1 / (rate * video.base)
+        rate = video.stream.base_rate or video.stream.average_rate or USUAL_RATE
+        length = Fraction(rate.denominator, rate.numerator) / video.base
     end = int(stamps[last]) + max(round(length), 1)
     return Timeline(np.sort(stamps), keys, end, video.base)
 

@@ -23,11 +23,13 @@ EDGE_S = 1e-6
 
 
 class VideoReadError(OutsideError, OSError):
-    """A video that cannot be used. ``path`` and ``reason`` are kept as attributes."""
+    """A video that cannot be used. ``path``, as it can be written, and ``reason`` are kept as
+    attributes."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"cannot read video {path}: {reason}")
-        self.path, self.reason = str(path), reason
+        name = str(path).encode(errors="backslashreplace").decode()  # it may be no UTF-8
+        super().__init__(f"cannot read video {name}: {reason}")
+        self.path, self.reason = name, reason
 
     def __reduce__(self) -> tuple[type[VideoReadError], tuple[str, str]]:
         return type(self), (self.path, self.reason)  # so that it crosses worker processes

@@ -1,7 +1,10 @@
 """Video files from outside: odd names, decoders that raise anything, and more work than allowed."""
 
 import os
+import pickle
 import zlib
+from contextlib import closing
+from fractions import Fraction
 
 import pytest
 
@@ -16,9 +19,10 @@ from olmo.data.animation import is_video
 from olmo.data.examples import decode_video
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import Clip, VideoReadError, load_video
+from olmo.files import write_json
 from olmo.limits import Limits
 from olmo.outside import OutsideError
-from tests.data.video_media import H264, encode, frame_number, moving_picture
+from tests.data.video_media import H264, encode, frame_number, moving_picture, picture
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,37 @@ def test_any_name_is_that_of_a_file(clip, tmp_path, monkeypatch, name):
     with open(name, "wb") as file:
         file.write(clip.read_bytes())
     assert frame_number(load_video(name, FrameSampling(1)).frames[0]) == 0
+
+
+def test_a_broken_file_with_any_name_can_be_written_about(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.mp4")
+    path.write_bytes(b"x" * 99)
+    with pytest.raises(VideoReadError, match=r"\\udcff\.mp4: ") as caught:
+        load_video(path, FrameSampling(1))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.path) == (str(caught.value), caught.value.path)
+    write_json(tmp_path / "metrics.json", {"error": str(again), "path": again.path})
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_title_and_a_name_of_a_stream_may_be_no_text(tmp_path, suffix):
+    """Up to PyAV 18 that takes an argument, which later ones do not know."""
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        out.metadata["title"] = stream.metadata["handler_name"] = "0123456789"
+        for number in range(4):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+        out.mux(stream.encode())
+    assert path.read_bytes().count(b"0123456789") == 2
+    path.write_bytes(
+        path.read_bytes().replace(b"0123456789", b"\xff\xfe\x80 \xc3(\xe2\x28\xa1\xf0")
+    )
+    found = load_video(path, FrameSampling(4)).frames
+    assert [frame_number(frame) for frame in found] == [0, 1, 2, 3]
+    with closing(video_file.VideoFile(path)) as file:
+        assert type(file.timeline.base) is Fraction
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def two_streams(path: Path, default: int) -> Path:
         for index, stream in enumerate(streams):
             stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
             default_flag = av.stream.Disposition.default
-            stream.disposition = default_flag if index == default else av.stream.Disposition(0)
+            stream.disposition = default_flag.value if index == default else 0
         for index, stream in enumerate(streams):
             for number in range(10):
                 pixels = picture(100 * index + number)
