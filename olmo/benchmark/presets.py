@@ -195,12 +195,6 @@ SUITES = {
         ),
         *_GPU,
     ),
-    "gpu-decode": Suite(
-        (
-            Plan(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),
-            Plan(("decode",), (64,), (0.5,), batch_sizes=(1, 8), vary=True),
-        ),
-        *_GPU,
-    ),
+    "gpu-decode": Suite((Plan(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),), *_GPU),
 }
 """Each of ``gpu-...`` is meant to fit into ten minutes on an H100: by FLOPs, it is not measured."""
