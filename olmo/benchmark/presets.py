@@ -173,14 +173,14 @@ SUITES = {
     "methods": Suite((Plan(("prefill",), (16,), (0.5,), METHODS, tuple(LAYOUTS)),), *_CPU),
     "gpu-vit": Suite(
         (
-            Plan(("vit",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            Plan(("vit",), (256, 128, 64), (0.3, 0.5, 0.8)),
             Plan(("vit",), (128,), (0.5,), vary=True),
         ),
         *_GPU,
     ),
     "gpu-prefill": Suite(
         (
-            Plan(("prefill",), (64, 128, 256), (0.3, 0.5, 0.8)),
+            Plan(("prefill",), (256, 128, 64), (0.3, 0.5, 0.8)),
             Plan(("prefill",), (64,), (0.5,), batch_sizes=(2,)),
             Plan(("prefill",), (128,), (0.5,), vary=True),
         ),
@@ -188,8 +188,8 @@ SUITES = {
     ),
     "gpu-train": Suite(
         (
-            Plan(("train",), (64, 128), (0.3, 0.5, 0.8)),
             Plan(("train",), (256,), (0.5,)),
+            Plan(("train",), (128, 64), (0.3, 0.5, 0.8)),
             Plan(("train",), (64,), (0.5,), batch_sizes=(2,)),
             Plan(("train",), (128,), (0.5,), vary=True),
         ),
