@@ -45,6 +45,14 @@ def test_sound_answers_pass(setting: Setting, dtype: str):
     assert Checker(model).problem(setting, STAGES["decode"]) is None
 
 
+def test_recomputed_blocks_pass():
+    """As in ``molmo2_4b``: the slow form is computed again in the backward pass, too."""
+    vit = {"vit": {"activation_checkpointing": True}}
+    overrides = {"vision_backbone": vit, "llm": {"activation_checkpoint": "whole_layer"}}
+    model = ModelSpec("tiny", overrides=overrides).build()
+    assert Checker(model).problem(RAGGED, STAGES["train"]) is None
+
+
 def test_answers_of_another_model_are_refused(
     model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch
 ):
