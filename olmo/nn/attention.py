@@ -49,9 +49,13 @@ LARGEST_LAUNCH = 65_535
 
 KERNELS = {
     "whole frames": ("flash", "efficient", "torch's"),
-    "pooling windows (masked)": ("efficient", "efficient", "torch's"),
+    "pooling windows (masked)": ("compiled", "compiled", "torch's"),
     "surviving patches": ("flash, variable length", "efficient, by length", "torch's, by length"),
-    "LLM prompt and training": ("flash, parts", "efficient, masked", "torch's, masked or parts"),
+    "LLM prompt and training": (
+        "flash or (Hopper, long rows) cuDNN, parts",
+        "efficient, masked",
+        "torch's, masked or parts",
+    ),
     "LLM decoding": ("flash, split keys", "efficient, masked", "torch's"),
 }
 """Case -> kernel in half precision on a GPU from Ampere on, on any other GPU, on the CPU."""
