@@ -18,7 +18,7 @@ from olmo.device import device_seconds
 from olmo.distributed import is_main
 from olmo.eval.examples import ExampleLoader, Pass, example_id, labels
 from olmo.eval.lockstep import Lockstep
-from olmo.eval.scorers import score_example
+from olmo.eval.scoring import score_example
 from olmo.eval.tasks import Task
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import HOST_INPUTS
@@ -146,9 +146,13 @@ class Answerer:
             "question": example["question"],
             "options": _options(metadata),
             "prediction": prediction,
-            **{k: v for k, v in score.items() if k != "labels"},
+            "correct": score.correct,
+            "unparsed": int(score.unparsed),
+            "parsed": score.parsed,
+            "reference": score.reference,
+            **({"scores": dict(score.scores)} if score.scores else {}),
             "category": metadata.get("category"),
-            "labels": labels(self.task.categories, metadata) + list(score.get("labels", [])),
+            "labels": [*labels(self.task.categories, metadata), *score.labels],
             "n_tokens_before": example["n_tokens"],
             "n_tokens_after": n_prompt_tokens,
             **({"pruning": stats} if stats else {}),

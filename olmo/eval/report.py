@@ -17,6 +17,7 @@ from olmo.text import format_table
 HEADERS = (
     "task",
     "accuracy %",
+    "molmo2 %",
     "95% interval",
     "n",
     "unparsed",
@@ -132,14 +133,29 @@ def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
 
 def average_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     """Cells under ``HEADERS``: the mean accuracy of each group all of whose tasks were scored."""
-    scored = {m["task"]: m["accuracy"] for m in results if m["accuracy"] is not None}
+    scored = {m["task"]: m for m in results if m["accuracy"] is not None}
     rows: list[list[object]] = []
     for group, tasks in groups().items():
         if len(tasks) > 1 and all(task.name in scored for task in tasks):
-            mean = statistics.fmean(scored[task.name] for task in tasks)
+            of_group = [scored[task.name] for task in tasks]
+            mean = statistics.fmean(m["accuracy"] for m in of_group)
+            theirs = None
+            if any(molmo2_accuracy(m) is not None for m in of_group):
+                theirs = statistics.fmean(_or_ours(molmo2_accuracy(m), m) for m in of_group)
             name = f"mean of {group} ({len(tasks)} tasks)"
-            rows.append([name, _number(mean, 1, 100), *[None] * (len(HEADERS) - 2)])
+            cells = [_number(value, 1, 100) for value in (mean, theirs)]
+            rows.append([name, *cells, *[None] * (len(HEADERS) - 3)])
     return rows
+
+
+def molmo2_accuracy(metrics: Mapping[str, Any]) -> float | None:
+    """The headline as Molmo2's own evaluation computes it, where that differs by rule."""
+    found: float | None = (metrics.get("scores") or {}).get("molmo2")
+    return found
+
+
+def _or_ours(value: float | None, metrics: Mapping[str, Any]) -> float:
+    return float(metrics["accuracy"] if value is None else value)
 
 
 def summary_row(metrics: Mapping[str, Any]) -> list[object]:
@@ -148,6 +164,7 @@ def summary_row(metrics: Mapping[str, Any]) -> list[object]:
     return [
         metrics["task"],
         _number(metrics["accuracy"], 1, 100),
+        _number(molmo2_accuracy(metrics), 1, 100),
         interval_text(metrics["interval"]),
         metrics["n"],
         metrics["unparsed"],

@@ -42,7 +42,7 @@ def write_report(
         f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class='faint'>{_set_up(metrics[0]) if metrics else ''}</p>",
         _table(HEADERS, [summary_row(one) for one in metrics], link_first=True),
-        _table(HEADERS[:2], [row[:2] for row in average_rows(metrics)]),
+        _table(HEADERS[:3], [row[:3] for row in average_rows(metrics)]),
         _problems(problems),
         *(_task(folder / str(one["task"]).replace(":", "-"), one) for one in metrics),
     ]

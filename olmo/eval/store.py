@@ -31,10 +31,6 @@ from olmo.types import MEDIA_KEYS
 log = logging.getLogger(__name__)
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
-SCORING_MODULES = (
-    *("answer_rules", "matching", "metrics", "point_metrics", "point_scorers", "points", "scorers"),
-)
-"""A change of these files makes earlier scores stale."""
 PRESENTATION = ("name", "groups", "title", "batch_size")
 """Fields of a task that change no score."""
 
@@ -45,7 +41,12 @@ def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
     """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
     task, ``settings`` (plain values) and the scoring code."""
     files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
-    code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in SCORING_MODULES]
+    here = Path(__file__).parent
+    code = [
+        f.read_bytes()
+        for f in (*sorted((here / "scoring").iterdir()), here / "metrics.py")
+        if f.is_file()
+    ]
     fields = dataclasses.asdict(task)
     return _hash(
         {

@@ -29,6 +29,10 @@ class Score:
     scores: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
 
+    @property
+    def unparsed(self) -> bool:
+        return self.parsed is None
+
 
 Scorer = Callable[[str, Metadata], Score]
 """From a prediction and its example's metadata; ``ValueError`` without a reference."""
