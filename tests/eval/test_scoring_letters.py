@@ -167,6 +167,44 @@ def test_rules(row):
     ] == expected
 
 
+FORMS = {  # of the options above, B is right; None: nothing is read
+    "B": "B",
+    "b": None,
+    "B. a blue car": "B",
+    "(B": None,
+    "(A) or (B)": "B",
+    "A) or B.": "A",
+    "B: and C)": "C",
+    "B and C": "C",
+    "A, B": "B",
+    "Not A but B": "B",
+    "B A": "A",
+    "The answer is B.": "B",
+    "A blue car": "A",
+    "I think the person is holding a blue car in the video": "B",
+    "a blue car": None,
+    "**B**": None,
+    "None": None,
+    "": None,
+    "Answer: B": "B",
+    "answer: B": "B",
+    "Answer: C\nAnswer: B": "C",
+    "Answer: B\nbecause C is wrong": "C",
+    "B\nB\nC": "B",
+    "C\nB\nB": "B",
+    "A\nB": "A",
+    "B.\n\n\n": "B",
+    "C\n\nB\n\nB": None,
+    "  B  ": "B",
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_letter_forms(text):
+    score = letters.letter_forms(text, GOLD)
+    assert (score.parsed, score.correct) == (FORMS[text], FORMS[text] == "B")
+
+
 def test_of_equally_late_options_the_first_is_read():
     text = "what I see there is clearly a red ball"
     assert letters.last_form(text, ["a red", "a red ball"]) == "A"
