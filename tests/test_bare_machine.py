@@ -11,7 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ABSENT = (
-    *("accelerate", "av", "omegaconf", "peft", "pyarrow", "torchao", "torchcodec", "wandb"),
+    *("accelerate", "av", "omegaconf", "peft", "pyarrow", "scipy"),
+    *("torchao", "torchcodec", "wandb"),
     "transformers.models.molmo2",
 )
 REFUSE = f"""
