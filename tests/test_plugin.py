@@ -40,8 +40,8 @@ def build(split):
 
 
 TAKEN = """
-import olmo.eval.scorers
-from olmo.eval.score import scorer
+import olmo.eval.scoring
+from olmo.eval.scoring.score import scorer
 from olmo.nn.token_pruning import prune_method
 
 @{kind}("{name}")

@@ -13,7 +13,7 @@ import torch
 from olmo.data.registry import Dataset
 from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.examples import collate_examples
-from olmo.eval.metrics import normalize_answer
+from olmo.eval.scoring.text import normalize_answer
 from olmo.eval.store import write_result
 from olmo.eval.tasks import Task
 from olmo.eval.timing import Prefill

@@ -14,7 +14,7 @@ from PIL import Image
 
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.examples import prepare
-from olmo.eval.scorers import score_example
+from olmo.eval.scoring import score_example
 from olmo.eval.store import example_fingerprint
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig

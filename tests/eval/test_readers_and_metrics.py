@@ -10,7 +10,7 @@ import pytest
 
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.registry import get_dataset
-from olmo.eval.scorers import score_example
+from olmo.eval.scoring import score_example
 from olmo.eval.tasks import SYNTHETIC, TASKS, Task
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.points import points_text, tracks_text

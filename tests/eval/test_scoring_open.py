@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo.eval.scoring import open as open_answers
+from olmo.eval.scoring import score_example
 from olmo.eval.scoring.score import SCORERS, Score, scorer
 from tests.eval.recorded_answers import score, wrongly_scored
 
@@ -121,3 +122,8 @@ def test_a_name_belongs_to_one_module():
     with pytest.raises(ValueError, match="take another name"):
         scorer("anls")(lambda text, metadata: Score(0))
     assert SCORERS["anls"] is open_answers.anls
+
+
+def test_an_unknown_metric():
+    with pytest.raises(ValueError, match="unknown metric 'essay'; known: a_okvqa_da"):
+        score_example("A", {}, "essay")

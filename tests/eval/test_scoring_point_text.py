@@ -1,11 +1,17 @@
 """Reading points and tracks from text."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo.eval.scoring.point_text import TimedPoint, read_points, read_timed_points, read_tracks
 
+RECORDED = json.loads((Path(__file__).parents[1] / "fixtures/eval/points.json").read_text())
+TRACKS = '<tracks coords="0.0 1 100 100 2 500 500;1.0 1 200 200;2.0 2 700 700">dog</tracks>'
 A, AB = [(100, 50)], [(100, 50), (120, 60)]
 
 
@@ -111,3 +117,22 @@ def test_any_text_is_read(text):
 def test_a_time_beyond_numbers():
     text = f'<tracks coords="{"9" * 400} 1 500 500">x</tracks>'
     assert read_tracks(text, 200, 100, fps=30) == {}
+
+
+@pytest.mark.parametrize("case", RECORDED["extract"], ids=lambda c: c["text"][:30])
+def test_recorded_points(case):
+    found = read_points(case["text"], 640, 480)
+    expected = case["extract_points_w640_h480"]
+    assert np.allclose(found, expected) if expected else not found
+    timed = [(p.time, p.x, p.y) for p in read_timed_points(case["text"], 640, 480)]
+    expected = case["extract_multi_image_points_w640_h480"]
+    assert np.allclose(timed, expected) if expected else not timed
+
+
+def test_recorded_tracks():
+    found = read_tracks(TRACKS, 640, 480, fps=10)
+    expected = {
+        frame["frame"]: {i: tuple(p["point"]) for i, p in frame["points"].items()}
+        for frame in RECORDED["extract_tracks_10fps"]
+    }
+    assert found == expected

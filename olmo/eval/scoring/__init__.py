@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from olmo.eval.scoring import exams, letters, open, points, tracking, vqa  # noqa: F401 (they fill the table)
+from olmo.eval.scoring import (  # noqa: F401 (they fill the table)
+    choices,
+    exams,
+    letters,
+    open,
+    points,
+    temp_compass,
+    tracking,
+    vqa,
+)
 from olmo.eval.scoring.score import SCORERS, Metadata, Score
 
 

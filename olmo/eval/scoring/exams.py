@@ -51,14 +51,15 @@ _NUMBERS = (
 def mmmu(prediction: str, metadata: Metadata) -> Score:
     """MMMU: a letter among the options that are not empty; else a number or a text of the answer,
     which any of several references may equal. The reference implementation takes a list of these
-    for one text. For letters it has no value of its own: where it finds none it draws one."""
+    for one text, ``molmo2_open``. For letters there is no value of its: where it finds none it draws
+    one."""
     if is_choice(metadata):
         return filled_letter_forms(prediction, metadata)
     answers, as_text = _references(metadata)
     keys = _key_parts(prediction)
-    molmo2 = float(_open_equal(keys, as_text))
+    theirs = float(_open_equal(keys, as_text))
     parsed = keys if any(keys) else None
-    return Score(float(_open_equal(keys, answers)), parsed, answers, {"molmo2": molmo2})
+    return Score(float(_open_equal(keys, answers)), parsed, answers, {"molmo2_open": theirs})
 
 
 def _references(metadata: Metadata) -> tuple[list[str], list[str]]:
