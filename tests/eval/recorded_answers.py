@@ -34,7 +34,8 @@ def wrongly_scored(metric: str, *tasks: str, without_molmo2: bool = False) -> li
         found, n = score(prediction, metadata, metric), n + 1
         expected = [(found.correct, ours)]
         if not without_molmo2:
-            expected.append((found.scores.get("molmo2", found.correct), molmo2))
+            theirs = next((v for k, v in found.scores.items() if "molmo2" in k), found.correct)
+            expected.append((theirs, molmo2))
         if any(due is not None and abs(got - due) > 1e-5 for got, due in expected):
             wrong.append((task, metadata, prediction, expected))
     return [*wrong, n]

@@ -91,12 +91,12 @@ TWO = "['24/7', '3.429']"
 )
 def test_mmmu_open(text, answer, molmo2, ours):
     found = score(text, {"question_type": "open", "answer": answer}, "mmmu")
-    assert (found.scores["molmo2"], found.correct) == (molmo2, ours)
+    assert (found.scores["molmo2_open"], found.correct) == (molmo2, ours)
 
 
 def test_mmmu_references_as_a_list():
     found = score("3.43", {"answers": ["24/7", "3.429"]}, "mmmu")
-    assert (found.correct, found.scores["molmo2"]) == (1, 0)
+    assert (found.correct, found.scores["molmo2_open"]) == (1, 0)
     assert found.reference == score("3.43", {"answer": TWO}, "mmmu").reference
 
 
@@ -196,4 +196,4 @@ def test_any_text_has_a_score(text):
     ]:
         found = score(text, metadata, metric)
         assert found.correct in (0, 1)
-        assert ("molmo2" in found.scores) == molmo2
+        assert any("molmo2" in name for name in found.scores) == molmo2

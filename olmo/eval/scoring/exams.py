@@ -51,8 +51,7 @@ _NUMBERS = (
 def mmmu(prediction: str, metadata: Metadata) -> Score:
     """MMMU: a letter among the options that are not empty; else a number or a text of the answer,
     which any of several references may equal. The reference implementation takes a list of these
-    for one text, ``molmo2_open``. For letters there is no value of its: where it finds none it draws
-    one."""
+    for one text: ``molmo2_open``. For letters it draws one where it finds none."""
     if is_choice(metadata):
         return filled_letter_forms(prediction, metadata)
     answers, as_text = _references(metadata)
