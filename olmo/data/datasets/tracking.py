@@ -89,8 +89,10 @@ def _evaluated(home: Path, row: Row) -> Record:
     masks = _masks(home, row)
     seen = {f: {o: m for o, m in one.items() if m.any()} for f, one in masks.items()}
     seen = {frame: one for frame, one in seen.items() if one}
+    objects = row.get("objects") or dict.fromkeys(o for one in masks.values() for o in one)
     metadata = {
         "example_id": row["id"],
+        "objects": list(objects),  # also those that are never seen
         "points": {f: {o: mask_point(m) for o, m in one.items()} for f, one in seen.items()},
         "masks": seen,
         "video_fps": row["fps"],
@@ -136,8 +138,8 @@ def referring(
             row |= {"fps": fps, "duration": len(listed) / fps}
             given = one["obj_id" if runs is None else "anno_id"]
             ids = [str(i) for i in (given if isinstance(given, list) else [given])]
+            row["objects"] = ids
             if runs is None:
-                row["objects"] = ids
                 row["frames"] = [[i, f"{masks}/{name}/{listed[i]}.png"] for i in numbers]
             else:
                 mine = {o: runs[o] for o in ids}
