@@ -58,7 +58,7 @@ def math_vista(row: Row) -> Record:
     """MathVista: the question stands between the last ``Question:`` and the first ``Hint:`` of the
     column, where it has these; the answer to a question with choices is the text of one."""
     question = row["question"].rpartition("Question:")[2].partition("Hint:")[0].strip()
-    kept = {k: row.get(k) for k in ("question_type", "answer_type", "precision")}
+    kept = {k: row.get(k) for k in ("question_type", "answer_type", "precision", "choices")}
     metadata = {"example_id": str(row["pid"]), **kept}
     if about := row.get("metadata"):
         metadata["category"] = about["task"]
@@ -76,6 +76,9 @@ def mmmu(row: Row) -> Record:
     image_7 the first is shown; none where several options are images."""
     question = _NUMBERED.sub(r"Image \1", row["question"])
     metadata = {"example_id": row["id"], "category": _SUBJECT.sub(r"\1", row["id"])}
+    metadata |= {"question_type": row["question_type"]}
+    if row["answer"] not in HIDDEN:
+        metadata["answer"] = row["answer"]
     options = [str(option) for option in ast.literal_eval(row["options"])]
     images = sum(_NUMBERED.fullmatch(option.strip()) is not None for option in options)
     shown = {} if images > 1 else {"image": picture(row["image_1"])}
@@ -121,8 +124,9 @@ def mmiu(row: Row) -> Record:
     paths = [path.removeprefix("./") for path in row["input_image_path"]]
     metadata = {
         "example_id": f"{row['task']}_{row['row_number']}",
-        "category": row["task"],
+        "task": row["task"],
         "relationship": paths[0].partition("/")[0],
+        "num_images": next((f"<={n}" for n in (10, 20) if len(paths) <= n), ">20"),
         "answer": letter,
     }
     right = letter if letter in tuple(LETTERS[: len(options)]) else None

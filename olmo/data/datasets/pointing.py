@@ -116,12 +116,14 @@ POINT_BENCH = ("image_filename", "mask_filename", "category", "user_input")
 
 
 def point_bench(disk: Disk, split: str) -> PackedRecords:
-    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input; the files
-    are in ``selected_images/{category}`` and ``selected_masks/{category}``."""
+    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input, and of
+    those that count perhaps count; the files are in ``selected_images/{category}`` and
+    ``selected_masks/{category}``."""
 
     def known(row: Row) -> Record:
         image = f"PointBench/selected_images/{row['category']}/{row['image_filename']}"
-        return {"image": image, **{k: row[k] for k in POINT_BENCH}}
+        count = {k: int(row[k]) for k in ("count",) if row.get(k) is not None}
+        return {"image": image, **{k: row[k] for k in POINT_BENCH}, **count}
 
     rows = disk.each(disk.rows(f"PointBench/{split}.json"), known)
     return PackedRecords.pack(rows, disk.lose, partial(_point_bench, disk.home))
@@ -130,4 +132,5 @@ def point_bench(disk: Disk, split: str) -> PackedRecords:
 def _point_bench(home: Path, row: Row) -> Record:
     mask = file_mask(home / "PointBench/selected_masks" / row["category"] / row["mask_filename"])
     metadata = {"example_id": row["image_filename"], "category": row["category"], "mask": mask}
+    metadata |= {k: row[k] for k in ("count",) if k in row}
     return {"question": row["user_input"], "style": STYLES[0], "metadata": metadata}
