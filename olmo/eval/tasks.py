@@ -132,7 +132,7 @@ TASKS = (
     # short videos
     _video("mvbench", "MVBench", "em_start", 32, SHORT, ("task_type",)),
     _video(
-        *("tomato", "TOMATO", "option_by_text", 32, SHORT, ("reasoning_type",), "test"),
+        *("tomato", "TOMATO", "tomato", 32, SHORT, ("reasoning_type",), "test"),
         prompt="video_multiple_choice",
     ),
     _video("motionbench", "MotionBench", "em_start", 12, SHORT, ("task_type",)),
@@ -208,8 +208,7 @@ TASKS = (
     *_and_test(
         _image(
             *("ai2_diagram_v2_mix_transparent", "option_by_text", 32, IMAGE),
-            categories=("boxes",),
-            macro="opaque",
+            macro="mc_ai2d_opaque",  # the usual figure
         )
     ),
     _image("mmmu_test", "mmmu", 64, IMAGE + IMAGE_TEST, dataset="mmmu"),
@@ -237,7 +236,7 @@ TASKS = (
     _image("muir_bench", "letter_forms", 32, MULTI_IMAGE, "test"),
     _image(
         *("mmiu", "letter_forms", 32, MULTI_IMAGE, "test"),
-        categories=("task", "relationship", "num_images"),
+        categories=("task", "relationship"),
         macro="task/",
     ),
     _image("blink", "letter_forms", 12, MULTI_IMAGE),

@@ -72,22 +72,17 @@ def math_vista(row: Row) -> Record:
 
 
 def mmmu(row: Row) -> Record:
-    """MMMU: options is a list as text, and so may be the answer to an open question. Of image_1 to
-    image_7 the first is shown; none where several options are images."""
+    """MMMU: options is a list as text, and so may be the answer to an open question, which stays
+    one. Of image_1 to image_7 the first is shown; none where several options are images."""
     question = _NUMBERED.sub(r"Image \1", row["question"])
     metadata = {"example_id": row["id"], "category": _SUBJECT.sub(r"\1", row["id"])}
-    metadata |= {"question_type": row["question_type"]}
-    if row["answer"] not in HIDDEN:
-        metadata["answer"] = row["answer"]
+    metadata["question_type"] = row["question_type"]
     options = [str(option) for option in ast.literal_eval(row["options"])]
     images = sum(_NUMBERED.fullmatch(option.strip()) is not None for option in options)
     shown = {} if images > 1 else {"image": picture(row["image_1"])}
     if row["question_type"] == "multiple-choice":
         texts = [_NUMBERED.sub(r"Image \1", option) for option in options]
         found = by_letter(question, texts, row["answer"], CHOICE)
-    elif str(row["answer"]).startswith("["):
-        answers = [str(answer) for answer in ast.literal_eval(row["answer"])]
-        found = {"question": question, "answers": answers, "style": SHORT}
     else:
         found = {"question": question, "answer": row["answer"], "style": SHORT}
     return shown | found | {"metadata": metadata}
@@ -126,7 +121,6 @@ def mmiu(row: Row) -> Record:
         "example_id": f"{row['task']}_{row['row_number']}",
         "task": row["task"],
         "relationship": paths[0].partition("/")[0],
-        "num_images": next((f"<={n}" for n in (10, 20) if len(paths) <= n), ">20"),
         "answer": letter,
     }
     right = letter if letter in tuple(LETTERS[: len(options)]) else None

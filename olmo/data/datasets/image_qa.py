@@ -16,8 +16,6 @@ from olmo.data.records import Flaw, LeftOut, PackedRecords, Record
 
 ONLY_LETTER = "only the letter"
 """Part of the instruction of those questions of RealworldQA that have options."""
-FOUR = ("A", "B", "C", "D")
-CHOICE, SHORT = "eval_multiple_choice", "eval_short_answer"
 
 
 def vqa(disk: Disk, split: str, questions: str, annotations: str, style: str) -> Iterator[Record]:
@@ -96,21 +94,18 @@ def ai2d(disk: Disk, split: str, transparent: bool = False) -> Iterator[Record]:
     correctAnswer, abcLabel. Questions on letters in a diagram take the image from ``abc_images``.
     With ``transparent`` an evaluation has them a second time, with that of
     ``abc_images_transparent``, where that folder is."""
-    parts = _ai2d_parts(disk, split)
-    training, folders = split == "train", {"opaque": OPAQUE}
-    if transparent and not training and disk.exists(TRANSPARENT):
-        folders["transparent"] = TRANSPARENT
+    parts, training = _ai2d_parts(disk, split), split == "train"
+    both = transparent and not training and disk.exists(TRANSPARENT)
     for file in disk.glob("ai2d/questions/*.json"):
         name = file.rpartition("/")[2].removesuffix(".json")
 
         def messages(item: tuple[str, Row], name: str = name) -> Iterator[Record]:
-            found, labelled = _ai2d_question(*item), bool(item[1]["abcLabel"])
-            shown = {"": "ai2d/images"} if not labelled else folders
-            for boxes, folder in shown.items():
-                about = {"abc_label": labelled, "has_transparent_box": boxes == "transparent"}
-                metadata = about | {"boxes": [boxes] if labelled else list(folders)}
+            found, lettered = _ai2d_question(*item), bool(item[1]["abcLabel"])
+            folders = [OPAQUE, TRANSPARENT][: 1 + both] if lettered else ["ai2d/images"]
+            for folder in folders:
+                about = {"abc_label": lettered, "has_transparent_box": folder == TRANSPARENT}
                 message = {"image": f"{folder}/{name}", **found}
-                yield message if training else message | {"metadata": metadata}
+                yield message if training else message | {"metadata": about}
 
         of = [part for part, names in parts.items() if name.removesuffix(".png") in names]
         if split in (of or ["train"]):
@@ -180,17 +175,13 @@ def explained(row: Row, style: str) -> Iterator[Record]:
 
 def real_world_qa(row: Row, instruction: bool = True) -> Record:
     """``RealworldQA``: question, whose later lines say how to answer, and answer. Without
-    ``instruction`` a short answer is asked for by the first line alone. The letters of a choice are
-    always A to D."""
-    question, answer = row["question"], row["answer"]
-    if ONLY_LETTER not in question:
-        shown = question if instruction else question.partition("\n")[0]
-        about: Record = {"question_type": "short_answer"}
-        return {"question": shown, "answer": answer, "style": SHORT, "metadata": about}
-    Flaw.when(answer not in FOUR, "the answer is not a letter from A to D")
-    about = {"question_type": "multiple_choice", "option_names": [*FOUR]}
-    about["answer_idx"] = FOUR.index(answer)
-    return {"question": question, "answer": answer, "style": CHOICE, "metadata": about}
+    ``instruction`` a short answer is asked for by the first line alone."""
+    has_options, question = ONLY_LETTER in row["question"], row["question"]
+    kind = "multiple_choice" if has_options else "short_answer"
+    if not (instruction or has_options):
+        question = question.partition("\n")[0]
+    message = {"question": question, "answer": row["answer"], "style": f"eval_{kind}"}
+    return message | {"metadata": {"question_type": kind}}
 
 
 # --- several images -----------------------------------------------------------------------------
