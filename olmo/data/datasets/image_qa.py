@@ -20,7 +20,7 @@ ONLY_LETTER = "only the letter"
 
 def vqa(disk: Disk, split: str, questions: str, annotations: str, style: str) -> Iterator[Record]:
     """``{questions}``: question_id, image_id, question; ``{annotations}``: question_id, answers of
-    ten people, which those of a test are not public. Images of COCO."""
+    ten people, which are not public for a test. Images of COCO."""
     noted = {}
     if not split.startswith("test"):
         noted = disk.lookup(
@@ -40,7 +40,8 @@ def vqa(disk: Disk, split: str, questions: str, annotations: str, style: str) ->
 
 
 def vqa_sample(disk: Disk, split: str, size: int, seed: int, **files: str) -> list[Record]:
-    """As ``vqa``; the first ``size`` questions after a shuffle with numpy's RandomState."""
+    """``{questions}`` and ``{annotations}`` as for ``coco_2014_vqa``; the first ``size`` questions
+    after a shuffle with numpy's ``RandomState(seed)``."""
     records = list(vqa(disk, split, **files))
     order = np.random.RandomState(seed).permutation(len(records))  # that of shuffle on a list
     return [records[i] for i in order[:size]]
