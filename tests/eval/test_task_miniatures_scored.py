@@ -47,10 +47,16 @@ BOTH = ["mc_ai2d_opaque", "mc_ai2d_transparent"]
 SCORED = [
     ("chart_qa", 0, "chart_qa: Q0?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
     ("chart_qa:test", 1, "How low?", {"1.05": 1, "One": 1, "2": 0, NO: None}, ["augmented"]),
-    # one of ten annotators says a; then one of two
-    ("coco_2014_vqa_8192", 2, "vqa2: What?", {"a": 0.3, "A.": 0.3, "b": 1, "c": 0, NO: None}, []),
+    # one of ten annotators says cup; then one of two
+    (
+        "coco_2014_vqa_8192",
+        2,
+        "vqa2: What?",
+        {"cup": 0.3, "A cup.": 0.3, "pen": 1, "c": 0, NO: None},
+        [],
+    ),
     *(
-        (name, 0, "What?", {"a": 1 / 6, "A.": 1 / 6, "c": 0, NO: None}, [])
+        (name, 0, "What?", {"cup": 1 / 6, "A cup.": 1 / 6, "c": 0, NO: None}, [])
         for name in ("coco_2014_vqa", "okvqa")
     ),
     ("text_vqa", 0, "Brand?", {"x": 0.6, "y": 1, "z": 0, NO: None}, []),
