@@ -46,7 +46,7 @@ BOTH = ["mc_ai2d_opaque", "mc_ai2d_transparent"]
 # task, number of the example, part of the prompt, score of each answer (None: unparsed), labels
 SCORED = [
     ("chart_qa", 0, "chart_qa: Q0?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
-    ("chart_qa:test", 1, "How low?", {"1.05": 1, "One": 1, "2": 0, NO: None}, ["augmented"]),
+    ("chart_qa:test", 1, "How low?", {"1.04": 1, "One": 1, "2": 0, NO: None}, ["augmented"]),
     # one of ten annotators says cup; then one of two
     (
         "coco_2014_vqa_8192",
