@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from olmo.data.registry import check_split
-from olmo.eval import point_scorers  # noqa: F401 (registers)
-from olmo.eval.scorers import SCORERS
+from olmo.eval.scoring.score import SCORERS
 from olmo.eval.tasks import TASKS, groups, resolve_tasks
 
 
