@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from olmo.data.registry import check_split
-from olmo.eval.text_scorers import QUESTION_ANSWERING
 from olmo.text import nearest
+
+QUESTION_ANSWERING = "question_answering"
+PREDICTIONS_ONLY = "predictions_only"
 
 MC = "video_eval_multiple_choice"
 MC_SUBTITLE = "video_eval_multiple_choice_w_subtitle"
@@ -18,7 +20,7 @@ class Task:
     """One data set split with its way of scoring.
 
     Attributes:
-        metric: name of a scorer (``olmo.eval.scorers``).
+        metric: name of a scorer (``olmo.eval.scoring``).
         max_new_tokens: limit of each answer.
         groups: the ``--mode`` names that include the task.
         prompt: style that decides the form of the prompt; None keeps that of the examples.
@@ -54,6 +56,16 @@ SHORT = ("short_video", "video", "video_no_subtitle")
 LONG = ("long_video", "video", "video_no_subtitle")
 SUBTITLE = ("long_video", "video", "video_subtitle")
 TEST = ("test_video",)
+IMAGE, IMAGE_TEST = ("single_image",), ("single_image_test",)
+POINTING = ("image_pointing", *IMAGE)
+MULTI_IMAGE = ("multi_image",)
+
+NO_ANSWERS = {
+    *("a_okvqa_da", "a_okvqa_mc", "blink", "coco_2014_vqa", "doc_qa", "ego_schema", "info_qa"),
+    *("long_video_bench_no_subtitle", "long_video_bench_w_subtitle", "math_vista_v2", "mmmu"),
+    *("motionbench", "perception_test"),
+}
+"""Data sets whose test split has no public answers: predictions only."""
 
 
 def _video(
@@ -77,16 +89,33 @@ def _video(
 
 
 def _held_back(name: str, dataset: str, prompt: str = MC) -> Task:
-    """A test split without public answers: predictions only."""
-    return Task(
-        *(name, dataset, "test", "predictions_only", 12, TEST),
-        prompt=prompt,
-        categories=(),
-    )
+    """A test split without public answers."""
+    return Task(*(name, dataset, "test", PREDICTIONS_ONLY, 12, TEST), prompt=prompt, categories=())
 
 
-def _image(name: str, metric: str, tokens: int, groups: tuple[str, ...], split: str) -> Task:
-    return Task(name, name, split, metric, tokens, groups, batch_size=4)
+def _image(
+    name: str,
+    metric: str,
+    tokens: int,
+    groups: tuple[str, ...] = (),
+    split: str = "validation",
+    categories: tuple[str, ...] = ("category",),
+    macro: str = "",
+    dataset: str = "",
+) -> Task:
+    about = dataset or name, split, metric, tokens, groups
+    return Task(name, *about, batch_size=4, categories=categories, macro=macro)
+
+
+def _with_split(task: Task, split: str, groups: tuple[str, ...] = ()) -> Task:
+    """The same questions of another split."""
+    hidden = split == "test" and task.dataset in NO_ANSWERS
+    metric, name = PREDICTIONS_ONLY if hidden else task.metric, f"{task.name}:{split}"
+    return replace(task, name=name, split=split, metric=metric, groups=groups)
+
+
+def _and_test(task: Task) -> tuple[Task, Task]:
+    return task, _with_split(task, "test", IMAGE_TEST)
 
 
 def _track(name: str) -> Task:
@@ -103,7 +132,7 @@ TASKS = (
     # short videos
     _video("mvbench", "MVBench", "em_start", 32, SHORT, ("task_type",)),
     _video(
-        *("tomato", "TOMATO", "select_mc_option", 32, SHORT, ("reasoning_type",), "test"),
+        *("tomato", "TOMATO", "tomato", 32, SHORT, ("reasoning_type",), "test"),
         prompt="video_multiple_choice",
     ),
     _video("motionbench", "MotionBench", "em_start", 12, SHORT, ("task_type",)),
@@ -129,7 +158,7 @@ TASKS = (
         *("long_video_bench_w_subtitle", "LVB-Sub", "long_video_bench", 12, SUBTITLE, LVB),
         prompt=MC_SUBTITLE,
     ),
-    _video("lvbench", "LVBench", "em_start", 12, SUBTITLE, ("qtype",), "test"),
+    _video("lvbench", "LVBench", "first_character", 12, SUBTITLE, ("qtype",), "test"),
     _video("mlvu_mc", "MLVU", "em_start", 12, LONG, ("task_type",)),
     _video("video_mme", "VideoMME", "video_mme", 12, LONG, MME),
     _video("long_video_bench_no_subtitle", "LVB", "long_video_bench", 12, LONG, LVB),
@@ -170,28 +199,47 @@ TASKS = (
         title="MeViS point",
     ),
     *map(_track, ("mevis", "ref_yt_vos", "ref_davis17", "reasonvos", "molmo2_video")),
-    # images
-    _image("chart_qa", "relaxed_correctness", 12, ("single_image",), "test"),
-    _image("coco_2014_vqa", "vqa_score", 12, ("single_image",), "validation"),
-    _image("doc_qa", "anls", 12, ("single_image",), "validation"),
-    _image("info_qa", "anls", 12, ("single_image",), "validation"),
-    _image("text_vqa", "vqa_score", 12, ("single_image",), "validation"),
-    _image("ai2_diagram", "select_mc_option", 32, ("single_image",), "test"),
-    _image("real_world_qa", QUESTION_ANSWERING, 12, ("single_image",), "test"),
-    _image("math_vista_v2", QUESTION_ANSWERING, 32, ("single_image",), "validation"),
-    _image("mmmu", QUESTION_ANSWERING, 12, ("single_image",), "validation"),
-    *(
-        replace(_image(name, metric, 256, ("image_pointing", "single_image"), split), macro=macro)
-        for name, metric, split, macro in (
-            ("countbench_qa", "image_count", "huggingface", "count/"),
-            ("pixmo_count_counting", "image_count", "validation", "count/"),
-            ("pointing_eval_v2", "image_points", "test", ""),
-            ("point_bench", "point_bench", "test", ""),
+    # single images
+    _image("coco_2014_vqa_8192", "vqa_score", 12, IMAGE),
+    _image("text_vqa", "text_vqa_score", 12, IMAGE + IMAGE_TEST),
+    *_and_test(_image("chart_qa", "relaxed_correctness", 12, IMAGE)),
+    *_and_test(_image("doc_qa", "anls", 12, IMAGE)),
+    *_and_test(_image("info_qa", "anls", 12, IMAGE)),
+    *_and_test(
+        _image(
+            *("ai2_diagram_v2_mix_transparent", "option_by_text", 32, IMAGE),
+            macro="mc_ai2d_opaque",  # the usual figure
         )
     ),
-    _image("muir_bench", "select_mc_option", 32, ("multi_image",), "test"),
-    _image("mmiu", "select_mc_option", 32, ("multi_image",), "test"),
-    _image("blink", "select_mc_option", 12, ("multi_image",), "validation"),
+    _image("mmmu_test", "mmmu", 64, IMAGE + IMAGE_TEST, dataset="mmmu"),
+    _image("real_world_qa_no_instruction", "real_world_qa", 12, IMAGE + IMAGE_TEST, "test"),
+    _image("math_vista_v2", "math_vista", 32, IMAGE + IMAGE_TEST),
+    *_and_test(_image("a_okvqa_mc", "option_by_text", 32, IMAGE_TEST)),
+    *_and_test(_image("a_okvqa_da", "a_okvqa_da", 12, IMAGE_TEST)),
+    _image(
+        *("countbench_qa", "image_count", 192, POINTING + IMAGE_TEST, "huggingface"),
+        macro="count/",
+    ),
+    *_and_test(_image("pixmo_count_counting", "image_count", 192, POINTING, macro="count/")),
+    _image("pointing_eval_v2", "image_points", 192, POINTING, "test"),
+    _image("point_bench", "point_bench", 256, POINTING, "test"),
+    # single images, in no group but for the first one's test
+    *_and_test(_image("coco_2014_vqa", "vqa_score", 12)),
+    _image("ai2_diagram", "option_by_text", 32, split="test"),
+    _image("mmmu", "mmmu", 12),
+    _image("mmmu_test_v2", "mmmu", 12, dataset="mmmu"),
+    _image("real_world_qa", "real_world_qa", 12, split="test"),
+    _image("okvqa", "vqa_score", 12),
+    _image("science_qa_img", "option_by_text", 32),
+    _image("tally_qa", "short_answer", 12),
+    # several images
+    _image("muir_bench", "letter_forms", 32, MULTI_IMAGE, "test"),
+    _image(
+        *("mmiu", "letter_forms", 32, MULTI_IMAGE, "test"),
+        categories=("task", "relationship"),
+        macro="task/",
+    ),
+    _image("blink", "letter_forms", 12, MULTI_IMAGE),
 )
 
 
@@ -236,8 +284,9 @@ def _named(name: str) -> list[Task]:
     split = check_split(task.dataset, split)
     if split == "train":
         raise ValueError(f"{name!r}: a training split has no single questions to score")
-    other = replace(task, name=f"{base}:{split}", split=split)
-    return [next((t for t in TASKS if _asks(t) == _asks(other)), other)]
+    other = _with_split(task, split)
+    same = [t for t in (task, *TASKS) if _asks(t) == _asks(other)]
+    return [*same, other][:1]
 
 
 def _asks(task: Task) -> tuple[str, str, str | None]:

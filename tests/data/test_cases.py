@@ -45,6 +45,8 @@ REFERENCES = {"answer", "answers", "answer_idx", "count", "points", "mask", "gt_
 REFERENCES |= {"statements", "text"}
 UNANSWERED = {"perception_test:test", "tvqa:test", "tvqa_with_sub:test"}
 UNANSWERED |= {f"long_video_bench_{kind}_subtitle:test" for kind in ("no", "w")}
+UNANSWERED |= {f"{name}:test" for name in ("a_okvqa_da", "a_okvqa_mc", "coco_2014_vqa")}
+UNANSWERED |= {f"{name}:test" for name in ("doc_qa", "info_qa")}
 """Splits whose answers are not public."""
 
 

@@ -127,8 +127,8 @@ def test_evaluation_has_the_last_answer_as_reference(
     assert "answer" not in arrays["metadata"], "a text would be read as a letter"
     for answered, right in (("A. a cup", 1), ("B. b", 0)):
         score = score_example(answered, arrays["metadata"], "question_answering")
-        assert score["correct"] == right
-    assert score_example("b", known, "question_answering")["correct"] == 1
+        assert score.correct == right
+    assert score_example("b", known, "question_answering").correct == 1
     assert example_fingerprint(got) == example_fingerprint(read(folder, line, evaluation=True))
     assert "answer" not in read(folder, line)["metadata"]
 

@@ -31,12 +31,13 @@ def test_summary():
         "tokens_after": 70.25,
         "timing": {"seconds_per_example": {"total": 0.0421}},
     }
+    done["scores"] = {"molmo2": 0.625}
     empty = dict.fromkeys(done) | {"task": "empty", "n": 0, "unparsed": 0, "skipped": 3}
     header, _, first, second = format_summary([done, empty]).splitlines()
     assert "accuracy %" in header and "95% interval" in header
-    for cell in ("75.0", "50.0 - 100.0", "120.0", "70.2", "0.042"):
+    for cell in ("75.0", "62.5", "50.0 - 100.0", "120.0", "70.2", "0.042"):
         assert cell in first
-    assert second.split() == ["empty", "-", "-", "0", "0", "3", "-", "-", "-"]
+    assert second.split() == ["empty", "-", "-", "-", "0", "0", "3", "-", "-", "-"]
 
 
 def row(index, correct, **more):

@@ -203,7 +203,7 @@ def test_a_broken_task_costs_no_other(plan):
     assert "annotations.json" in problems["missing_task"]
     assert "examples left out, first" in problems["partly_task"]
     assert "clip" in problems["partly_task"]
-    assert "neither answers nor answer" in problems["strange_task"]
+    assert "no reference" in problems["strange_task"]
     assert problems["nothing_task"] == "no examples"
     written = json.loads((plan.folder / "problems.json").read_text())
     assert {p["task"] for p in written} == set(problems)

@@ -112,8 +112,8 @@ def test_every_task_of_the_table_in_one_run(tmp_path):
     tasks = [task for task in TASKS if task.dataset != SYNTHETIC]
     for task in tasks:
         write_files(task, data, CLIP)
-    modes = "video,test_video,video_pointing,tracking,single_image,multi_image"
-    flags = (f"--mode={modes}", "--max_new_tokens=8", f"--save_folder={folder}", "--eval_name=x")
+    names = ",".join(task.name for task in tasks)
+    flags = (f"--tasks={names}", "--max_new_tokens=8", f"--save_folder={folder}", "--eval_name=x")
     text = run(EVALUATE, DENSE, *flags, code=1, MOLMO_DATA_DIR=str(data))
     (problem,) = json.loads((folder / "x" / "problems.json").read_text())
     assert "clip 7.0 to 70.0 s is not inside its 5.000 s" in problem["reason"]

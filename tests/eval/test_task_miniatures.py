@@ -64,7 +64,7 @@ CHOICE = [
         (
             *(name, LETTER_SUFFIX),
             ["duration_group/15", "question_category/S2E", "level/L1"],
-            *(["B", "Answer: B"], ["E", "A or B"], ["", "b", "none"]),
+            *(["B", "The answer is B"], ["E", "Answer: B"], ["", "b", "none"]),
         )
         for name in ("long_video_bench_no_subtitle", "long_video_bench_w_subtitle")
     ),

@@ -4,6 +4,7 @@ tracking, and splits without public answers. The expected figures are worked out
 import json
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from olmo.eval.tasks import SYNTHETIC, TASKS
@@ -39,36 +40,81 @@ SINGLE_FRAME = {  # gold in frame 0 alone; a predicted frame without gold scores
     REFUSAL: None,
 }
 
+BOTH = ["mc_ai2d_opaque", "mc_ai2d_transparent"]
+"""The numbers of AI2D that a question with texts as options counts for."""
+
 # task, number of the example, part of the prompt, score of each answer (None: unparsed), labels
 SCORED = [
-    ("chart_qa", 0, "How high?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
-    ("coco_2014_vqa", 0, "What?", {"a": 1 / 3, "A.": 1 / 3, "c": 0, NO: None}, []),
-    ("text_vqa", 0, "Brand?", {"x": 2 / 3, "y": 1 / 3, "z": 0, NO: None}, []),
+    ("chart_qa", 0, "chart_qa: Q0?", {"5.25": 1, "5.3": 0, NO: None}, ["human"]),
+    ("chart_qa:test", 1, "How low?", {"1.04": 1, "One": 1, "2": 0, NO: None}, ["augmented"]),
+    # one of ten annotators says cup; then one of two
+    (
+        "coco_2014_vqa_8192",
+        2,
+        "vqa2: What?",
+        {"cup": 0.3, "A cup.": 0.3, "pen": 1, "c": 0, NO: None},
+        [],
+    ),
+    *(
+        (name, 0, "What?", {"cup": 1 / 6, "A cup.": 1 / 6, "c": 0, NO: None}, [])
+        for name in ("coco_2014_vqa", "okvqa")
+    ),
+    ("text_vqa", 0, "Brand?", {"x": 0.6, "y": 1, "z": 0, NO: None}, []),
     *(
         (name, 0, asked, {"Hello": 1, "hell": 0.8, "cow": 0, NO: None}, [])
         for name, asked in (("doc_qa", "Date?"), ("info_qa", "Share?"))
     ),
-    ("ai2_diagram", 0, "A. cat\nB. dog", {"B. dog": 1, "b": 1, "A": 0, NO: None}, []),
-    ("ai2_diagram", 1, "Which?", {"A": 1, "B": 0, NO: None}, []),
-    ("real_world_qa", 0, "How many?", {"3": 1, "3.": 1, "4": 0, NO: None}, []),
-    ("real_world_qa", 1, "only the letter", {"A": 1, "a.": 1, "B": 0, NO: None}, []),
+    *(
+        (name, 0, "A. cat\nB. dog", {"B. dog": 1, "b": 1, "A": 0, NO: None}, BOTH)
+        for name in ("ai2_diagram", "ai2_diagram_v2_mix_transparent")
+    ),
+    ("ai2_diagram", 1, "Which?", {"A": 1, "B": 0, NO: None}, BOTH[:1]),
     (
-        *("math_vista_v2", 0, "How long?"),
-        *({"4": 1, "5": 0, NO: None}, ["geometry"]),
+        *("ai2_diagram_v2_mix_transparent:test", 4, "\nA\nB\nnone of them"),
+        *({"B": 1, "b": 1, "none of them": 0, NO: None}, BOTH[1:]),
+    ),
+    ("a_okvqa_mc", 1, "A. x\nB. y", {"B": 1, "b. y": 1, "A": 0, NO: None}, []),
+    ("science_qa_img", 0, "A. cup\nB. pen", {"A. cup": 1, "B": 0, NO: None}, []),
+    ("a_okvqa_da", 0, "a_okvqa_da: Why?", {"y": 1 / 3, "YY": 1 / 3, "x": 0, NO: None}, []),
+    ("tally_qa", 0, "tally_qa: How many?", {"3": 1, "3.": 1, "4": 0, NO: None}, []),
+    *(
+        (name, 0, asked, {"3": 1, "three": 1, "4": 0, NO: None}, [])
+        for name, asked in (
+            ("real_world_qa", "vqa2: How many?\nPlease"),
+            ("real_world_qa_no_instruction", "vqa2: How many?<|im_end|>"),
+        )
+    ),
+    *(
+        (name, 1, "only the letter", {"A": 1, "a.": 1, "B": 0, NO: None}, [])
+        for name in ("real_world_qa", "real_world_qa_no_instruction")
+    ),
+    (
+        *("math_vista_v2", 0, "vqa2: How long?"),
+        *({"4": 1, "5": 0, REFUSAL: None}, ["geometry"]),
     ),
     (
         *("math_vista_v2", 2, "A. no\nB. yes"),
-        {"B": 1, "The answer is (b)": 1, "yes": 1, "no": 0, "A or B": 0, REFUSAL: None, NO: None},
-        ["geometry"],
+        *({"B": 1, "(B)": 1, "yes": 1, "no": 0, REFUSAL: None}, ["geometry"]),
     ),
-    ("mmmu", 0, "A. a cup\nB. Image 2", {"B": 1, "(b)": 1, "A": 0, REFUSAL: None}, ["Art_Theory"]),
-    ("mmmu", 2, "What is Image 1?", {"7": 1, "8": 0, NO: None}, ["Art_Theory"]),
     *(
-        (name, 0, asked, {points(*FOUR): 1, points(*FOUR[:3]): 0, "4": None}, ["count/4"])
+        (name, *row, ["Art_Theory"])
+        for name in ("mmmu", "mmmu_test", "mmmu_test_v2")
+        for row in (
+            (0, "A. a cup\nB. Image 2", {"B": 1, "(B)": 1, "A": 0, "b": None, REFUSAL: None}),
+            (2, "vqa2: What is Image 1?", {"7": 1, "8": 0, NO: None}),
+            (3, "vqa2: What is Image 1?", {"24/7": 1, "3.43": 1, "3": 0, NO: None}),
+        )
+    ),
+    *(
+        (name, 0, asked, {points(*FOUR): 1, points(*FOUR[:3]): 0, "many": None}, ["count/4"])
         for name, asked in (
             ("countbench_qa", "How many?"),
             ("pixmo_count_counting", "How many people are there?"),
         )
+    ),
+    (
+        *("pixmo_count_counting:test", 0, "How many red cars are there?"),
+        *({points(*FOUR[:2]): 1, points(*FOUR): 0, "many": None}, ["count/2"]),
     ),
     (  # the mask covers columns 2 to 4 and rows 1 and 2 of 8 x 4 pixels
         *("pointing_eval_v2", 0, "cups"),
@@ -80,22 +126,37 @@ SCORED = [
         },
         [],
     ),
-    (
+    (  # the same mask, but of an image of 32 x 32 pixels
         *("point_bench", 0, "Point to the left cup."),
-        {points((375, 250)): 1, points((375, 250), (900, 900)): 0, REFUSAL: None},
+        {
+            points((94, 47)): 1,
+            points((94, 47), (900, 900)): 1,  # the first one counts
+            points((900, 900), (94, 47)): 0,
+            REFUSAL: None,
+        },
         ["spatial"],
     ),
     (
-        *("muir_bench", 0, "Which is like Image 1?"),
-        *({"A": 1, "a. Image 2": 1, "B": 0, REFUSAL: None}, ["Counting"]),
+        *("point_bench", 1, "Point to two cups."),
+        *({points((94, 47), (120, 70)): 1, points((94, 47)): 0, REFUSAL: None}, ["counting"]),
     ),
     (
-        *("mmiu", 0, "Which is first?"),
-        *({"B": 1, "B. the right one": 1, "A": 0, "I don't know": None}, ["visual_ordering"]),
+        *("muir_bench", 0, "Which is like Image 1?"),
+        *({"A": 1, "A. Image 2": 1, "B": 0, REFUSAL: None}, ["Counting"]),
+    ),
+    *(  # the right letter of the second one is beyond its options
+        (
+            *("mmiu", index, "Which is first?", scores),
+            ["task/visual_ordering", "relationship/2D-spatial", "num_images<=10"],
+        )
+        for index, scores in (
+            (0, {"B": 1, "B. the right one": 1, "A": 0, "I don't know": None}),
+            (1, {"B": 0, "G": None}),
+        )
     ),
     (
         *("blink", 0, "A. the second\nB. the third"),
-        *({"B": 1, "b.": 1, "A": 0, NO: None}, ["Jigsaw"]),
+        *({"B": 1, "B.": 1, "A": 0, NO: None}, ["Jigsaw"]),
     ),
     (
         *("vixmo_points_count_clip_63s", 1, "jumps"),
@@ -162,7 +223,7 @@ def test_without_public_answers(name, config, tmp_path, monkeypatch):
     metrics = result.metrics
     assert (metrics["accuracy"], metrics["n"], metrics["empty"]) == (None, 2, 1)
     assert [row["prediction"] for row in result.predictions] == ["B", ""]
-    assert "A. " in prompt
+    assert dataset.get(0, np.random.RandomState(0))["question"] in prompt
 
 
 def test_every_task_has_a_miniature():
@@ -182,7 +243,7 @@ def test_scores_of_counting_pointing_and_tracking(config, tmp_path, monkeypatch)
         return result.metrics["scores"]
 
     counted = scores("vixmo_points_count_clip_63s", "3", "4", "9", "many", index=1)
-    assert counted == {"close": 0.5, "valid": 0.75}
+    assert (counted["close"], counted["valid"]) == (0.5, 0.75)
     near, far = points((200, 333), time="0.5"), points((900, 100), time="0.5")
     pointed = scores("vixmo_points_point_eval", near, far, REFUSAL, NO)
     assert pointed == {"precision": 0.25, "recall": 0.25, "f1": 0.25, "valid": 0.5}

@@ -58,7 +58,7 @@ def math_vista(row: Row) -> Record:
     """MathVista: the question stands between the last ``Question:`` and the first ``Hint:`` of the
     column, where it has these; the answer to a question with choices is the text of one."""
     question = row["question"].rpartition("Question:")[2].partition("Hint:")[0].strip()
-    kept = {k: row.get(k) for k in ("question_type", "answer_type", "precision")}
+    kept = {k: row.get(k) for k in ("question_type", "answer_type", "precision", "choices")}
     metadata = {"example_id": str(row["pid"]), **kept}
     if about := row.get("metadata"):
         metadata["category"] = about["task"]
@@ -72,19 +72,17 @@ def math_vista(row: Row) -> Record:
 
 
 def mmmu(row: Row) -> Record:
-    """MMMU: options is a list as text, and so may be the answer to an open question. Of image_1 to
-    image_7 the first is shown; none where several options are images."""
+    """MMMU: options is a list as text, and so may be the answer to an open question, which stays
+    one. Of image_1 to image_7 the first is shown; none where several options are images."""
     question = _NUMBERED.sub(r"Image \1", row["question"])
     metadata = {"example_id": row["id"], "category": _SUBJECT.sub(r"\1", row["id"])}
+    metadata["question_type"] = row["question_type"]
     options = [str(option) for option in ast.literal_eval(row["options"])]
     images = sum(_NUMBERED.fullmatch(option.strip()) is not None for option in options)
     shown = {} if images > 1 else {"image": picture(row["image_1"])}
     if row["question_type"] == "multiple-choice":
         texts = [_NUMBERED.sub(r"Image \1", option) for option in options]
         found = by_letter(question, texts, row["answer"], CHOICE)
-    elif str(row["answer"]).startswith("["):
-        answers = [str(answer) for answer in ast.literal_eval(row["answer"])]
-        found = {"question": question, "answers": answers, "style": SHORT}
     else:
         found = {"question": question, "answer": row["answer"], "style": SHORT}
     return shown | found | {"metadata": metadata}
@@ -121,7 +119,7 @@ def mmiu(row: Row) -> Record:
     paths = [path.removeprefix("./") for path in row["input_image_path"]]
     metadata = {
         "example_id": f"{row['task']}_{row['row_number']}",
-        "category": row["task"],
+        "task": row["task"],
         "relationship": paths[0].partition("/")[0],
         "answer": letter,
     }

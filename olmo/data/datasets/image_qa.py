@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from olmo.data.datasets.disk import Disk, Row, structs
 from olmo.data.datasets.draws import SHUFFLE
-from olmo.data.datasets.messages import choice, short
+from olmo.data.datasets.messages import as_text, choice, plain_messages, short
 from olmo.data.datasets.pointing import linked_images
 from olmo.data.datasets.tables import LazyTable
 from olmo.data.records import Flaw, LeftOut, PackedRecords, Record
@@ -18,28 +20,64 @@ ONLY_LETTER = "only the letter"
 
 def vqa(disk: Disk, split: str, questions: str, annotations: str, style: str) -> Iterator[Record]:
     """``{questions}``: question_id, image_id, question; ``{annotations}``: question_id, answers of
-    ten people. Images of COCO 2014."""
-    noted = disk.lookup(
-        disk.rows(annotations.format(split=split), "annotations"),
-        lambda row: (row["question_id"], [a["answer"] for a in row["answers"]]),
-    )
+    ten people, which are not public for a test. Images of COCO."""
+    noted = {}
+    if not split.startswith("test"):
+        noted = disk.lookup(
+            disk.rows(annotations.format(split=split), "annotations"),
+            lambda row: (row["question_id"], [a["answer"] for a in row["answers"]]),
+        )
 
     def message(row: Row) -> Record:
+        image = f"coco/{split}/COCO_{split}_{row['image_id']:012d}.jpg"
+        shown = {"image": image, "question": row["question"], "style": style}
+        if split.startswith("test"):
+            return unanswered(shown, row["question_id"])
         Flaw.when(row["question_id"] not in noted, "no annotation of the question")
-        image = f"coco/{split}2014/COCO_{split}2014_{row['image_id']:012d}.jpg"
-        given = {"question": row["question"], "answers": noted[row["question_id"]]}
-        return {"image": image, **given, "style": style}
+        return shown | {"answers": noted[row["question_id"]]}
 
     return disk.each(disk.rows(questions.format(split=split), "questions"), message)
 
 
+def vqa_sample(disk: Disk, split: str, size: int, seed: int, **files: str) -> list[Record]:
+    """``{questions}`` and ``{annotations}`` as for ``coco_2014_vqa``; the first ``size`` questions
+    after a shuffle with numpy's ``RandomState(seed)``."""
+    records = list(vqa(disk, split, **files))
+    order = np.random.RandomState(seed).permutation(len(records))  # that of shuffle on a list
+    return [records[i] for i in order[:size]]
+
+
+def unanswered(message: Record, number: object) -> Record:
+    """A question of a test whose answers are not public, with its id in the file."""
+    return message | {"metadata": {"example_id": as_text(number)}}
+
+
+def document(row: Row, style: str) -> Record:
+    """DocVQA, InfographicVQA: questionId, question, answers (not public for the test)."""
+    question = {"question": "question"}
+    if row["split"].startswith("test"):
+        return unanswered(plain_messages(row, question, style), row["questionId"])
+    return plain_messages(row, question | {"answers": "answers"}, style)
+
+
 def a_okvqa_da(row: Row) -> Record:
-    """A-OKVQA: question, direct_answers; outside training without the questions that are marked
-    difficult_direct_answer."""
+    """A-OKVQA: question, direct_answers (not public for the test, which has question_id); outside
+    training without the questions that are marked difficult_direct_answer."""
     difficult = row["split"] != "train" and row["difficult_direct_answer"]
     LeftOut.when(difficult, "difficult_direct_answer")
-    answers = {"answers": row["direct_answers"]}
-    return {"question": row["question"], **answers, "style": "a_okvqa_da"}
+    message = {"question": row["question"], "style": "a_okvqa_da"}
+    if row["split"] == "test":
+        return unanswered(message, row["question_id"])
+    return message | {"answers": row["direct_answers"]}
+
+
+def a_okvqa_mc(row: Row) -> Record:
+    """A-OKVQA: question, choices, correct_choice_idx (not public for the test, which has
+    question_id)."""
+    test = row["split"] == "test"
+    right = 0 if test else row["correct_choice_idx"]
+    found = choice(row["question"], row["choices"], right, "a_okvqa_mc")
+    return unanswered(found | {"answer_idx": None}, row["question_id"]) if test else found
 
 
 def yes_or_no(row: Row) -> Record:
@@ -47,27 +85,53 @@ def yes_or_no(row: Row) -> Record:
     return short(row["question_string"], ("no", "yes")[row["answer"]], "figure_qa")
 
 
-def ai2d(disk: Disk, split: str) -> Iterator[Record]:
-    """``ai2d/ai2d_test_ids.csv`` (names of images of the test split, one a line) and
-    ``ai2d/questions/{image}.json``: question -> answerTexts, correctAnswer, abcLabel. Questions on
-    letters in a diagram take the image from ``abc_images``; their options are those letters, so
-    they are not labelled a second time."""
-    test = {line.removesuffix(".png") for line in disk.lines("ai2d/ai2d_test_ids.csv")}
+OPAQUE, TRANSPARENT = "ai2d/abc_images", "ai2d/abc_images_transparent"
+"""Diagrams with their letters drawn in, in opaque or in transparent boxes."""
+
+
+def ai2d(disk: Disk, split: str, transparent: bool = False) -> Iterator[Record]:
+    """``ai2d/ai2d_{test,validation}_ids.csv`` (names of images of these splits, one a line; that of
+    the validation may be absent) and ``ai2d/questions/{image}.json``: question -> answerTexts,
+    correctAnswer, abcLabel. Questions on letters in a diagram take the image from ``abc_images``.
+    With ``transparent`` an evaluation has them a second time, with that of
+    ``abc_images_transparent``, where that folder is."""
+    parts, training = _ai2d_parts(disk, split), split == "train"
+    both = transparent and not training and disk.exists(TRANSPARENT)
     for file in disk.glob("ai2d/questions/*.json"):
         name = file.rpartition("/")[2].removesuffix(".json")
 
-        def message(item: tuple[str, Row], name: str = name) -> Record:
-            question, row = item
-            if not row["abcLabel"]:
-                found = choice(question, row["answerTexts"], row["correctAnswer"], "ai2_diagram")
-                return {"image": f"ai2d/images/{name}"} | found
-            style = "ai2_diagram_no_letter"
-            found = choice(question, row["answerTexts"], row["correctAnswer"], style)
-            found["unlabelled_options"] = found.pop("options")
-            return {"image": f"ai2d/abc_images/{name}"} | found
+        def messages(item: tuple[str, Row], name: str = name) -> Iterator[Record]:
+            found, lettered = _ai2d_question(*item), bool(item[1]["abcLabel"])
+            folders = [OPAQUE, TRANSPARENT][: 1 + both] if lettered else ["ai2d/images"]
+            for folder in folders:
+                about = {"abc_label": lettered, "has_transparent_box": folder == TRANSPARENT}
+                message = {"image": f"{folder}/{name}", **found}
+                yield message if training else message | {"metadata": about}
 
-        if (name.removesuffix(".png") in test) == (split == "test"):
-            yield from disk.each(disk.items(file, "questions"), message)
+        of = [part for part, names in parts.items() if name.removesuffix(".png") in names]
+        if split in (of or ["train"]):
+            yield from disk.each(disk.items(file, "questions"), messages)
+
+
+def _ai2d_parts(disk: Disk, split: str) -> dict[str, set[str]]:
+    """Names of the images outside training, by split."""
+    files = {part: f"ai2d/ai2d_{part}_ids.csv" for part in ("test", "validation")}
+    return {
+        part: {line.removesuffix(".png") for line in disk.lines(file)}
+        for part, file in files.items()
+        if part in ("test", split) or disk.exists(file)
+    }
+
+
+def _ai2d_question(question: str, row: Row) -> Record:
+    """Where all options but one at most are letters in the diagram, they are not labelled a second
+    time."""
+    found = choice(question, row["answerTexts"], row["correctAnswer"], "ai2_diagram")
+    options = [o.upper() if len(o) == 1 else o for o in map(as_text, found["options"])]
+    if row["abcLabel"] and sum(len(option) > 1 for option in options) <= 1:
+        del found["options"]
+        found |= {"unlabelled_options": options, "style": "ai2_diagram_no_letter"}
+    return found
 
 
 # --- tables of the hub, whose rows hold the images ----------------------------------------------
@@ -80,7 +144,8 @@ def chart_qa(row: Row) -> Record:
     """``ChartQA``: query, label (a list), human_or_machine."""
     kind = "augmented" if row["human_or_machine"] else "human"
     message = {"question": row["query"], "answers": row["label"], "style": "chart_qa"}
-    return message | {"metadata": {"category": kind}}
+    about = {"category": kind, "is_human": kind == "human"}
+    return message | {"metadata": about}
 
 
 def chart_qa_weighted(disk: Disk, split: str) -> PackedRecords:
@@ -113,10 +178,11 @@ def real_world_qa(row: Row, instruction: bool = True) -> Record:
     """``RealworldQA``: question, whose later lines say how to answer, and answer. Without
     ``instruction`` a short answer is asked for by the first line alone."""
     has_options, question = ONLY_LETTER in row["question"], row["question"]
-    style = "eval_multiple_choice" if has_options else "eval_short_answer"
+    kind = "multiple_choice" if has_options else "short_answer"
     if not (instruction or has_options):
         question = question.partition("\n")[0]
-    return {"question": question, "answer": row["answer"], "style": style}
+    message = {"question": question, "answer": row["answer"], "style": f"eval_{kind}"}
+    return message | {"metadata": {"question_type": kind}}
 
 
 # --- several images -----------------------------------------------------------------------------

@@ -116,12 +116,13 @@ POINT_BENCH = ("image_filename", "mask_filename", "category", "user_input")
 
 
 def point_bench(disk: Disk, split: str) -> PackedRecords:
-    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input, count if
-    there is one; the files are in ``selected_images/{category}``, ``selected_masks/{category}``."""
+    """``PointBench/{split}.json``: image_filename, mask_filename, category, user_input, and of
+    those that count perhaps count; the files are in ``selected_images/{category}`` and
+    ``selected_masks/{category}``."""
 
     def known(row: Row) -> Record:
         image = f"PointBench/selected_images/{row['category']}/{row['image_filename']}"
-        count = {"count": row["count"]} if row.get("count") is not None else {}
+        count = {k: int(row[k]) for k in ("count",) if row.get(k) is not None}
         return {"image": image, **{k: row[k] for k in POINT_BENCH}, **count}
 
     rows = disk.each(disk.rows(f"PointBench/{split}.json"), known)
@@ -131,5 +132,5 @@ def point_bench(disk: Disk, split: str) -> PackedRecords:
 def _point_bench(home: Path, row: Row) -> Record:
     mask = file_mask(home / "PointBench/selected_masks" / row["category"] / row["mask_filename"])
     metadata = {"example_id": row["image_filename"], "category": row["category"], "mask": mask}
-    metadata |= {"count": row["count"]} if "count" in row else {}
+    metadata |= {k: row[k] for k in ("count",) if k in row}
     return {"question": row["user_input"], "style": STYLES[0], "metadata": metadata}
