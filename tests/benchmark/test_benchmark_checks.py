@@ -38,8 +38,17 @@ def test_settings_without_a_pruned_vit_pass(model: TemporalVideoOlmo, setting: S
     assert Checker(model).problem(setting, STAGES["train"]) is None
 
 
-@pytest.mark.parametrize("setting", [DENSE, RAGGED, Setting(0.5, "evs")])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("setting", "dtype"),
+    [
+        *((setting, "float32") for setting in (DENSE, RAGGED, Setting(0.5, "evs"))),
+        (RAGGED, "bfloat16"),
+        *(
+            pytest.param(setting, "bfloat16", marks=pytest.mark.slow)
+            for setting in (DENSE, Setting(0.5, "evs"))
+        ),
+    ],
+)
 def test_sound_answers_pass(setting: Setting, dtype: str):
     model = ModelSpec("tiny", dtype=dtype).build()
     assert Checker(model).problem(setting, STAGES["decode"]) is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from olmo.nn import fused
 from olmo.nn.attention import attention
@@ -55,6 +55,8 @@ STEPS: dict[str, tuple[int, Callable[[int], list[Any]]]] = {
     "window_attention": (3, lambda n: [*window_heads(n), window_mask(n)]),
 }
 """Sizes at the end that are the model's, and arguments for n tokens."""
+OF_A_KIND = {"rms_norm", "rotated_norm", "window_attention"}
+"""One result, several, and a mask; the others are compiled in the slow tests only."""
 
 
 def results(step: Callable[..., Any], args: list[Any], learned: list[bool]) -> list[Tensor]:
@@ -87,7 +89,10 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in STEPS],
+)
 def test_a_step_is_compiled_once_for_all_sizes(name: str, graphs: list[Any]) -> None:
     """Forward and backward: a second size needs no graph of its own."""
     widths, inputs = STEPS[name]
@@ -101,27 +106,26 @@ def test_a_step_is_compiled_once_for_all_sizes(name: str, graphs: list[Any]) -> 
     assert len(graphs) == 2
 
 
-def test_blocks_of_many_sizes_are_recomputed(graphs: list[Any]) -> None:
+@pytest.mark.parametrize("kind", ["llm", pytest.param("vit", marks=pytest.mark.slow)])
+def test_blocks_of_many_sizes_are_recomputed(kind: str, graphs: list[Any]) -> None:
     """A checkpoint finds the tensors again that it had kept, whichever graphs were made since."""
     torch.manual_seed(0)
     vit = VitConfig((28, 28), 14, 16, 2, 2, 1, 8, 32, 4)
     llm = LlmConfig(16, 2, 1, 8, 1, mlp_hidden_size=32, vocab_size=8)
-    blocks: list[nn.Module] = [ViTBlock(vit), LlmBlock(llm, 0)]
-    for block in blocks:
-        block.reset_parameters()  # type: ignore[operator]
+    block = LlmBlock(llm, 0) if kind == "llm" else ViTBlock(vit)
+    block.reset_parameters()
 
     def run() -> list[Tensor]:
-        for block in blocks:
-            block.zero_grad()
+        block.zero_grad()
         losses = []
         for n, rows in ((7, 2), (2, 7), (16, 16), (7, 2), (5, 1), (1, 1)):
             x = torch.linspace(-1, 1, rows * n * 16).view(rows, n, 16).sin()
             mask = DenseMask(torch.ones(rows, 1, n, n, dtype=torch.bool).tril())
             tables = rope_tables(torch.arange(n).expand(rows, n), 8, 1e4)
-            x = recomputed(blocks[1], recomputed(blocks[0], x), tables, mask)
+            x = recomputed(block, x, *((tables, mask) if kind == "llm" else ()))
             losses.append(x.square().mean())
         torch.stack(losses).sum().backward()
-        grads = [p.grad for block in blocks for p in block.parameters()]
+        grads = [p.grad for p in block.parameters()]
         return [g.clone() for g in grads if g is not None] + [x.detach() for x in losses]
 
     compiled = run()

@@ -218,14 +218,14 @@ def test_segments_are_filled_up_for_cudnn(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(attention_parts, "CUDNN_FROM", 1)
     monkeypatch.setattr(attention_parts, "has_cudnn", lambda *_: True)
     with pretended_gpu() as gpu:
-        check_parts_on_gpu("image_tokens")
+        check_parts_on_gpu("image_tokens", n_seeds=1)
     calls = "_scaled_dot_product_cudnn_attention"
     assert gpu.launches[calls] == gpu.launches[f"{calls}_backward"] > 0
 
 
-def check_parts_on_gpu(mode: BidirectionalMode | None) -> None:
+def check_parts_on_gpu(mode: BidirectionalMode | None, n_seeds: int = 5) -> None:
     """In bfloat16 against the mask in float64, forward and backward."""
-    for seed in range(5):
+    for seed in range(n_seeds):
         ids, segments = batch(seed, n_rows=3)
         rule = TokenMask.build(ids, IDS, mode, segments)
         given = heads((len(ids), ids.shape[1]), torch.bfloat16)

@@ -36,7 +36,13 @@ from tests.models.conftest import (
 )
 from tests.nn.conftest import randomise
 
-KINDS: dict[str, dict[str, Any]] = {"dense": {}, "stts": PRUNING, "untied": {"llm": OLMO3}}
+SHALLOW = {"vision_backbone": {"vit": {"image_num_layers": 3}, "vit_layers": [-1, -2]}}
+"""Few tensors: a checkpoint of them is written and read sooner."""
+KINDS: dict[str, dict[str, Any]] = {
+    "dense": SHALLOW,
+    "stts": merge(SHALLOW, PRUNING),
+    "untied": {**SHALLOW, "llm": OLMO3},
+}
 EXAMPLES = (video_row(3, 0), text_row(12, 1), image_row(2), video_row(5, 3), video_row(2, 4))
 LORA: dict[str, Any] = {}
 if find_spec("peft"):

@@ -252,8 +252,8 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
             ("--ft_embedding=wte changes nothing: --ft_llm=False",),
         ),
         (
-            ("--lora.rank=100000", "--lora.targets=vit", "--optimizer.vit_learning_rate=5e-5"),
-            ("--lora.rank=100000", "of the vit"),
+            ("--lora.rank=1000", "--lora.targets=vit", "--optimizer.vit_learning_rate=5e-5"),
+            ("--lora.rank=1000", "of the vit"),
         ),
         (("--data.packing=null",), ("one example each", "--packing")),
         (

@@ -99,8 +99,8 @@ def garbage(step: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "first value of a tensor": lambda step: flip(step, member(b"data/0", 1)),
     "value of a later tensor": lambda step: flip(step, member(b"data/0", 40)),
-    "value of the last tensor": lambda step: flip(step, member(b"data/0", 500)),
-    "pickle of a tensor": lambda step: flip(step, member(b"data.pkl", 500)),
+    "value of a tensor near the end": lambda step: flip(step, member(b"data/0", 300)),
+    "pickle of a tensor": lambda step: flip(step, member(b"data.pkl", 300)),
     "end of an archive": lambda step: flip(step, lambda d: d.rindex(b"PK\x01\x02")),
     "shard of garbage": garbage,
     "shard of zeros": lambda s: (s / SHARD).write_bytes(bytes((s / SHARD).stat().st_size)),

@@ -31,7 +31,7 @@ from tests.train.rows import (
     write_start,
 )
 from tests.train.state import snapshot, take_step
-from tests.train.two_ranks import LONG, QUICK, run, run_four
+from tests.train.two_ranks import DENSE_QUICK, LONG, QUICK, run, run_four
 
 TOLERANCE = 1e-5
 """Of the largest entry of a parameter's gradient; measured: 4.3e-6."""
@@ -124,17 +124,35 @@ def test_one_process(
         assert_same(gradients(trainer, TWICE), expected[f"{kind} twice"])
 
 
-@pytest.mark.parametrize("kind", ["dense", "stts"])
-@pytest.mark.parametrize("layout", TWO_RANKS)
+def assert_gradients(
+    kind: str, layout: str, ranks: list[dict[str, Any]], expected: dict[str, dict[str, Tensor]]
+) -> None:
+    twice = " twice" if layout == "only text on rank 1" else ""
+    for rank in ranks:
+        assert_same(rank["gradients"][f"{kind}, {layout}, 1"], expected[kind + twice])
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [*(("stts", layout) for layout in TWO_RANKS), *(("dense", layout) for layout in DENSE_QUICK)],
+)
 def test_two_processes(
     kind: str,
     layout: str,
     two_ranks: list[dict[str, Any]],
     expected: dict[str, dict[str, Tensor]],
 ) -> None:
-    twice = " twice" if layout == "only text on rank 1" else ""
-    for rank in two_ranks:
-        assert_same(rank["gradients"][f"{kind}, {layout}, 1"], expected[kind + twice])
+    assert_gradients(kind, layout, two_ranks, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [name for name in TWO_RANKS if name not in DENSE_QUICK])
+def test_two_processes_without_pruning(
+    layout: str,
+    two_ranks_at_length: list[dict[str, Any]],
+    expected: dict[str, dict[str, Tensor]],
+) -> None:
+    assert_gradients("dense", layout, two_ranks_at_length, expected)
 
 
 @pytest.mark.parametrize(("kind", "replicas"), [("untied", 1), ("stts", 2)])

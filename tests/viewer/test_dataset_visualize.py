@@ -109,7 +109,13 @@ def test_mistakes_of_the_user(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["my.jsonl", "my.json", "my.parquet", "folder"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("my.jsonl", "folder"),
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("my.json", "my.parquet")),
+    ],
+)
 def test_conversations(script: ModuleType, own: Path, tmp_path: Path, form: str) -> None:
     said = ["<image>\nWhat <b>?", "First.", "And in <image>?", "Second <i>."]
     turns = [{"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(said)]
