@@ -17,20 +17,22 @@ LETTERS = string.ascii_uppercase
 MAX_OPTIONS = 8
 """Letters that can be an answer where an example does not list its options."""
 
-LONG_VIDEO_PREFIXES = (
-    "The best answer is",
-    "The correct answer is",
-    "The answer is",
-    "The answer",
-    "The best option is",
-    "The correct option is",
-    "Best answer:",
-    "Best option:",
+
+def _longest_first(*phrases: str) -> tuple[str, ...]:
+    """So that no phrase leaves a rest of another that begins with it."""
+    return tuple(sorted(phrases, key=lambda phrase: (-len(phrase), phrase)))
+
+
+_SAID = [f"The {kind} {name} is" for kind in ("best", "correct") for name in ("answer", "option")]
+LONG_VIDEO_PREFIXES = _longest_first(
+    *_SAID, "The answer", "The answer is", "Best answer:", "Best option:"
 )
-"""Taken out of answers to LongVideoBench; ``Answer: B`` stays, and reads as A."""
-PREFIXES = (*LONG_VIDEO_PREFIXES, "Answer:", "Option:", "The correct answer", "The correct option")
-"""Taken out of answers to VideoMME. Two commas are missing in its own list, so that four of these
-are never found there."""
+"""Taken out of answers to LongVideoBench, by its script; ``Answer: B`` stays, and reads as A."""
+PREFIXES = _longest_first(
+    *LONG_VIDEO_PREFIXES, "Answer:", "Option:", "The correct answer", "The correct option"
+)
+"""Taken out of answers to VideoMME, by its script, in which two commas are missing, so that it
+never finds four of these."""
 
 _LETTERED = re.compile(r"^\(?[A-Z][.)] ", re.MULTILINE)
 _GOLD = re.compile(r"\s*\(?([A-Za-z])\s*(?:[.):].*)?", re.DOTALL)
