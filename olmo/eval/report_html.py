@@ -16,6 +16,7 @@ from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summ
 from olmo.eval.run_table import (
     Run,
     accuracy_table,
+    common_tasks,
     difference_table,
     figures,
     shared_tasks,
@@ -51,21 +52,21 @@ def report_page(runs: Sequence[Run], title: str, problems: Sequence[Problem] | N
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    tasks = dict.fromkeys(task for run in runs for task in run.metrics)
+    names = dict.fromkeys([*common_tasks(runs), *(task for run in runs for task in run.metrics)])
+    tasks = [_task(name, runs) for name in names]
     several = len(runs) > 1
-    metrics = [m for run in runs for m in run.metrics.values()]
+    averages = [] if several else average_rows(list(runs[0].metrics.values()))
     page = environment.get_template("report.html.j2").render(
         title=title,
         settings=[(run.label, _settings(run)) for run in runs],
         headers=HEADERS,
         tables=[accuracy_table(runs), difference_table(runs)] if several else [],
-        summary=[] if several else [summary_row(one) for one in metrics],
-        averages=[] if several else [row[:3] for row in average_rows(metrics)],
+        averages=[row[:3] for row in averages],
         plots=_plots(runs, shared_tasks(runs)),
         size=(scatter.WIDTH, scatter.HEIGHT),
         area=(scatter.LEFT, scatter.RIGHT, scatter.TOP, scatter.BOTTOM),
         problems=problems,
-        tasks=[_task(task, runs) for task in tasks],
+        tasks=tasks,
     )
     return page.lstrip()  # of the lines between macros
 
@@ -134,7 +135,7 @@ def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
     shown = sorted(failures, key=lambda row: not picture_path(folder, row).is_file())
     return {
         "label": run.label,
-        "summary": [run.label, *summary_row(metrics)[1:]],
+        "summary": [*(label or [task]), *summary_row(metrics)[1:]],
         "categories": {k: [*label, *_category(v)] for k, v in metrics["categories"].items()},
         "figures": dict(
             zip(FIGURES, (metrics.get("scores"), metrics.get("stts"), seconds), strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 38, 348, 24, 210
 """Of the plot and of the area between its axes, in units of the SVG: pixels on a phone."""
-CHARACTER, LINE, LONGEST = 6.2, 13, 28
+CHARACTER, LINE, LONGEST = 6.9, 13, 26
 """Width and height of a label's characters, and the most of them that are shown."""
 
 LINES = (-0.5, -1.5, 0.5, -2.5, 1.5, -3.5, 2.5)

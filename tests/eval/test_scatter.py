@@ -2,7 +2,18 @@
 
 import itertools
 
-from olmo.eval.scatter import BOTTOM, LEFT, LONGEST, RIGHT, TOP, WIDTH, Point, pareto, scatter
+from olmo.eval.scatter import (
+    BOTTOM,
+    CHARACTER,
+    LEFT,
+    LONGEST,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Point,
+    pareto,
+    scatter,
+)
 
 
 def test_pareto():
@@ -29,7 +40,7 @@ def test_equal_and_tiny_values():
 def test_labels_are_apart_and_inside():
     points = [Point(f"setting {i}", 100 + i % 2, 50 + i // 3) for i in range(4)]
     plot = scatter("x", "y", [*points, Point("a very long name " * 5, 180, 60)])
-    boxes = [(p["left"], p["base"], 6.2 * len(p["text"])) for p in plot["points"]]
+    boxes = [(p["left"], p["base"], CHARACTER * len(p["text"])) for p in plot["points"]]
     for a, b in itertools.combinations(boxes, 2):
         aside = a[0] + a[2] <= b[0] + 0.2 or b[0] + b[2] <= a[0] + 0.2
         assert aside or abs(a[1] - b[1]) >= 12.8
