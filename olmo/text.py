@@ -46,6 +46,11 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def number(value: float | None, digits: int, factor: float = 1) -> str | None:
+    """A cell with so many digits after the point."""
+    return None if value is None else f"{factor * value:.{digits}f}"
+
+
 def _is_number(cell: str) -> bool:
     """Also ``1,234`` and ``12.5%``; ``-`` stands for no number."""
     try:

@@ -6,7 +6,8 @@
 Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders,
 whose runs are sorted, dense first; each may be given a label. The first run is the baseline: a star
 marks an accuracy that differs from its own (paired over the questions, p < 0.05); a second table
-gives the differences.
+gives the differences. ``--html`` also writes a page with both, scatter plots, categories and
+failures.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import sys
 from collections.abc import Sequence
 
 from olmo.command_line import Parser, exit_code, path
-from olmo.eval.run_table import accuracy_table, difference_table, load_runs
+from olmo.eval.run_table import Run, accuracy_table, difference_table, load_runs
+from olmo.files import write_text
 from olmo.text import format_table, markdown_table
 
 FORMATS = {"text": format_table, "markdown": markdown_table}
@@ -29,12 +31,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("runs", nargs="+", metavar="[LABEL=]FOLDER", help="results of eval_molmo2.py")
     add("--format", choices=(*FORMATS, "json"), default="text", help="of the output (text)")
     add("--out", type=path, metavar="FILE", help="write there instead of to the screen")
+    add("--html", type=path, metavar="FILE", help="also write a page for a browser there")
     return parser.parse_args(argv)
 
 
-def render(paths: Sequence[str], form: str) -> str:
+def render(runs: Sequence[Run], form: str) -> str:
     """The tables of these runs as text."""
-    runs = load_runs(paths)
     accuracy, differences = accuracy_table(runs), difference_table(runs)
     if form == "json":
         tables = {"accuracy": accuracy, "differences": differences}
@@ -53,7 +55,12 @@ def render(paths: Sequence[str], form: str) -> str:
 @exit_code()
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    text = render(args.runs, args.format)
+    runs = load_runs(args.runs)
+    if args.html:
+        from olmo.eval.report_html import report_page
+
+        write_text(args.html, report_page(runs, f"Evaluation: {len(runs)} runs side by side"))
+    text = render(runs, args.format)
     if args.out is None:
         print(text)
     else:

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ABSENT = (
-    *("accelerate", "av", "omegaconf", "peft", "pyarrow", "scipy"),
+    *("accelerate", "av", "jinja2", "omegaconf", "peft", "pyarrow", "scipy"),
     *("torchao", "torchcodec", "wandb"),
     "transformers.models.molmo2",
 )

@@ -12,7 +12,7 @@ from olmo.eval.answering import RankResults, Row
 from olmo.eval.metrics import aggregate
 from olmo.eval.store import write_result as write_result  # for those who only report
 from olmo.eval.tasks import Task, groups
-from olmo.text import format_table
+from olmo.text import format_table, number
 
 HEADERS = (
     "task",
@@ -143,7 +143,7 @@ def average_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
             if any(molmo2_accuracy(m) is not None for m in of_group):
                 theirs = statistics.fmean(_or_ours(molmo2_accuracy(m), m) for m in of_group)
             name = f"mean of {group} ({len(tasks)} tasks)"
-            cells = [_number(value, 1, 100) for value in (mean, theirs)]
+            cells = [number(value, 1, 100) for value in (mean, theirs)]
             rows.append([name, *cells, *[None] * (len(HEADERS) - 3)])
     return rows
 
@@ -163,22 +163,18 @@ def summary_row(metrics: Mapping[str, Any]) -> list[object]:
     timing = metrics.get("timing") or {}
     return [
         metrics["task"],
-        _number(metrics["accuracy"], 1, 100),
-        _number(molmo2_accuracy(metrics), 1, 100),
+        number(metrics["accuracy"], 1, 100),
+        number(molmo2_accuracy(metrics), 1, 100),
         interval_text(metrics["interval"]),
         metrics["n"],
         metrics["unparsed"],
         metrics["skipped"],
-        _number(metrics["tokens_before"], 1),
-        _number(metrics["tokens_after"], 1),
-        _number(timing.get("seconds_per_example", {}).get("total"), 3),
+        number(metrics["tokens_before"], 1),
+        number(metrics["tokens_after"], 1),
+        number(timing.get("seconds_per_example", {}).get("total"), 3),
     ]
 
 
 def interval_text(interval: Sequence[float] | None) -> str | None:
     """In per cent."""
     return None if interval is None else " - ".join(f"{100 * end:.1f}" for end in interval)
-
-
-def _number(value: float | None, digits: int, factor: float = 1) -> str | None:
-    return None if value is None else f"{factor * value:.{digits}f}"

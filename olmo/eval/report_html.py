@@ -1,163 +1,174 @@
-"""``report.html`` of a run: one file with the scores, the problems and the failures."""
+"""One page with the scores and the failures of a run, or of several side by side.
+
+``olmo/assets/report.html.j2`` has the form; here is what it shows: the contents of the runs' files.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from olmo.eval import scatter
 from olmo.eval.failure_pictures import is_failure, picture_path
 from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
-from olmo.eval.store import PREDICTIONS_FILE
+from olmo.eval.run_table import (
+    Run,
+    accuracy_table,
+    common_tasks,
+    difference_table,
+    figures,
+    shared_tasks,
+    task_title,
+)
 from olmo.files import write_text
+from olmo.text import number
 
 REPORT_FILE = "report.html"
 MAX_FAILURES = 100
 """Failures of a task that are listed; those with a picture come first."""
-CATEGORY = ("category", "accuracy %", "95% interval")
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c2028; background: #fafafb }
-table { border-collapse: collapse; margin: .6rem 0 } th { text-align: left }
-th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.problem { color: #a11 } .failure { border-top: 1px solid #ddd; padding: .6rem 0 }
-.failure img { max-width: 100% } pre { white-space: pre-wrap; margin: 0; font: inherit }
-.faint { color: #707682 } summary { cursor: pointer; font-size: 1.2em; font-weight: 600 }
-.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start }
-details { margin-top: 1.6rem } a { color: inherit }
-"""
+FIGURES = ("score", "pruning, mean per example", "stage, median seconds per example")
+ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def write_report(
     folder: Path, metrics: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
 ) -> None:
-    """Write the report beside the tasks' folders, from their files."""
-    title = html.escape(f"Evaluation: {folder.name}")
-    parts = [
-        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p class='faint'>{_set_up(metrics[0]) if metrics else ''}</p>",
-        _table(HEADERS, [summary_row(one) for one in metrics], link_first=True),
-        _table(HEADERS[:3], [row[:3] for row in average_rows(metrics)]),
-        _problems(problems),
-        *(_task(folder / str(one["task"]).replace(":", "-"), one) for one in metrics),
-    ]
-    write_text(folder / REPORT_FILE, "\n".join(parts) + "\n")
+    """Write the report of a run beside the tasks' folders, from their files."""
+    run = Run(folder, {str(one["task"]): dict(one) for one in metrics})
+    page = report_page([run], f"Evaluation: {folder.name}", problems)
+    write_text(folder / REPORT_FILE, page)
 
 
-def _set_up(metrics: Mapping[str, Any]) -> str:
-    """What the tasks of a run have in common."""
+def report_page(runs: Sequence[Run], title: str, problems: Sequence[Problem] | None = None) -> str:
+    """The page as HTML; without ``problems`` it does not speak of them."""
+    import jinja2  # late: training and the benchmark do without
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    names = dict.fromkeys([*common_tasks(runs), *(task for run in runs for task in run.metrics)])
+    tasks = [_task(name, runs) for name in names]
+    several = len(runs) > 1
+    averages = [] if several else average_rows(list(runs[0].metrics.values()))
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        settings=[(run.label, _settings(run)) for run in runs],
+        headers=HEADERS,
+        tables=[accuracy_table(runs), difference_table(runs)] if several else [],
+        averages=[row[:3] for row in averages],
+        plots=_plots(runs, shared_tasks(runs)),
+        size=(scatter.WIDTH, scatter.HEIGHT),
+        area=(scatter.LEFT, scatter.RIGHT, scatter.TOP, scatter.BOTTOM),
+        problems=problems,
+        tasks=tasks,
+    )
+    return page.lstrip()  # of the lines between macros
+
+
+def _settings(run: Run) -> list[str]:
+    """What the tasks of a run have in common, in lines."""
+    metrics: dict[str, Any] = next(iter(run.metrics.values()), {})
     timing = metrics.get("timing") or {}
     lines = (
-        {"checkpoint": metrics.get("checkpoint"), **metrics["model"]},
+        {"checkpoint": metrics.get("checkpoint"), **(metrics.get("model") or {})},
         {k: metrics.get(k) for k in ("generation", "seed", "max_examples")}
         | {k: timing.get(k) for k in ("device", "world_size")},
     )
-    return "<br>".join(
-        html.escape(", ".join(f"{k} {v}" for k, v in line.items() if v is not None))
-        for line in lines
-    )
+    return [", ".join(f"{k} {v}" for k, v in line.items() if v is not None) for line in lines]
 
 
-def _problems(problems: Sequence[Problem]) -> str:
-    if not problems:
-        return "<p>No task failed and no example was left out.</p>"
-    items = "".join(f"<li><b>{html.escape(p.task)}</b>: {html.escape(p.reason)}" for p in problems)
-    return f"<h2>Problems</h2><ul class='problem'>{items}</ul>"
+def _plots(runs: Sequence[Run], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Accuracy against tokens and seconds; one run is no plot."""
+    found = [(run.label, figures(run, tasks)) for run in runs]
+    costs = {
+        "tokens per example after pruning": [f.tokens_after for _, f in found],
+        "seconds per example, mean": [1 / f.speed if f.speed else None for _, f in found],
+    }
+    plots = []
+    for name, values in costs.items():
+        points = [
+            scatter.Point(label, cost, 100 * f.accuracy)
+            for (label, f), cost in zip(found, values, strict=True)
+            if cost is not None and f.accuracy is not None
+        ]
+        if len(points) > 1:
+            plots.append(scatter.scatter(name, "accuracy %", points))
+    return plots
 
 
-def _task(folder: Path, metrics: Mapping[str, Any]) -> str:
-    rows = json.loads((folder / PREDICTIONS_FILE).read_text(encoding="utf-8"))
+def _task(task: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """A part of the page. ``ValueError`` names the folder whose files lack something."""
+    having = [run for run in runs if task in run.metrics]
+    parts = []
+    for run in having:
+        try:
+            parts.append(_of_run(run, task, [run.label] if len(runs) > 1 else []))
+        except KeyError as e:
+            folder = run.task_folder(task)
+            raise ValueError(f"{folder}: {e} is not in its results; evaluate it anew") from e
+    names = dict.fromkeys(name for part in parts for name in part["categories"])
+    rows = [
+        (name, [p["categories"][name] for p in parts if name in p["categories"]]) for name in names
+    ]
+    return {
+        "name": task,
+        "title": task_title(runs, task),
+        "labels": [run.label for run in having],
+        "parts": parts,
+        "plots": _plots(having, [task]) if len(shared_tasks(runs)) > 1 else [],
+        "categories": [["" if i else name, *row] for name, of in rows for i, row in enumerate(of)],
+        "figures": [(name, _by_name([p["figures"][name] for p in parts])) for name in FIGURES],
+    }
+
+
+def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
+    """What the files of one run say about a task; ``label`` goes before a row's cells."""
+    metrics, rows, folder = run.metrics[task], run.predictions(task), run.task_folder(task)
+    seconds = (metrics.get("timing") or {}).get("seconds_per_example")
     failures = [row for row in rows if is_failure(row)]
     shown = sorted(failures, key=lambda row: not picture_path(folder, row).is_file())
-    shown = shown[:MAX_FAILURES]
-    categories = [
-        [
-            name,
-            _per_cent(one["accuracy"]),
-            interval_text(one["interval"]),
-            one["n"],
-            one["unparsed"],
-        ]
-        for name, one in metrics["categories"].items()
-    ]
-    seconds = (metrics.get("timing") or {}).get("seconds_per_example") or {}
-    figures = [
-        (title, [[name, f"{value:.3f}"] for name, value in (values or {}).items()])
-        for title, values in (
-            ("score", metrics.get("scores")),
-            ("pruning, mean per example", metrics.get("stts")),
-            ("stage, median seconds per example", seconds),
-        )
-    ]
-    skipped = [[s["index"], s["error"]] for s in metrics["skipped_examples"]]
-    count = f"{len(failures)} of {len(rows)} answers are not right"
-    if len(shown) < len(failures):
-        count += f"; {len(shown)} of them are shown"
-    parts = [
-        f"<details open id='{html.escape(str(metrics['task']))}'>",
-        f"<summary>{html.escape(str(metrics['title']))}</summary>",
-        "<div class='tables'>",
-        _table((*CATEGORY, "n", "unparsed"), categories),
-        *(_table((title, ""), rows) for title, rows in figures),
-        "</div>",
-        _table(("left out", "why"), skipped),
-        f"<p>{count}.</p>",
-        *(_failure(folder, row) for row in shown),
-        "</details>",
-    ]
-    return "\n".join(filter(None, parts))
+    return {
+        "label": run.label,
+        "summary": [*(label or [task]), *summary_row(metrics)[1:]],
+        "categories": {k: [*label, *_category(v)] for k, v in metrics["categories"].items()},
+        "figures": dict(
+            zip(FIGURES, (metrics.get("scores"), metrics.get("stts"), seconds), strict=True)
+        ),
+        "skipped": [[*label, s["index"], s["error"]] for s in metrics["skipped_examples"]],
+        "answers": len(rows),
+        "failures": len(failures),
+        "shown": [_failure(folder, row) for row in shown[:MAX_FAILURES]],
+    }
 
 
-def _failure(folder: Path, row: Mapping[str, Any]) -> str:
-    lines = [
-        ("question", row["question"]),
-        ("options", " / ".join(map(str, row["options"] or []))),
-        ("answer", row["reference"]),
-        ("prediction", row["prediction"] or "nothing"),
-        ("read as", "unparsed" if row["unparsed"] else row["parsed"]),
-        ("tokens", f"{row['n_tokens_before']} before pruning, {row['n_tokens_after']} after"),
-    ]
-    table = "".join(
-        f"<tr><td class='faint'>{name}<td><pre>{html.escape(str(text))}</pre>"
-        for name, text in lines
-        if text != ""
-    )
-    path, picture = picture_path(folder, dict(row)), ""
-    if path.is_file():
-        data = base64.b64encode(path.read_bytes()).decode()
-        picture = f"<img alt='kept tokens' src='data:image/jpeg;base64,{data}'>"
-    name = html.escape(str(row["example_id"]))
-    return f"<div class='failure'><b>{name}</b><table>{table}</table>{picture}</div>"
+def _category(one: Mapping[str, Any]) -> list[object]:
+    accuracy, interval = number(one["accuracy"], 1, 100), interval_text(one["interval"])
+    return [accuracy, interval, one["n"], one["unparsed"]]
 
 
-def _table(
-    headers: Sequence[str], rows: Sequence[Sequence[object]], link_first: bool = False
-) -> str:
-    """Nothing without rows. ``link_first``: the first cell of a row leads to the part of the page
-    with its name."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{html.escape(h)}" for h in headers)
-    body = ""
-    for row in rows:
-        first, *rest = map(_cell, row)
-        if link_first:
-            name = html.escape(str(row[0]))
-            first = f"<td><a href='#{name}'>{name}</a>"
-        body += "".join(["<tr>", first, *rest])
-    return f"<table><tr>{head}{body}</table>"
+def _by_name(of_runs: Sequence[Mapping[str, float] | None]) -> list[list[object]]:
+    """One row per name of a figure, one cell per run."""
+    names = dict.fromkeys(name for found in of_runs for name in found or {})
+    return [[name, *(number((f or {}).get(name), 3) for f in of_runs)] for name in names]
 
 
-def _cell(value: object) -> str:
-    text = "-" if value is None else str(value)
-    number = text.replace(".", "", 1).lstrip("-").isdigit()
-    return f"<td{' class=number' if number else ''}>{html.escape(text)}"
-
-
-def _per_cent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f}"
+def _failure(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    path = picture_path(folder, row)
+    return {
+        "name": row["example_id"],
+        "picture": base64.b64encode(path.read_bytes()).decode() if path.is_file() else "",
+        "lines": [
+            ("question", row["question"]),
+            ("options", " / ".join(map(str, row["options"] or []))),
+            ("answer", row["reference"]),
+            ("prediction", row["prediction"] or "nothing"),
+            ("read as", "unparsed" if row["unparsed"] else row["parsed"]),
+            ("tokens", f"{row['n_tokens_before']} before pruning, {row['n_tokens_after']} after"),
+        ],
+    }

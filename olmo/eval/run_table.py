@@ -12,6 +12,7 @@ from typing import Any
 from olmo.eval.significance import p_value, paired_difference, paired_gaps
 from olmo.eval.store import METRICS_FILE, PREDICTIONS_FILE
 from olmo.eval.tasks import TASKS
+from olmo.text import number
 
 SIGNIFICANT = 0.05
 
@@ -28,9 +29,12 @@ class Run:
     def predictions(self, task: str) -> list[dict[str, Any]]:
         """Rows of one task, read on first use."""
         if task not in self.rows:
-            path = self.folder / task.replace(":", "-") / PREDICTIONS_FILE
+            path = self.task_folder(task) / PREDICTIONS_FILE
             self.rows[task] = json.loads(path.read_text(encoding="utf-8"))
         return self.rows[task]
+
+    def task_folder(self, task: str) -> Path:
+        return self.folder / task.replace(":", "-")
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -114,27 +118,57 @@ def common_tasks(runs: Sequence[Run]) -> list[str]:
     return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
+def shared_tasks(runs: Sequence[Run]) -> list[str]:
+    """Those of them that every run scored."""
+    scored = [{name for name, m in r.metrics.items() if m["accuracy"] is not None} for r in runs]
+    return [task for task in common_tasks(runs) if all(task in names for names in scored)]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A run over some tasks: plain mean of the accuracies, tokens per example, examples per
+    second."""
+
+    accuracy: float | None
+    tokens_before: float | None
+    tokens_after: float | None
+    speed: float | None
+
+
+def figures(run: Run, tasks: Sequence[str]) -> Figures:
+    """None is what these tasks, or none at all, do not tell."""
+    scores = [a for t in tasks if (a := run.metrics[t]["accuracy"]) is not None]
+    return Figures(
+        sum(scores) / len(scores) if scores else None,
+        _mean(run, tasks, "tokens_before"),
+        _mean(run, tasks, "tokens_after"),
+        throughput(run, tasks),
+    )
+
+
 def accuracy_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
     """Headers and one row per run. An accuracy that differs from the first run's (paired test,
     p < 0.05) has a star; the average is over the tasks that every run has."""
-    tasks = common_tasks(runs)
-    shared = [t for t in tasks if all(t in run.metrics for run in runs)]
-    headers = ["setting", *(_title(runs, t) for t in tasks), "average", "tokens", "tokens %"]
+    tasks, shared = common_tasks(runs), shared_tasks(runs)
+    headers = ["setting", *(task_title(runs, t) for t in tasks), "average", "tokens", "tokens %"]
     headers += ["videos/s", "speed-up"]
-    rows = []
+    rows: list[list[object]] = []
+    first = figures(runs[0], shared)
     for run in runs:
-        cells: list[object] = [run.label]
-        cells += [_accuracy(run, runs[0], task) for task in tasks]
-        scores = [run.metrics[t]["accuracy"] for t in shared]
-        cells.append(_figure(sum(scores) / len(scores) if scores else None, 100))
-        before, after = (_mean(run, shared, f"tokens_{when}") for when in ("before", "after"))
-        cells.append(_figure(after))
-        cells.append(_figure(after / before if before and after else None, 100))
-        speed, first = throughput(run, shared), throughput(runs[0], shared)
-        cells.append(_figure(speed, 1, 2))
-        ratio = speed / first if speed and first else None
-        cells.append(None if ratio is None else f"{ratio:.2f}x")
-        rows.append(cells)
+        of = figures(run, shared)
+        share = of.tokens_after / of.tokens_before if of.tokens_before and of.tokens_after else None
+        ratio = of.speed / first.speed if of.speed and first.speed else None
+        rows.append(
+            [
+                run.label,
+                *(_accuracy(run, runs[0], task) for task in tasks),
+                number(of.accuracy, 1, 100),
+                number(of.tokens_after, 1),
+                number(share, 1, 100),
+                number(of.speed, 2),
+                None if ratio is None else f"{ratio:.2f}x",
+            ]
+        )
     return headers, rows
 
 
@@ -147,7 +181,7 @@ def difference_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]
             if task not in run.metrics or task not in runs[0].metrics:
                 continue
             ours, theirs = run.predictions(task), runs[0].predictions(task)
-            cells: list[object] = [_title(runs, task), run.label]
+            cells: list[object] = [task_title(runs, task), run.label]
             try:
                 gap = paired_difference(ours, theirs)
             except ValueError as e:
@@ -178,7 +212,7 @@ def throughput(run: Run, tasks: Sequence[str]) -> float | None:
 def _accuracy(run: Run, first: Run, task: str) -> str | None:
     if task not in run.metrics or run.metrics[task]["accuracy"] is None:
         return None
-    text = _figure(run.metrics[task]["accuracy"], 100)
+    text = number(run.metrics[task]["accuracy"], 1, 100)
     if run is first or task not in first.metrics:
         return text
     try:
@@ -194,10 +228,6 @@ def _mean(run: Run, tasks: Sequence[str], key: str) -> float | None:
     return sum(run.metrics[t]["n"] * (run.metrics[t][key] or 0) for t in tasks) / n if n else None
 
 
-def _title(runs: Sequence[Run], task: str) -> str:
+def task_title(runs: Sequence[Run], task: str) -> str:
     found = next(run.metrics[task] for run in runs if task in run.metrics)
     return str(found.get("title") or task)
-
-
-def _figure(value: float | None, factor: float = 1, digits: int = 1) -> str | None:
-    return None if value is None else f"{factor * value:.{digits}f}"

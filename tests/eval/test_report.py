@@ -14,7 +14,8 @@ from olmo.eval.report import (
     summarize,
     timing,
 )
-from olmo.eval.report_html import write_report
+from olmo.eval.report_html import report_page, write_report
+from olmo.eval.run_table import load_runs
 from olmo.eval.store import write_result
 from olmo.eval.tasks import groups
 
@@ -95,30 +96,69 @@ def test_means_of_whole_groups():
     assert average_rows([metrics(one, 0.2), metrics(two, 0.3), metrics(three, None)]) == []
 
 
-def test_html(tmp_path):
+@pytest.fixture
+def colours(tmp_path):
+    """A run of one task, with a category, a picture and an example that was left out."""
     rows = [row(0, 1), row(1, 0, prediction="<b>x"), row(2, 0.5, example_id="drawn")]
     metrics = {
         "task": "colours:test",
         "title": "Colours",
         **summarize(RankResults(rows, [{"index": 9, "error": "cut <off>"}])),
+        "scores": {"molmo2": 0.75},
         "model": {"topk": 0.5},
         "checkpoint": "run/step7",
-        "timing": {"seconds_per_example": {"prefill": 0.25}, "device": "cpu"},
+        "timing": {
+            "seconds_per_example": {"prefill": 0.25},
+            "examples_per_second": 4,
+            "device": "cpu",
+        },
     }
-    folder = tmp_path / "colours-test"
+    folder = tmp_path / "half" / "colours-test"
     write_result(folder, metrics, rows)
     path = picture_path(folder, rows[2])
     path.parent.mkdir()
     Image.new("RGB", (8, 8)).save(path)
-    write_report(tmp_path, [metrics], [Problem("mvbench", "no <files>")])
-    text = (tmp_path / "report.html").read_text()
-    assert "2 of 3 answers are not right." in text and "topk 0.5" in text
+    return folder.parent, metrics, rows
+
+
+def test_html(colours):
+    folder, metrics, _ = colours
+    write_report(folder, [metrics], [Problem("mvbench", "no <files>")])
+    text = (folder / "report.html").read_text()
+    assert text.startswith("<!doctype html>") and "2 of 3 answers are not right<" in text
     assert "no &lt;files&gt;" in text and "cut &lt;off&gt;" in text and "&lt;b&gt;x" in text
-    assert text.index("drawn") < text.index("e1") and "data:image/jpeg;base64," in text
-    assert "e0" not in text
-    assert "href='#colours:test'" in text and "id='colours:test'" in text
-    for words in ("checkpoint run/step7", "device cpu", "prefill", "0.250", "95% interval"):
+    assert text.index("<b>drawn") < text.index("<b>e1") and "data:image/jpeg;base64," in text
+    assert "<b>e0" not in text and "<polyline" not in text
+    assert 'href="#colours:test"' in text and 'id="colours:test"' in text
+    for words in ("checkpoint run/step7", "topk 0.5", "device cpu", "95% interval"):
         assert words in text
+    assert "<td>prefill<td>0.250" in text and "<td>50.0<td>75.0<td>" in text
+    assert "<script" not in text and "http://" not in text and "https://" not in text
+
+
+def test_html_of_several_runs(colours):
+    folder, metrics, rows = colours
+    dense = metrics | {"model": {"topk": 0}, "accuracy": 2 / 3, "tokens_after": 10.0}
+    dense["title"] = "<i>Colours"
+    write_result(folder.parent / "dense" / "colours-test", dense, rows)
+    runs = load_runs([f"<s>d</s>={folder.parent / 'dense'}", f"half={folder}"])
+    text = report_page(runs, "Two <runs>")
+    assert "<td>half<td>50.0<td>75.0<td>" in text and "<td>colour<td>half<td>" not in text
+    assert "<td>colour<td>&lt;s&gt;d&lt;/s&gt;<td>50.0" in text and "<td><td>half<td>50.0" in text
+    assert "<s>" not in text and "<i>" not in text and "Two &lt;runs&gt;" in text
+    assert "<td>prefill<td>0.250<td>0.250" in text and "No task failed" not in text
+    assert "half: 2 of 3 answers are not right" in text
+    assert "<title>half: 50.0 at 7</title>" in text and "<title>half: 50.0 at 0.25</title>" in text
+    assert text.count("<polyline") == 2 and text.count('class="best"') == 3
+
+
+def test_html_names_the_folder_that_lacks_something(colours):
+    folder, metrics, rows = colours
+    write_result(
+        folder / "colours-test", metrics, [{k: r[k] for k in r if k != "question"} for r in rows]
+    )
+    with pytest.raises(ValueError, match=r"half/colours-test: 'question' is not in its results"):
+        report_page(load_runs([folder]), "one")
 
 
 def test_html_of_nothing(tmp_path):

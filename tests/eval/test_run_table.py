@@ -21,6 +21,11 @@ def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, **model):
             "title": task.upper(),
             "accuracy": sum(scores) / len(scores),
             "n": len(scores),
+            "interval": [0.5, 1.0],
+            "unparsed": 0,
+            "skipped": 0,
+            "categories": {},
+            "skipped_examples": [],
             "tokens_before": 100.0,
             "tokens_after": 100 - 80 * topk,
             "model": {"prune_method": "scorer", "topk": topk, "max_frames": 64, **model},
@@ -124,6 +129,18 @@ def test_script(runs, capsys, tmp_path):
     assert main([str(runs), "--format=json"]) == 0
     tables = json.loads(capsys.readouterr().out)
     assert tables["accuracy"][1]["speed-up"] == "1.50x" and len(tables["differences"]) == 3
+
+
+def test_script_writes_a_page(runs, capsys):
+    page = runs / "page.html"
+    labelled = [f"first={runs / 'a'}", f"second={runs / 'a'}"]
+    assert main([*labelled, f"--html={page}"]) == 0
+    text = page.read_text()
+    assert "2 runs side by side" in text and "Differences from first" in text
+    assert text.count("<polyline") == 2 * 3  # overall, and for each of the two tasks
+    assert "setting" in capsys.readouterr().out
+    assert main([str(runs / "b"), f"--html={page}"]) == 2
+    assert "'question' is not in its results" in capsys.readouterr().err
 
 
 def test_script_without_results(tmp_path, capsys):
