@@ -26,7 +26,7 @@ ACCENT: Colour = (214, 104, 16)
 DROPPED: Colour = (30, 31, 34)
 SAMPLE: Colour = (150, 190, 230)
 """What the legend shows as kept and as removed."""
-GRID_LINE, HATCH = 0.22, 0.12
+GRID_LINE, HATCH = 0.22, 0.18
 """Opacity of the white lines between cells and over the removed ones."""
 HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 """Stops of the score colours, low to high: dark violet, blue, teal, green, yellow."""
@@ -173,26 +173,22 @@ def legend(keep: np.ndarray, scale: HeatScale | None, width: int) -> Image.Image
     """The tokens kept of all, and what the colours mean, in as many lines as it takes."""
     size, kept = scaled(SMALL, width), int(keep.sum())
     total = f"visual tokens kept: {kept} / {keep.size} ({kept / keep.size:.0%})"
-    items = [
-        text_block(
-            [("", total)], int(font(scaled(TEXT, width)).getlength(total)) + 1, scaled(TEXT, width)
-        )
-    ]
+    items = [words(total, scaled(TEXT, width), INK)]
     sample = Image.new("RGB", (2 * size, round(1.3 * size)), SAMPLE)
     for name, lit in (("kept", True), ("removed", False)):
-        items.append(strip((light_cells(sample, np.array([[lit]])), name), size))
+        items.append(beside(light_cells(sample, np.array([[lit]])), words(name, size)))
     if scale is not None and not scale.flat:
         cut = scale.cut(keep)
-        words = scale.high if cut is None else f"{scale.high}, line: the cut"
-        items.append(strip((f"score {scale.low}", colour_bar(cut, sample.height), words), size))
+        high = scale.high if cut is None else f"{scale.high}, line: the cut"
+        low, bar = words(f"score {scale.low}", size), colour_bar(cut, sample.height)
+        items.append(beside(low, bar, words(high, size)))
     return flow(items, width, round(1.5 * size))
 
 
 def colour_bar(cut: float | None, height: int) -> Image.Image:
     """The score colours, with a white line on a dark one at ``cut`` in [0, 1]."""
-    bar = Image.fromarray(
-        heat(np.linspace(0, 1, 8 * height)[None].repeat(height, 0)).astype(np.uint8)
-    )
+    colours = heat(np.linspace(0, 1, 8 * height)[None].repeat(height, 0))
+    bar = Image.fromarray(colours.astype(np.uint8))
     if cut is not None:
         x = 3 + round(cut * (bar.width - 7))
         for half, colour in ((3, DROPPED), (1, PAPER)):
@@ -200,16 +196,16 @@ def colour_bar(cut: float | None, height: int) -> Image.Image:
     return bar
 
 
-def strip(parts: Sequence[Image.Image | str], size: int) -> Image.Image:
-    """Pictures and faint words of font ``size`` side by side."""
-    tiles = []
-    for part in parts:
-        if isinstance(part, str):
-            tile = Image.new("RGB", (int(font(size).getlength(part)) + 1, round(1.4 * size)), PAPER)
-            ImageDraw.Draw(tile).text((0, 0), part, FAINT, font(size))
-            part = tile
-        tiles.append(part)
-    return row(tiles, sum(tile.width + 7 for tile in tiles) - 7, 7)
+def words(text: str, size: int, colour: Colour = FAINT) -> Image.Image:
+    """One line, as wide as it is."""
+    block = Image.new("RGB", (int(font(size).getlength(text)) + 1, round(1.4 * size)), PAPER)
+    ImageDraw.Draw(block).text((0, 0), text, colour, font(size))
+    return block
+
+
+def beside(*tiles: Image.Image, gap: int = 7) -> Image.Image:
+    """Tiles side by side."""
+    return row(tiles, sum(tile.width + gap for tile in tiles) - gap, gap)
 
 
 def flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image:

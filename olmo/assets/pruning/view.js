@@ -99,8 +99,8 @@ function drawFrame(canvas, frame, pixels) {
     context.moveTo(x, 0);
     context.lineTo(x - height, height);
   }
-  context.lineWidth = Math.max(1, width / 400);
-  context.strokeStyle = "rgb(255 255 255 / 12%)";
+  context.lineWidth = Math.max(1, width / 320);
+  context.strokeStyle = "rgb(255 255 255 / 18%)";
   context.stroke();
   context.restore();
   context.fillStyle = "rgb(255 255 255 / 22%)";
