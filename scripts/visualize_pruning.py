@@ -254,7 +254,7 @@ def picture(scored: ScoredVideo, title: str, args: argparse.Namespace) -> Image.
         scored.edges,
         scored.video.timestamps,
         title,
-        [("budget", scored.budget()), ("scores", scored.source)],
+        scored.caption(),
         scored.scores,
         columns,
         width,

@@ -64,23 +64,25 @@ class HeatScale:
         values: ``[frames, cells]`` in [0, 1]; the first frame's have no meaning if there are more,
             because it is never pruned.
         low, high: what the ends of the scale are.
+        flat: all scores are equal but for float32 rounding, so the colours say nothing.
     """
 
     values: np.ndarray
     low: str
     high: str
+    flat: bool
 
     @classmethod
     def of_scores(cls, scores: np.ndarray) -> HeatScale:
         """From the lowest to the highest of the ``scores`` [frames, cells]."""
         later = scores[1:] if len(scores) > 1 else scores
         low, high = float(later.min()), float(later.max())
-        values = ((scores - low) / max(high - low, 1e-12)).clip(0, 1)
-        digits = max(1 - math.floor(math.log10(max(high - low, 1e-12))), 0)
+        width = max(high - low, 1e-12)
+        rounding = 2 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high), 1)
+        digits = max(1 - math.floor(math.log10(width)), 0)
         form = f".{digits}f" if digits < 5 else ".2g"
-        return cls(
-            values, *("0" if float(f"{v:{form}}") == 0 else f"{v:{form}}" for v in (low, high))
-        )
+        start, end = ("0" if float(f"{v:{form}}") == 0 else f"{v:{form}}" for v in (low, high))
+        return cls(((scores - low) / width).clip(0, 1), start, end, high - low <= rounding)
 
     @classmethod
     def of_ranks(cls, scores: np.ndarray) -> HeatScale:
@@ -89,4 +91,9 @@ class HeatScale:
         values = np.zeros(scores.shape)
         order = scores[first:].argsort(axis=None, kind="stable")
         values[first:].flat[order] = np.linspace(0, 1, order.size)
-        return cls(values, "lowest", "highest")
+        return cls(values, "lowest", "highest", cls.of_scores(scores).flat)
+
+    def cut(self, keep: np.ndarray) -> float | None:
+        """Place of the highest score outside ``keep`` (bool [frames, cells]); None if all stay.
+        Cells above it stay, and those at it or below only for an equal score or a new frame."""
+        return float(self.values[~keep].max()) if not keep.all() else None

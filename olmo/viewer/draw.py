@@ -5,9 +5,10 @@ A picture is a stack of blocks; a block is a Pillow image.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,8 +24,10 @@ PALE: Colour = (226, 228, 233)
 EDGE: Colour = (255, 176, 32)
 ACCENT: Colour = (214, 104, 16)
 DROPPED: Colour = (30, 31, 34)
-GRID_LINE = (255, 255, 255, 60)
-"""Drawn over the frames, hence the opacity."""
+SAMPLE: Colour = (150, 190, 230)
+"""What the legend shows as kept and as removed."""
+GRID_LINE, HATCH = 0.22, 0.18
+"""Opacity of the white lines between cells and over the removed ones."""
 HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 """Stops of the score colours, low to high: dark violet, blue, teal, green, yellow."""
 
@@ -41,53 +44,58 @@ PLOT_TICKS = 8
 # --- frames ------------------------------------------------------------------------------------
 
 
+def resized(frame: np.ndarray, width: int) -> Image.Image:
+    """``frame`` uint8 ``[h, w, 3]`` at ``width`` pixels and its own aspect ratio."""
+    height = max(round(width * frame.shape[0] / frame.shape[1]), 1)
+    return Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def light_cells(
     frame: Image.Image, keep: np.ndarray, edges: CellEdges | None = None
 ) -> Image.Image:
-    """``frame`` with the cells outside ``keep`` (bool [rows, columns]) dark and nearly grey, a
-    thin grid, and a coloured line where kept and dropped cells meet."""
+    """``frame`` with the cells outside ``keep`` (bool [rows, columns]) dark, nearly grey and
+    hatched (a black frame cannot get darker), a thin grid, and a line around the kept regions."""
     edges = edges or CellEdges.even(*keep.shape)
     pixels = np.asarray(frame, dtype=np.float32)
     grey = luminance(pixels)
-    dimmed = DIM * (grey + DIM_COLOUR * (pixels - grey))
-    lit = edges.spread(keep, frame.size)[..., None]
-    out = Image.fromarray(np.where(lit, pixels, dimmed).round().astype(np.uint8))
-    draw_borders(out, keep, edges, GRID_LINE)
-    return out
-
-
-def draw_borders(
-    image: Image.Image, keep: np.ndarray, edges: CellEdges, other: tuple[int, ...] | None
-) -> None:
-    """Lines between the cells in place: in ``EDGE`` where kept and dropped ones meet, else in
-    ``other`` (None: no line)."""
-    draw = ImageDraw.Draw(image, "RGBA")
-    thick = max(2, round(image.width / 200))
-    ys, xs = edges.pixels(image.size)
-    for r, (top, bottom) in enumerate(pairwise(ys)):
-        for c, (left, right) in enumerate(pairwise(xs)):
-            for cell, line in (
-                ((r, c + 1), (right, top, right, bottom)),
-                ((r + 1, c), (left, bottom, right, bottom)),
-            ):
-                if cell[0] == keep.shape[0] or cell[1] == keep.shape[1]:
-                    continue
-                if keep[r, c] != keep[cell]:
-                    draw.line(line, fill=EDGE, width=thick)
-                elif other is not None:
-                    draw.line(line, fill=other, width=1)
+    lit = edges.spread(keep, frame.size)
+    out = np.where(lit[..., None], pixels, DIM * (grey + DIM_COLOUR * (pixels - grey)))
+    y, x = np.indices(lit.shape)
+    hatch = ~lit & ((x + y) % max(7, frame.width // 40) == 0)
+    out[hatch] += HATCH * (255 - out[hatch])
+    ys, xs = edges.pixels(frame.size)
+    grid = np.zeros_like(lit)
+    grid[ys[1:-1]] = grid[:, xs[1:-1]] = True
+    out[grid] += GRID_LINE * (255 - out[grid])
+    return outlined(out, lit)
 
 
 def heat_map(
     frame: Image.Image, values: np.ndarray, keep: np.ndarray, edges: CellEdges
 ) -> Image.Image:
-    """``values`` [rows, columns] of a ``HeatScale`` as colours over the grey frame, and the
-    border of ``keep``."""
+    """``values`` [rows, columns] of a ``HeatScale`` as colours over the grey frame, and the line
+    around the regions of ``keep``."""
     colours = heat(edges.spread(values, frame.size))
     grey = luminance(np.asarray(frame, dtype=np.float32))
-    block = Image.fromarray((0.7 * colours + 0.3 * grey).round().astype(np.uint8))
-    draw_borders(block, keep, edges, None)
-    return block
+    return outlined(0.7 * colours + 0.3 * grey, edges.spread(keep, frame.size))
+
+
+def outlined(pixels: np.ndarray, lit: np.ndarray) -> Image.Image:
+    """``pixels`` [h, w, 3] with a closed line along the inner border of the regions of ``lit``
+    (bool [h, w]); a thin dark line beside it sets it off from bright pixels."""
+    thick = max(2, round(lit.shape[1] / 160))
+    pixels[lit & ~shrunk(lit, thick + 1)] = DROPPED
+    pixels[lit & ~shrunk(lit, thick)] = EDGE
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def shrunk(mask: np.ndarray, by: int) -> np.ndarray:
+    """``mask`` without what lies less than ``by`` pixels inside its border or the image's."""
+    out = np.pad(mask, by)
+    for axis in (0, 1):
+        shifts = [np.roll(out, shift, axis) for shift in range(-by, by + 1)]
+        out = np.logical_and.reduce(shifts)
+    return out[by:-by, by:-by]
 
 
 def pale_frame(frame: Image.Image, text: str) -> Image.Image:
@@ -162,27 +170,52 @@ def count_plot(
 
 
 def legend(keep: np.ndarray, scale: HeatScale | None, width: int) -> Image.Image:
-    """What the colours mean, and the tokens kept of all."""
-    text, small = font(scaled(TEXT, width)), font(scaled(SMALL, width))
-    kept, side = int(keep.sum()), round(text.size) - 2
-    block = Image.new("RGB", (width, side + 10), PAPER)
-    draw = ImageDraw.Draw(block)
+    """The tokens kept of all, and what the colours mean, in as many lines as it takes."""
+    size, kept = scaled(SMALL, width), int(keep.sum())
     total = f"visual tokens kept: {kept} / {keep.size} ({kept / keep.size:.0%})"
-    draw.text((0, 2), total, INK, text)
-    x = int(text.getlength(total)) + 24
-    for name, colour in (("kept", PAPER), ("removed", DROPPED)):
-        draw.rectangle((x, 4, x + side, 4 + side), colour, EDGE)
-        draw.text((x + side + 7, 3), name, FAINT, small)
-        x += side + 23 + int(small.getlength(name))
-    if scale is not None:
-        low = f"score {scale.low}"
-        ramp = heat(np.linspace(0, 1, 5 * side)[None].repeat(side, 0)).astype(np.uint8)
-        start = x + int(small.getlength(low)) + 6
-        if start + 5 * side + 6 + small.getlength(scale.high) <= width:
-            draw.text((x, 3), low, FAINT, small)
-            block.paste(Image.fromarray(ramp), (start, 4))
-            draw.text((start + 5 * side + 6, 3), scale.high, FAINT, small)
+    items = [words(total, scaled(TEXT, width), INK)]
+    sample = Image.new("RGB", (2 * size, round(1.3 * size)), SAMPLE)
+    for name, lit in (("kept", True), ("removed", False)):
+        items.append(beside(light_cells(sample, np.array([[lit]])), words(name, size)))
+    if scale is not None and not scale.flat:
+        cut = scale.cut(keep)
+        high = scale.high if cut is None else f"{scale.high}, line: the cut"
+        low, bar = words(f"score {scale.low}", size), colour_bar(cut, sample.height)
+        items.append(beside(low, bar, words(high, size)))
+    return flow(items, width, round(1.5 * size))
+
+
+def colour_bar(cut: float | None, height: int) -> Image.Image:
+    """The score colours, with a white line on a dark one at ``cut`` in [0, 1]."""
+    colours = heat(np.linspace(0, 1, 8 * height)[None].repeat(height, 0))
+    bar = Image.fromarray(colours.astype(np.uint8))
+    if cut is not None:
+        x = 3 + round(cut * (bar.width - 7))
+        for half, colour in ((3, DROPPED), (1, PAPER)):
+            ImageDraw.Draw(bar).rectangle((x - half, 0, x + half, height), colour)
+    return bar
+
+
+def words(text: str, size: int, colour: Colour = FAINT) -> Image.Image:
+    """One line, as wide as it is."""
+    block = Image.new("RGB", (int(font(size).getlength(text)) + 1, round(1.4 * size)), PAPER)
+    ImageDraw.Draw(block).text((0, 0), text, colour, font(size))
     return block
+
+
+def beside(*tiles: Image.Image, gap: int = 7) -> Image.Image:
+    """Tiles side by side."""
+    return row(tiles, sum(tile.width + gap for tile in tiles) - gap, gap)
+
+
+def flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
+    """Items side by side in lines of ``width``."""
+    lines: list[list[Image.Image]] = [[]]
+    for item in items:
+        if lines[-1] and sum(one.width + gap for one in lines[-1]) + item.width > width:
+            lines.append([])
+        lines[-1].append(item)
+    return stack([row(line, width, gap) for line in lines], 4)
 
 
 def scaled(size: int, width: int) -> int:
@@ -206,10 +239,12 @@ def text_block(lines: Sequence[tuple[str, str]], width: int, size: int) -> Image
 
 
 def row(tiles: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
-    """Tiles of one width side by side, in a block of ``width``."""
+    """Tiles side by side, in a block of ``width``."""
     block = Image.new("RGB", (width, max(tile.height for tile in tiles)), PAPER)
-    for i, tile in enumerate(tiles):
-        block.paste(tile, (i * (tile.width + gap), 0))
+    x = 0
+    for tile in tiles:
+        block.paste(tile, (x, 0))
+        x += tile.width + gap
     return block
 
 
@@ -235,6 +270,13 @@ def wrap(text: str, width: int, size: int) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def data_uri(picture: Image.Image, quality: int) -> str:
+    """JPEG as the value of an ``src``."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 @lru_cache

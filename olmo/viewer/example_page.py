@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from einops import rearrange
-from PIL import Image
 
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType
+from olmo.viewer.draw import data_uri, resized
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; color: #222;
@@ -99,11 +97,7 @@ def _pictures(arrays: dict[str, Any], grid: tuple[int, int], patch: int, width: 
 
 
 def _jpeg(pixels: np.ndarray, width: int) -> str:
-    picture, buffer = Image.fromarray(pixels), io.BytesIO()
-    if picture.width > width:
-        picture = picture.resize((width, round(picture.height * width / picture.width)))
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(resized(pixels, min(width, pixels.shape[1])), quality=80)
 
 
 def _row(arrays: dict[str, Any], tokenizer: MolmoTokenizer) -> str:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from importlib.resources import files
 
-from PIL import Image
-
-from olmo.viewer.draw import DIM, EDGE, HEAT
-from olmo.viewer.picture import resized
+from olmo.viewer.draw import DIM, HEAT, data_uri, resized
 from olmo.viewer.scores import ScoredVideo
 
 JPEG_QUALITY = 88
@@ -27,6 +23,7 @@ def pruning_page(scored: ScoredVideo, title: str, image_width: int = 400) -> str
     parts = {
         "title": html.escape(title),
         "source": html.escape(scored.source),
+        "note": html.escape(scored.note()),
         "data": _script_json(page_data(scored, image_width)),
         **{
             name: (assets / file).read_text(encoding="utf-8")
@@ -58,23 +55,17 @@ def page_data(scored: ScoredVideo, image_width: int) -> dict[str, object]:
         "spreadTies": scored.vit.method.spreads_ties,
         "timestamps": [float(t) for t in scored.video.timestamps],
         "levels": levels,
+        "flat": scale is None or scale.flat,
         "ends": None if scale is None else [scale.low, scale.high],
         "images": [
-            _data_uri(resized(frame, min(image_width, frame.shape[1])))
+            data_uri(resized(frame, min(image_width, frame.shape[1])), JPEG_QUALITY)
             for frame in scored.video.frames
         ],
         "heat": HEAT.tolist(),
         "dim": DIM,
-        "edgeColour": "#" + bytes(EDGE).hex(),
     }
 
 
 def _script_json(data: dict[str, object]) -> str:
     """JSON that cannot end the ``script`` element around it."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _data_uri(picture: Image.Image) -> str:
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -17,25 +17,9 @@ from PIL import Image, ImageDraw
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
 from olmo.patch_grid import pooled_grid
 from olmo.types import MultimodalType
+from olmo.viewer import draw
 from olmo.viewer.cells import CellEdges, HeatScale
-from olmo.viewer.draw import (
-    FAINT,
-    INK,
-    PAPER,
-    SMALL,
-    TEXT,
-    TITLE,
-    count_plot,
-    font,
-    heat_map,
-    legend,
-    light_cells,
-    pale_frame,
-    row,
-    scaled,
-    stack,
-    text_block,
-)
+from olmo.viewer.draw import SMALL
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
@@ -124,28 +108,46 @@ def pruning_picture(
         scale = HeatScale.of_ranks(scores) if by_rank else HeatScale.of_scores(scores)
     columns = min(columns, n)
     total = max(columns * width + (columns - 1) * GAP, LEGEND_WIDTH)
-    header = max(SMALL, min(scaled(SMALL, total), width // 13))
+    header = max(SMALL, min(draw.scaled(SMALL, total), width // 13))
     tiles = []
     for i, frame in enumerate(frames):
-        small, lit = resized(frame, width), keep[i].reshape(edges.shape)
+        lit = keep[i].reshape(edges.shape)
         new = protected is not None and bool(protected[i])
-        parts = [tile_header(float(timestamps[i]), lit, width, new, header)]
-        parts.append(light_cells(small, lit, edges))
-        if scale is not None:
-            # the first frame of a video stays whole whatever its scores are
-            if i == 0 and n > 1:
-                parts.append(pale_frame(small, "first frame: always kept"))
-            else:
-                parts.append(heat_map(small, scale.values[i].reshape(edges.shape), lit, edges))
-        tiles.append(stack(parts, 4))
-    blocks = [text_block([("", title)], total, scaled(TITLE, total))] if title else []
-    blocks += [row(tiles[i : i + columns], total, GAP) for i in range(0, n, columns)]
+        above = tile_header(float(timestamps[i]), lit, width, new, header)
+        tiles.append(draw.stack([above, *frame_and_scores(frame, i, lit, edges, scale, width)], 4))
+    blocks = (
+        [draw.text_block([("", title)], total, draw.scaled(draw.TITLE, total))] if title else []
+    )
+    blocks += [draw.row(tiles[i : i + columns], total, GAP) for i in range(0, n, columns)]
     if plot:
-        blocks.append(count_plot(keep.sum(1), n_cells, timestamps, total))
-    blocks.append(legend(keep, scale, total))
+        blocks.append(draw.count_plot(keep.sum(1), n_cells, timestamps, total))
+    blocks.append(draw.legend(keep, scale, total))
     if caption:
-        blocks.append(text_block(caption, total, scaled(TEXT, total)))
-    return stack(blocks, GAP, MARGIN)
+        blocks.append(draw.text_block(caption, total, draw.scaled(draw.TEXT, total)))
+    return draw.stack(blocks, GAP, MARGIN)
+
+
+def frame_and_scores(
+    frame: np.ndarray,
+    index: int,
+    lit: np.ndarray,
+    edges: CellEdges,
+    scale: HeatScale | None,
+    width: int,
+) -> list[Image.Image]:
+    """The frame at ``index`` of a video with the cells of ``lit`` (bool [rows, columns]) lit, and,
+    with a ``scale``, its heat map or the reason why it has none."""
+    small = draw.resized(frame, width)
+    tiles = [draw.light_cells(small, lit, edges)]
+    if scale is not None:
+        if index == 0:  # it stays whole whatever its scores are
+            tiles.append(draw.pale_frame(small, "first frame: always kept"))
+        elif scale.flat:
+            tiles.append(draw.pale_frame(small, "all scores are equal"))
+        else:
+            values = scale.values[index].reshape(edges.shape)
+            tiles.append(draw.heat_map(small, values, lit, edges))
+    return tiles
 
 
 def answer_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -162,19 +164,13 @@ def answer_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("prediction", f"{row['prediction'] or 'nothing'} ({verdict})")]
 
 
-def resized(frame: np.ndarray, width: int) -> Image.Image:
-    """``frame`` uint8 ``[h, w, 3]`` at ``width`` pixels and its own aspect ratio."""
-    height = max(round(width * frame.shape[0] / frame.shape[1]), 1)
-    return Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-
-
 def tile_header(
     time: float, cells: np.ndarray, width: int, new: bool = False, size: int = SMALL
 ) -> Image.Image:
     """Time stamp on the left, kept cells on the right; ``new``: why all of them are."""
-    block = Image.new("RGB", (width, size + 6), PAPER)
-    draw = ImageDraw.Draw(block)
-    draw.text((0, 1), f"{time:.1f} s", INK, font(size))
+    block = Image.new("RGB", (width, size + 6), draw.PAPER)
+    pen = ImageDraw.Draw(block)
+    pen.text((0, 1), f"{time:.1f} s", draw.INK, draw.font(size))
     text = "new: all kept" if new else f"{int(cells.sum())} / {cells.size} kept"
-    draw.text((width, 1), text, FAINT, font(size), "ra")
+    pen.text((width, 1), text, draw.FAINT, draw.font(size), "ra")
     return block

@@ -36,6 +36,8 @@ from olmo.token_budget import Budget
 from olmo.types import VideoFrames
 from olmo.viewer.cells import CellEdges, HeatScale
 
+CODING_NOISE = 12
+"""Frames that differ by so many of 255 levels at most show the same."""
 LATER_LLM_BLOCKS = re.compile(r"transformer\.blocks\.\d+\..*")
 
 
@@ -109,6 +111,29 @@ class ScoredVideo:
             f"topk {share:g}: {removed} of {total} visual tokens removed, {total - removed} kept "
             f"({1 - removed / total:.0%})"
         )
+
+    def note(self) -> str:
+        """Why there is little to see, in a sentence; mostly empty."""
+        scale = self.heat_scale()
+        if scale is None:
+            return "A video of one frame is never pruned, so all of it is kept."
+        if scale.flat:
+            return (
+                "All cells after the first frame have the same score (but for rounding), as when "
+                "nothing changes in the video, so it means nothing which of them are removed."
+            )
+        first = self.video.frames[0].astype(np.int16)
+        if all(np.abs(frame - first).max() <= CODING_NOISE for frame in self.video.frames[1:]):
+            return (
+                "Nothing changes in this video: its frames differ by coding noise at most, so "
+                "scores of change are close together and say little."
+            )
+        return ""
+
+    def caption(self) -> list[tuple[str, str]]:
+        """Labelled lines for below a picture: budget, source of the scores, ``note``."""
+        lines = [("budget", self.budget()), ("scores", self.source), ("note", self.note())]
+        return [line for line in lines if line[1]]
 
     def heat_scale(self, by_rank: bool = False) -> HeatScale | None:
         """Colours of the scores, or of their order; None where nothing is scored."""

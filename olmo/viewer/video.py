@@ -11,21 +11,8 @@ import numpy as np
 from PIL import Image
 
 from olmo.data.video_container import file_url
-from olmo.viewer.draw import (
-    PAPER,
-    TEXT,
-    TITLE,
-    count_plot,
-    heat_map,
-    legend,
-    light_cells,
-    pale_frame,
-    row,
-    scaled,
-    stack,
-    text_block,
-)
-from olmo.viewer.picture import GAP, MARGIN, resized, tile_header
+from olmo.viewer import draw
+from olmo.viewer.picture import GAP, MARGIN, frame_and_scores, tile_header
 from olmo.viewer.scores import ScoredVideo
 
 X264 = {"crf": "16", "preset": "medium", "tune": "stillimage"}
@@ -63,21 +50,18 @@ def pruning_frames(
     keep, protected, edges = scored.keep(), scored.protected(), scored.edges
     scale = scored.heat_scale(by_rank)
     total = 2 * width + GAP
-    above = text_block([("", title)], total, scaled(TITLE, total))
-    budget = text_block([("budget", scored.budget())], total, scaled(TEXT, total))
-    key = legend(keep, scale, total)
+    text = draw.scaled(draw.TEXT, total)
+    above = draw.text_block([("", title)], total, draw.scaled(draw.TITLE, total))
+    below = draw.text_block(scored.caption(), total, text)
+    key = draw.legend(keep, scale, total)
     for i, frame in enumerate(scored.video.frames):
-        small, lit = resized(frame, width), keep[i].reshape(edges.shape)
-        pair = [light_cells(small, lit, edges)]
-        if scale is None or i == 0:
-            pair.append(pale_frame(small, "first frame: always kept"))
-        else:
-            pair.append(heat_map(small, scale.values[i].reshape(edges.shape), lit, edges))
-        time = float(scored.video.timestamps[i])
-        header = tile_header(time, lit, total, bool(protected[i]), scaled(TEXT, total))
-        plot = count_plot(keep.sum(1), edges.n_cells, scored.video.timestamps, total, i)
-        pictures = stack([header, row(pair, total, GAP)], 4)
-        whole = stack([above, pictures, plot, key, budget], GAP, MARGIN)
-        even = Image.new("RGB", (-(-whole.width // 2) * 2, -(-whole.height // 2) * 2), PAPER)
+        lit, time = keep[i].reshape(edges.shape), float(scored.video.timestamps[i])
+        tiles = frame_and_scores(frame, i, lit, edges, scale, width)
+        header = tile_header(time, lit, total, bool(protected[i]), text)
+        plot = draw.count_plot(keep.sum(1), edges.n_cells, scored.video.timestamps, total, i)
+        pictures = draw.stack([header, draw.row(tiles, total, GAP)], 4)
+        whole = draw.stack([above, pictures, plot, key, below], GAP, MARGIN)
+        size = (-(-whole.width // 2) * 2, -(-whole.height // 2) * 2)
+        even = Image.new("RGB", size, draw.PAPER)
         even.paste(whole)
         yield even

@@ -9,7 +9,8 @@ from olmo.models.loading import merged_model_config
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
-from olmo.viewer.draw import font, light_cells, wrap
+from olmo.viewer.cells import HeatScale
+from olmo.viewer.draw import EDGE, PAPER, colour_bar, font, legend, light_cells, wrap
 from olmo.viewer.picture import (
     GAP,
     MARGIN,
@@ -113,6 +114,42 @@ def test_kept_cells_are_lit_and_dropped_ones_dark_and_grey():
             assert np.ptp(inside, axis=-1).max() < 0.1 * 160  # hardly any colour left
 
 
+def test_a_closed_line_stands_inside_the_kept_regions():
+    keep = np.zeros((3, 4), dtype=bool)
+    keep[1, 1] = keep[0, 3] = keep[1, 3] = True  # a cell by itself, a pair at the image's border
+    frame = Image.fromarray(frames_of((120, 120, 120), 1)[0]).resize((120, 90))
+    line = (np.asarray(light_cells(frame, keep)) == EDGE).all(-1)
+    expected = np.zeros_like(line)
+    for top, left, bottom, right in ((30, 30, 60, 60), (0, 90, 60, 120)):
+        expected[top:bottom, left:right] = True
+        expected[top + 2 : bottom - 2, left + 2 : right - 2] = False
+    np.testing.assert_array_equal(line, expected)
+
+
+def test_removed_cells_of_a_black_frame_differ_from_kept_ones():
+    frame = Image.new("RGB", (80, 40))
+    pixels = np.asarray(light_cells(frame, np.array([[True, False]])))
+    assert pixels[5:35, 5:35].max() == 0 and pixels[5:35, 45:75].max() > 20
+
+
+def test_the_legend_has_swatches_and_marks_the_cut():
+    keep = np.array([[True, True], [True, False], [False, True]])
+    scale = HeatScale.of_scores(np.array([[0, 0], [0.9, 0.2], [0.3, 1.0]]))
+    assert scale.cut(keep) == pytest.approx(0.125) and not scale.flat
+    wide, narrow = legend(keep, scale, 900), legend(keep, scale, 300)
+    assert narrow.height > 2 * wide.height and narrow.width == 300
+    assert (
+        (np.asarray(wide) == EDGE).all(-1).sum() == (np.asarray(narrow) == EDGE).all(-1).sum() > 0
+    )
+    for cut in (0.0, 0.125, 1.0):
+        marked = (np.asarray(colour_bar(cut, 20)) == PAPER).all(-1).all(0).nonzero()[0]
+        assert len(marked) == 3 and abs(marked.mean() / 159 - cut) < 0.03
+    assert not (np.asarray(colour_bar(None, 20)) == PAPER).all(-1).any()
+    assert scale.cut(np.ones((3, 2), bool)) is None
+    equal = HeatScale.of_ranks(np.ones((3, 2)))
+    assert equal.flat and legend(keep, equal, 900).tobytes() == legend(keep, None, 900).tobytes()
+
+
 def test_size_and_content_of_the_picture():
     keep = np.ones((N_FRAMES, N_CELLS), dtype=bool)
     keep[1] = False
@@ -124,8 +161,8 @@ def test_size_and_content_of_the_picture():
 
     pixels = np.asarray(picture).astype(int)
     row = pixels[MARGIN + 70, :, 0]  # through the middle of the cells of the first row of frames
-    lit, dark = (row[MARGIN + i * (150 + GAP) + 25] for i in (0, 1))
-    assert lit == 150 and dark < 60
+    lit, dark = (row[MARGIN + i * (150 + GAP) + 15 :][:20] for i in (0, 1))
+    assert (lit == 150).all() and np.median(dark) < 60
 
 
 def test_heat_map_title_and_caption_take_room():

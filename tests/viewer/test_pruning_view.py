@@ -1,6 +1,7 @@
 """What pictures and pages of pruning show: the same selection as in the model."""
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -291,6 +292,33 @@ def test_the_page_refers_to_nothing_outside():
     assert len(data["images"]) == len(data["timestamps"]) == 9
     assert data["edges"]["columns"] == [0.0, 0.2, 0.5, 0.8, 1.0]
     assert pruning_page(scored, "title", 80).count("</script>") == 3
+
+
+def test_what_a_reader_without_mouse_and_a_dark_screen_need():
+    scored = score_pixels(cut_video(), pixel_settings(prune_method="easy"), 3)
+    page = pruning_page(dataclasses.replace(scored, source="<b>&"), "title", image_width=40)
+    assert "<p>&lt;b&gt;&amp;</p>" in page and '<p id="note"></p>' in page
+    assert "prefers-color-scheme: dark" in page and ":focus-visible" in page
+    assert re.search(r'class="figures"[^>]* aria-live="polite"', page)
+    for name in re.findall(r'<input [^>]*id="(\w+)"', page):
+        assert re.search(
+            rf'<label for="{name}"|<label>[^<]*<input [^>]*id="{name}"|id="{name}"[^>]*aria-label',
+            page,
+        )
+
+
+def test_a_video_in_which_nothing_changes_says_so():
+    video, vit = cut_video(), pixel_settings(prune_method="easy")
+    assert score_pixels(video, vit, 3).note() == ""
+    still = VideoFrames(np.full_like(video.frames, 90), video.timestamps, 4.5)
+    equal = score_pixels(still, vit, 3)
+    assert "have the same score" in equal.note() and equal.heat_scale().flat
+    assert f'<p id="note">{equal.note()}</p>' in pruning_page(equal, "title", 40)
+    assert equal.caption()[-1] == ("note", equal.note())
+    still.frames[1:] += np.random.default_rng(0).integers(0, 9, (8, 56, 80, 3), dtype=np.uint8)
+    noisy = score_pixels(still, vit, 3)
+    assert "Nothing changes in this video" in noisy.note() and not noisy.heat_scale().flat
+    assert "one frame" in score_pixels(cut_video(1), vit, 3).note()
 
 
 def test_data_cannot_end_the_script():
