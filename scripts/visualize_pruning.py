@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from olmo.command_line import Parser, exit_code, natural, path, positive
+from olmo.command_line import Parser, exit_code, natural, path, positive, share
 from olmo.config import merge
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build_parser() -> Parser:
     add = parser.add_argument_group(
         "pruning", "default: the checkpoint's settings; what it lacks, and without one:"
     ).add_argument
-    add("--topk", type=float, help="share of the visual tokens to remove, in [0, 1) (0.5)")
+    add("--topk", type=share, help="share of the visual tokens to remove, in [0, 1) (0.5)")
     add(
         "--prune_method",
         metavar="NAME",

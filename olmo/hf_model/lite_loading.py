@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 
 from olmo.config import ConfigError, merge
+from olmo.device import choose_device
 from olmo.hf_model.lite import (
     Molmo2LiteConfig,
     Molmo2LiteForConditionalGeneration,
@@ -80,20 +81,6 @@ def load_model(
     model.generation_config = generation_config(folder, processor)
     model.processor = processor
     return model.eval(), processor
-
-
-def choose_device(device: torch.device | str | None) -> torch.device:
-    """``device``, by default the GPU if there is one. ``ValueError`` for one that is not there."""
-    has_gpu = torch.cuda.is_available()
-    try:
-        chosen = torch.device(("cuda" if has_gpu else "cpu") if device is None else device)
-    except (RuntimeError, TypeError) as e:
-        raise ValueError(f"device {device!r} is none of torch's, such as cpu or cuda:1") from e
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported, only cpu and cuda")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
-    return chosen
 
 
 def generation_config(folder: Path, processor: Molmo2LiteProcessor) -> GenerationConfig:

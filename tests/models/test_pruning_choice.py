@@ -10,6 +10,7 @@ pytest.importorskip("transformers.models.molmo2")
 
 from launch_scripts.eval_molmo2 import build_config
 from olmo import load_model
+from olmo.eval.question_answerer import QuestionAnswerer
 from olmo.eval.settings import plan_evaluation
 from olmo.models.loading import load_model as load_native
 from olmo.models.loading import load_model_config, model_section
@@ -43,7 +44,20 @@ def by_evaluation(path, given):
     return plan_evaluation(build_config([str(path), "--tasks=synthetic", *flags])).model_config
 
 
-ENTRIES = {"load_model": by_load_model, "native": by_native, "evaluation": by_evaluation}
+def by_predict(path, given):
+    """The flags of ``predict.py``, and the loader that it calls."""
+    predict = script("predict")
+    flags = [f"--{k}={'null' if v is None else v}" for k, v in given.items()]
+    args = predict.parse_args(["a.mp4", "?", "--checkpoint", str(path), *flags])
+    return QuestionAnswerer.load(path, predict.overrides_of(args)).model.config
+
+
+ENTRIES = {
+    "load_model": by_load_model,
+    "native": by_native,
+    "evaluation": by_evaluation,
+    "predict": by_predict,
+}
 
 DENSE_TABLE = [
     ({}, 0.0, None),
@@ -97,8 +111,6 @@ def test_a_checkpoint_with_a_scorer(scored_checkpoint, entry, given, share, meth
 @pytest.mark.parametrize(("given", "share", "method"), DENSE_TABLE)
 def test_a_picture_of_a_dense_checkpoint(given, share, method):
     """A picture shows pruning, so without an argument it is that of the default share."""
-    if None in given.values():
-        pytest.skip("the flag takes a number")
     visualize = script("visualize_pruning")
 
     def find(path, chosen):
