@@ -146,6 +146,11 @@ def number(kind: type, least: float, most: float | None = None) -> Callable[[str
     return read
 
 
+def share(text: str) -> float:
+    """``--topk``: a number, or ``null``, which removes nothing."""
+    return 0.0 if text == "null" else float(read_as(float, text))
+
+
 positive, natural = number(int, 1), number(int, 0)
 seed = number(int, 0, MAX_SEED)
 

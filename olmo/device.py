@@ -1,4 +1,5 @@
-"""Names of number types, and times on a device that computes while the caller goes on."""
+"""Names of number types, the device to run on, and times on one that computes while the caller goes
+on."""
 
 from __future__ import annotations
 
@@ -13,6 +14,20 @@ DTYPES = {
     **{"bf16": torch.bfloat16, "bfloat16": torch.bfloat16},
     **{"fp16": torch.float16, "float16": torch.float16},
 }
+
+
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """``device``, by default the GPU if there is one. ``ValueError`` for one that is not there."""
+    has_gpu = torch.cuda.is_available()
+    try:
+        chosen = torch.device(("cuda" if has_gpu else "cpu") if device is None else device)
+    except (RuntimeError, TypeError) as e:
+        raise ValueError(f"device {device!r} is none of torch's, such as cpu or cuda:1") from e
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported, only cpu and cuda")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
+    return chosen
 
 
 @contextmanager

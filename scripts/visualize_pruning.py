@@ -16,8 +16,8 @@
   random     drawn by chance
 
 With --checkpoint, the checkpoint's settings hold unless a flag overrides them. A dense checkpoint
-works with the training-free methods. Without --checkpoint a training-free method compares raw
-pixels; --frame_size, --patch_size and --pool then say what a cell is.
+works with the training-free methods, evs if none is given. Without --checkpoint a training-free
+method compares raw pixels; --frame_size, --patch_size and --pool then say what a cell is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from olmo.command_line import Parser, exit_code, natural, path, positive
+from olmo.command_line import Parser, exit_code, natural, path, positive, share
 from olmo.config import merge
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build_parser() -> Parser:
     add = parser.add_argument_group(
         "pruning", "default: the checkpoint's settings; what it lacks, and without one:"
     ).add_argument
-    add("--topk", type=float, help="share of the visual tokens to remove, in [0, 1) (0.5)")
+    add("--topk", type=share, help="share of the visual tokens to remove, in [0, 1) (0.5)")
     add(
         "--prune_method",
         metavar="NAME",
@@ -201,15 +201,15 @@ def checkpoint_config(
     folder: Path, chosen: dict[str, Any], max_frames: int | None, overrides: dict[str, Any]
 ) -> TemporalVideoOlmoConfig:
     """The checkpoint's model config as a pruning one, flags and overrides laid on top."""
-    from olmo.models.loading import load_model_config
+    from olmo.models.loading import load_model_config, model_section
+    from olmo.models.pruning_choice import resolve_pruning
 
-    flags: dict[str, Any] = {
-        "model_name": "temporal_video_olmo",
-        "vision_backbone": {"vit": {"prune": True, **chosen}},
-    }
+    flags: dict[str, Any] = {"vision_backbone": {"vit": {"prune": True, **chosen}}}
     if max_frames is not None:
         flags["mm_preprocessor"] = {"video": {"max_frames": max_frames}}
-    return cast("TemporalVideoOlmoConfig", load_model_config(folder, merge(overrides, flags)))
+    stored = model_section(folder)
+    resolved = resolve_pruning(stored, merge(overrides, flags), folder)
+    return cast("TemporalVideoOlmoConfig", load_model_config(folder, resolved, stored))
 
 
 def read_frames(

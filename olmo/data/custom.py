@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from olmo.data.custom_files import SUFFIXES, RowFile, open_files
-from olmo.data.custom_line import checked, record_of, style_of
+from olmo.data.custom_line import checked, record_of, style_of, with_answer
 from olmo.data.records import CustomDataError, Record, RecordDataset, media_of
 from olmo.outside import OutsideError, describe, foreign
 from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
@@ -61,7 +61,7 @@ class CustomRecords(Sequence[Record]):
     """Records of files behind each other, read from them when they are asked for."""
 
     sources: list[RowFile]
-    is_folder: bool = False
+    questions: bool = False
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
@@ -81,7 +81,9 @@ class CustomRecords(Sequence[Record]):
         source, row = self.place(idx)
         number = source.number(row)
         try:
-            return record_of(source.line(row), example_id(source.path, number))
+            line = source.line(row)
+            line = with_answer(line) if self.questions else line
+            return record_of(line, example_id(source.path, number))
         except (CustomDataError, OSError) as e:
             reason = str(e) if isinstance(e, CustomDataError) else describe(e)
             raise CustomDataError(f"{source.path}: {source.unit} {number}: {reason}") from e
@@ -111,8 +113,11 @@ class CustomDataset(RecordDataset):
         max_line_bytes: int = MAX_LINE_BYTES,
         split: str = "train",
         evaluation: bool = False,
+        questions: bool = False,
     ) -> CustomDataset:
         """Read and check every row. All mistakes come in one ``CustomDataError``.
+
+        ``questions``: rows need no answer, and their media are not looked for before they are read.
 
         A row that passes gives a prompt and an answer: its kind has been through the formatter.
         ``split`` matters for a folder of ``save_to_disk`` that has several.
@@ -122,7 +127,7 @@ class CustomDataset(RecordDataset):
         with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
             sources = open_files(path, max_line_bytes, split)
             home = path if path.is_dir() else path.parent
-            check = LineCheck(str(home), DataFormatterConfig().build())
+            check = LineCheck(str(home), DataFormatterConfig().build(), questions)
             for source in sources:
                 name = "" if source.path == path else f"{source.path.name}: "
                 for reason in _mistakes(source, check):
@@ -133,7 +138,7 @@ class CustomDataset(RecordDataset):
             shown += f"\n  ... and {more} more" if more > 0 else ""
             units = "/".join(sorted({f"{source.unit}s" for source in sources}))
             raise CustomDataError(f"{path}: {len(mistakes)} {units} cannot be used:{shown}")
-        records = CustomRecords(sources)
+        records = CustomRecords(sources, questions)
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
         if check.unused:
@@ -210,6 +215,7 @@ class LineCheck:
 
     home: str
     formatter: DataFormatter
+    questions: bool = False
     unused: set[str] = field(default_factory=set)
     """Keys of lines in a chat form that mean nothing here."""
     _files: dict[str, frozenset[str] | None] = field(default_factory=dict)
@@ -218,7 +224,9 @@ class LineCheck:
     def __call__(self, line: Any, source: Any) -> None:
         """``CustomDataError`` for a line that cannot be used; ``source`` is what it was read
         from."""
-        known = checked(line, self._missing, self.unused)
+        if self.questions:
+            line = with_answer(line)
+        known = checked(line, None if self.questions else self._missing, self.unused)
         if isinstance(source, bytes) and HALF_A_CHARACTER.search(source):
             try:
                 json.dumps(line, ensure_ascii=False).encode()

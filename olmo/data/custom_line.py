@@ -20,6 +20,7 @@ from olmo.types import MEDIA_KEYS
 
 MAX_OPTIONS = 26
 MAX_MISTAKES = 20
+UNANSWERED = "?"
 MAX_SECONDS = 1e7
 """Latest ``start`` and ``end``: 115 days."""
 MAX_RATE = 1e5
@@ -201,6 +202,25 @@ def _says(option: str, number: int) -> bool:
         return float(option) == number
     except ValueError:
         return False
+
+
+def with_answer(line: Any) -> Any:
+    """A line that only asks, with an answer, so that it passes the checks of one that has been
+    answered; the prompt of an evaluation leaves it out. Any other line as it is."""
+    if not isinstance(line, dict):
+        return line
+    key = next((key for key in CHAT_KEYS if line.get(key) is not None), None)
+    if key is None:
+        options = line.get("options")
+        text = options[0] if isinstance(options, list) and options else UNANSWERED
+        return line | {"answer": text} if line.get("answer") is None else line
+    turns = line[key]
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    if not isinstance(last, dict):
+        return line
+    role, content = ("from", "value") if "from" in last else ("role", "content")
+    asks = last.get(role) in ("user", "human")
+    return line | {key: [*turns, {role: "assistant", content: UNANSWERED}]} if asks else line
 
 
 # --- what is wrong with a line -----------------------------------------------------------------

@@ -85,7 +85,7 @@ class Answerer:
         more = self.lockstep.anyone if self.lockstep is not None else bool
         for loaded in tqdm(batches, desc=self.task.name, unit="batch", disable=not is_main()):
             for skip in loaded.skipped:
-                self._skip(results, skip["index"], skip["error"])
+                self.skip(results, skip["index"], skip["error"])
             for group in loaded.passes:
                 more(True)
                 yield group
@@ -103,7 +103,7 @@ class Answerer:
             if group is None or (self.lockstep is not None and not self.lockstep.in_step):
                 raise  # the other ranks are inside a collective: nothing to be saved
             for example in group.examples:
-                self._skip(results, example["index"], describe_error(e))
+                self.skip(results, example["index"], describe_error(e))
             return []
         if group is None or out is None:
             return []
@@ -112,7 +112,7 @@ class Answerer:
         seconds = {stage: round(value / n, 6) for stage, value in stages.items()}
         tokens, lengths = out.token_ids.tolist(), out.n_prompt_tokens.tolist()
         return [
-            self._row(example, ids, length, seconds, vision.stats)
+            self.row(example, ids, length, seconds, vision.stats)
             for example, ids, length in zip(group.examples, tokens, lengths, strict=True)
         ]
 
@@ -123,11 +123,12 @@ class Answerer:
         assert inputs is not None
         return self.model.generate(inputs, self.max_new_tokens, stops)
 
-    def _skip(self, results: RankResults, index: int, error: str) -> None:
+    def skip(self, results: RankResults, index: int, error: str) -> None:
+        """Note an example without an answer."""
         log.warning("%s: skipped example %d: %s", self.task.name, index, error)
         results.skipped.append({"index": index, "error": error})
 
-    def _row(
+    def row(
         self,
         example: dict[str, Any],
         ids: list[int],
@@ -135,8 +136,8 @@ class Answerer:
         seconds: dict[str, float],
         stats: dict[str, float],
     ) -> Row:
-        ids = self.tokenizer.before_end(ids)
-        prediction = self.tokenizer.decode(ids, truncate_at_eos=False).strip()
+        """What is kept of an example with the answer ``ids``."""
+        prediction = self.text(ids)
         metadata, index = example["metadata"], example["index"]
         asked = {"question": example["question"], **metadata}
         score = score_example(prediction, asked, self.task.metric)
@@ -159,6 +160,11 @@ class Answerer:
             "fingerprint": self.fingerprints.get(index, ""),
             "seconds": {"load": round(example["load"], 6), **seconds},
         }
+
+    def text(self, ids: list[int]) -> str:
+        """The answer up to its end token."""
+        ids = self.tokenizer.before_end(ids)
+        return self.tokenizer.decode(ids, truncate_at_eos=False).strip()
 
     @contextmanager
     def _watch_vision(self) -> Iterator[VisionWatch]:

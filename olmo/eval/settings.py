@@ -10,7 +10,13 @@ from olmo.config import Config, FilePath, merge, section
 from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.examples import Generation
 from olmo.eval.tasks import Task, resolve_tasks
-from olmo.models.loading import check_weights, load_model_config, select_checkpoint
+from olmo.models.loading import (
+    check_weights,
+    load_model_config,
+    model_section,
+    select_checkpoint,
+)
+from olmo.models.pruning_choice import resolve_pruning
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -98,8 +104,11 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 
 
 def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` overrides of the model config, and what evaluation itself sets."""
-    config, overrides = load_model_config(checkpoint, given or None), given
+    """``given`` overrides of the model config, what they mean for pruning (``pruning_choice``) and
+    what evaluation itself sets."""
+    stored = model_section(checkpoint)
+    overrides = given = resolve_pruning(stored, given, checkpoint)
+    config = load_model_config(checkpoint, given, stored)
     FrameSampling.from_config(config.mm_preprocessor.video)  # not one video after the other
     llm = section(given, "llm")
     if config.llm.max_sequence_length < MIN_SEQUENCE_LENGTH and "max_sequence_length" not in llm:

@@ -127,7 +127,7 @@ class TaskStore:
         if predictions:
             rows += _read_json(self.folder / PREDICTIONS_FILE) or []
         for file in sorted(self.progress.glob("*.jsonl")):
-            rows += _read_lines(file)
+            rows += read_lines(file)
         return {
             row["index"]: row
             for row in rows
@@ -180,7 +180,8 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _read_lines(file: Path) -> Iterator[Row]:
+def read_lines(file: Path) -> Iterator[Row]:
+    """The objects of a jsonl file; a broken line is passed over with a warning."""
     for line in filter(None, file.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
             row = json.loads(line)

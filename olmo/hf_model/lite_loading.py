@@ -5,7 +5,6 @@ A native checkpoint or run folder, or a Hugging Face folder, dense or with STTS.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from olmo.config import ConfigError, merge, section
+from olmo.config import ConfigError, merge
+from olmo.device import choose_device
 from olmo.hf_model.lite import (
     Molmo2LiteConfig,
     Molmo2LiteForConditionalGeneration,
@@ -27,19 +27,13 @@ from olmo.models.loading import (
     model_section,
     select_checkpoint,
 )
+from olmo.models.pruning_choice import resolve_pruning
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 from olmo.nn.ranges import MOST_ROWS
 from olmo.outside import foreign
-from olmo.preprocessing.video import VideoPreprocessorConfig
-
-log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
 Loaded = tuple[Molmo2LiteForConditionalGeneration, Molmo2LiteProcessor]
-
-TRAINING_FREE = "evs"
-"""How a dense checkpoint prunes when asked to: it compares pooled tokens, so that everything
-before the language model stays as it was trained."""
 
 
 def load_model(
@@ -59,7 +53,8 @@ def load_model(
         pruning: fields of ``TemporalVitConfig``, such as ``topk=0.3`` or ``prune_method="easy"``.
 
     A dense checkpoint stays dense until a ``topk`` is given, here or with a question; then it
-    prunes without a scorer, by ``prune_method="evs"`` unless another is named.
+    prunes without a scorer, by ``prune_method="evs"`` unless another is named here (the rule:
+    ``olmo.models.pruning_choice``).
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, one that does not fit its config, or no
@@ -74,9 +69,7 @@ def load_model(
         raise ValueError(f"overrides: expected nested dicts, got {overrides!r}")
     overrides = merge(overrides or {}, {"vision_backbone": {"vit": pruning}} if pruning else {})
     stored = model_section(folder)
-    if stored.get("model_name") != TemporalVideoOlmoConfig.model_name:
-        overrides = merge(as_pruning(stored, overrides), overrides)
-        log.info("%s is dense: a topk prunes it by %s", folder, TRAINING_FREE)
+    overrides = resolve_pruning(stored, overrides, folder, waiting=True)
     config = load_model_config(folder, overrides, stored)
     assert isinstance(config, TemporalVideoOlmoConfig)
     with torch.device("meta"):
@@ -88,34 +81,6 @@ def load_model(
     model.generation_config = generation_config(folder, processor)
     model.processor = processor
     return model.eval(), processor
-
-
-def choose_device(device: torch.device | str | None) -> torch.device:
-    """``device``, by default the GPU if there is one. ``ValueError`` for one that is not there."""
-    has_gpu = torch.cuda.is_available()
-    try:
-        chosen = torch.device(("cuda" if has_gpu else "cpu") if device is None else device)
-    except (RuntimeError, TypeError) as e:
-        raise ValueError(f"device {device!r} is none of torch's, such as cpu or cuda:1") from e
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported, only cpu and cuda")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
-    return chosen
-
-
-def as_pruning(dense: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """What makes a pruning model of a dense model section; it prunes only when told to."""
-    vit = section(overrides, "vision_backbone", "vit")
-    told = bool(vit.get("topk") or vit.get("prune_method"))
-    video = section(dense, "mm_preprocessor", "video")
-    return {
-        "model_name": TemporalVideoOlmoConfig().model_name,
-        "vision_backbone": {
-            "vit": {"prune": told, "prune_method": TRAINING_FREE},
-            "video_pooling": video.get("pooling_h", VideoPreprocessorConfig.pooling_h),
-        },
-    }
 
 
 def generation_config(folder: Path, processor: Molmo2LiteProcessor) -> GenerationConfig:

@@ -27,8 +27,8 @@ from olmo.hf_model.lite_prompt import (
     continuation_mask,
 )
 from olmo.models.hf_layout.keys import SCORER
-from olmo.models.loading import no_scorer
 from olmo.models.molmo2.molmo2 import Prompt
+from olmo.models.pruning_choice import no_scorer
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.models.weights import CheckpointError
 from olmo.nn.text_row import TextRow, text_row

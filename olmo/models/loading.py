@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from olmo.models.hf_layout.folder import HF_CONFIG, read_hf_folder
 from olmo.models.hf_layout.keys import SCORER, VIT_BLOCK, native_name
 from olmo.models.lora import native_state
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+from olmo.models.pruning_choice import no_scorer, resolve_pruning
 from olmo.models.registry import model_config_from_dict
 from olmo.models.run_folder import config_file, model_of_file, select_checkpoint
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig, sync_topk
@@ -32,7 +33,6 @@ from olmo.models.weight_files import SHARDED, CheckpointError, WeightSource, ope
 from olmo.models.weights import NativeWeights, assign_whole, has_tied_head, missing_keys
 from olmo.nn.image_vit import VitConfig
 from olmo.nn.temporal_image_vit import TemporalVitConfig
-from olmo.nn.token_pruning import training_free_methods
 from olmo.nn.token_scorer import TemporalTokenScorer
 
 __all__ = [
@@ -123,11 +123,12 @@ def load_model(
 ) -> tuple[Molmo2, Molmo2Config]:
     """Build the model of a checkpoint and load its weights, in evaluation mode.
 
-    ``dtype`` None keeps float32 parameters. ``CheckpointError`` if the model has a token scorer
-    and the checkpoint none.
+    ``overrides`` follow the rule of ``pruning_choice``. ``dtype`` None keeps float32 parameters.
+    ``CheckpointError`` if the model has a token scorer and the checkpoint none.
     """
     folder = select_checkpoint(path)
-    config = load_model_config(folder, overrides)
+    stored = model_section(folder)
+    config = load_model_config(folder, resolve_pruning(stored, overrides or {}, folder), stored)
     model = config.build("meta")
     weights = check_weights(model, folder)
     if dtype is not None:
@@ -196,15 +197,6 @@ def load_weights(
         if is_main():
             log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
-
-
-def no_scorer(folder: str | Path, missing: Sequence[str]) -> CheckpointError:
-    """The error for a pruning model whose checkpoint ``folder`` was trained without a scorer."""
-    return CheckpointError(
-        f"{folder} has no token scorer: {len(missing)} missing keys, first {missing[0]!r}. "
-        f"Choose a prune_method without training: {', '.join(training_free_methods())}; or train "
-        "with prune_method=scorer, which starts a new scorer"
-    )
 
 
 @torch.no_grad()

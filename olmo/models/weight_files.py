@@ -8,7 +8,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -31,14 +30,18 @@ TORCH_FILE = "model.pt"
 
 
 class SafetensorsSource(WeightSource):
-    """One safetensors file, or the shards that an index names. All are opened here."""
+    """One safetensors file, or the shards that an index names. All are looked at here.
+
+    A file is mapped anew for each tensor: the pages that were read of a file count as resident
+    memory while it is open, which would be a second copy of the model.
+    """
 
     def __init__(self, where: Path):
         self.where = where
         files: dict[Path, list[str] | None] = {where: None}
         if where.name.endswith(".json"):
             files = {where.with_name(name): keys for name, keys in _shards(where).items()}
-        self._file_of: dict[str, Any] = {}
+        self._file_of: dict[str, Path] = {}
         found: list[Stored] = []
         for path, expected in files.items():
             found += self._open(path, expected)
@@ -61,12 +64,12 @@ class SafetensorsSource(WeightSource):
             does = "holds" if key in slices else "lacks"
             lists = "does not list there" if key in slices else "lists"
             raise CheckpointError(f"{path}: {does} {key!r}, which {self.where.name} {lists}")
-        self._file_of |= dict.fromkeys(slices, file)
+        self._file_of |= dict.fromkeys(slices, path)
         return found
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         with foreign(lambda reason: CheckpointError(f"{self.where}: {key!r}: {reason}")):
-            tensor: Tensor = self._file_of[key].get_tensor(key)
+            tensor: Tensor = safe_open(str(self._file_of[key]), "pt").get_tensor(key)
         return tensor[start:stop]
 
 
