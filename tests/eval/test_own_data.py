@@ -12,7 +12,7 @@ from olmo.config import ConfigError
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
-from olmo.eval.scoring import Score, score_example
+from olmo.eval.scoring import SCORERS, Score, score_example
 from olmo.eval.store import run_key
 from olmo.eval.tasks import OWN_DATA, resolve_tasks
 from olmo.train.config import InLoopConfig
@@ -119,6 +119,7 @@ def test_a_scorer_of_ones_own(file: Path) -> None:
         load_scorer("rule")
     with pytest.raises(ConfigError, match=r"metric: unknown 'anlz'"):
         own_metric("anlz", None)
+    del SCORERS[name]  # other tests look at the whole table
 
 
 def test_training_opens_the_file_at_its_start(file: Path) -> None:
