@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node 8 launch_scripts/eval_molmo2.py CHECKPOINT --mode=video
     python launch_scripts/eval_molmo2.py CHECKPOINT --tasks=mvbench,mlvu_mc --max_examples=50
+    python launch_scripts/eval_molmo2.py CHECKPOINT --tasks=my.jsonl --dry_run
 
 Writes SAVE_FOLDER/SET_UP/TASK/metrics.json and predictions.json, a report.html, and prints a table.
 Started again after a stop, it goes on where it was; finished results for the same checkpoint,
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from olmo.config import merge
 from olmo.eval.tasks import TASKS, groups
 
 if TYPE_CHECKING:
-    from olmo.eval.settings import EvalConfig
+    from olmo.eval.settings import EvalConfig, EvalPlan
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,11 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("checkpoint", help="checkpoint folder, or run folder (its newest checkpoint is taken)")
     add("--mode", help=f"task groups, separated by commas: {modes}")
-    add("--tasks", help=f"tasks, separated by commas: {tasks}")
+    add("--tasks", help=f"tasks, or files of own data, separated by commas: {tasks}")
+    metric = "scorer of own data, such as anls (default: by what each example's reference is)"
+    add("--metric", metavar="NAME", help=metric)
+    own = "score own data by a function (prediction, metadata) -> number of your own"
+    add("--scorer", metavar="FILE.py:FUNCTION", help=own)
     batch = "examples that a rank loads at once (default: the task's own); no answer depends on it"
     add("--device_batch_size", type=int, metavar="N", help=batch)
     generation = "one example per forward pass (default), or batches, where a near-tie may flip"
@@ -59,11 +65,15 @@ def build_parser() -> Parser:
     add("--seed", type=int, metavar="N", help=seed)
     workers = f"processes per rank that load videos (default {GPU_WORKERS} with a GPU, else 0)"
     add("--num_workers", type=int, metavar="N", help=workers)
-    folder = "where results are written (default: folder 'eval' beside the checkpoint)"
-    add("--save_folder", metavar="DIR", help=folder)
+    folder = (
+        "where results are written (default: RUN/eval of a training run that can be written to, "
+    )
+    folder += "else runs/eval/NAME)"
+    add("--save_folder", "--out", metavar="DIR", help=folder)
     name = "subfolder for this set-up (default: the checkpoint's name and the overrides)"
     add("--eval_name", metavar="NAME", help=name)
     add("--overwrite", action="store_true", help="recompute finished results")
+    add("--dry_run", action="store_true", help="show the tasks, their data and limits, then end")
     add("--fsdp", action="store_true", help="shard the model over the ranks: for large models")
     weights = "type of the weights (default: bf16 on a GPU, fp32 on the CPU)"
     add("--weights", choices=("bf16", "fp32"), help=weights)
@@ -91,6 +101,19 @@ def build_config(argv: list[str]) -> EvalConfig:
     return EvalConfig.from_dict(merge(given, parser.overrides(rest, EvalConfig)))
 
 
+def show(plan: EvalPlan) -> int:
+    """Print what would run; the exit code that a run would have, as far as the data tell."""
+    from olmo.eval.dry_run import describe_evaluation
+    from olmo.eval.report import format_problems
+
+    found = describe_evaluation(plan)
+    if os.environ.get("RANK", "0") == "0":
+        print(found.text)
+        if found.problems:
+            print(f"problems:\n{format_problems(found.problems)}", file=sys.stderr)
+    return 1 if found.problems else 0
+
+
 @exit_code()
 def main(argv: list[str] | None = None) -> int:
     """Exit code 1 if something was left out."""
@@ -103,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
 
     setup_logging()
     plan = plan_evaluation(config)
+    if config.dry_run:
+        return show(plan)
     outcome = run_evaluation(plan, init_distributed(TIMEOUT_MINUTES))
     if is_main():
         print(format_summary(outcome.metrics))

@@ -39,7 +39,8 @@ MAX_SHOWN = 20
 """Mistakes that a message lists."""
 MAX_LINE_BYTES = 4 << 20
 """Longest line; subtitles within it keep ``Limits.max_subtitle_bytes``."""
-REFERENCES = ("question", "answer", "options", "answer_idx")
+REFERENCES = ("question", "answer", "answers", "options", "answer_idx")
+NO_END = -1
 ROWS_PER_UPDATE, SECONDS_WITHOUT_BAR = 5000, 3
 """Of the bar that shows how far the check is."""
 MAX_FOLDERS = 100_000
@@ -62,12 +63,17 @@ class CustomRecords(Sequence[Record]):
 
     sources: list[RowFile]
     questions: bool = False
+    answered: bool = True
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def first(self, which: int) -> int:
+        """Index of the first record of file number ``which``."""
+        return int(self._ends[which]) - len(self.sources[which])
 
     def place(self, idx: Any) -> tuple[RowFile, int]:
         """The file of a record, and the index of its row there."""
@@ -81,9 +87,8 @@ class CustomRecords(Sequence[Record]):
         source, row = self.place(idx)
         number = source.number(row)
         try:
-            line = source.line(row)
-            line = with_answer(line) if self.questions else line
-            return record_of(line, example_id(source.path, number))
+            line = with_answer(source.line(row)) if self.questions else source.line(row)
+            return record_of(line, example_id(source.path, number), self.answered)
         except (CustomDataError, OSError) as e:
             reason = str(e) if isinstance(e, CustomDataError) else describe(e)
             raise CustomDataError(f"{source.path}: {source.unit} {number}: {reason}") from e
@@ -99,12 +104,15 @@ class CustomDataset(RecordDataset):
     """Examples of the file or folder ``path``. Paths in it are relative to its own folder.
 
     For an ``evaluation`` the metadata have what the answer is compared with: ``answer`` (a text),
-    with ``options`` and ``answer_idx`` for multiple choice; and ``question``. Of a conversation
-    that is the last turn, and evaluation asks for it with all turns before it.
+    ``answers``, or ``options`` and ``answer_idx`` for multiple choice; and ``question``. Of a
+    conversation that is the last turn, and evaluation asks for it with all turns before it. A line
+    may lack its answer then, and ``flaws`` has what is wrong with the lines that cannot be used,
+    by index: to get one of them is a ``CustomDataError``.
     """
 
     path: Path
     evaluation: bool = False
+    flaws: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -115,7 +123,8 @@ class CustomDataset(RecordDataset):
         evaluation: bool = False,
         questions: bool = False,
     ) -> CustomDataset:
-        """Read and check every row. All mistakes come in one ``CustomDataError``.
+        """Read and check every row. All mistakes come in one ``CustomDataError``; for an
+        ``evaluation`` in a warning, as long as any row can be used.
 
         ``questions``: rows need no answer, and their media are not looked for before they are read.
 
@@ -123,27 +132,32 @@ class CustomDataset(RecordDataset):
         ``split`` matters for a folder of ``save_to_disk`` that has several.
         """
         path = Path(path).absolute()
-        mistakes: list[str] = []
+        mistakes: list[tuple[int, int, str]] = []
         with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
             sources = open_files(path, max_line_bytes, split)
             home = path if path.is_dir() else path.parent
-            check = LineCheck(str(home), DataFormatterConfig().build(), questions)
-            for source in sources:
+            check = LineCheck(str(home), DataFormatterConfig().build(), questions, not evaluation)
+            for i, source in enumerate(sources):
                 name = "" if source.path == path else f"{source.path.name}: "
-                for reason in _mistakes(source, check):
-                    mistakes.append(f"{name}{reason}" if len(mistakes) < MAX_SHOWN else "")
+                for row, reason in _mistakes(source, check):
+                    is_kept = evaluation or len(mistakes) < MAX_SHOWN
+                    mistakes.append((i, row, f"{name}{reason}" if is_kept else ""))
         if mistakes:
-            shown = "\n  ".join(["", *mistakes[:MAX_SHOWN]])
-            more = len(mistakes) - MAX_SHOWN
-            shown += f"\n  ... and {more} more" if more > 0 else ""
             units = "/".join(sorted({f"{source.unit}s" for source in sources}))
-            raise CustomDataError(f"{path}: {len(mistakes)} {units} cannot be used:{shown}")
-        records = CustomRecords(sources, questions)
+            text = f"{path}: {len(mistakes)} {units} cannot be used:{_shown(mistakes)}"
+            if not evaluation or any(row == NO_END for _, row, _ in mistakes):
+                raise CustomDataError(text)
+        records = CustomRecords(sources, questions, not evaluation)
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
+        flaws = {records.first(i) + row: reason for i, row, reason in mistakes}
+        if len(flaws) == len(records):
+            raise CustomDataError(text)
+        if flaws:
+            log.warning("%s", text)
         if check.unused:
             log.warning("%s: keys without a meaning here: %s", path, _listed(sorted(check.unused)))
-        return cls(path.name, split, home, records, path, evaluation)
+        return cls(path.name, split, home, records, path, evaluation, flaws)
 
     @property
     def files(self) -> list[Path]:
@@ -158,6 +172,11 @@ class CustomDataset(RecordDataset):
         between = ":" if source.unit == "line" else f": {source.unit} "
         return f"{source.path}{between}{source.number(row)}"
 
+    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
+        if idx in self.flaws:
+            raise CustomDataError(f"{self.path}: {self.flaws[idx]}")
+        return super().get(idx, rng)
+
     def drawn(self, record: Record, rng: np.random.RandomState) -> Record:
         if not self.evaluation:
             return record
@@ -169,8 +188,16 @@ class CustomDataset(RecordDataset):
         return record | {"metadata": known | record["metadata"]}
 
 
-def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
-    """What is wrong with the rows of a file, each with its number."""
+def _shown(mistakes: list[tuple[int, int, str]]) -> str:
+    """The first mistakes, one a line, and how many more."""
+    more = len(mistakes) - MAX_SHOWN
+    first = [reason for _, _, reason in mistakes[:MAX_SHOWN]]
+    return "\n  ".join(["", *first, *[f"... and {more} more"] * (more > 0)])
+
+
+def _mistakes(source: RowFile, check: LineCheck) -> Iterator[tuple[int, str]]:
+    """Index of each row of a file that cannot be used, and what is wrong with it, with its number.
+    ``NO_END`` is the row of what keeps the file from being read to its end."""
     from olmo.distributed import is_main  # imported late: it takes seconds, for torch
 
     size = sum(path.stat().st_size for path in source.files)
@@ -183,13 +210,13 @@ def _mistakes(source: RowFile, check: LineCheck) -> Iterator[str]:
             try:
                 check(source.parse(found, number), found)
             except OutsideError as e:
-                yield _printable(f"{source.unit} {number}: {e}")
+                yield n, _printable(f"{source.unit} {number}: {e}")
             except Exception as e:  # whatever is odd about it, it is a mistake of that row
-                yield _printable(f"{source.unit} {number}: it cannot be used: {describe(e)}")
+                yield n, _printable(f"{source.unit} {number}: it cannot be used: {describe(e)}")
             if not n % ROWS_PER_UPDATE:
                 bar.update(source.n_bytes_done - bar.n)
     except Exception as e:  # of the library that reads the file
-        yield _printable(f"it cannot be read to its end: {describe(e)}")
+        yield NO_END, _printable(f"it cannot be read to its end: {describe(e)}")
     bar.close()
 
 
@@ -216,6 +243,7 @@ class LineCheck:
     home: str
     formatter: DataFormatter
     questions: bool = False
+    answered: bool = True
     unused: set[str] = field(default_factory=set)
     """Keys of lines in a chat form that mean nothing here."""
     _files: dict[str, frozenset[str] | None] = field(default_factory=dict)
@@ -224,9 +252,9 @@ class LineCheck:
     def __call__(self, line: Any, source: Any) -> None:
         """``CustomDataError`` for a line that cannot be used; ``source`` is what it was read
         from."""
-        if self.questions:
-            line = with_answer(line)
-        known = checked(line, None if self.questions else self._missing, self.unused)
+        line = with_answer(line) if self.questions else line
+        missing = None if self.questions else self._missing
+        known = checked(line, missing, self.unused, self.answered)
         if isinstance(source, bytes) and HALF_A_CHARACTER.search(source):
             try:
                 json.dumps(line, ensure_ascii=False).encode()
@@ -235,13 +263,15 @@ class LineCheck:
                 raise CustomDataError(reason) from e
         kind = (style_of(known), "options" in known, "messages" in known)
         if kind not in self._tried:
-            self._tried[kind] = self._try_out(record_of(line, ""))
+            self._tried[kind] = self._try_out(record_of(line, "", self.answered))
         if reason := self._tried[kind]:
             given = "with 'options'" if "options" in known else "without 'options'"
             raise CustomDataError(f"the style {kind[0]!r} is of no use {given}: {reason}")
 
     def _try_out(self, record: Record) -> str:
         """Why the formatter refuses a record, empty if it does not."""
+        if not record.keys() & {"answer", "answers", "answer_idx", "messages"}:
+            record |= {"answer_idx": 0} if "options" in record else {"answer": "-"}
         try:
             self.formatter(record)
         except ValueError as e:

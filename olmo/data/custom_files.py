@@ -139,10 +139,9 @@ class LineRows(RowFile):
         starts, ends, numbers = array("q"), array("q"), array("q")
         with self.path.open("rb") as file:
             for number, start, data in self._found(file):
-                if isinstance(data, bytes):
-                    starts.append(start)
-                    ends.append(start + len(data))
-                    numbers.append(number)
+                starts.append(start)
+                ends.append(start + (len(data) if isinstance(data, bytes) else 0))
+                numbers.append(number)
                 self.n_bytes_done = start
                 yield number, data
         self._starts, self._ends, self._numbers = map(np.asarray, (starts, ends, numbers))

@@ -39,9 +39,12 @@ def _is_images(value: Any) -> bool:
     return all(_is_text(image) or (isinstance(image, bytes) and image) for image in images)
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
 def _is_options(value: Any) -> bool:
-    is_list = isinstance(value, list) and 2 <= len(value) <= MAX_OPTIONS
-    return is_list and all(map(_is_text, value))
+    return _is_texts(value) and 2 <= len(value) <= MAX_OPTIONS
 
 
 def _is_number(value: Any) -> bool:
@@ -62,6 +65,7 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
     "image": ((_is_images, "expected a path or a list of paths"),),
     "question": TEXT,
     "answer": (),  # checked together with the options
+    "answers": ((_is_texts, "expected a list of texts"),),
     "options": (
         (_is_options, f"expected 2 to {MAX_OPTIONS} texts"),
         (lambda v: len(set(v)) == len(v), "the same text twice"),
@@ -78,7 +82,7 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
     "id": ((lambda v: isinstance(v, str) or type(v) is int, "expected text or a whole number"),),
 }
 """Known keys. ``id`` is kept in the metadata, and means nothing else."""
-ABOUT_TEXT = ("question", "answer", "options")
+ABOUT_TEXT = ("question", "answer", "answers", "options")
 CHAT_FIELDS = {k: rules for k, rules in FIELDS.items() if k not in ABOUT_TEXT} | {
     "data_source": FIELDS["id"]
 }
@@ -91,9 +95,9 @@ Missing = Callable[[Record, bool], Iterator[str]]
 """What is wrong with the media of a line, as far as the disk tells; whether it has a rate."""
 
 
-def record_of(line: Any, example_id: str) -> Record:
-    """The record of a line of any form."""
-    line = checked(line)
+def record_of(line: Any, example_id: str, answered: bool = True) -> Record:
+    """The record of a line of any form; without ``answered`` it may lack an answer."""
+    line = checked(line, answered=answered)
     record: Record = {k: line[k] for k in MEDIA_KEYS if k in line}
     if "messages" in line:
         record["messages"] = turns_of(line["messages"])
@@ -110,10 +114,16 @@ def record_of(line: Any, example_id: str) -> Record:
     return record | {"metadata": metadata}
 
 
-def checked(line: Any, missing: Missing | None = None, unused: set[str] | None = None) -> Record:
+def checked(
+    line: Any,
+    missing: Missing | None = None,
+    unused: set[str] | None = None,
+    answered: bool = True,
+) -> Record:
     """The line with the keys ``FIELDS``, or of a conversation ``CHAT_FIELDS`` and ``messages``.
     ``CustomDataError`` lists all that is wrong with it; ``missing`` looks for its media. ``unused``
-    gets the keys of a conversation that mean nothing here."""
+    gets the keys of a conversation that mean nothing here. A line with a question needs an answer
+    if ``answered``."""
     if not isinstance(line, dict):
         found = json.dumps(line, ensure_ascii=False, default=str)
         raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
@@ -130,7 +140,8 @@ def checked(line: Any, missing: Missing | None = None, unused: set[str] | None =
         if isinstance(image := line.get("image"), (dict, list)):
             images = [*map(contents, image)] if isinstance(image, list) else contents(image)
             line = line | {"image": images}
-        mistakes += itertools.islice(_mistakes(line, FIELDS, missing), MAX_MISTAKES)
+        wrong = _mistakes(line, FIELDS, missing, answered)
+        mistakes += itertools.islice(wrong, MAX_MISTAKES)
     if len(mistakes) > 1:
         mistakes = [f"({chr(ord('a') + i)}) {m}" for i, m in enumerate(mistakes[:MAX_MISTAKES])]
     if mistakes:
@@ -178,7 +189,10 @@ def style_of(line: Record) -> str:
 
 def _answer(line: Record) -> Record:
     """``answer``, or ``options`` with ``answer_idx``. A number counts the options from 0; where it
-    could also be the text of another option, the text has to be given."""
+    could also be the text of another option, the text has to be given. ``answers`` of several
+    people, and no answer at all, stay as they are."""
+    if "answer" not in line:
+        return {k: line[k] for k in ("answers", "options") if k in line}
     answer, options = line["answer"], line.get("options")
     if options is None:
         if not _is_text(answer):
@@ -227,7 +241,10 @@ def with_answer(line: Any) -> Any:
 
 
 def _mistakes(
-    line: Record, fields: Mapping[str, tuple[Rule, ...]], missing: Missing | None
+    line: Record,
+    fields: Mapping[str, tuple[Rule, ...]],
+    missing: Missing | None,
+    answered: bool = True,
 ) -> Iterator[str]:
     """All that is wrong with a line: unknown keys, single values, then values together."""
     is_chat = fields is CHAT_FIELDS
@@ -243,9 +260,12 @@ def _mistakes(
     if style not in KNOWN_STYLES:
         yield f"'style': unknown style {style!r:.80}; {nearest(style, KNOWN_STYLES)}"
     if not is_chat:
-        for key in ("question", "answer"):
-            if key not in line:
-                yield f"no {key!r}"
+        if "question" not in line:
+            yield "no 'question'"
+        if answered and not line.keys() & {"answer", "answers"}:
+            yield "no 'answer'"
+        if "answers" in line and (other := line.keys() & {"answer", "options"}):
+            yield f"'answers' does not go with {min(other)!r}"
         if ("video" in line) + ("image" in line) != 1:
             yield f"expected either {' or '.join(map(repr, MEDIA_KEYS))}"
     if "video" not in line:

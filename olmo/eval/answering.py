@@ -111,10 +111,13 @@ class Answerer:
         stages = {**vision.seconds, **out.timings, "total": total}
         seconds = {stage: round(value / n, 6) for stage, value in stages.items()}
         tokens, lengths = out.token_ids.tolist(), out.n_prompt_tokens.tolist()
-        return [
-            self.row(example, ids, length, seconds, vision.stats)
-            for example, ids, length in zip(group.examples, tokens, lengths, strict=True)
-        ]
+        rows = []
+        for example, ids, length in zip(group.examples, tokens, lengths, strict=True):
+            try:
+                rows.append(self.row(example, ids, length, seconds, vision.stats))
+            except ValueError as e:  # the example has no such reference, or a user's own scorer
+                self.skip(results, example["index"], describe_error(e))
+        return rows
 
     def _generate(self, inputs: dict[str, Any] | None) -> Any:
         stops = [self.tokenizer.eos_id]

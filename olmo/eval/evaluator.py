@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from olmo.data.examples import BAD_EXAMPLE, describe_error
-from olmo.data.registry import Dataset, get_dataset
+from olmo.data.registry import Dataset
 from olmo.distributed import gather, get_rank, get_world_size
 from olmo.eval.answering import Answerer, RankResults, Row, on_device
 from olmo.eval.examples import LENGTH_WINDOW, ExampleLoader, raw_example
 from olmo.eval.lockstep import Lockstep
+from olmo.eval.own_data import open_dataset
 from olmo.eval.report import TaskResult, merge_ranks, summarize, timing
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import TaskStore, append_rows, example_fingerprint
@@ -108,7 +109,7 @@ def evaluate_task(
     Every rank calls it with a whole model and gets the merged result. ``dataset`` replaces the
     one that the task names. The model is put into evaluation mode meanwhile.
     """
-    dataset = get_dataset(task.dataset, task.split) if dataset is None else dataset
+    dataset = open_dataset(task) if dataset is None else dataset
     examples = Examples(task, dataset, survey(task, dataset, settings))
     return evaluate_rows(examples, Setup(model, model_config, settings, device))
 

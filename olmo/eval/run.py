@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from olmo.data.registry import Dataset, get_dataset
+from olmo.data.registry import Dataset
 from olmo.device import DTYPES
 from olmo.distributed import from_main, is_main
 from olmo.eval.answering import Row
@@ -28,6 +28,7 @@ from olmo.eval.evaluator import (
 )
 from olmo.eval.failure_pictures import draw_failures
 from olmo.eval.loading import load_for_evaluation
+from olmo.eval.own_data import open_dataset
 from olmo.eval.report import Problem, TaskResult, find_problems
 from olmo.eval.report_html import write_report
 from olmo.eval.settings import EvalPlan, EvalSettings
@@ -111,7 +112,7 @@ class _Run:
         limit = config.max_new_tokens or task.max_new_tokens
         key = run_key(plan.checkpoint, task, self._settings(limit, task))
         store = TaskStore(plan.folder / task.folder, key)
-        dataset = together(lambda: get_dataset(task.dataset, task.split))
+        dataset = together(lambda: open_dataset(task))
         work = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
         if work.metrics is not None:
             if is_main():

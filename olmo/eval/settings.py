@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olmo.config import Config, FilePath, merge, section
+from olmo.config import Config, ConfigError, FilePath, merge, section
 from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.examples import Generation
+from olmo.eval.own_data import own_metric
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.loading import (
     check_weights,
@@ -17,6 +19,7 @@ from olmo.models.loading import (
     select_checkpoint,
 )
 from olmo.models.pruning_choice import resolve_pruning
+from olmo.models.run_folder import CONFIG_FILE, STEP_FOLDER
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -28,6 +31,9 @@ videos exceed what a model was trained with."""
 MIN_IMAGE_LIMITS = {"max_crops": 24, "max_images": 20}
 """Crops of a single image and images of a list, likewise: benchmarks have finer images, and more
 of them, than training, and published figures are measured so."""
+
+RUN_FILES = (CONFIG_FILE, "metrics.jsonl")
+"""A folder with one of them is that of a training run."""
 
 
 @dataclass
@@ -54,16 +60,20 @@ class EvalSettings(Config):
 @dataclass
 class EvalConfig(EvalSettings):
     """One evaluation run. ``checkpoint`` is a checkpoint folder or a run folder (then its newest
-    checkpoint); ``save_folder`` defaults to ``eval`` beside the checkpoint; ``model`` holds
+    checkpoint); ``metric`` names the scorer of own data, ``scorer`` gives one as
+    ``FILE.py:FUNCTION``; ``save_folder``: see ``results_folder``; ``model`` holds
     overrides of the checkpoint's model config; ``weights`` None is bf16 on a GPU, else fp32;
     ``pictures`` limits the failures of a task that the report shows with their kept tokens."""
 
     checkpoint: FilePath = field(kw_only=True)
     mode: str | None = None
     tasks: str | None = None
+    metric: str | None = None
+    scorer: str | None = None
     save_folder: FilePath | None = None
     eval_name: str | None = None
     overwrite: bool = False
+    dry_run: bool = False
     fsdp: bool = False
     weights: Literal["bf16", "fp32"] | None = None
     pictures: int = 4
@@ -93,14 +103,30 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 
     Raises ``ValueError`` (``ConfigError``) or ``FileNotFoundError`` for what a user got wrong.
     """
-    tasks = resolve_tasks(config.mode, config.tasks)
+    metric = own_metric(config.metric, config.scorer)
+    tasks = resolve_tasks(config.mode, config.tasks, metric)
+    if metric is not None and not any(task.own for task in tasks):
+        flag = "metric" if config.scorer is None else "scorer"
+        raise ConfigError(f"{flag} is for own data, and no task is a file or folder of them")
     checkpoint = select_checkpoint(config.checkpoint)
     overrides = evaluation_overrides(checkpoint, config.model)
     model_config = load_model_config(checkpoint, overrides or None)
     check_weights(model_config.build("meta"), checkpoint)
-    folder = Path(config.save_folder or checkpoint.resolve().parent / "eval")
+    folder = Path(config.save_folder or results_folder(checkpoint))
     name = config.eval_name or set_up_name(checkpoint, config.model)
     return EvalPlan(config, checkpoint, model_config, tasks, folder / name, overrides)
+
+
+def results_folder(checkpoint: Path) -> Path:
+    """``RUN/eval`` for a checkpoint of a training run that can be written to, else
+    ``runs/eval/NAME`` under the current folder: what came from elsewhere stays as it is. ``NAME``
+    is the checkpoint's, or that of the folder above a ``step{N}``."""
+    whole = checkpoint.resolve()
+    is_step = STEP_FOLDER.fullmatch(whole.name) is not None
+    run = whole.parent
+    if is_step and any((run / name).is_file() for name in RUN_FILES) and os.access(run, os.W_OK):
+        return run / "eval"
+    return Path("runs", "eval", (run if is_step else whole).name)
 
 
 def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, Any]:

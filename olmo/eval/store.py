@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from olmo.eval.scoring import SCORERS
 from olmo.eval.tasks import Task
 from olmo.files import write_json
 from olmo.types import MEDIA_KEYS
@@ -39,7 +41,8 @@ Row = dict[str, Any]
 
 def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
     """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
-    task, ``settings`` (plain values) and the scoring code."""
+    task, ``settings`` (plain values) and the scoring code, with the file of a scorer of the user's
+    own."""
     files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
     here = Path(__file__).parent
     code = [
@@ -47,6 +50,9 @@ def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
         for f in (*sorted((here / "scoring").iterdir()), here / "metrics.py")
         if f.is_file()
     ]
+    module = sys.modules[SCORERS[task.metric].__module__] if task.metric in SCORERS else None
+    if module is not None and not module.__name__.startswith(f"{__package__}."):
+        code.append(Path(str(module.__file__)).read_bytes())
     fields = dataclasses.asdict(task)
     return _hash(
         {

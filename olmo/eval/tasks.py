@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from olmo.config import expand
 from olmo.data.registry import check_split
 from olmo.text import nearest
 
 QUESTION_ANSWERING = "question_answering"
 PREDICTIONS_ONLY = "predictions_only"
+OWN_DATA = "own_data"
+OWN_TOKENS = 256
+"""Longest answer of own data: they may ask for descriptions."""
 
 MC = "video_eval_multiple_choice"
 MC_SUBTITLE = "video_eval_multiple_choice_w_subtitle"
@@ -30,6 +36,7 @@ class Task:
         macro: beginning of the labels that count for the macro average.
         title: name in tables; the task's name if empty.
         only: a field of the metadata, then the values to keep; empty keeps all examples.
+        own: ``dataset`` is the path of a user's own data.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Task:
     macro: str = ""
     title: str = ""
     only: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def folder(self) -> str:
@@ -252,13 +260,15 @@ def groups() -> dict[str, list[Task]]:
     return members
 
 
-def resolve_tasks(mode: str | None, tasks: str | None) -> list[Task]:
+def resolve_tasks(mode: str | None, tasks: str | None, own_metric: str | None = None) -> list[Task]:
     """Tasks named by two comma-separated lists, without repeats, in the order given.
 
     Either list may hold group and task names alike; ``task:split`` asks for another split than
-    the table's. Raises ``ValueError`` for an unknown name (the message has the nearest known ones
-    and the groups), a split that the data set lacks (the message has those it has) or that is for
-    training, and when both lists are empty.
+    the table's. A file or folder of own data is a task of its own, scored by ``own_metric``, by
+    default by what each example's reference is. Raises ``ValueError`` for an unknown name (the
+    message has the nearest known ones and the groups), a split that the data set lacks (the message
+    has those it has) or that is for training, for two files with tasks of the same name, and when
+    both lists are empty.
     """
     names = [n.strip() for listed in (mode, tasks) if listed for n in listed.split(",")]
     names = [n for n in names if n]
@@ -266,14 +276,51 @@ def resolve_tasks(mode: str | None, tasks: str | None) -> list[Task]:
         raise ValueError(f"no task given: use --mode ({', '.join(groups())}) or --tasks")
     found: dict[str, Task] = {}
     for name in names:
-        found.update({task.name: task for task in _named(name)})
+        for task in _named(name, own_metric):
+            other = found.setdefault(task.name, task)
+            if task.own and task != other:
+                both = f"{other.dataset} and {task.dataset}"
+                raise ValueError(f"two tasks of the name {task.name!r}, {both}: rename the file")
     return list(found.values())
 
 
-def _named(name: str) -> list[Task]:
+def _find_own(name: str) -> tuple[Path, str] | None:
+    """File or folder of own data that a name of a task means, and its split, empty if none is
+    asked for; None if it is no path. ``ValueError`` for a path that is not there."""
+    from olmo.data.custom import is_own_data  # imported late: it takes a while
+
+    base, _, split = name.rpartition(":")
+    for text, of in ((name, ""), (base, split)):
+        path = Path(expand(text))
+        if text and path.exists():
+            return path.absolute(), of
+    if is_own_data(name) or is_own_data(base):
+        raise ValueError(f"{name}: no such file or folder of own data")
+    return None
+
+
+def _task_name(path: Path) -> str:
+    """Name of a file's task, of characters that suit a folder: the file's without its suffix."""
+    return re.sub(r"[^\w.+-]", "_", path.name if path.is_dir() else path.stem)
+
+
+def _own_task(path: Path, split: str, metric: str | None) -> Task:
+    name = _task_name(path)
+    if split:
+        name = f"{name}:{split}"
+    if name in {task.name for task in TASKS}:
+        raise ValueError(f"{path}: {name!r} is the name of a task already; rename the file")
+    metric = metric or OWN_DATA
+    about = (str(path), split or "test", metric, OWN_TOKENS)
+    return Task(name, *about, categories=("data_source",), own=True)
+
+
+def _named(name: str, own_metric: str | None) -> list[Task]:
     known = {task.name: [task] for task in TASKS} | groups()
     base, _, split = name.partition(":")
     if base not in known:
+        if (own := _find_own(name)) is not None:
+            return [_own_task(*own, own_metric)]
         hint = f"{nearest(base, known)} Known groups: {', '.join(groups())}"
         raise ValueError(f"unknown evaluation task {base!r}; {hint}")
     if not split:

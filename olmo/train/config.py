@@ -71,7 +71,7 @@ class InLoopConfig(Config):
     eval_interval: int = 0
     """Steps between evaluations; the last step counts as well."""
     tasks: str | None = None
-    """Tasks or groups of ``olmo.eval.tasks``, separated by commas."""
+    """Tasks or groups of ``olmo.eval.tasks``, or files of own data, separated by commas."""
     max_examples: int | None = 256
     """Of each task; None takes all."""
     device_batch_size: int = 4

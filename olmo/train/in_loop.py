@@ -13,6 +13,7 @@ from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
+from olmo.eval.own_data import open_dataset
 from olmo.eval.report import write_result
 from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
@@ -45,6 +46,8 @@ class EvaluationCallback(Callback):
     def __init__(self, config: InLoopConfig):
         self.interval = config.eval_interval
         self.tasks = resolve_tasks(None, config.tasks)
+        # own data are checked now, not after hours of training
+        self.own = {task.name: open_dataset(task) for task in self.tasks if task.own}
         self.settings = EvalSettings(
             device_batch_size=config.device_batch_size, max_examples=config.max_examples
         )
@@ -62,7 +65,10 @@ class EvaluationCallback(Callback):
                     torch.autocast(device.type, torch.bfloat16, enabled=bf16),
                     torch.compiler.set_stance("force_eager"),  # a length per step is a shape each
                 ):
-                    result = evaluate_task(model, config.model, task, self.settings, device)
+                    result = evaluate_task(
+                        *(model, config.model, task, self.settings, device),
+                        dataset=self.own.get(task.name),
+                    )
                 figures = {
                     k: float(v)
                     for k, v in result.metrics.items()

@@ -107,7 +107,7 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
         ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
         (
             {**VIDEO, "zzz": 2},
-            "unknown key 'zzz'; known: answer, conversations, end, frame_rate, id, image",
+            "unknown key 'zzz'; known: answer, answers, conversations, end, frame_rate, id",
         ),
         ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),

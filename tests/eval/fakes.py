@@ -13,7 +13,7 @@ from torch import nn
 
 from olmo.config import Config
 from olmo.data.video_loading import VideoReadError
-from olmo.eval import evaluator, examples, run
+from olmo.eval import evaluator, examples, own_data, run
 from olmo.eval.tasks import Task
 from olmo.preprocessing.chat import DataFormatterConfig
 
@@ -149,5 +149,4 @@ class Ranks:
 def install(monkeypatch):
     """Put the fakes in the place of data loading and of the registry."""
     monkeypatch.setattr(examples, "prepare", fake_prepare)
-    for module in (evaluator, run):
-        monkeypatch.setattr(module, "get_dataset", lambda name, split: FakeDataset())
+    monkeypatch.setattr(own_data, "get_dataset", lambda name, split: FakeDataset())

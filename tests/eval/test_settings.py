@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from olmo.config import ConfigError, merge
-from olmo.eval.settings import EvalConfig, plan_evaluation
+from olmo.eval.settings import EvalConfig, plan_evaluation, results_folder
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
 PRUNING = {
@@ -53,8 +53,16 @@ def test_images_are_shown_as_in_published_evaluations_unless_the_user_says_other
 
 
 def test_folders(tmp_path):
-    beside = CHECKPOINT.resolve() / "eval"
-    assert plan().folder == beside / "step800-unsharded"
+    elsewhere = Path("runs", "eval", "tiny-dense")
+    assert plan().folder == elsewhere / "step800-unsharded"
+    step = tmp_path / "mine" / "step800-unsharded"
+    step.parent.mkdir()
+    step.symlink_to(CHECKPOINT.resolve() / step.name)  # where it leads is not that run's
+    assert plan(checkpoint=str(step)).folder == elsewhere / step.name
+    assert results_folder(tmp_path / "Molmo2") == Path("runs", "eval", "Molmo2")
+    (tmp_path / "mine" / "metrics.jsonl").touch()
+    step = tmp_path / "mine" / "step5"
+    assert results_folder(step) == tmp_path / "mine" / "eval"
     assert plan({"mm_preprocessor": {"max_frames": 4}}).folder.name.endswith("-max_frames=4")
     assert plan(eval_name="x", save_folder=str(tmp_path)).folder == tmp_path / "x"
 

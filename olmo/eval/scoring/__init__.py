@@ -7,6 +7,7 @@ from olmo.eval.scoring import (  # noqa: F401 (they fill the table)
     exams,
     letters,
     open,
+    own,
     points,
     temp_compass,
     tracking,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from olmo.eval.scoring.score import SCORERS, Metadata, Score, needed, scorer
 from olmo.eval.scoring.text import clean_answer, edit_distance, normalize_answer
+from olmo.eval.tasks import PREDICTIONS_ONLY
 
 MULTIPLE_CHOICE = "multiple_choice"
 SHORT_ANSWER = "short_answer"
@@ -34,7 +35,7 @@ def question_answering(prediction: str, metadata: Metadata) -> Score:
     return SCORERS[style](prediction, metadata)
 
 
-@scorer("predictions_only")
+@scorer(PREDICTIONS_ONLY)
 def predictions_only(prediction: str, metadata: Metadata) -> Score:
     """Test splits without public answers."""
     return Score(None, prediction or None)

@@ -1,0 +1,149 @@
+"""Evaluation on own data: tasks of files, how they are scored, and the script on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from olmo.config import ConfigError
+from olmo.data.custom import CustomDataError, CustomDataset
+from olmo.data.datasets.synthetic.video import make_clip
+from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
+from olmo.eval.scoring import SCORERS, Score, score_example
+from olmo.eval.store import run_key
+from olmo.eval.tasks import OWN_DATA, resolve_tasks
+from olmo.train.config import InLoopConfig
+from olmo.train.in_loop import EvaluationCallback
+from tests.eval.scripts import DENSE, EVALUATE, run
+
+LINES = (
+    {"question": "Which?", "options": ["red", "blue"], "answer": "red"},
+    {"question": "How many?", "answer": "3"},
+    {"question": "What happens?"},
+    {"question": "Which colour?", "answer": "red"},
+    {"question": "Which letter?", "answers": ["A", "A", "B"], "style": "video_short_answer"},
+)
+SCORER = "def rate(prediction, metadata):\n    return {value}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Five clips, the last line but one being broken."""
+    lines = []
+    for i, line in enumerate(LINES):
+        make_clip((tmp_path, 0, "one", "test", i))
+        lines.append(json.dumps({"video": f"{i:05d}.mp4", **line}))
+    lines.insert(4, '{"video": "absent.mp4", "question": "Q", "answer": "A"}')
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_path_is_a_task(file: Path) -> None:
+    task, known = resolve_tasks(None, f"{file},mvbench")
+    assert (task.name, task.dataset, task.metric, task.prompt) == (
+        "mine",
+        str(file),
+        OWN_DATA,
+        None,
+    )
+    assert task.own and not known.own
+    assert resolve_tasks(None, f"{file}:val")[0].name == "mine:val"
+    (folder,) = resolve_tasks(None, str(file.parent), "anls")
+    assert folder.metric == "anls" and folder.own
+    with pytest.raises(ValueError, match=r"absent.jsonl: no such file or folder of own data"):
+        resolve_tasks(None, "absent.jsonl")
+    other = file.parent / "more" / "mine.jsonl"
+    other.parent.mkdir()
+    other.write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"two tasks of the name 'mine'.*rename"):
+        resolve_tasks(None, f"{file},{other}")
+    taken = file.rename(file.parent / "mvbench.jsonl")
+    with pytest.raises(ValueError, match="'mvbench' is the name of a task already"):
+        resolve_tasks(None, str(taken))
+
+
+def test_a_bad_line_costs_that_line(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = open_dataset(resolve_tasks(None, str(file))[0])
+    assert len(dataset) == 6 and "line 5: no file" in caplog.text
+    rng = np.random.RandomState(0)
+    with pytest.raises(CustomDataError, match=r"mine.jsonl: line 5: no file .*absent.mp4"):
+        dataset.get(4, rng)
+    assert "answer" not in dataset.get(2, rng)["metadata"]
+    assert dataset.get(5, rng)["metadata"]["answers"] == ["A", "A", "B"]
+    with pytest.raises(CustomDataError, match=r"2 lines cannot be used:\n  line 3: no 'answer'"):
+        CustomDataset.open(file)
+    file.write_text("nothing\n\n[]")
+    with pytest.raises(CustomDataError, match="2 lines cannot be used"):
+        CustomDataset.open(file, evaluation=True)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "metadata", "correct"),
+    [
+        ("B. blue", {"options": ["red", "blue"], "answer_idx": 1}, 1),
+        ("There are three.", {"answer": "3"}, 1),
+        ("-3", {"answer": "3"}, 0),
+        ("1,400 people", {"answer": "1400.0"}, 1),
+        ("3 or 4", {"answer": "3"}, 0),
+        ("at 3:30", {"answer": "3"}, 0),
+        ("The door.", {"answer": "door"}, 1),
+        ("b", {"answers": ["a", "b"]}, 1),
+        ("anything", {}, None),
+    ],
+)
+def test_each_example_has_its_rule(prediction: str, metadata: dict, correct: float | None) -> None:
+    assert score_example(prediction, metadata, OWN_DATA).correct == correct
+
+
+def test_a_scorer_of_ones_own(file: Path) -> None:
+    rule = file.parent / "own_rate_rule.py"
+    rule.write_text(SCORER.format(value='{"correct": len(metadata) / 4, "n": 2}'))
+    name = load_scorer(f"{rule}:rate")
+    score = score_example("x", {"answer": "y"}, name)
+    assert (score.correct, score.reference, score.scores) == (0.25, "y", {"n": 2.0})
+    (task,) = resolve_tasks(None, str(file), name)
+    before = run_key(DENSE, task, {})
+    rule.write_text(SCORER.format(value="1"))
+    assert run_key(DENSE, task, {}) != before
+    assert as_score(Score(None), "x", {}, "f") == Score(None)
+    for bad in (2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
+        with pytest.raises(ValueError, match="f: expected"):
+            as_score(bad, "x", {}, "f")
+    with pytest.raises(ConfigError, match=r"no function 'absent'"):
+        load_scorer(f"{rule}:absent")
+    with pytest.raises(ConfigError, match=r"expected FILE.py:FUNCTION, got 'rule'"):
+        load_scorer("rule")
+    with pytest.raises(ConfigError, match=r"metric: unknown 'anlz'"):
+        own_metric("anlz", None)
+    del SCORERS[name]  # other tests look at the whole table
+
+
+def test_training_opens_the_file_at_its_start(file: Path) -> None:
+    callback = EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file)))
+    assert len(callback.own["mine"]) == 6
+    file.write_text("{}")
+    with pytest.raises(CustomDataError, match=r"mine.jsonl: 1 lines cannot be used"):
+        EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file)))
+
+
+@pytest.mark.slow
+def test_the_script_on_own_data(file: Path) -> None:
+    out = file.parent / "out"
+    common = (EVALUATE, DENSE, f"--tasks={file}", f"--out={out}", "--max_new_tokens=8")
+    text = run(*common, "--dry_run", code=1)
+    assert "mine" in text and "line 5: no file" in text and not out.exists()
+    text = run(*common, code=1)
+    assert "1 of 6 examples left out, first 4:" in text and "line 5: no file" in text
+    folder = out / "step800-unsharded" / "mine"
+    rows = json.loads((folder / "predictions.json").read_text())
+    assert [row["correct"] is None for row in rows] == [False, False, True, False, False]
+    rule = file.parent / "own_slow_rule.py"
+    rule.write_text(SCORER.format(value='1 / (metadata["question"] != "How many?")'))
+    text = run(*common, f"--scorer={rule}:rate", code=1)
+    assert "2 of 6 examples left out" in text and "ZeroDivisionError" in text
+    assert json.loads((folder / "metrics.json").read_text())["accuracy"] == 1
+    run(EVALUATE, DENSE, "--tasks=absent.jsonl", "--dry_run", code=2)
