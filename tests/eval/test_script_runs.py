@@ -142,7 +142,7 @@ def test_a_checkpoint_that_generates_nothing(data, tmp_path):
     silent.mkdir()
     save_file(weights, silent / "model.safetensors")
     (silent / "config.yaml").write_text((dense / "config.yaml").read_text())
-    flags = ("--mode=synthetic", "--max_examples=5", "--eval_name=x")
+    flags = ("--mode=synthetic", "--max_examples=5", "--eval_name=x", f"--out={tmp_path / 'eval'}")
     text = run(EVALUATE, silent, *flags, code=1, MOLMO_DATA_DIR=data)
     assert f"{SYNTHETIC}: the model generated nothing for any of 5 examples" in text
     metrics = json.loads((tmp_path / "eval" / "x" / SYNTHETIC / "metrics.json").read_text())
