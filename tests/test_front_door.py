@@ -1,6 +1,5 @@
 """``from olmo import load_model`` and ``scripts/predict.py``, from both kinds of folders."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from olmo.models.hf_layout.config import to_hf
 from olmo.models.loading import load_model as load_native
 from olmo.models.weights import CheckpointError
 from tests.data.video_media import moving_picture
+from tests.eval.scripts import script_module
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -55,10 +55,7 @@ def folder(scored_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predict():
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "scripts" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("predict")
 
 
 def ask(model, clip, **options):

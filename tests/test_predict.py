@@ -1,6 +1,5 @@
 """``scripts/predict.py`` on many inputs: files of questions, resuming, what cannot be answered."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,10 +10,11 @@ pytest.importorskip("transformers.models.molmo2")
 from PIL import Image
 
 from olmo.data.custom import CustomDataError, CustomDataset
-from olmo.data.custom_line import with_answer
+from olmo.data.custom_line import record_of
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA, clip_path
 from olmo.eval import predictions
 from olmo.eval.question_answerer import QuestionAnswerer
+from tests.eval.scripts import script_module
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -24,10 +24,7 @@ FLAGS = ["--checkpoint", str(DENSE), "--device", "cpu", "--max_new_tokens", "4"]
 
 @pytest.fixture(scope="module")
 def predict():
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "scripts" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("predict")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +50,7 @@ CHAT = {
 }
 CHOICE = {"video": "b.mp4", "question": "Which?", "options": ["red", "blue"]}
 BROKEN = {"video": "broken.mp4", "question": "?"}
+LLAVA = [{"from": "human", "value": "Colour?"}]
 GONE = {"image": ["gone.png", "p.png"], "question": "?"}
 
 
@@ -200,12 +198,18 @@ def test_out_is_not_in_the_checkpoint(predict, folder, tmp_path, capsys):
 
 
 def test_lines_that_only_ask(folder):
-    for line in (VIDEO, CHOICE, CHAT, {"conversations": [{"from": "human", "value": "?"}]}):
-        known = with_answer(line)
-        assert with_answer(known) == known != line
-    for line in (None, 3, [], {"messages": 3}, {"messages": []}, {"messages": [3]}):
-        assert with_answer(line) == line
+    asked = [VIDEO, CHOICE, CHAT, {"image": "p.png", "conversations": LLAVA}]
+    for line in asked:
+        record_of(line, "x", answered=False)
+        with pytest.raises(CustomDataError, match=r"answer|assistant"):
+            record_of(line, "x")
+    for turns in (3, [], [3], [{"role": "user"}]):
+        with pytest.raises(CustomDataError, match="messages"):
+            record_of({"messages": turns}, "x", answered=False)
     file = folder / "asked.jsonl"
+    file.write_text("\n".join(map(json.dumps, asked)))
+    for example in map(CustomDataset.open(file, evaluation=True).get, range(4), [None] * 4):
+        assert not {"answer", "answers", "answer_idx"} & example["metadata"].keys()
     file.write_text(json.dumps(BROKEN | {"video": "gone.mp4"}))
     assert len(CustomDataset.open(file, questions=True)) == 1
     with pytest.raises(CustomDataError, match=r"no 'answer'"):

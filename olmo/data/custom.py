@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from olmo.data.custom_files import SUFFIXES, RowFile, open_files
-from olmo.data.custom_line import checked, record_of, style_of, with_answer
+from olmo.data.custom_line import UNANSWERED, checked, record_of, style_of
 from olmo.data.records import CustomDataError, Record, RecordDataset, media_of
 from olmo.outside import OutsideError, describe, foreign
 from olmo.preprocessing.chat import DataFormatter, DataFormatterConfig
@@ -62,7 +62,6 @@ class CustomRecords(Sequence[Record]):
     """Records of files behind each other, read from them when they are asked for."""
 
     sources: list[RowFile]
-    questions: bool = False
     answered: bool = True
 
     def __post_init__(self) -> None:
@@ -87,8 +86,7 @@ class CustomRecords(Sequence[Record]):
         source, row = self.place(idx)
         number = source.number(row)
         try:
-            line = with_answer(source.line(row)) if self.questions else source.line(row)
-            return record_of(line, example_id(source.path, number), self.answered)
+            return record_of(source.line(row), example_id(source.path, number), self.answered)
         except (CustomDataError, OSError) as e:
             reason = str(e) if isinstance(e, CustomDataError) else describe(e)
             raise CustomDataError(f"{source.path}: {source.unit} {number}: {reason}") from e
@@ -131,12 +129,12 @@ class CustomDataset(RecordDataset):
         A row that passes gives a prompt and an answer: its kind has been through the formatter.
         ``split`` matters for a folder of ``save_to_disk`` that has several.
         """
-        path = Path(path).absolute()
+        path, answered = Path(path).absolute(), not (evaluation or questions)
         mistakes: list[tuple[int, int, str]] = []
         with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
             sources = open_files(path, max_line_bytes, split)
             home = path if path.is_dir() else path.parent
-            check = LineCheck(str(home), DataFormatterConfig().build(), questions, not evaluation)
+            check = LineCheck(str(home), DataFormatterConfig().build(), answered, not questions)
             for i, source in enumerate(sources):
                 name = "" if source.path == path else f"{source.path.name}: "
                 for row, reason in _mistakes(source, check):
@@ -147,7 +145,7 @@ class CustomDataset(RecordDataset):
             text = f"{path}: {len(mistakes)} {units} cannot be used:{_shown(mistakes)}"
             if not evaluation or any(row == NO_END for _, row, _ in mistakes):
                 raise CustomDataError(text)
-        records = CustomRecords(sources, questions, not evaluation)
+        records = CustomRecords(sources, answered)
         if not len(records):
             raise CustomDataError(f"{path}: it is empty")
         flaws = {records.first(i) + row: reason for i, row, reason in mistakes}
@@ -184,7 +182,8 @@ class CustomDataset(RecordDataset):
         if "messages" in record:
             *_, question, answer = record["messages"]
             texts = (piece for piece in question.pieces if isinstance(piece, str))
-            known = {"question": "".join(texts).strip(), "answer": str(answer)}
+            known = {"question": "".join(texts).strip()}
+            known |= {} if str(answer) == UNANSWERED else {"answer": str(answer)}
         return record | {"metadata": known | record["metadata"]}
 
 
@@ -242,8 +241,9 @@ class LineCheck:
 
     home: str
     formatter: DataFormatter
-    questions: bool = False
     answered: bool = True
+    looks: bool = True
+    """Whether media are looked for."""
     unused: set[str] = field(default_factory=set)
     """Keys of lines in a chat form that mean nothing here."""
     _files: dict[str, frozenset[str] | None] = field(default_factory=dict)
@@ -252,8 +252,7 @@ class LineCheck:
     def __call__(self, line: Any, source: Any) -> None:
         """``CustomDataError`` for a line that cannot be used; ``source`` is what it was read
         from."""
-        line = with_answer(line) if self.questions else line
-        missing = None if self.questions else self._missing
+        missing = self._missing if self.looks else None
         known = checked(line, missing, self.unused, self.answered)
         if isinstance(source, bytes) and HALF_A_CHARACTER.search(source):
             try:

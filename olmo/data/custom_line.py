@@ -20,7 +20,8 @@ from olmo.types import MEDIA_KEYS
 
 MAX_OPTIONS = 26
 MAX_MISTAKES = 20
-UNANSWERED = "?"
+UNANSWERED = "(not answered)"
+"""Content of the turn that is put behind a conversation that ends with a question."""
 MAX_SECONDS = 1e7
 """Latest ``start`` and ``end``: 115 days."""
 MAX_RATE = 1e5
@@ -122,8 +123,8 @@ def checked(
 ) -> Record:
     """The line with the keys ``FIELDS``, or of a conversation ``CHAT_FIELDS`` and ``messages``.
     ``CustomDataError`` lists all that is wrong with it; ``missing`` looks for its media. ``unused``
-    gets the keys of a conversation that mean nothing here. A line with a question needs an answer
-    if ``answered``."""
+    gets the keys of a conversation that mean nothing here. A line needs an answer if ``answered``;
+    else a conversation may end with a question, behind which comes ``UNANSWERED``."""
     if not isinstance(line, dict):
         found = json.dumps(line, ensure_ascii=False, default=str)
         raise CustomDataError(f"expected an object in braces, got {found!r:.42}")
@@ -131,7 +132,7 @@ def checked(
         line = {key: value for key, value in line.items() if value is not None}
     mistakes: list[str] = []
     if "messages" in line or "conversations" in line:
-        line = _from_chat(line, mistakes, unused)
+        line = _from_chat(line if answered else _with_last_turn(line), mistakes, unused)
         if mistakes:  # what it shows is then not known
             mistakes += _wrong(line, CHAT_FIELDS).values()
         else:
@@ -218,16 +219,9 @@ def _says(option: str, number: int) -> bool:
         return False
 
 
-def with_answer(line: Any) -> Any:
-    """A line that only asks, with an answer, so that it passes the checks of one that has been
-    answered; the prompt of an evaluation leaves it out. Any other line as it is."""
-    if not isinstance(line, dict):
-        return line
-    key = next((key for key in CHAT_KEYS if line.get(key) is not None), None)
-    if key is None:
-        options = line.get("options")
-        text = options[0] if isinstance(options, list) and options else UNANSWERED
-        return line | {"answer": text} if line.get("answer") is None else line
+def _with_last_turn(line: Record) -> Record:
+    """A conversation that ends with a question, with a turn behind it; any other as it is."""
+    key = next(key for key in CHAT_KEYS if line.get(key) is not None)
     turns = line[key]
     last = turns[-1] if isinstance(turns, list) and turns else None
     if not isinstance(last, dict):

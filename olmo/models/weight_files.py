@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,8 +33,8 @@ TORCH_FILE = "model.pt"
 class SafetensorsSource(WeightSource):
     """One safetensors file, or the shards that an index names. All are looked at here.
 
-    A file is mapped anew for each tensor: the pages that were read of a file count as resident
-    memory while it is open, which would be a second copy of the model.
+    A file is mapped anew after each ``REMAP`` bytes: the pages that were read of a file count as
+    resident memory while it is open, which would be a second copy of the model.
     """
 
     def __init__(self, where: Path):
@@ -42,6 +43,8 @@ class SafetensorsSource(WeightSource):
         if where.name.endswith(".json"):
             files = {where.with_name(name): keys for name, keys in _shards(where).items()}
         self._file_of: dict[str, Path] = {}
+        self._mapped: tuple[Path, Any, int] | None = None
+        """The file that is open, and the bytes that may still be read of it."""
         found: list[Stored] = []
         for path, expected in files.items():
             found += self._open(path, expected)
@@ -68,9 +71,18 @@ class SafetensorsSource(WeightSource):
         return found
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        path = self._file_of[key]
         with foreign(lambda reason: CheckpointError(f"{self.where}: {key!r}: {reason}")):
-            tensor: Tensor = safe_open(str(self._file_of[key]), "pt").get_tensor(key)
+            if self._mapped is None or self._mapped[0] != path or self._mapped[2] <= 0:
+                self._mapped = None  # before the next one: two would be there for a moment
+                self._mapped = (path, safe_open(str(path), "pt"), REMAP)
+            _, file, left = self._mapped
+            tensor: Tensor = file.get_tensor(key)
+        self._mapped = (path, file, left - tensor.nbytes)
         return tensor[start:stop]
+
+
+REMAP = 64 << 20
 
 
 SAFETENSORS_DTYPES = {

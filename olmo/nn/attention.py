@@ -29,7 +29,7 @@ from olmo.nn.attention_parts import (
     parts_attention,
     product_dtype,
 )
-from olmo.nn.fused import merged_pieces, window_attention
+from olmo.nn.fused import merged_pieces
 
 if TYPE_CHECKING:
     from olmo.nn.token_layout import TokenLayout
@@ -109,8 +109,6 @@ def attention(
     Returns:
         ``[B, H, Sq, D]`` in the dtype of ``q``.
     """
-    if q.is_cuda and q.shape[2] == 1 and mask is not None and backend == "all" and not dropout_p:
-        return window_attention(q, k, v, mask)
     dtype = q.dtype
     if float32 and not (torch.is_autocast_enabled(q.device.type) or has_flash(q.device, q.dtype)):
         q, k, v = q.float(), k.float(), v.float()

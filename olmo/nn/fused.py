@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -43,6 +44,7 @@ def fused(widths: int | None = None) -> Callable[[Callable[P, R]], Callable[P, R
             place = next(x.device for x in args if isinstance(x, Tensor))
             if torch.compiler.is_compiling() or not can_compile(place):
                 return function(*args, **kwargs)
+            assert not kwargs, "a compiled step takes positional arguments"
             with torch.autocast(place.type, enabled=False):  # as in the backward pass
                 if widths is None:
                     return cast(R, compiled()(*args))
@@ -124,6 +126,8 @@ def can_compile(device: torch.device) -> bool:
     """Whether this is a GPU for which ``torch.compile`` works: it needs Triton and a C compiler."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
+    # about how it compiles a softmax of pieces; nothing that a user could act upon
+    warnings.filterwarnings("ignore", r"\s*Online softmax is disabled")
     try:
         with torch.inference_mode():
             torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
@@ -215,9 +219,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def merged_pieces(out: Tensor, lse: Tensor, empty: Tensor) -> Tensor:
     """Attention over all keys [B, KV, G, D], from that over pieces of them: ``out`` [B, KV, pieces,
     G, D] and its log-sum-exp [B, KV, pieces, G]; what ``empty`` pieces hold does not count."""
-    lse = lse.masked_fill(empty, -torch.inf)
-    shares = (lse - lse.amax(2, keepdim=True)).exp()
-    return ((out * shares[..., None]).sum(2) / shares.sum(2)[..., None]).to(out.dtype)
+    shares = lse.masked_fill(empty, -torch.inf).softmax(2)
+    return (out * shares[..., None]).sum(2).to(out.dtype)
 
 
 @fused()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from olmo.config import Config, FilePath
 from olmo.nn.attention import attention, segment_attention
-from olmo.nn.fused import add_layer_norm
+from olmo.nn.fused import add_layer_norm, window_attention
 from olmo.nn.ranges import HEADS, LAYERS, PIXELS, POSITIVE, PROBABILITY, WIDTH
 from olmo.nn.recompute import recomputed
 from olmo.nn.token_layout import TokenLayout
@@ -130,16 +130,21 @@ class ViTAttention(nn.Module):
         """
         x_kv = x_q if x_kv is None else x_kv
         q, k, v = (y.transpose(1, 2) for y in self._heads(x_q, x_kv))
-        out = attention(
-            q,
-            k,
-            v,
-            mask=None if mask is None else mask[:, None],
-            key_bias=key_bias,
-            dropout_p=self._dropout_p,
-            float32=self.config.float32_attention,
-            backend=backend,
-        )
+        mask = None if mask is None else mask[:, None]
+        plain = q.is_cuda and backend == "all" and not self._dropout_p
+        if plain and mask is not None and q.shape[2] == 1:
+            out = window_attention(q, k, v, mask)
+        else:
+            out = attention(
+                q,
+                k,
+                v,
+                mask=mask,
+                key_bias=key_bias,
+                dropout_p=self._dropout_p,
+                float32=self.config.float32_attention,
+                backend=backend,
+            )
         return self._project(out.transpose(1, 2).flatten(2))
 
     def forward_flat(

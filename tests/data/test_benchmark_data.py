@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +10,12 @@ import pytest
 
 from olmo.benchmark.stage_clock import StageClock
 from tests.data.broken_media import write_video
-from tests.train.conftest import REPOSITORY
+from tests.eval.scripts import script_module
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_data", REPOSITORY / "scripts" / "benchmark_data.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("benchmark_data")
 
 
 def test_stages_exclude_what_runs_inside() -> None:

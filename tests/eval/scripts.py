@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
 EVALUATE, COMPARE = "launch_scripts/eval_molmo2.py", "scripts/compare_runs.py"
 TRAIN = "launch_scripts/train_image_video_sft.py"
+
+
+def script_module(name: str) -> ModuleType:
+    """``scripts/NAME.py``, imported anew."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def command(script: str, *arguments: object, processes: int = 1) -> list[str]:

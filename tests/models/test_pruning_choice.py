@@ -1,6 +1,5 @@
 """How a checkpoint prunes: one table, the same at every entry point."""
 
-import importlib.util
 import logging
 from pathlib import Path
 
@@ -15,18 +14,12 @@ from olmo.eval.settings import plan_evaluation
 from olmo.models.loading import load_model as load_native
 from olmo.models.loading import load_model_config, model_section
 from olmo.models.pruning_choice import resolve_pruning
+from tests.eval.scripts import script_module
 
 ROOT = Path(__file__).parents[2]
 DENSE = ROOT / "checkpoints" / "tiny-dense" / "step800-unsharded"
 SCORER = "has no token scorer. Choose a prune_method without training: easy, evs, heuristic, random"
 NO_EFFECT = "prune_at has no effect without topk or prune_method"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def by_load_model(path, given):
@@ -46,7 +39,7 @@ def by_evaluation(path, given):
 
 def by_predict(path, given):
     """The flags of ``predict.py``, and the loader that it calls."""
-    predict = script("predict")
+    predict = script_module("predict")
     flags = [f"--{k}={'null' if v is None else v}" for k, v in given.items()]
     args = predict.parse_args(["a.mp4", "?", "--checkpoint", str(path), *flags])
     return QuestionAnswerer.load(path, predict.overrides_of(args)).model.config
@@ -111,7 +104,7 @@ def test_a_checkpoint_with_a_scorer(scored_checkpoint, entry, given, share, meth
 @pytest.mark.parametrize(("given", "share", "method"), DENSE_TABLE)
 def test_a_picture_of_a_dense_checkpoint(given, share, method):
     """A picture shows pruning, so without an argument it is that of the default share."""
-    visualize = script("visualize_pruning")
+    visualize = script_module("visualize_pruning")
 
     def find(path, chosen):
         return visualize.checkpoint_config(path, chosen, None, {})

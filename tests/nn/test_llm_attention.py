@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from olmo.nn import attention_parts, llm_mask
-from olmo.nn.attention import SPLIT
+from olmo.nn import attention_parts, image_vit, llm_mask
+from olmo.nn.attention import SPLIT, token_attention
+from olmo.nn.image_vit import VitConfig
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm_mask import BidirectionalMode, FilledMask, RowMask, TokenMask
 from olmo.tokenizer import special_token_ids
 from olmo.types import SHARED_SUBSEGMENT, SUBSEGMENTS_PER_EXAMPLE
-from tests.pretended_gpu import pretended_gpu
+from tests.pretended_gpu import pretended_gpu, to_gpu
 
 IDS = special_token_ids(50)
 CPU = torch.device("cpu")
@@ -221,6 +222,25 @@ def test_segments_are_filled_up_for_cudnn(monkeypatch: pytest.MonkeyPatch) -> No
         check_parts_on_gpu("image_tokens", n_seeds=1)
     calls = "_scaled_dot_product_cudnn_attention"
     assert gpu.launches[calls] == gpu.launches[f"{calls}_backward"] > 0
+
+
+def test_only_pooling_has_window_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code knows the number of keys: over a cache, which grows, there would be no end of it."""
+    kernels: list[str] = []
+
+    def window(q: Tensor, *others: Tensor) -> Tensor:
+        kernels.append("window")
+        return q
+
+    monkeypatch.setattr(image_vit, "window_attention", window)
+    pooling = image_vit.ViTAttention(VitConfig((28, 28), 14, 16, 2, 2, 1, 8, 32, 4))
+    with pretended_gpu() as gpu:
+        x = torch.randn(3, 9, 16).to("cuda")
+        to_gpu(pooling)(x[:, :1], x, mask=torch.ones(3, 1, 9, dtype=torch.bool).to("cuda"))
+        assert kernels == ["window"] and not gpu.sdpa_calls
+        q, k = torch.randn(2, 4, 8).to("cuda"), torch.randn(2, 4, 20, 8).to("cuda")
+        token_attention(q, k, k, torch.ones(2, 1, 1, 20, dtype=torch.bool).to("cuda"))
+    assert kernels == ["window"] and len(gpu.sdpa_calls) == 1
 
 
 def check_parts_on_gpu(mode: BidirectionalMode | None, n_seeds: int = 5) -> None:

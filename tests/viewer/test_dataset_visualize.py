@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 import re
 from html.parser import HTMLParser
@@ -19,17 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.data.broken_media import write_video
-from tests.train.conftest import REPOSITORY
+from tests.eval.scripts import script_module
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = REPOSITORY / "scripts" / "dataset_visualize.py"
-    spec = importlib.util.spec_from_file_location("dataset_visualize", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("dataset_visualize")
 
 
 @pytest.fixture

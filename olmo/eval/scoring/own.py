@@ -7,15 +7,14 @@ import re
 
 from olmo.eval.scoring.open import QUESTION_ANSWERING, answers_of
 from olmo.eval.scoring.score import SCORERS, Metadata, Score, scorer
-from olmo.eval.scoring.text import clean_answer
+from olmo.eval.scoring.text import NUMBER_WORDS, clean_answer
 from olmo.eval.tasks import OWN_DATA, PREDICTIONS_ONLY
 
 NUMBER = "number"
 
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _FIGURE = re.compile(r"(?<![\w.,:/])[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?![\w:/]|[.,]\d)")
-_WORD = re.compile(r"\b(zero|one|two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_WORD = re.compile(rf"\b({'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
 
 
 @scorer(OWN_DATA)
@@ -52,5 +51,5 @@ def is_number(text: str) -> bool:
 def _numbers(text: str) -> set[float]:
     """Different numbers of a text, as ``float`` reads them."""
     figures = [float(figure) for figure in _FIGURE.findall(_GROUPED.sub("", text))]
-    words = [] if figures else [float(_WORDS.index(w.lower())) for w in _WORD.findall(text)]
+    words = [] if figures else [float(NUMBER_WORDS.index(w.lower())) for w in _WORD.findall(text)]
     return {figure for figure in (*figures, *words) if math.isfinite(figure)}

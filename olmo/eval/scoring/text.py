@@ -6,6 +6,11 @@ import re
 import string
 from collections import Counter
 
+NUMBER_WORDS = (
+    *("zero", "one", "two", "three", "four", "five"),
+    *("six", "seven", "eight", "nine", "ten"),
+)
+"""Each at the place of its number."""
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\S)")
 _PUNCTUATION = str.maketrans({c: " " for c in string.punctuation})
 

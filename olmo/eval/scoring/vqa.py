@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from olmo.eval.scoring.open import answers_of
 from olmo.eval.scoring.score import Metadata, Score, scorer
-from olmo.eval.scoring.text import clean_answer
+from olmo.eval.scoring.text import NUMBER_WORDS, clean_answer
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_WORDS = {word: str(n) for n, word in enumerate(_NUMBERS)} | {"none": "0"}
+_WORDS = {word: str(n) for n, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
 
 _ENDINGS = {
