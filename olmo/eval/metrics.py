@@ -46,27 +46,32 @@ def aggregate(rows: Sequence[Mapping[str, Any]], macro: str = "") -> dict[str, A
     Accuracy is a fraction of ``n``, ``interval`` its 95% bootstrap interval, ``unparsed`` a
     count, ``scores`` the means of further values; ``categories`` maps each label, sorted by name,
     to the first four. ``macro_average`` is the plain mean over the categories whose label begins
-    with ``macro``. Without a scored row accuracy, interval and macro average are None.
+    with ``macro``; of ``molmo2``, the headline by Molmo2's rule, it is the score
+    ``molmo2_macro_average``. Without a scored row accuracy, interval and macro average are None.
     """
     by_label: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         for label in labels_of(row):
             by_label[label].append(row)
     categories = {name: _average(by_label[name]) for name in sorted(by_label)}
-    counted = [
-        one["accuracy"]
-        for name, one in categories.items()
-        if one["accuracy"] is not None and name.startswith(macro)
-    ]
-    scores: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in (row.get("scores") or {}).items():
-            scores[name].append(float(value))
-    out = _average(rows)
-    if scores:
-        out["scores"] = {name: sum(v) / len(v) for name, v in sorted(scores.items())}
+    names = [name for name in categories if name.startswith(macro)]
+    counted = [a for name in names if (a := categories[name]["accuracy"]) is not None]
+    scores = _scores(rows)
+    theirs = [s["molmo2"] for name in names if "molmo2" in (s := _scores(by_label[name]))]
+    if theirs:
+        scores["molmo2_macro_average"] = sum(theirs) / len(theirs)
+    out = _average(rows) | ({"scores": dict(sorted(scores.items()))} if scores else {})
     average = sum(counted) / len(counted) if counted else None
     return {**out, "macro_average": average, "categories": categories}
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of the further values of ``rows``."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in (row.get("scores") or {}).items():
+            found[name].append(float(value))
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def labels_of(row: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,15 @@ def test_aggregate_by_several_labels():
     assert out["scores"] == {"close": 0.5}
 
 
+def test_the_macro_average_by_molmo2s_rule():
+    rows = [
+        {"correct": 1, "unparsed": 0, "labels": [label], "scores": {"molmo2": value}}
+        for label, value in (("task/a", 1), ("task/a", 0), ("task/b", 0.25), ("kind/x", 1))
+    ]
+    scores = aggregate(rows, macro="task/")["scores"]
+    assert scores == {"molmo2": 2.25 / 4, "molmo2_macro_average": (0.5 + 0.25) / 2}
+
+
 def test_aggregate_of_nothing_has_no_nan():
     assert aggregate([]) == {
         "accuracy": None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from olmo.eval.scoring.choices import MULTIPLE_CHOICE
 from olmo.eval.scoring.score import SCORERS, Metadata, Score, needed, scorer
 from olmo.eval.scoring.text import clean_answer, edit_distance, normalize_answer
-from olmo.eval.tasks import PREDICTIONS_ONLY
+from olmo.eval.tasks import PREDICTIONS_ONLY, QUESTION_ANSWERING
 
-MULTIPLE_CHOICE = "multiple_choice"
 SHORT_ANSWER = "short_answer"
-QUESTION_ANSWERING = "question_answering"
 
 
 def answers_of(metadata: Metadata) -> list[str]:

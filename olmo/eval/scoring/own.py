@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from olmo.eval.scoring.open import QUESTION_ANSWERING, answers_of
+from olmo.eval.scoring.open import answers_of
 from olmo.eval.scoring.score import SCORERS, Metadata, Score, scorer
 from olmo.eval.scoring.text import NUMBER_WORDS, clean_answer
-from olmo.eval.tasks import OWN_DATA, PREDICTIONS_ONLY
+from olmo.eval.tasks import OWN_DATA, PREDICTIONS_ONLY, QUESTION_ANSWERING
 
 NUMBER = "number"
 
