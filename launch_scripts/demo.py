@@ -29,7 +29,7 @@ from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
-from olmo.eval.significance import paired_difference
+from olmo.eval.compare import paired_difference
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.eval.timing import compare_prefill
 from olmo.text import format_table, markdown_table
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from olmo.eval.comparison import Contender
+    from olmo.eval.prediction import Prediction
 
 ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
@@ -205,8 +206,8 @@ def compare(
     contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
 ) -> None:
     """Answer the questions with every model, then time them side by side."""
-    from olmo.eval.comparison import load_batch
-    from olmo.eval.evaluator import EvalSettings, fixed_batches
+    from olmo.eval.comparison import fixed_batches, load_batch
+    from olmo.eval.settings import EvalSettings
 
     settings = EvalSettings(EVAL_BATCH, options.max_examples)
     (task,) = resolve_tasks(None, SYNTHETIC)
@@ -290,17 +291,17 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     from olmo.eval.comparison import load_batch
     from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
 
-    def rank(row: dict[str, Any]) -> tuple[bool, bool]:
-        mover = test.scenes[example(test, row["index"])["metadata"]["clip"]].mover
-        return mover is None, row["category"] != "which_moves"
+    def rank(one: Prediction) -> tuple[bool, bool]:
+        mover = test.scenes[example(test, one.index)["metadata"]["clip"]].mover
+        return mover is None, one.category != "which_moves"
 
-    row, config = min(stts.predictions, key=rank), stts.config
-    batch = load_batch(config, test, [row["index"]], stts.model.device)
+    one, config = min(stts.predictions, key=rank), stts.config
+    batch = load_batch(config, test, [one.index], stts.model.device)
     keep, scores = kept_cells(stts.model, batch)
-    clip = example(test, row["index"])["video"]
+    clip = example(test, one.index)["video"]
     video = load_video(clip, FrameSampling.from_config(config.mm_preprocessor.video))
     title = f"STTS on a test video: {1 - keep.mean():.0%} of the visual tokens are dropped"
-    grid, caption = cell_grid(config), answer_lines(row)
+    grid, caption = cell_grid(config), answer_lines(one.row())
     pruning_picture(video.frames, keep, grid, video.timestamps, title, caption, scores).save(path)
 
 

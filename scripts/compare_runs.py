@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from olmo.command_line import Parser, exit_code, path
-from olmo.eval.run_table import Run, accuracy_table, difference_table, load_runs
+from olmo.eval.compare import Run, accuracy_table, difference_table, load_runs
 from olmo.files import write_text
 from olmo.text import format_table, markdown_table
 

@@ -24,7 +24,7 @@ from olmo.command_line import Parser, exit_code, path, positive, share
 
 if TYPE_CHECKING:
     from olmo.data.registry import Dataset
-    from olmo.eval.question_answerer import QuestionAnswerer
+    from olmo.eval.answer import Answerer
 
 PRUNING = ("topk", "prune_method", "prune_at")
 
@@ -72,7 +72,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
 def open_questions(args: argparse.Namespace) -> Dataset:
     """The file of questions, or those of the command line."""
     from olmo.data.custom import CustomDataset
-    from olmo.eval.predictions import OneQuestion
+    from olmo.eval.answer_file import OneQuestion
     from olmo.preprocessing.prompts import check_style
 
     if args.input is not None:
@@ -88,8 +88,9 @@ def open_questions(args: argparse.Namespace) -> Dataset:
 def run(args: argparse.Namespace) -> int:
     """Load, ask, print or write. Returns how many inputs could not be answered."""
     from olmo.device import DTYPES, choose_device
-    from olmo.eval.predictions import AnswerFile, inputs_of, predict_all, settings_key
-    from olmo.eval.question_answerer import QuestionAnswerer
+    from olmo.eval.answer import Questions, Skipped
+    from olmo.eval.answer_file import SEED, AnswerFile, answer_row, inputs_of, settings_key
+    from olmo.eval.loading import load_answerer
     from olmo.models.loading import select_checkpoint
 
     dataset, device = open_questions(args), choose_device(args.device)
@@ -107,21 +108,23 @@ def run(args: argparse.Namespace) -> int:
             print(f"{args.out}: {n_all - len(inputs)} of {n_all} inputs are answered already")
     if not inputs:
         return 0
-    model = QuestionAnswerer.load(folder, overrides, device, dtype)
-
-    def write(row: dict[str, Any]) -> None:
+    model = load_answerer(folder, overrides, device, dtype)
+    generation: Any = "batched" if args.batch_size > 1 else "exact"
+    asked = "predict", dataset, list(inputs), args.max_new_tokens, SEED
+    n_failed = 0
+    for found in model.answers(Questions(*asked, args.batch_size, generation)):
+        row = inputs[found.index] | answer_row(found)
+        n_failed += isinstance(found, Skipped)
         if out is not None:
             out.write(row)
         if args.input is None:
             show(row, model, len(dataset) > 1)
-
-    n_failed = predict_all(model, dataset, inputs, write, args.max_new_tokens, args.batch_size)
     if out is not None:
         print(f"{args.out}: {len(inputs) - n_failed} answers, {n_failed} errors")
     return n_failed
 
 
-def show(row: dict[str, Any], model: QuestionAnswerer, is_one_of_many: bool) -> None:
+def show(row: dict[str, Any], model: Answerer, is_one_of_many: bool) -> None:
     """Print the row of one video or image; an error goes to stderr."""
     if "error" in row:
         sys.stderr.write(f"{Path(__file__).name}: error: {row['error']}\n")

@@ -15,13 +15,14 @@ from launch_scripts import demo, train_image_video_sft
 from launch_scripts.demo import DemoError, Options, main, parse_args, training_command
 from olmo.config import merge, parse_overrides, read_settings
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
+from olmo.eval.compare import paired_difference
 from olmo.eval.comparison import COLUMNS, Contender, comparison_table, guessing_accuracy
-from olmo.eval.significance import paired_difference
 from olmo.eval.timing import Prefill, compare_prefill
 from olmo.models.loading import merged_model_config
 from olmo.text import markdown_table
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
+from tests.eval.fakes import prediction
 
 TINY = demo.ROOT / "configs" / "tiny.yaml"
 SMALLER = {
@@ -236,7 +237,7 @@ def test_table():
 
 
 def scored(correct):
-    return [{"index": i, "correct": c} for i, c in enumerate(correct)]
+    return [prediction(i, c) for i, c in enumerate(correct)]
 
 
 def test_paired_difference():
@@ -252,7 +253,7 @@ def test_paired_difference():
 
 def test_guessing():
     answers = [("colour", "red"), ("colour", "Red"), ("colour", "blue"), ("way", "left")]
-    rows = [{"options": list("abcd"), "category": "way"}, {"options": None, "category": "colour"}]
+    rows = [prediction(0, options=list("abcd"), category="way"), prediction(1, category="colour")]
     assert guessing_accuracy(rows[:1], answers) == 0.25
     assert guessing_accuracy(rows, answers) == pytest.approx((1 / 4 + 2 / 3) / 2)
 

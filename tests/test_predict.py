@@ -12,8 +12,9 @@ from PIL import Image
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.custom_line import record_of
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA, clip_path
-from olmo.eval import predictions
-from olmo.eval.question_answerer import QuestionAnswerer
+from olmo.eval import answer_file
+from olmo.eval.answer import Answered
+from olmo.eval.loading import load_answerer
 from tests.eval.scripts import script_module
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def test_a_file_of_questions(predict, folder, tmp_path):
         assert isinstance(rows[i]["answer"], str) and rows[i]["seconds"] > 0
         pruned = rows[i]["tokens_before"] - rows[i]["tokens_after"]
         assert pruned == (0 if i == 2 else 8 * 16 // 2)
-    alone = QuestionAnswerer.load(DENSE, {"vision_backbone": {"vit": {"topk": 0.5}}})
+    alone = load_answerer(DENSE, {"vision_backbone": {"vit": {"topk": 0.5}}})
     expected = alone.answer(QUESTION, [folder / "a.mp4"], 4, style=STYLE)
     assert rows[0]["answer"] == expected.text
     assert rows[0]["tokens_after"] == expected.n_prompt_tokens
@@ -93,14 +94,14 @@ def test_a_killed_run_goes_on(predict, folder, tmp_path, monkeypatch, capsys):
     whole = out.read_text().splitlines(keepends=True)
     out.write_text(whole[0] + whole[1][:40])
     answered = []
-    answer = predictions.Predictor.row
-    monkeypatch.setattr(
-        predictions.Predictor,
-        "row",
-        lambda self, example, *rest: (
-            answered.append(example["index"]) or answer(self, example, *rest)
-        ),
-    )
+
+    def watched(found):
+        if isinstance(found, Answered):
+            answered.append(found.index)
+        return answer_row(found)
+
+    answer_row = answer_file.answer_row
+    monkeypatch.setattr(answer_file, "answer_row", watched)
     code, again = ask(predict, folder, [VIDEO, CHAT, BROKEN], out)
     assert code == 1 and answered == [1] and same(again) == same(rows)
     assert "1 of 3 inputs are answered already" in capsys.readouterr().out

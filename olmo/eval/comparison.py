@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from olmo.data.registry import Dataset
-from olmo.eval.evaluator import EvalSettings, evaluate_task
-from olmo.eval.examples import collate_examples
+from olmo.eval.answer import collate_examples
+from olmo.eval.prediction import Prediction
+from olmo.eval.run import evaluate_task, example_order
 from olmo.eval.scoring.text import normalize_answer
+from olmo.eval.settings import EvalSettings
 from olmo.eval.store import write_result
 from olmo.eval.tasks import Task
 from olmo.eval.timing import Prefill
@@ -47,7 +49,7 @@ class Contender:
     config: Molmo2Config
     flops_share: float
     metrics: dict[str, Any] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     prefill: Prefill | None = None
 
     def answer(
@@ -76,6 +78,13 @@ class Contender:
             **{k: self.metrics[k] for k in ("accuracy", "interval", "n", "unparsed", "model")},
             "categories": self.metrics["categories"],
         }
+
+
+def fixed_batches(n_examples: int, settings: EvalSettings) -> list[list[int]]:
+    """The examples of a run, in batches of ``device_batch_size`` (2 if that is None)."""
+    order = example_order(n_examples, settings.seed)[: settings.max_examples]
+    size = settings.device_batch_size or 2
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def load_batch(
@@ -111,9 +120,9 @@ def comparison_table(
 
 
 def guessing_accuracy(
-    rows: Sequence[Mapping[str, Any]], answers: Sequence[tuple[str, str]]
+    predictions: Sequence[Prediction], answers: Sequence[tuple[str, str]]
 ) -> float:
-    """Expected accuracy on scored ``rows`` without a look at the videos.
+    """Expected accuracy on these questions without a look at the videos.
 
     A multiple-choice question is hit with 1 / options. An open one gets the most frequent answer
     of its category; ``answers`` are the (category, answer) pairs of the whole data set.
@@ -123,9 +132,7 @@ def guessing_accuracy(
         seen[category][normalize_answer(answer)] += 1
     best = {category: counts.most_common(1)[0][1] for category, counts in seen.items()}
     chances = [
-        1 / len(row["options"])
-        if row.get("options")
-        else best[row["category"]] / seen[row["category"]].total()
-        for row in rows
+        1 / len(one.options) if one.options else best[one.category] / seen[one.category].total()
+        for one in predictions
     ]
     return sum(chances) / len(chances)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from olmo.data.examples import BAD_EXAMPLE, describe_error
-from olmo.eval.evaluator import example_order, survey
-from olmo.eval.examples import raw_example
+from olmo.eval.answer import raw_example
 from olmo.eval.own_data import open_dataset
 from olmo.eval.report import Problem
+from olmo.eval.run import example_order, survey
 from olmo.text import format_table
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ def describe_evaluation(plan: EvalPlan) -> DryRun:
                 problems.append(Problem(task.name, "no examples"))
         except BAD_EXAMPLE as e:
             problems.append(Problem(task.name, describe_error(e)))
-        limit = plan.config.max_new_tokens or task.max_new_tokens
-        cells: tuple[Any, ...] = tokens or (None, None)
-        rows.append([task.name, task.dataset, task.split, task.metric, n, *cells, limit])
+        limits = (*(tokens or (None, None)), plan.config.limit(task))
+        rows.append([task.name, task.dataset, task.split, task.metric, n, *limits])
     text = "\n".join(
         [
             f"checkpoint {plan.checkpoint}, results to {plan.folder}",

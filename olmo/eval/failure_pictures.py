@@ -12,8 +12,8 @@ from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import Dataset
 from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
-from olmo.eval.answering import Row
-from olmo.eval.examples import collate_examples, raw_example
+from olmo.eval.answer import collate_examples, raw_example
+from olmo.eval.prediction import Prediction
 from olmo.viewer.picture import cell_grid, kept_cells, pruning_picture
 
 if TYPE_CHECKING:
@@ -24,20 +24,15 @@ log = logging.getLogger(__name__)
 PICTURES = "pictures"
 
 
-def is_failure(row: Row) -> bool:
-    """Whether a row was scored and is not wholly right."""
-    return row["correct"] is not None and row["correct"] < 1
-
-
-def picture_path(folder: Path, row: Row) -> Path:
-    """Where the picture of a row of the task in ``folder`` lies, if there is one."""
-    return folder / PICTURES / f"{row['index']}.jpg"
+def picture_path(folder: Path, one: Prediction) -> Path:
+    """Where the picture of a prediction of the task in ``folder`` lies, if there is one."""
+    return folder / PICTURES / f"{one.index}.jpg"
 
 
 def draw_failures(
     model: Molmo2,
     dataset: Dataset,
-    rows: Sequence[Row],
+    predictions: Sequence[Prediction],
     folder: Path,
     limit: int,
     seed: int,
@@ -47,21 +42,27 @@ def draw_failures(
     if is_main():
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
     drawn = 0
-    for row in filter(is_failure, rows):
+    for one in predictions:
         if drawn == limit:
             break
-        example = raw_example(dataset, row["index"], seed)
-        if not isinstance(example.get("video"), str):
+        if not one.is_failure:
             continue
-        _draw(model, dataset, row, example, folder, seed)
-        drawn += 1
+        example = raw_example(dataset, one.index, seed)
+        if isinstance(example.get("video"), str):
+            _draw(model, dataset, example, one, folder, seed)
+            drawn += 1
 
 
 def _draw(
-    model: Molmo2, dataset: Dataset, row: Row, example: dict[str, Any], folder: Path, seed: int
+    model: Molmo2,
+    dataset: Dataset,
+    example: dict[str, Any],
+    one: Prediction,
+    folder: Path,
+    seed: int,
 ) -> None:
     config = model.config
-    batch = collate_examples(config, dataset, [row["index"]], seed)
+    batch = collate_examples(config, dataset, [one.index], seed)
     keep, scores = kept_cells(model, batch)
     if not is_main():
         return
@@ -75,6 +76,6 @@ def _draw(
     picture = pruning_picture(
         video.frames, keep, cell_grid(config), video.timestamps, scores=scores, columns=8, width=140
     )
-    path = picture_path(folder, row)
+    path = picture_path(folder, one)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=85)

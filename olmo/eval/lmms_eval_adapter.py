@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from olmo.config import ConfigError, merge
 from olmo.device import DTYPES
-from olmo.eval.question_answerer import QuestionAnswerer
+from olmo.eval.loading import load_answerer
 
 MODEL_ID = "molmo2_stts"
 SHORT_KEYS = {
@@ -60,9 +60,7 @@ class Molmo2Stts(lmms):
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # as eval_molmo2.py: results depend on the number of threads
         weights = None if dtype is None else DTYPES[dtype]
-        self.answerer = QuestionAnswerer.load(
-            pretrained, nested_overrides(overrides), self.device, weights
-        )
+        self.answerer = load_answerer(pretrained, nested_overrides(overrides), self.device, weights)
         self.batch_size = 1
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:

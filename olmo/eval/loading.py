@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from olmo.models.loading import load_model, load_model_config, load_weights
+from olmo.eval.answer import Answerer
+from olmo.eval.settings import evaluation_overrides
+from olmo.models.loading import load_model, load_model_config, load_weights, select_checkpoint
 from olmo.models.parallel import build_mesh, shard
 
 if TYPE_CHECKING:
@@ -34,3 +36,18 @@ def load_for_evaluation(
     model.to_empty(device=device)
     load_weights(model, checkpoint)
     return model.eval()
+
+
+def load_answerer(
+    checkpoint: str | Path,
+    overrides: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Answerer:
+    """Load a checkpoint with ``overrides`` of its model config; weights in ``dtype`` (None: bf16
+    on a GPU, else float32)."""
+    device, folder = torch.device(device), select_checkpoint(checkpoint)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    over = evaluation_overrides(folder, overrides or {})
+    model = load_for_evaluation(folder, over, device, dtype)
+    return Answerer.of(model, model.config, device)

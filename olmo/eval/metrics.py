@@ -7,10 +7,12 @@ of the average nor replaced by a guess.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from olmo.eval.prediction import Prediction
 
 _DRAWS_AT_ONCE = 1 << 20
 """Bounds the memory of the bootstrap."""
@@ -39,53 +41,51 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def aggregate(rows: Sequence[Mapping[str, Any]], macro: str = "") -> dict[str, Any]:
-    """Micro-averages over scored rows (``correct``, ``unparsed``, optionally ``scores`` and the
-    ``labels`` of their categories, or one ``category``).
+def aggregate(predictions: Sequence[Prediction], macro: str = "") -> dict[str, Any]:
+    """Micro-averages over scored predictions.
 
     Accuracy is a fraction of ``n``, ``interval`` its 95% bootstrap interval, ``unparsed`` a
     count, ``scores`` the means of further values; ``categories`` maps each label, sorted by name,
     to the first four. ``macro_average`` is the plain mean over the categories whose label begins
     with ``macro``; of ``molmo2``, the headline by Molmo2's rule, it is the score
-    ``molmo2_macro_average``. Without a scored row accuracy, interval and macro average are None.
+    ``molmo2_macro_average``. Without a scored one accuracy, interval and macro average are None.
     """
-    by_label: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        for label in labels_of(row):
-            by_label[label].append(row)
+    by_label: dict[str, list[Prediction]] = defaultdict(list)
+    for one in predictions:
+        for label in one.labels:
+            by_label[label].append(one)
     categories = {name: _average(by_label[name]) for name in sorted(by_label)}
     names = [name for name in categories if name.startswith(macro)]
     counted = [a for name in names if (a := categories[name]["accuracy"]) is not None]
-    scores = _scores(rows)
+    scores = _scores(predictions)
     theirs = [s["molmo2"] for name in names if "molmo2" in (s := _scores(by_label[name]))]
     if theirs:
         scores["molmo2_macro_average"] = sum(theirs) / len(theirs)
-    out = _average(rows) | ({"scores": dict(sorted(scores.items()))} if scores else {})
+    out = _average(predictions) | ({"scores": dict(sorted(scores.items()))} if scores else {})
     average = sum(counted) / len(counted) if counted else None
     return {**out, "macro_average": average, "categories": categories}
 
 
-def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of the further values of ``rows``."""
+def columns(dicts: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Dicts as lists by their keys."""
     found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in (row.get("scores") or {}).items():
+    for one in dicts:
+        for name, value in one.items():
             found[name].append(float(value))
+    return dict(found)
+
+
+def _scores(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Means of the further values."""
+    found = columns(one.scores for one in predictions)
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def labels_of(row: Mapping[str, Any]) -> list[str]:
-    """Categories of a row."""
-    if row.get("labels") is not None:
-        return [str(label) for label in row["labels"]]
-    return [] if row.get("category") is None else [str(row["category"])]
-
-
-def _average(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    correct = [float(row["correct"]) for row in rows if row["correct"] is not None]
+def _average(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    correct = [float(one.correct) for one in predictions if one.correct is not None]
     return {
         "accuracy": sum(correct) / len(correct) if correct else None,
         "interval": list(bootstrap_interval(correct)) if correct else None,
-        "n": len(rows),
-        "unparsed": sum(int(row["unparsed"]) for row in rows),
+        "n": len(predictions),
+        "unparsed": sum(one.unparsed for one in predictions),
     }

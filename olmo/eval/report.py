@@ -1,17 +1,16 @@
-"""Merge results over the ranks, summarise them, and tabulate them."""
+"""What a task's results say, as plain values and as tables."""
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from olmo.eval.answering import RankResults, Row
-from olmo.eval.metrics import aggregate
-from olmo.eval.store import write_result as write_result  # for those who only report
-from olmo.eval.tasks import Task, groups
+from olmo.eval.answer import Skipped
+from olmo.eval.metrics import aggregate, columns
+from olmo.eval.prediction import Prediction
+from olmo.eval.tasks import groups
 from olmo.text import format_table, number
 
 HEADERS = (
@@ -28,18 +27,6 @@ HEADERS = (
 )
 
 
-@dataclass
-class TaskResult:
-    """``metrics`` and ``predictions`` (sorted by example index) can be reproduced, but for the
-    ``seconds`` of a prediction; ``timing`` cannot. ``predictions[i]["index"]`` is the index in
-    the data set."""
-
-    task: Task
-    metrics: dict[str, Any]
-    predictions: list[Row]
-    timing: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Problem:
     """Something that keeps a task from being complete."""
@@ -48,43 +35,33 @@ class Problem:
     reason: str
 
 
-def merge_ranks(parts: Sequence[RankResults], expected: Sequence[int]) -> RankResults:
-    """All parts' results, sorted by example index; every expected example is there once."""
-    merged = RankResults()
-    for part in parts:
-        merged.rows += part.rows
-        merged.skipped += part.skipped
-    merged.rows.sort(key=lambda row: row["index"])
-    merged.skipped.sort(key=lambda skip: skip["index"])
-    seen = sorted(entry["index"] for entry in merged.rows + merged.skipped)
-    assert seen == sorted(expected), f"{len(seen)} results for {len(expected)} examples"
-    return merged
-
-
-def summarize(results: RankResults, macro: str = "") -> dict[str, Any]:
+def summarize(
+    predictions: Sequence[Prediction], skipped: Sequence[Skipped], macro: str = ""
+) -> dict[str, Any]:
     """Scores, number and list of the skipped examples, number of empty answers, mean prompt
-    tokens per example before and after pruning, and mean pruning figures (None without rows)."""
-    scores = aggregate(results.rows, macro)
+    tokens per example before and after pruning, and mean pruning figures (None without any)."""
+    scores = aggregate(predictions, macro)
     categories = scores.pop("categories")
+    pruning = columns(one.pruning for one in predictions)
     return {
         **scores,
-        "empty": sum(not row["prediction"] for row in results.rows),
-        "skipped": len(results.skipped),
-        "tokens_before": _mean([row["n_tokens_before"] for row in results.rows]),
-        "tokens_after": _mean([row["n_tokens_after"] for row in results.rows]),
-        "stts": {k: _mean(v) for k, v in _columns(results.rows, "pruning").items()},
+        "empty": sum(not one.prediction for one in predictions),
+        "skipped": len(skipped),
+        "tokens_before": _mean([one.n_tokens_before for one in predictions]),
+        "tokens_after": _mean([one.n_tokens_after for one in predictions]),
+        "stts": {name: _mean(values) for name, values in pruning.items()},
         "categories": categories,
-        "skipped_examples": results.skipped,
+        "skipped_examples": [asdict(one) for one in skipped],
     }
 
 
-def timing(rows: Sequence[Row]) -> dict[str, Any]:
+def timing(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Median seconds of each stage per example, and examples per second of one process while it
     generates."""
-    columns = _columns(rows, "seconds")
-    total = columns.get("total", [])
+    stages = columns(one.seconds for one in predictions)
+    total = stages.get("total", [])
     return {
-        "seconds_per_example": {k: statistics.median(v) for k, v in columns.items()},
+        "seconds_per_example": {k: statistics.median(v) for k, v in stages.items()},
         "examples_per_second": len(total) / sum(total) if sum(total) else None,
     }
 
@@ -102,15 +79,6 @@ def find_problems(metrics: Mapping[str, Any]) -> list[Problem]:
     if not n and not skipped:
         found.append(Problem(name, "no examples"))
     return found
-
-
-def _columns(rows: Sequence[Row], key: str) -> dict[str, list[float]]:
-    """The dicts that rows hold under ``key``, as lists by their keys."""
-    columns: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in (row.get(key) or {}).items():
-            columns[name].append(value)
-    return dict(columns)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.eval import scatter
-from olmo.eval.failure_pictures import is_failure, picture_path
-from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
-from olmo.eval.run_table import (
+from olmo.eval.compare import (
     Run,
     accuracy_table,
     common_tasks,
@@ -22,6 +20,10 @@ from olmo.eval.run_table import (
     shared_tasks,
     task_title,
 )
+from olmo.eval.failure_pictures import picture_path
+from olmo.eval.prediction import Prediction
+from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
+from olmo.eval.store import lacking
 from olmo.files import write_text
 from olmo.text import number
 
@@ -109,9 +111,8 @@ def _task(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     for run in having:
         try:
             parts.append(_of_run(run, task, [run.label] if len(runs) > 1 else []))
-        except KeyError as e:
-            folder = run.task_folder(task)
-            raise ValueError(f"{folder}: {e} is not in its results; evaluate it anew") from e
+        except KeyError as e:  # of the metrics
+            raise lacking(run.task_folder(task), e) from e
     names = dict.fromkeys(name for part in parts for name in part["categories"])
     rows = [
         (name, [p["categories"][name] for p in parts if name in p["categories"]]) for name in names
@@ -129,10 +130,10 @@ def _task(task: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
     """What the files of one run say about a task; ``label`` goes before a row's cells."""
-    metrics, rows, folder = run.metrics[task], run.predictions(task), run.task_folder(task)
+    metrics, folder, predictions = run.metrics[task], run.task_folder(task), run.predictions(task)
     seconds = (metrics.get("timing") or {}).get("seconds_per_example")
-    failures = [row for row in rows if is_failure(row)]
-    shown = sorted(failures, key=lambda row: not picture_path(folder, row).is_file())
+    failures = [one for one in predictions if one.is_failure]
+    shown = sorted(failures, key=lambda one: not picture_path(folder, one).is_file())
     return {
         "label": run.label,
         "summary": [*(label or [task]), *summary_row(metrics)[1:]],
@@ -141,9 +142,9 @@ def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
             zip(FIGURES, (metrics.get("scores"), metrics.get("stts"), seconds), strict=True)
         ),
         "skipped": [[*label, s["index"], s["error"]] for s in metrics["skipped_examples"]],
-        "answers": len(rows),
+        "answers": len(predictions),
         "failures": len(failures),
-        "shown": [_failure(folder, row) for row in shown[:MAX_FAILURES]],
+        "shown": [_failure(folder, one) for one in shown[:MAX_FAILURES]],
     }
 
 
@@ -158,17 +159,17 @@ def _by_name(of_runs: Sequence[Mapping[str, float] | None]) -> list[list[object]
     return [[name, *(number((f or {}).get(name), 3) for f in of_runs)] for name in names]
 
 
-def _failure(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-    path = picture_path(folder, row)
+def _failure(folder: Path, one: Prediction) -> dict[str, Any]:
+    path = picture_path(folder, one)
     return {
-        "name": row["example_id"],
+        "name": one.example_id,
         "picture": base64.b64encode(path.read_bytes()).decode() if path.is_file() else "",
         "lines": [
-            ("question", row["question"]),
-            ("options", " / ".join(map(str, row["options"] or []))),
-            ("answer", row["reference"]),
-            ("prediction", row["prediction"] or "nothing"),
-            ("read as", "unparsed" if row["unparsed"] else row["parsed"]),
-            ("tokens", f"{row['n_tokens_before']} before pruning, {row['n_tokens_after']} after"),
+            ("question", one.question),
+            ("options", " / ".join(map(str, one.options or []))),
+            ("answer", one.reference),
+            ("prediction", one.prediction or "nothing"),
+            ("read as", "unparsed" if one.unparsed else one.parsed),
+            ("tokens", f"{one.n_tokens_before} before pruning, {one.n_tokens_after} after"),
         ],
     }

@@ -1,55 +1,261 @@
-"""A whole evaluation run: every task in turn, with what is finished read back.
+"""Evaluates one task, or a whole run of them, data-parallel over the ranks.
 
-A task that fails costs no other one: its problem is listed, on every rank, and the run goes on.
+Every rank takes its share of a task's examples and gets the merged result. In a run, what is
+finished is read back, and a task that fails costs no other one: its problem is listed, on every
+rank, and the run goes on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
+from olmo.data.examples import BAD_EXAMPLE, describe_error
 from olmo.data.registry import Dataset
 from olmo.device import DTYPES
-from olmo.distributed import from_main, is_main
-from olmo.eval.answering import Row
-from olmo.eval.evaluator import (
-    Examples,
-    Setup,
-    TaskFailed,
-    batch_size,
-    evaluate_rows,
-    survey,
-    together,
-)
+from olmo.distributed import from_main, gather, get_rank, get_world_size, is_main
+from olmo.eval.answer import Answered, Answerer, Questions, Skipped, raw_example
 from olmo.eval.failure_pictures import draw_failures
 from olmo.eval.loading import load_for_evaluation
 from olmo.eval.own_data import open_dataset
-from olmo.eval.report import Problem, TaskResult, find_problems
+from olmo.eval.prediction import Prediction
+from olmo.eval.report import Problem, find_problems, summarize, timing
 from olmo.eval.report_html import write_report
+from olmo.eval.scoring import score_example
 from olmo.eval.settings import EvalPlan, EvalSettings
-from olmo.eval.store import TaskStore, data_version, run_key
+from olmo.eval.store import TaskStore, append_rows, data_version, example_fingerprint, run_key
 from olmo.eval.tasks import Task
 from olmo.files import write_json
 
 if TYPE_CHECKING:
-    from olmo.models.molmo2.molmo2 import Molmo2
+    from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PROBLEMS_FILE = "problems.json"
+PRUNING_FIELDS = ("prune", "topk", "prune_at", "prune_method")
+
+
+class TaskFailed(RuntimeError):
+    """A task that cannot be evaluated; the message says why. Raised on every rank."""
+
+
+@dataclass
+class TaskResult:
+    """``metrics`` and ``predictions`` (sorted by example index) can be reproduced, but for the
+    ``seconds`` of a prediction; ``timing`` cannot."""
+
+    task: Task
+    metrics: dict[str, Any]
+    predictions: list[Prediction]
+    timing: dict[str, Any]
+
+
+def together(function: Callable[[], T]) -> T:
+    """Run ``function`` on every rank; if it fails on any, ``TaskFailed`` is raised on all."""
+    value, error = None, None
+    try:
+        value = function()
+    except Exception as e:  # whatever it is, it must not cost the other tasks
+        log.debug("traceback of the error below", exc_info=True)
+        error = describe_error(e)
+    for found in gather(error):
+        if found is not None:
+            raise TaskFailed(found)
+    return value  # type: ignore[return-value]
+
+
+# --- one task ----------------------------------------------------------------------------------
+
+
+def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> dict[int, str]:
+    """Index to fingerprint of the examples to answer, in the order of a run."""
+    found: dict[int, str] = {}
+    for index in example_order(len(dataset), settings.seed):
+        if len(found) == settings.max_examples:
+            break
+        try:
+            example = raw_example(dataset, index, settings.seed)
+        except BAD_EXAMPLE:
+            found[index] = "unreadable"  # loading it will say why
+            continue
+        if task.only and example.get("metadata", {}).get(task.only[0]) not in task.only[1:]:
+            continue
+        found[index] = example_fingerprint(example)
+    return found
+
+
+def evaluate_task(
+    model: Molmo2,
+    model_config: Molmo2Config,
+    task: Task,
+    settings: EvalSettings,
+    device: torch.device,
+    dataset: Dataset | None = None,
+) -> TaskResult:
+    """Answer and score the examples of ``task``, data-parallel over the ranks; no files.
+
+    Every rank calls it with a whole model and gets the merged result. ``dataset`` replaces the
+    one that the task names. The model is put into evaluation mode meanwhile.
+    """
+    dataset = open_dataset(task) if dataset is None else dataset
+    evaluator = Evaluator(model_config, settings, device, lambda: model)
+    return evaluator.evaluate(task, dataset, survey(task, dataset, settings))
+
+
+@dataclass
+class Evaluator:
+    """Answers and scores tasks with the model that ``load`` gives, which is called when there is
+    something to answer; ``sharded``: its parameters are spread over the ranks."""
+
+    model_config: Molmo2Config
+    settings: EvalSettings
+    device: torch.device
+    load: Callable[[], Molmo2]
+    sharded: bool = False
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        return Answerer.of(self.load(), self.model_config, self.device, self.sharded)
+
+    def evaluate(
+        self,
+        task: Task,
+        dataset: Dataset,
+        fingerprints: Mapping[int, str],
+        finished: Mapping[int, Prediction] | None = None,
+        keep_in: TaskStore | None = None,
+    ) -> TaskResult:
+        """Answer what is not ``finished``, and merge it with what is; the same result on every
+        rank. New predictions go to the progress of ``keep_in`` at once."""
+        start, finished = time.perf_counter(), finished or {}
+        rest = [index for index in fingerprints if index not in finished]
+        parts: list[list[Prediction | Skipped]] = []
+        if rest:
+            answerer = self.answerer
+
+            def answer() -> list[Prediction | Skipped]:
+                return self._answer(answerer, task, dataset, rest, fingerprints, keep_in)
+
+            # an error on one rank of a sharded model would leave the others waiting in the model:
+            # let it end the run
+            parts = gather(answer() if self.sharded else together(answer))
+        predictions, skipped = merge([list(finished.values()), *parts], list(fingerprints))
+        settings, device = self.settings, self.device
+        metrics = {
+            "task": task.name,
+            "title": task.title or task.name,
+            "dataset": task.dataset,
+            "split": task.split,
+            "metric": task.metric,
+            **summarize(predictions, skipped, task.macro),
+            "max_examples": settings.max_examples,
+            "max_new_tokens": settings.limit(task),
+            "seed": settings.seed,
+            "generation": settings.generation,
+            "model": pruning_settings(self.model_config),
+        }
+        times = timing(predictions) | {
+            "seconds_of_the_run": time.perf_counter() - start,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device_batch_size": settings.batch_size(task),
+            "world_size": get_world_size(),
+        }
+        return TaskResult(task, metrics, predictions, times)
+
+    def _answer(
+        self,
+        answerer: Answerer,
+        task: Task,
+        dataset: Dataset,
+        rest: list[int],
+        fingerprints: Mapping[int, str],
+        keep_in: TaskStore | None,
+    ) -> list[Prediction | Skipped]:
+        """This rank's share of the examples ``rest``."""
+        settings = self.settings
+        questions = Questions(
+            task.name,
+            dataset,
+            rest,
+            settings.limit(task),
+            settings.seed,
+            settings.batch_size(task),
+            settings.generation,
+            task.prompt,
+        )
+        found: list[Prediction | Skipped] = []
+        with keep_in.open_progress(get_rank()) if keep_in else nullcontext() as file:
+            for one in answerer.answers(questions, settings.num_workers, shared=True):
+                scored = scored_answer(one, task, fingerprints[one.index])
+                if isinstance(scored, Skipped):
+                    log.warning("%s: skipped example %d: %s", task.name, scored.index, scored.error)
+                elif file is not None:
+                    append_rows(file, [scored.row()])
+                found.append(scored)
+        return found
+
+
+def scored_answer(found: Answered | Skipped, task: Task, fingerprint: str) -> Prediction | Skipped:
+    """An answer with what it is worth; one that has no reference, or that a user's own scorer
+    refuses, is left out."""
+    if isinstance(found, Skipped):
+        return found
+    asked = {"question": found.asked.question, **found.asked.metadata}
+    try:
+        score = score_example(found.text, asked, task.metric)
+    except ValueError as e:
+        return Skipped(found.index, describe_error(e))
+    return Prediction.of(found, score, task, fingerprint)
+
+
+def merge(
+    parts: Sequence[Sequence[Prediction | Skipped]], expected: Sequence[int]
+) -> tuple[list[Prediction], list[Skipped]]:
+    """The predictions and the skipped examples of all parts, sorted by example index; every
+    expected example is there once."""
+    found = sorted((one for part in parts for one in part), key=lambda one: one.index)
+    indices = [one.index for one in found]
+    assert indices == sorted(expected), f"{len(indices)} results for {len(expected)} examples"
+    predictions = [one for one in found if isinstance(one, Prediction)]
+    return predictions, [one for one in found if isinstance(one, Skipped)]
+
+
+def example_order(n_examples: int, seed: int) -> list[int]:
+    """Example indices in the order in which a limited run takes them."""
+    order: list[int] = np.random.default_rng(seed).permutation(n_examples).tolist()
+    return order
+
+
+def pruning_settings(model_config: Molmo2Config) -> dict[str, Any]:
+    """Name of the model and those settings of token pruning that it has."""
+    vit = model_config.vision_backbone.vit
+    found = {name: getattr(vit, name) for name in PRUNING_FIELDS if hasattr(vit, name)}
+    return {
+        "model_name": model_config.model_name,
+        "max_frames": model_config.mm_preprocessor.video.max_frames,
+        **found,
+    }
+
+
+# --- a run -------------------------------------------------------------------------------------
 
 
 @dataclass
 class EvalOutcome:
     """``metrics`` of the tasks that were scored, in task order, and what went wrong."""
 
-    metrics: list[dict[str, Any]]
-    problems: list[Problem]
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
@@ -61,11 +267,18 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
     """
     if is_main():
         plan.folder.mkdir(parents=True, exist_ok=True)  # now, not after hours of answers
-    run = _Run(plan, device)
+    run, outcome = _Run(plan, device), EvalOutcome()
     with _reproducible(plan.config):
         for task in plan.tasks:
-            run.evaluate(task)
-    outcome = EvalOutcome(run.metrics, run.problems)
+            try:
+                metrics = run.metrics(task)
+            except TaskFailed as e:
+                if is_main():  # every rank has the same error
+                    log.error("%s failed: %s", task.name, e)
+                outcome.problems.append(Problem(task.name, str(e)))
+                continue
+            outcome.metrics.append(metrics)
+            outcome.problems += find_problems(metrics)
     if is_main():
         write_json(plan.folder / PROBLEMS_FILE, [vars(p) for p in outcome.problems])
         write_report(plan.folder, outcome.metrics, outcome.problems)
@@ -85,32 +298,25 @@ def _reproducible(config: EvalSettings) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass
 class _Run:
-    """The state of ``run_evaluation``."""
+    """The tasks of a plan, one after the other, with one model."""
 
-    plan: EvalPlan
-    device: torch.device
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    model: Molmo2 | None = None
+    def __init__(self, plan: EvalPlan, device: torch.device):
+        self.plan, self.device = plan, device
+        config = plan.config
+        self.dtype = DTYPES[config.weights or ("bf16" if device.type == "cuda" else "fp32")]
+        self.evaluator = Evaluator(
+            *(plan.model_config, config, device),
+            load=lambda: load_for_evaluation(
+                *(plan.checkpoint, plan.overrides, device, self.dtype), sharded=config.fsdp
+            ),
+            sharded=config.fsdp,
+        )
 
-    def evaluate(self, task: Task) -> None:
-        """Evaluate one task; whatever stops it becomes a problem of the run."""
-        try:
-            metrics = self._metrics(task)
-        except TaskFailed as e:
-            if is_main():  # every rank has the same error
-                log.error("%s failed: %s", task.name, e)
-            self.problems.append(Problem(task.name, str(e)))
-            return
-        self.metrics.append(metrics)
-        self.problems += find_problems(metrics)
-
-    def _metrics(self, task: Task) -> dict[str, Any]:
+    def metrics(self, task: Task) -> dict[str, Any]:
+        """Those of a task, read back or found. ``TaskFailed`` for whatever stops it."""
         plan, config = self.plan, self.plan.config
-        limit = config.max_new_tokens or task.max_new_tokens
-        key = run_key(plan.checkpoint, task, self._settings(limit, task))
+        key = run_key(plan.checkpoint, task, self._settings(task))
         store = TaskStore(plan.folder / task.folder, key)
         dataset = together(lambda: open_dataset(task))
         work = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
@@ -118,13 +324,7 @@ class _Run:
             if is_main():
                 log.info("%s is up to date", store.folder)
             return work.metrics
-        if len(work.rows) < len(work.fingerprints):
-            model = self._load()
-        else:
-            model = None  # every answer is there; only the averages are new
-        examples = Examples(task, dataset, work.fingerprints, work.rows)
-        setup = Setup(model, plan.model_config, config, self.device, config.fsdp)
-        result = evaluate_rows(examples, setup, store)
+        result = self.evaluator.evaluate(task, dataset, work.fingerprints, work.finished, store)
         metrics = {
             **result.metrics,
             "checkpoint": str(plan.checkpoint),
@@ -135,65 +335,53 @@ class _Run:
         }
         if is_main():
             store.write(metrics, result.predictions)
-        if model is not None and config.pictures:
-            self._draw(task, dataset, result, model)
+        if config.pictures and len(work.finished) < len(work.fingerprints):
+            self._draw(task, dataset, result.predictions)
         return metrics
 
-    def _settings(self, limit: int, task: Task) -> dict[str, Any]:
+    def _settings(self, task: Task) -> dict[str, Any]:
         """Plain values that decide the answers, besides checkpoint, task and data."""
         config = self.plan.config
-        batch = {"device_batch_size": batch_size(config, task)}
+        batch = {"device_batch_size": config.batch_size(task)}
         return {
-            "max_new_tokens": limit,
+            "max_new_tokens": config.limit(task),
             "seed": config.seed,
             "generation": config.generation,
             **(batch if config.generation == "batched" else {}),
-            "weights": str(self._dtype()),
+            "weights": str(self.dtype),
             "device": self.device.type,
             "model": self.plan.model_config.to_dict(),
             # the config only has the path of a file of wordings
             "wordings": self.plan.model_config.data_formatter.build().wordings.fixed(),
         }
 
-    def _dtype(self) -> torch.dtype:
-        default = "bf16" if self.device.type == "cuda" else "fp32"
-        return DTYPES[self.plan.config.weights or default]
-
-    def _load(self) -> Molmo2:
-        if self.model is None:
-            self.model = load_for_evaluation(
-                *(self.plan.checkpoint, self.plan.overrides, self.device, self._dtype()),
-                sharded=self.plan.config.fsdp,
-            )
-        return self.model
-
     def _survey(self, task: Task, dataset: Dataset, store: TaskStore) -> _Work:
-        """Which examples there are, and which rows are finished."""
         config = self.plan.config
         if config.overwrite:
             store.clear()
         fingerprints = survey(task, dataset, config)
         metrics = store.metrics()
-        rows = store.finished(fingerprints, metrics is not None)
+        finished = store.finished(fingerprints, metrics is not None)
         current = metrics is not None and metrics["data_version"] == data_version(fingerprints)
-        if not current or len(rows) < len(fingerprints):
+        if not current or len(finished) < len(fingerprints):
             metrics = None
-        return _Work(fingerprints, rows, metrics)
+        return _Work(fingerprints, finished, metrics)
 
-    def _draw(self, task: Task, dataset: Dataset, result: TaskResult, model: Molmo2) -> None:
+    def _draw(self, task: Task, dataset: Dataset, predictions: Sequence[Prediction]) -> None:
         """Pictures of some failures; all ranks take part, as the model may be sharded."""
         folder, config = self.plan.folder / task.folder, self.plan.config
-        rows = result.predictions
+        model = self.evaluator.answerer.model
+        about = dataset, predictions, folder, config.pictures, config.seed
         try:
-            together(
-                lambda: draw_failures(model, dataset, rows, folder, config.pictures, config.seed)
-            )
+            together(lambda: draw_failures(model, *about))
         except TaskFailed as e:
             log.warning("%s: no pictures of failures: %s", task.name, e)
 
 
 @dataclass
 class _Work:
+    """Which examples there are, what is finished, and the metrics if all of it is."""
+
     fingerprints: dict[int, str]
-    rows: dict[int, Row]
+    finished: dict[int, Prediction]
     metrics: dict[str, Any] | None

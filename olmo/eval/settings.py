@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from olmo.config import Config, ConfigError, FilePath, merge, section
 from olmo.data.frame_sampling import FrameSampling
-from olmo.eval.examples import Generation
+from olmo.eval.answer import Generation
 from olmo.eval.own_data import own_metric
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.loading import (
@@ -40,7 +40,7 @@ RUN_FILES = (CONFIG_FILE, "metrics.jsonl")
 class EvalSettings(Config):
     """How one task is run. ``device_batch_size`` None means the task's own, ``max_examples`` None
     (or -1) all, ``max_new_tokens`` None the task's own limit; a limited run takes the first
-    examples of an order drawn from ``seed``. ``generation``: see ``olmo.eval.examples``."""
+    examples of an order drawn from ``seed``. ``generation``: see ``olmo.eval.answer``."""
 
     device_batch_size: int | None = None
     max_examples: int | None = None
@@ -55,6 +55,14 @@ class EvalSettings(Config):
         self.at_least(1, "device_batch_size", "max_examples", "max_new_tokens")
         self.at_least(0, "num_workers")
         self.check_seed()
+
+    def limit(self, task: Task) -> int:
+        """Tokens of the longest answer."""
+        return self.max_new_tokens or task.max_new_tokens
+
+    def batch_size(self, task: Task) -> int:
+        """Examples that a rank loads at once."""
+        return self.device_batch_size or task.batch_size
 
 
 @dataclass

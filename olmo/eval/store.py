@@ -10,6 +10,7 @@ also to its example's *fingerprint* (annotation, size of the media file): never 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -25,6 +26,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from olmo.eval import metrics
+from olmo.eval.prediction import Prediction
 from olmo.eval.scoring import SCORERS
 from olmo.eval.tasks import Task
 from olmo.files import write_json
@@ -35,24 +38,18 @@ log = logging.getLogger(__name__)
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
 PRESENTATION = ("name", "groups", "title", "batch_size")
 """Fields of a task that change no score."""
+PROJECT = Path(__file__).parents[2]
 
 Row = dict[str, Any]
 
 
 def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
     """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
-    task, ``settings`` (plain values) and the scoring code, with the file of a scorer of the user's
-    own."""
+    task, ``settings`` (plain values) and the code that scores and averages."""
     files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
-    here = Path(__file__).parent
-    code = [
-        f.read_bytes()
-        for f in (*sorted((here / "scoring").iterdir()), here / "metrics.py")
-        if f.is_file()
-    ]
-    module = sys.modules[SCORERS[task.metric].__module__] if task.metric in SCORERS else None
-    if module is not None and not module.__name__.startswith(f"{__package__}."):
-        code.append(Path(str(module.__file__)).read_bytes())
+    code = sources(metrics.__name__)
+    if task.metric in SCORERS:
+        code |= sources(SCORERS[task.metric].__module__)
     fields = dataclasses.asdict(task)
     return _hash(
         {
@@ -61,9 +58,42 @@ def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
             ),
             "task": {k: v for k, v in fields.items() if k not in PRESENTATION},
             "settings": dict(settings),
-            "code": [hashlib.sha256(text).hexdigest() for text in code],
+            "code": sorted(hashlib.sha256(text).hexdigest() for text in code.values()),
         }
     )
+
+
+def sources(module: str) -> dict[Path, bytes]:
+    """The file of a module that is loaded, and those that it imports, whenever it does: of this
+    project, and for a user's own file of its folder."""
+    start = Path(str(sys.modules[module].__file__))
+    found: dict[Path, bytes] = {}
+    todo = [start]
+    while todo:
+        file = todo.pop()
+        if file in found or not file.is_file():
+            continue
+        found[file] = file.read_bytes()
+        for name in _imported(ast.parse(found[file])):
+            if name.startswith("olmo."):
+                base = PROJECT.joinpath(*name.split("."))
+            elif "." not in module:
+                base = start.parent.joinpath(*name.split("."))
+            else:
+                continue
+            todo += [base.with_suffix(".py"), base / "__init__.py"]
+    return found
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Names that may be modules, but for those that only type checkers import."""
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_C" in ast.dump(n.test)]
+    unseen = {id(node) for block in typing for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in unseen:
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and id(node) not in unseen:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def example_fingerprint(example: Mapping[str, Any]) -> str:
@@ -126,16 +156,16 @@ class TaskStore:
         log.warning("%s is of another set-up and will be replaced; --eval_name keeps both", path)
         return None
 
-    def finished(self, fingerprints: Mapping[int, str], predictions: bool) -> dict[int, Row]:
-        """Rows that need not be computed again, by example index; ``predictions``: whether those
-        in ``predictions.json`` belong to this set-up."""
+    def finished(self, fingerprints: Mapping[int, str], written: bool) -> dict[int, Prediction]:
+        """What need not be computed again, by example index; ``written``: whether
+        ``predictions.json`` belongs to this set-up."""
         rows: list[Row] = []
-        if predictions:
+        if written:
             rows += _read_json(self.folder / PREDICTIONS_FILE) or []
         for file in sorted(self.progress.glob("*.jsonl")):
             rows += read_lines(file)
         return {
-            row["index"]: row
+            row["index"]: Prediction.from_row(row)
             for row in rows
             if fingerprints.get(row.get("index", -1)) == row.get("fingerprint", "")
         }
@@ -153,9 +183,9 @@ class TaskStore:
             (self.folder / name).unlink(missing_ok=True)
         self._clear_progress()
 
-    def write(self, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    def write(self, metrics: Mapping[str, Any], predictions: Sequence[Prediction]) -> None:
         """Write the files; the metrics come last, then the progress goes."""
-        write_result(self.folder, metrics, rows)
+        write_result(self.folder, metrics, predictions)
         self._clear_progress()
 
     def _clear_progress(self) -> None:
@@ -169,11 +199,30 @@ def append_rows(file: TextIO, rows: Iterable[Row]) -> None:
     file.flush()
 
 
-def write_result(folder: Path, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+def write_result(
+    folder: Path, metrics: Mapping[str, Any], predictions: Sequence[Prediction]
+) -> None:
     """``predictions.json``, then ``metrics.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / PREDICTIONS_FILE, rows)
+    write_json(folder / PREDICTIONS_FILE, [one.row() for one in predictions])
     write_json(folder / METRICS_FILE, metrics)
+
+
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Those of a task. ``ValueError`` names the folder whose file lacks something."""
+    path = folder / PREDICTIONS_FILE
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [Prediction.from_row(row) for row in rows]
+    except KeyError as e:
+        raise lacking(folder, e) from e
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path}: not the predictions of a task: {e}") from e
+
+
+def lacking(folder: Path, key: KeyError) -> ValueError:
+    """The error about results without this key."""
+    return ValueError(f"{folder}: {key} is not in its results; evaluate it anew")
 
 
 def _read_json(path: Path) -> Any:

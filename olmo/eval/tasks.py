@@ -56,7 +56,12 @@ class Task:
     @property
     def folder(self) -> str:
         """Name of the folder of its results."""
-        return self.name.replace(":", "-")
+        return folder_name(self.name)
+
+
+def folder_name(task: str) -> str:
+    """Name of the folder of a task's results."""
+    return task.replace(":", "-")
 
 
 SYNTHETIC = "synthetic_video_qa"

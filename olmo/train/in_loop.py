@@ -12,9 +12,10 @@ from torch import Tensor
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
-from olmo.eval.evaluator import EvalSettings, evaluate_task
 from olmo.eval.own_data import open_dataset
-from olmo.eval.report import write_result
+from olmo.eval.run import evaluate_task
+from olmo.eval.settings import EvalSettings
+from olmo.eval.store import write_result
 from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
 from olmo.nn.vision_backbone import VisionOutput

@@ -22,7 +22,7 @@ from olmo.data.loader import DataConfig, NoUsableExample, RowShare, build_train_
 from olmo.data.mixture import Mixture
 from olmo.data.stream import example_rng
 from olmo.data.video_loading import Clip, load_video
-from olmo.eval.examples import ExampleLoader
+from olmo.eval.answer import ExampleLoader, Pass, Questions, Skipped
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.images import load_image
 from olmo.preprocessing.packing import PackingConfig
@@ -94,16 +94,17 @@ def test_training_skips_it(kind: str, tmp_path: Path, model: Any, preprocessor: 
 def test_evaluation_skips_all_of_them(tmp_path: Path, model: Any, preprocessor: Any) -> None:
     assert len(BROKEN) >= 20
     dataset = Media([make(tmp_path / kind) for kind, make in BROKEN.items()] + [{}])
+    questions = Questions("media", dataset, range(len(dataset)), 4, batch_size=len(dataset))
     loader = ExampleLoader(
-        dataset,
-        [list(range(len(dataset)))],
-        *(preprocessor, model.build_collator(), model.build_tokenizer(), 0),
+        *(questions, preprocessor, model.build_collator(), model.build_tokenizer())
     )
     with no_hang(60):
         loaded = loader[0]
-    assert [s["index"] for s in loaded.skipped] == list(range(len(BROKEN)))
-    assert all("cannot read" in s["error"] for s in loaded.skipped)
-    assert [p.examples[0]["index"] for p in loaded.passes] == [len(BROKEN)]
+    skipped = [one for one in loaded if isinstance(one, Skipped)]
+    assert [one.index for one in skipped] == list(range(len(BROKEN)))
+    assert all("cannot read" in one.error for one in skipped)
+    passes = [one for one in loaded if isinstance(one, Pass)]
+    assert [one.asked[0].index for one in passes] == [len(BROKEN)]
 
 
 def test_too_many_of_them_end_the_run(tmp_path: Path, model: Any, preprocessor: Any) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from olmo.config import Config
 from olmo.data.video_loading import VideoReadError
-from olmo.eval import evaluator, examples, own_data, run
+from olmo.eval import answer, own_data, run
+from olmo.eval.prediction import Prediction
 from olmo.eval.tasks import Task
 from olmo.preprocessing.chat import DataFormatterConfig
 
@@ -114,7 +115,7 @@ class Ranks:
         self.meet = threading.Barrier(world, timeout=10)
         self.parts = [None] * world
         for name in ("get_rank", "get_world_size", "is_main", "gather", "from_main"):
-            for module in (evaluator, run):
+            for module in (answer, run):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, getattr(self, name))
 
@@ -146,7 +147,14 @@ class Ranks:
         return self.gather(action() if self.is_main() else None)[0]
 
 
+def prediction(index, correct=1, **more):
+    """A scored answer."""
+    about = {"question": "which?", "prediction": "A", "n_tokens_before": 10, "n_tokens_after": 6}
+    given = about | {"example_id": f"e{index}", "parsed": "A", **more}
+    return Prediction(index=index, correct=correct, **given)
+
+
 def install(monkeypatch):
     """Put the fakes in the place of data loading and of the registry."""
-    monkeypatch.setattr(examples, "prepare", fake_prepare)
+    monkeypatch.setattr(answer, "prepare", fake_prepare)
     monkeypatch.setattr(own_data, "get_dataset", lambda name, split: FakeDataset())

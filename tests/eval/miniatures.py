@@ -19,8 +19,8 @@ from torch import nn
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.registry import Dataset, get_dataset
-from olmo.eval.evaluator import EvalSettings, evaluate_task, example_order
-from olmo.eval.report import TaskResult
+from olmo.eval.run import TaskResult, evaluate_task, example_order
+from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.molmo2.molmo2 import Molmo2Config
 from olmo.tokenizer import MolmoTokenizer

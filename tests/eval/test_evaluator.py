@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 
 from olmo.config import ConfigError
-from olmo.eval import evaluator
-from olmo.eval.answering import RankResults
-from olmo.eval.evaluator import TaskFailed, evaluate_task, together
-from olmo.eval.examples import example_id, labels
-from olmo.eval.report import merge_ranks
+from olmo.eval import run
+from olmo.eval.answer import Skipped
+from olmo.eval.prediction import example_id, labels
+from olmo.eval.run import TaskFailed, evaluate_task, merge, together
 from olmo.eval.settings import EvalConfig, EvalSettings
-from tests.eval.fakes import CPU, TASK, FakeDataset, FakeModel, FakeModelConfig, Ranks, install
+from tests.eval.fakes import (
+    CPU,
+    TASK,
+    FakeDataset,
+    FakeModel,
+    FakeModelConfig,
+    Ranks,
+    install,
+    prediction,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +34,13 @@ def evaluate(dataset=None, model=None, task=TASK, **settings):
     return evaluate_task(model, FakeModelConfig(), task, EvalSettings(**settings), CPU, dataset)
 
 
+def rows_of(result):
+    return [one.row() for one in result.predictions]
+
+
 def answers(result):
     """What must not depend on how the run went: everything but the seconds."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.predictions]
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(result)]
     return json.dumps([rows, result.metrics])
 
 
@@ -36,7 +48,7 @@ def test_rows_and_metrics():
     model = FakeModel().train()
     result = evaluate(FakeDataset(broken=(2, 9)), model)
     assert model.training
-    rows, metrics = result.predictions, result.metrics
+    rows, metrics = rows_of(result), result.metrics
     assert [row["index"] for row in rows] == [0, 1, 3, 4, 5, 6, 7, 8, 10]
     assert set(rows[1]) == {
         *("index", "example_id", "question", "options", "prediction", "correct", "unparsed"),
@@ -97,7 +109,7 @@ def test_batched_generation_puts_similar_lengths_together():
     result = evaluate(dataset, Watched(), device_batch_size=6, generation="batched")
     assert [len(shape) and shape[0] for shape, _ in widths] == [6] * 5
     assert sum(padding for _, padding in widths) <= 15  # at random: about 60
-    assert [row["index"] for row in result.predictions] == list(range(30))
+    assert [one.index for one in result.predictions] == list(range(30))
     assert result.metrics["generation"] == "batched"
 
 
@@ -107,18 +119,16 @@ def test_workers_change_nothing():
 
 
 def test_limited_runs_nest():
-    picks = [
-        {row["index"] for row in evaluate(max_examples=n).predictions} for n in (2, 5, 11, 100)
-    ]
+    picks = [{one.index for one in evaluate(max_examples=n).predictions} for n in (2, 5, 11, 100)]
     assert [len(p) for p in picks] == [2, 5, 11, 11]
     assert picks[0] < picks[1] < picks[2]
-    assert {row["index"] for row in evaluate(max_examples=5, seed=1).predictions} != picks[1]
+    assert {one.index for one in evaluate(max_examples=5, seed=1).predictions} != picks[1]
 
 
 def test_only_some_examples():
     result = evaluate(task=replace(TASK, only=("category", "even")), max_examples=4)
     assert len(result.predictions) == 4
-    assert all(row["index"] % 2 == 0 for row in result.predictions)
+    assert all(one.index % 2 == 0 for one in result.predictions)
 
 
 def test_the_prompt_form_of_the_task_is_used(monkeypatch):
@@ -128,7 +138,7 @@ def test_the_prompt_form_of_the_task_is_used(monkeypatch):
         seen.append(example["style"])
         return example
 
-    monkeypatch.setattr("olmo.eval.examples.prepare", prepare)
+    monkeypatch.setattr("olmo.eval.answer.prepare", prepare)
     evaluate(task=replace(TASK, prompt="video_eval_multiple_choice"), max_examples=2)
     assert seen == ["video_eval_multiple_choice"] * 2
 
@@ -155,28 +165,28 @@ def test_a_prompt_that_is_too_long_is_left_out():
 
 def test_merging_loses_and_doubles_nothing():
     def rows(*indices):
-        return RankResults([{"index": i} for i in indices])
+        return [prediction(i) for i in indices]
 
-    skipped = RankResults(skipped=[{"index": 1, "error": ""}])
-    merged = merge_ranks([rows(3, 0), rows(2), skipped], range(4))
-    assert [row["index"] for row in merged.rows] == [0, 2, 3]
+    skipped = [Skipped(1, "")]
+    merged, left_out = merge([rows(3, 0), rows(2), skipped], range(4))
+    assert [one.index for one in merged] == [0, 2, 3] and left_out == skipped
     for parts in ([rows(0, 1), rows(1)], [rows(0)], [rows(0, 1, 2)], [rows(0, 1), skipped]):
         with pytest.raises(AssertionError):
-            merge_ranks(parts, range(2))
+            merge(parts, range(2))
 
 
 def test_an_error_on_one_rank_is_an_error_on_all(monkeypatch):
     ranks = Ranks(monkeypatch, 3)
 
     def fail_on_the_last():
-        if evaluator.get_rank() == 2:
+        if run.get_rank() == 2:
             raise KeyError("lost")
-        return evaluator.get_rank()
+        return run.get_rank()
 
     def caught():
         with pytest.raises(TaskFailed, match="KeyError: 'lost'"):
             together(fail_on_the_last)
-        return together(evaluator.get_rank)
+        return together(run.get_rank)
 
     assert ranks.run(caught) == [0, 1, 2]
 

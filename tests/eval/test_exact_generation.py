@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.eval.evaluator import evaluate_task
+from olmo.eval.run import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.models.loading import load_model
@@ -31,11 +31,12 @@ def test_the_batch_size_changes_no_byte(scored_checkpoint, tmp_path):
         for size in (1, 2, 5):
             settings = EvalSettings(size)
             result = evaluate_task(model, config, task, settings, torch.device("cpu"), dataset)
-            for row in result.predictions:
+            rows = [one.row() for one in result.predictions]
+            for row in rows:
                 assert set(row.pop("seconds")) == {"load", "vision", "prefill", "decode", "total"}
                 assert row["pruning"]["pruned_fraction"] == 0.5
                 assert row["n_tokens_before"] - row["n_tokens_after"] == 64
-            found.add(json.dumps([result.predictions, result.metrics]))
+            found.add(json.dumps([rows, result.metrics]))
     finally:
         torch.set_num_threads(threads)
     assert len(found) == 1

@@ -21,8 +21,9 @@ import pytest
 import torch
 
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.eval.evaluator import EvalSettings, evaluate_task
-from olmo.eval.examples import raw_example
+from olmo.eval.answer import raw_example
+from olmo.eval.run import evaluate_task
+from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import Task
 from olmo.models.loading import load_model
 
@@ -116,7 +117,7 @@ def expected(checkpoint: Path, found: list[dict[str, Any]], topk: float) -> list
     result = evaluate_task(
         model, config, task, EvalSettings(), torch.device("cpu"), Questions(found)
     )
-    return [row["prediction"] for row in result.predictions]
+    return [one.prediction for one in result.predictions]
 
 
 def request(adapter, found, i, **options):

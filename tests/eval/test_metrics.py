@@ -3,6 +3,7 @@
 import pytest
 
 from olmo.eval.metrics import aggregate, bootstrap_interval
+from tests.eval.fakes import prediction
 
 
 def test_bootstrap_interval():
@@ -21,10 +22,10 @@ def test_bootstrap_interval():
 
 def test_aggregate():
     rows = [
-        {"correct": 1, "unparsed": 0, "category": "order"},
-        {"correct": 0, "unparsed": 1, "category": "count"},
-        {"correct": 1, "unparsed": 0, "category": "count"},
-        {"correct": 1, "unparsed": 0, "category": None},
+        prediction(0, 1, labels=["order"]),
+        prediction(1, 0, labels=["count"], unparsed=1),
+        prediction(2, 1, labels=["count"]),
+        prediction(3, 1),
     ]
     out = aggregate(rows)
     assert (out["accuracy"], out["n"], out["unparsed"]) == (0.75, 4, 1)
@@ -42,10 +43,10 @@ def test_aggregate():
 
 def test_aggregate_by_several_labels():
     rows = [
-        {"correct": 1, "unparsed": 0, "labels": ["task/a", "kind/x"], "scores": {"close": 1.0}},
-        {"correct": 0, "unparsed": 0, "labels": ["task/b", "kind/x"], "scores": {"close": 0.5}},
-        {"correct": 0.5, "unparsed": 0, "labels": ["task/b"], "scores": {"close": 0.0}},
-        {"correct": None, "unparsed": 1, "labels": ["task/c"]},
+        prediction(0, 1, labels=["task/a", "kind/x"], scores={"close": 1.0}),
+        prediction(1, 0, labels=["task/b", "kind/x"], scores={"close": 0.5}),
+        prediction(2, 0.5, labels=["task/b"], scores={"close": 0.0}),
+        prediction(3, None, labels=["task/c"], unparsed=1),
     ]
     out = aggregate(rows, macro="task/")
     assert (out["accuracy"], out["n"], out["unparsed"]) == (0.5, 4, 1)
@@ -57,7 +58,7 @@ def test_aggregate_by_several_labels():
 
 def test_the_macro_average_by_molmo2s_rule():
     rows = [
-        {"correct": 1, "unparsed": 0, "labels": [label], "scores": {"molmo2": value}}
+        prediction(0, labels=[label], scores={"molmo2": value})
         for label, value in (("task/a", 1), ("task/a", 0), ("task/b", 0.25), ("kind/x", 1))
     ]
     scores = aggregate(rows, macro="task/")["scores"]

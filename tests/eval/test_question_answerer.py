@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from olmo.data.video_loading import VideoReadError
-from olmo.eval.question_answerer import QuestionAnswerer, media_fields
+from olmo.eval.answer import media_fields
+from olmo.eval.loading import load_answerer
 from tests.eval.miniatures import CLIP, PICTURE
 from tests.eval.scripts import DENSE
 
@@ -38,7 +39,7 @@ def test_several_videos_are_refused(media):
 def answerer():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield QuestionAnswerer.load(DENSE)
+    yield load_answerer(DENSE)
     torch.set_num_threads(threads)
 
 

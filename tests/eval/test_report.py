@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from olmo.eval.answering import RankResults
+from olmo.eval.answer import Skipped
+from olmo.eval.compare import load_runs
 from olmo.eval.failure_pictures import picture_path
 from olmo.eval.report import (
     Problem,
@@ -15,9 +16,10 @@ from olmo.eval.report import (
     timing,
 )
 from olmo.eval.report_html import report_page, write_report
-from olmo.eval.run_table import load_runs
 from olmo.eval.store import write_result
 from olmo.eval.tasks import groups
+from olmo.files import write_json
+from tests.eval.fakes import prediction
 
 
 def test_summary():
@@ -42,29 +44,22 @@ def test_summary():
 
 
 def row(index, correct, **more):
-    return {
-        "index": index,
-        "example_id": f"e{index}",
+    about = {
         "question": "Which <colour>?",
         "options": ["red", "blue"],
-        "prediction": "A",
-        "correct": correct,
-        "unparsed": 0,
-        "parsed": "A",
         "reference": "B",
         "category": "colour",
         "labels": ["colour"],
-        "n_tokens_before": 10,
         "n_tokens_after": 6 + index,
         "pruning": {"pruned_fraction": 0.5},
         "seconds": {"prefill": 0.1 * (index + 1), "total": 0.5},
-        **more,
     }
+    return prediction(index, correct, **about | more)
 
 
 def test_summary_of_rows():
     rows = [row(0, 1), row(1, 0, prediction="", unparsed=1), row(2, 0)]
-    found = summarize(RankResults(rows, [{"index": 3, "error": "no file"}]))
+    found = summarize(rows, [Skipped(3, "no file")])
     assert (found["n"], found["skipped"], found["empty"], found["unparsed"]) == (3, 1, 1, 1)
     assert (found["tokens_before"], found["tokens_after"]) == (10, 7)
     assert found["stts"] == {"pruned_fraction": 0.5}
@@ -103,7 +98,7 @@ def colours(tmp_path):
     metrics = {
         "task": "colours:test",
         "title": "Colours",
-        **summarize(RankResults(rows, [{"index": 9, "error": "cut <off>"}])),
+        **summarize(rows, [Skipped(9, "cut <off>")]),
         "scores": {"molmo2": 0.75},
         "model": {"topk": 0.5},
         "checkpoint": "run/step7",
@@ -153,10 +148,9 @@ def test_html_of_several_runs(colours):
 
 
 def test_html_names_the_folder_that_lacks_something(colours):
-    folder, metrics, rows = colours
-    write_result(
-        folder / "colours-test", metrics, [{k: r[k] for k in r if k != "question"} for r in rows]
-    )
+    folder, _, rows = colours
+    left = [{k: v for k, v in one.row().items() if k != "question"} for one in rows]
+    write_json(folder / "colours-test" / "predictions.json", left)
     with pytest.raises(ValueError, match=r"half/colours-test: 'question' is not in its results"):
         report_page(load_runs([folder]), "one")
 

@@ -11,7 +11,16 @@ from olmo.eval.run import run_evaluation
 from olmo.eval.settings import EvalConfig, EvalPlan, set_up_name
 from olmo.eval.store import TaskStore, example_fingerprint
 from olmo.preprocessing.chat import DataFormatterConfig
-from tests.eval.fakes import CPU, TASK, FakeDataset, FakeModel, FakeModelConfig, Ranks, install
+from tests.eval.fakes import (
+    CPU,
+    TASK,
+    FakeDataset,
+    FakeModel,
+    FakeModelConfig,
+    Ranks,
+    install,
+    prediction,
+)
 
 
 @pytest.fixture
@@ -262,7 +271,7 @@ def test_fingerprints(tmp_path):
 
 def test_a_store_knows_its_rows_by_fingerprint(tmp_path):
     store = TaskStore(tmp_path / "task", "key" * 8)
-    rows = [{"index": i, "fingerprint": f"f{i}"} for i in range(3)]
+    rows = [prediction(i, fingerprint=f"f{i}") for i in range(3)]
     store.write({"cache_key": store.key}, rows)
     assert store.finished({0: "f0", 1: "other", 5: "f5"}, True) == {0: rows[0]}
     assert store.finished({0: "f0"}, False) == {}

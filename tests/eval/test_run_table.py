@@ -1,20 +1,26 @@
 """Several runs side by side, and the paired tests behind it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from olmo.eval.run_table import accuracy_table, difference_table, load_runs, throughput
-from olmo.eval.significance import p_value, paired_difference, paired_gaps
+from olmo.eval.compare import (
+    accuracy_table,
+    difference_table,
+    load_runs,
+    p_value,
+    paired_difference,
+    paired_gaps,
+    throughput,
+)
 from olmo.eval.store import write_result
 from scripts.compare_runs import main
+from tests.eval.fakes import prediction
 
 
 def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, **model):
-    rows = [
-        {"index": i, "example_id": f"e{i}", "correct": s, "prediction": f"{s}"}
-        for i, s in enumerate(scores)
-    ]
+    rows = [prediction(i, s, prediction=f"{s}") for i, s in enumerate(scores)]
     for task in tasks:
         metrics = {
             "task": task,
@@ -108,16 +114,16 @@ def test_p_value():
     assert p_value([1, 1, 1, -1]) == pytest.approx(2 * 5 / 16)
     assert p_value([1, -1]) == 1.0
     # four gaps of one sign: two of the sixteen sign patterns are as large
-    assert p_value([0.5, 0.25, 0.5, 0.75]) == pytest.approx(2 / 16, abs=0.02)
+    assert p_value([0.5, 0.25, 0.5, 0.75]) == pytest.approx(2 / 16)
     assert p_value([0.5] * 30) < 0.001
 
 
 def test_pairs_need_the_same_examples():
-    rows = [{"index": 0, "example_id": "a", "correct": 1}, {"index": 1, "correct": 0}]
+    rows = [prediction(0, 1), prediction(1, 0)]
     assert paired_gaps(rows, rows[::-1]) == [0, 0]
     assert paired_difference(rows, rows).points == 0
     with pytest.raises(ValueError, match="cannot pair"):
-        paired_gaps(rows, [{**rows[0], "example_id": "b"}, rows[1]])
+        paired_gaps(rows, [replace(rows[0], example_id="b"), rows[1]])
 
 
 def test_script(runs, capsys, tmp_path):
@@ -139,6 +145,7 @@ def test_script_writes_a_page(runs, capsys):
     assert "2 runs side by side" in text and "Differences from first" in text
     assert text.count("<polyline") == 2 * 3  # overall, and for each of the two tasks
     assert "setting" in capsys.readouterr().out
+    (runs / "b" / "mvbench" / "predictions.json").write_text('[{"index": 0, "example_id": "e"}]')
     assert main([str(runs / "b"), f"--html={page}"]) == 2
     assert "'question' is not in its results" in capsys.readouterr().err
 

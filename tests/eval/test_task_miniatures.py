@@ -3,7 +3,8 @@ answer, score. The expected figures are worked out by hand."""
 
 import pytest
 
-from olmo.eval.evaluator import EvalSettings, evaluate_task, example_order
+from olmo.eval.run import evaluate_task, example_order
+from olmo.eval.settings import EvalSettings
 from olmo.models.loading import load_model_config, select_checkpoint
 from tests.eval.miniatures import CPU, Repeated, Scripted, ask, opened, the_task
 from tests.eval.scripts import DENSE
@@ -78,7 +79,7 @@ def test_multiple_choice(row, config, tmp_path, monkeypatch):
     dataset = opened(task, tmp_path, monkeypatch)
     answers = right + wrong + unparsed
     result, prompt = ask(config, task, Repeated(dataset, len(answers)), answers)
-    rows, metrics = result.predictions, result.metrics
+    rows, metrics = [one.row() for one in result.predictions], result.metrics
     assert [r["prediction"] for r in rows] == answers
     assert [r["correct"] for r in rows] == [1] * len(right) + [0] * (len(wrong) + len(unparsed))
     assert [r["unparsed"] for r in rows] == [0] * (len(right) + len(wrong)) + [1] * len(unparsed)

@@ -201,7 +201,7 @@ def test_task(row, config, tmp_path, monkeypatch):
     task = the_task(name)
     dataset = opened(task, tmp_path, monkeypatch)
     result, prompt = ask(config, task, Repeated(dataset, len(scores), index), list(scores))
-    rows, metrics = result.predictions, result.metrics
+    rows, metrics = [one.row() for one in result.predictions], result.metrics
     expected = [0 if score is None else score for score in scores.values()]
     assert [r["correct"] for r in rows] == [pytest.approx(score) for score in expected]
     assert [r["unparsed"] for r in rows] == [int(s is None) for s in scores.values()]
@@ -222,7 +222,7 @@ def test_without_public_answers(name, config, tmp_path, monkeypatch):
     result, prompt = ask(config, the_task(name), Repeated(dataset, 2), ["B", ""])
     metrics = result.metrics
     assert (metrics["accuracy"], metrics["n"], metrics["empty"]) == (None, 2, 1)
-    assert [row["prediction"] for row in result.predictions] == ["B", ""]
+    assert [one.prediction for one in result.predictions] == ["B", ""]
     assert dataset.get(0, np.random.RandomState(0))["question"] in prompt
 
 

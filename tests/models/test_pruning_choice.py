@@ -9,7 +9,7 @@ pytest.importorskip("transformers.models.molmo2")
 
 from launch_scripts.eval_molmo2 import build_config
 from olmo import load_model
-from olmo.eval.question_answerer import QuestionAnswerer
+from olmo.eval.loading import load_answerer
 from olmo.eval.settings import plan_evaluation
 from olmo.models.loading import load_model as load_native
 from olmo.models.loading import load_model_config, model_section
@@ -42,7 +42,7 @@ def by_predict(path, given):
     predict = script_module("predict")
     flags = [f"--{k}={'null' if v is None else v}" for k, v in given.items()]
     args = predict.parse_args(["a.mp4", "?", "--checkpoint", str(path), *flags])
-    return QuestionAnswerer.load(path, predict.overrides_of(args)).model.config
+    return load_answerer(path, predict.overrides_of(args)).model.config
 
 
 ENTRIES = {

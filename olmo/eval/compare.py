@@ -1,5 +1,5 @@
-"""Several evaluation runs side by side: one row per run, one column per benchmark, then average,
-tokens, throughput and speed-up; and what differs from the first run, with paired tests."""
+"""Several evaluation runs side by side, one row each, and what differs from the first, with paired
+intervals and tests."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from olmo.eval.significance import p_value, paired_difference, paired_gaps
-from olmo.eval.store import METRICS_FILE, PREDICTIONS_FILE
-from olmo.eval.tasks import TASKS
+import numpy as np
+
+from olmo.eval.metrics import bootstrap_interval
+from olmo.eval.prediction import Prediction
+from olmo.eval.store import METRICS_FILE, read_predictions
+from olmo.eval.tasks import TASKS, folder_name
 from olmo.text import number
 
 SIGNIFICANT = 0.05
+PERMUTATIONS = 9_999
+"""Draws of the permutation test."""
 
 
 @dataclass
 class Run:
-    """The results in one folder: metrics and rows by task name."""
+    """The results in one folder: metrics and predictions by task name."""
 
     folder: Path
     metrics: dict[str, dict[str, Any]]
     label: str = ""
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    read: dict[str, list[Prediction]] = field(default_factory=dict)
 
-    def predictions(self, task: str) -> list[dict[str, Any]]:
-        """Rows of one task, read on first use."""
-        if task not in self.rows:
-            path = self.task_folder(task) / PREDICTIONS_FILE
-            self.rows[task] = json.loads(path.read_text(encoding="utf-8"))
-        return self.rows[task]
+    def predictions(self, task: str) -> list[Prediction]:
+        """Those of one task, read on first use."""
+        if task not in self.read:
+            self.read[task] = read_predictions(self.task_folder(task))
+        return self.read[task]
 
     def task_folder(self, task: str) -> Path:
-        return self.folder / task.replace(":", "-")
+        return self.folder / folder_name(task)
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -106,6 +110,73 @@ def _settings_label(model: dict[str, Any], with_frames: bool) -> str:
     topk = _share(model)
     label = f"{model.get('prune_method')} {100 * topk:g}%" if topk else "dense"
     return f"{label}, {model['max_frames']} frames" if with_frames else label
+
+
+# --- differences -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one result minus that of another in percentage points, over ``n`` questions,
+    with its 95% bootstrap interval."""
+
+    points: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:+.1f} points (95% interval {self.low:+.1f} to {self.high:+.1f}, "
+            f"paired over {self.n} questions)"
+        )
+
+
+def paired_difference(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> Difference:
+    """Difference of two lists of predictions to the same questions.
+
+    Whole questions are resampled, so that their difficulty does not widen the interval.
+    ``ValueError`` for other questions.
+    """
+    gaps = [100.0 * gap for gap in paired_gaps(ours, theirs)]
+    return Difference(sum(gaps) / len(gaps), *bootstrap_interval(gaps), len(gaps))
+
+
+def paired_gaps(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> list[float]:
+    """Our score minus theirs, per question, in the order of the data set. ``ValueError`` unless
+    both lists answer the same questions (``index`` and ``example_id``)."""
+    mine, other = (
+        {(one.index, one.example_id): one.correct for one in part} for part in (ours, theirs)
+    )
+    if mine.keys() != other.keys() or not mine:
+        raise ValueError(f"cannot pair {len(mine)} answers with {len(other)} to other questions")
+    return [mine[key] - other[key] for key in sorted(mine)]  # type: ignore[operator]
+
+
+def p_value(gaps: Sequence[float]) -> float:
+    """Two-sided probability of a mean gap at least this large if neither result were better.
+
+    Gaps of -1, 0 and 1 get the exact McNemar test (a binomial of the questions that differ),
+    other ones a sign-flip test, exact where there are few.
+    """
+    from scipy import stats  # late: it takes a second, and only comparisons need it
+
+    differing = [gap for gap in gaps if gap]
+    if not differing:
+        return 1.0
+    if all(abs(gap) == 1 for gap in differing):
+        better = sum(gap > 0 for gap in differing)
+        return float(stats.binomtest(better, len(differing)).pvalue)
+    found = stats.permutation_test(
+        (differing,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=100,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -188,7 +259,7 @@ def difference_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]
                 rows.append([*cells, None, str(e), None, None, None])
                 continue
             pairs = zip(ours, theirs, strict=True)
-            same = sum(a["prediction"] == b["prediction"] for a, b in pairs) / len(ours)
+            same = sum(a.prediction == b.prediction for a, b in pairs) / len(ours)
             p = p_value(paired_gaps(ours, theirs))
             interval = f"{gap.low:+.1f} to {gap.high:+.1f}"
             shown = f"{p:.3f}" if p >= 0.0005 else "< 0.001"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,15 +18,11 @@ import numpy as np
 
 from olmo.data.examples import BAD_EXAMPLE
 from olmo.data.registry import Dataset
-from olmo.eval.answering import Answerer, RankResults
-from olmo.eval.examples import LENGTH_WINDOW, ExampleLoader, raw_example
-from olmo.eval.question_answerer import QuestionAnswerer, media_fields
+from olmo.eval.answer import Answered, Skipped, media_fields, raw_example
 from olmo.eval.store import append_rows, example_fingerprint, read_lines, run_key
 from olmo.eval.tasks import Task
 from olmo.files import whole_file
 from olmo.types import MEDIA_KEYS
-
-log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 SEED = 0
@@ -72,81 +67,31 @@ def inputs_of(dataset: Dataset) -> dict[int, Row]:
     return found
 
 
-@dataclass
-class Predictor(Answerer):
-    """Makes rows of answers instead of scores. ``write`` gets each as soon as it is there."""
-
-    inputs: Mapping[int, Row] = field(default_factory=dict)
-    write: Callable[[Row], object] = lambda row: None
-
-    def skip(self, results: RankResults, index: int, error: str) -> None:
-        results.skipped.append({"index": index, "error": error})
-        self.write(self.inputs[index] | {"error": error})
-
-    def row(
-        self,
-        example: dict[str, Any],
-        ids: list[int],
-        n_prompt_tokens: int,
-        seconds: dict[str, float],
-        stats: dict[str, float],
-    ) -> Row:
-        vision = seconds.get("vision", 0.0)
-        stages = {
-            "preprocess": example["load"],
-            "vision": vision,
-            "prefill": seconds["prefill"] - vision,
-            "decode": seconds["decode"],
-        }
-        row = self.inputs[example["index"]] | {
-            "answer": self.text(ids),
-            "tokens_before": example["n_tokens"],
-            "tokens_after": n_prompt_tokens,
-            "seconds": round(sum(stages.values()), 6),
-            "stages": {name: round(value, 6) for name, value in stages.items()},
-        }
-        self.write(row)
-        return row
-
-
-def predict_all(
-    model: QuestionAnswerer,
-    dataset: Dataset,
-    inputs: Mapping[int, Row],
-    write: Callable[[Row], object],
-    max_new_tokens: int,
-    batch_size: int = 1,
-) -> int:
-    """Answer the examples ``inputs`` of ``dataset``; returns how many could not be answered.
-
-    ``batch_size`` 1 gives each answer alone, so that none depends on another; more of them at once
-    may turn a near-tie between two tokens.
-    """
-    chunk = batch_size * LENGTH_WINDOW if batch_size > 1 else 1
-    rest = list(inputs)
-    loader = ExampleLoader(
-        dataset,
-        [rest[i : i + chunk] for i in range(0, len(rest), chunk)],
-        *(model.preprocessor, model.collator, model.tokenizer, SEED),
-        rows_per_pass=batch_size,
-    )
-    answerer = Predictor(
-        *(model.model, model.tokenizer, task_of(max_new_tokens), max_new_tokens, model.device),
-        inputs=inputs,
-        write=write,
-    )
-    return len(answerer.answer_all(loader, num_workers=0).skipped)
-
-
-def task_of(max_new_tokens: int) -> Task:
-    """The task that stands for a user's questions, which nothing scores."""
-    return Task("predict", "", "", "", max_new_tokens)
+def answer_row(found: Answered | Skipped) -> Row:
+    """What a line of the file says of an answer; all but the input."""
+    if isinstance(found, Skipped):
+        return {"error": found.error}
+    seconds = found.seconds
+    vision = seconds.get("vision", 0.0)
+    stages = {
+        "preprocess": seconds["load"],
+        "vision": vision,
+        "prefill": seconds["prefill"] - vision,
+        "decode": seconds["decode"],
+    }
+    return {
+        "answer": found.text,
+        "tokens_before": found.asked.n_tokens,
+        "tokens_after": found.n_prompt_tokens,
+        "seconds": round(sum(stages.values()), 6),
+        "stages": {name: round(value, 6) for name, value in stages.items()},
+    }
 
 
 def settings_key(checkpoint: Path, max_new_tokens: int, settings: Mapping[str, Any]) -> str:
     """Hash of all that decides an answer beside its input: the files of the checkpoint and the
     ``settings`` (plain values)."""
-    return run_key(checkpoint, task_of(max_new_tokens), settings)[:16]
+    return run_key(checkpoint, Task("predict", "", "", "", max_new_tokens), settings)[:16]
 
 
 @dataclass

@@ -1,0 +1,117 @@
+"""A prediction: one answered and scored example, from its birth to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from olmo.eval.answer import Answered
+    from olmo.eval.scoring import Score
+    from olmo.eval.tasks import Task
+
+OPTIONAL = ("scores", "pruning")
+"""Fields that a row has only where there is something in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The fields are the keys of a row of ``predictions.json``, in its order.
+
+    Attributes:
+        index: of the example in its data set.
+        example_id: the data set's own id, else one made of the question's id or the index.
+        question: as the data set words it, or the whole prompt where it has none.
+        options: texts of the options; None for an open question.
+        prediction: the answer up to its end.
+        correct, parsed, reference, scores: see ``Score``; ``unparsed`` is 1 for an answer that
+            cannot be read.
+        category, labels: those that the example is counted under.
+        n_tokens_before, n_tokens_after: of the prompt, before and after pruning.
+        pruning: figures of the vision backbone.
+        fingerprint: hash of the example (``olmo.eval.store``).
+        seconds: of each stage.
+    """
+
+    index: int
+    example_id: str
+    question: str
+    options: list[str] | None = None
+    prediction: str
+    correct: float | None
+    unparsed: int = 0
+    parsed: Any = None
+    reference: Any = None
+    scores: dict[str, float] = field(default_factory=dict)
+    category: Any = None
+    labels: list[str] = field(default_factory=list)
+    n_tokens_before: int
+    n_tokens_after: int
+    pruning: dict[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Answered, score: Score, task: Task, fingerprint: str) -> Prediction:
+        """An answer with what it is worth."""
+        asked = found.asked
+        metadata = asked.metadata
+        options = metadata.get("options") or metadata.get("option_names")
+        return cls(
+            index=asked.index,
+            example_id=example_id(metadata, asked.index),
+            question=asked.question,
+            options=list(options) if options else None,
+            prediction=found.text,
+            correct=score.correct,
+            unparsed=int(score.unparsed),
+            parsed=score.parsed,
+            reference=score.reference,
+            scores=dict(score.scores),
+            category=metadata.get("category"),
+            labels=[*labels(task.categories, metadata), *score.labels],
+            n_tokens_before=asked.n_tokens,
+            n_tokens_after=found.n_prompt_tokens,
+            pruning=found.pruning,
+            fingerprint=fingerprint,
+            seconds=found.seconds,
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
+        """A row that is read back. ``KeyError`` names what it lacks; what it has besides is passed
+        over."""
+        needed = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+        for name in needed:
+            row[name]
+        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
+
+    def row(self) -> dict[str, Any]:
+        """As plain values."""
+        return {k: v for k, v in asdict(self).items() if v or k not in OPTIONAL}
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it was scored and is not wholly right."""
+        return self.correct is not None and self.correct < 1
+
+
+def example_id(metadata: Mapping[str, Any], index: int) -> str:
+    """The data set's own id, else one made of the question's id or the index."""
+    for key in ("example_id", "question_id"):
+        if metadata.get(key) is not None:
+            return str(metadata[key])
+    return str(index)
+
+
+def labels(names: Sequence[str], metadata: Mapping[str, Any]) -> list[str]:
+    """Categories of an example: the values of these fields, with the field's name where there are
+    several fields."""
+    found = []
+    for name in names:
+        value = metadata.get(name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        prefix = f"{name}/" if len(names) > 1 else ""
+        found += [f"{prefix}{v}" for v in values if v is not None]
+    return found
