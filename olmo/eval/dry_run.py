@@ -63,7 +63,7 @@ def describe_evaluation(plan: EvalPlan) -> DryRun:
 def _count(plan: EvalPlan, task: Task, dataset: Dataset) -> int:
     """Examples that the run would take."""
     if task.only:
-        return len(survey(task, dataset, plan.config))
+        return len(survey(task, dataset, plan.config).rest)
     most = plan.config.max_examples
     return len(dataset) if most is None else min(most, len(dataset))
 

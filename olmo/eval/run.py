@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -77,8 +77,24 @@ def together(function: Callable[[], T]) -> T:
 # --- one task ----------------------------------------------------------------------------------
 
 
-def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> dict[int, str]:
-    """Index to fingerprint of the examples to answer, in the order of a run."""
+@dataclass
+class Examples:
+    """What a task asks: index to fingerprint of its examples, in the order of a run, and the
+    predictions that are there already. New ones go to the progress of ``store`` at once."""
+
+    task: Task
+    dataset: Dataset
+    fingerprints: dict[int, str]
+    finished: dict[int, Prediction] = field(default_factory=dict)
+    store: TaskStore | None = None
+
+    @property
+    def rest(self) -> list[int]:
+        return [index for index in self.fingerprints if index not in self.finished]
+
+
+def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> Examples:
+    """The examples to answer."""
     found: dict[int, str] = {}
     for index in example_order(len(dataset), settings.seed):
         if len(found) == settings.max_examples:
@@ -91,7 +107,7 @@ def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> dict[int, st
         if task.only and example.get("metadata", {}).get(task.only[0]) not in task.only[1:]:
             continue
         found[index] = example_fingerprint(example)
-    return found
+    return Examples(task, dataset, found)
 
 
 def evaluate_task(
@@ -107,9 +123,8 @@ def evaluate_task(
     Every rank calls it with a whole model and gets the merged result. ``dataset`` replaces the
     one that the task names. The model is put into evaluation mode meanwhile.
     """
-    dataset = open_dataset(task) if dataset is None else dataset
-    evaluator = Evaluator(model_config, settings, device, lambda: model)
-    return evaluator.evaluate(task, dataset, survey(task, dataset, settings))
+    examples = survey(task, open_dataset(task) if dataset is None else dataset, settings)
+    return Evaluator(model_config, settings, device, lambda: model).evaluate(examples)
 
 
 @dataclass
@@ -127,29 +142,18 @@ class Evaluator:
     def answerer(self) -> Answerer:
         return Answerer.of(self.load(), self.model_config, self.device, self.sharded)
 
-    def evaluate(
-        self,
-        task: Task,
-        dataset: Dataset,
-        fingerprints: Mapping[int, str],
-        finished: Mapping[int, Prediction] | None = None,
-        keep_in: TaskStore | None = None,
-    ) -> TaskResult:
-        """Answer what is not ``finished``, and merge it with what is; the same result on every
-        rank. New predictions go to the progress of ``keep_in`` at once."""
-        start, finished = time.perf_counter(), finished or {}
-        rest = [index for index in fingerprints if index not in finished]
-        parts: list[list[Prediction | Skipped]] = []
-        if rest:
+    def evaluate(self, examples: Examples) -> TaskResult:
+        """Answer the rest of the examples, and merge it with what is there; the same result on
+        every rank."""
+        start, task = time.perf_counter(), examples.task
+        parts: list[Sequence[Prediction | Skipped]] = [list(examples.finished.values())]
+        if examples.rest:
             answerer = self.answerer
-
-            def answer() -> list[Prediction | Skipped]:
-                return self._answer(answerer, task, dataset, rest, fingerprints, keep_in)
-
             # an error on one rank of a sharded model would leave the others waiting in the model:
             # let it end the run
-            parts = gather(answer() if self.sharded else together(answer))
-        predictions, skipped = merge([list(finished.values()), *parts], list(fingerprints))
+            guard = (lambda answer: answer()) if self.sharded else together
+            parts += gather(guard(lambda: self._answer(answerer, examples)))
+        predictions, skipped = merge(parts, examples.fingerprints)
         settings, device = self.settings, self.device
         metrics = {
             "task": task.name,
@@ -172,31 +176,15 @@ class Evaluator:
         }
         return TaskResult(task, metrics, predictions, times)
 
-    def _answer(
-        self,
-        answerer: Answerer,
-        task: Task,
-        dataset: Dataset,
-        rest: list[int],
-        fingerprints: Mapping[int, str],
-        keep_in: TaskStore | None,
-    ) -> list[Prediction | Skipped]:
-        """This rank's share of the examples ``rest``."""
-        settings = self.settings
-        questions = Questions(
-            task.name,
-            dataset,
-            rest,
-            settings.limit(task),
-            settings.seed,
-            settings.batch_size(task),
-            settings.generation,
-            task.prompt,
-        )
+    def _answer(self, answerer: Answerer, examples: Examples) -> list[Prediction | Skipped]:
+        """This rank's share of the rest."""
+        settings, task, store = self.settings, examples.task, examples.store
+        how = settings.limit(task), settings.seed, settings.batch_size(task), settings.generation
+        questions = Questions(task.name, examples.dataset, examples.rest, *how, task.prompt)
         found: list[Prediction | Skipped] = []
-        with keep_in.open_progress(get_rank()) if keep_in else nullcontext() as file:
+        with store.open_progress(get_rank()) if store else nullcontext() as file:
             for one in answerer.answers(questions, settings.num_workers, shared=True):
-                scored = scored_answer(one, task, fingerprints[one.index])
+                scored = scored_answer(one, task, examples.fingerprints[one.index])
                 if isinstance(scored, Skipped):
                     log.warning("%s: skipped example %d: %s", task.name, scored.index, scored.error)
                 elif file is not None:
@@ -219,7 +207,7 @@ def scored_answer(found: Answered | Skipped, task: Task, fingerprint: str) -> Pr
 
 
 def merge(
-    parts: Sequence[Sequence[Prediction | Skipped]], expected: Sequence[int]
+    parts: Iterable[Sequence[Prediction | Skipped]], expected: Collection[int]
 ) -> tuple[list[Prediction], list[Skipped]]:
     """The predictions and the skipped examples of all parts, sorted by example index; every
     expected example is there once."""
@@ -319,23 +307,25 @@ class _Run:
         key = run_key(plan.checkpoint, task, self._settings(task))
         store = TaskStore(plan.folder / task.folder, key)
         dataset = together(lambda: open_dataset(task))
-        work = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
-        if work.metrics is not None:
+        found = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
+        fingerprints, finished, metrics = found
+        if metrics is not None:
             if is_main():
                 log.info("%s is up to date", store.folder)
-            return work.metrics
-        result = self.evaluator.evaluate(task, dataset, work.fingerprints, work.finished, store)
+            return metrics
+        examples = Examples(task, dataset, fingerprints, finished, store)
+        result = self.evaluator.evaluate(examples)
         metrics = {
             **result.metrics,
             "checkpoint": str(plan.checkpoint),
             "cache_key": key,
-            "data_version": data_version(work.fingerprints),
+            "data_version": data_version(fingerprints),
             "overrides": plan.config.model,
             "timing": result.timing,
         }
         if is_main():
             store.write(metrics, result.predictions)
-        if config.pictures and len(work.finished) < len(work.fingerprints):
+        if config.pictures and examples.rest:
             self._draw(task, dataset, result.predictions)
         return metrics
 
@@ -355,17 +345,19 @@ class _Run:
             "wordings": self.plan.model_config.data_formatter.build().wordings.fixed(),
         }
 
-    def _survey(self, task: Task, dataset: Dataset, store: TaskStore) -> _Work:
+    def _survey(
+        self, task: Task, dataset: Dataset, store: TaskStore
+    ) -> tuple[dict[int, str], dict[int, Prediction], dict[str, Any] | None]:
+        """Fingerprints of the examples, what is finished, and the metrics if all of it is."""
         config = self.plan.config
         if config.overwrite:
             store.clear()
-        fingerprints = survey(task, dataset, config)
+        fingerprints = survey(task, dataset, config).fingerprints
         metrics = store.metrics()
         finished = store.finished(fingerprints, metrics is not None)
         current = metrics is not None and metrics["data_version"] == data_version(fingerprints)
-        if not current or len(finished) < len(fingerprints):
-            metrics = None
-        return _Work(fingerprints, finished, metrics)
+        complete = current and len(finished) == len(fingerprints)
+        return fingerprints, finished, metrics if complete else None
 
     def _draw(self, task: Task, dataset: Dataset, predictions: Sequence[Prediction]) -> None:
         """Pictures of some failures; all ranks take part, as the model may be sharded."""
@@ -376,12 +368,3 @@ class _Run:
             together(lambda: draw_failures(model, *about))
         except TaskFailed as e:
             log.warning("%s: no pictures of failures: %s", task.name, e)
-
-
-@dataclass
-class _Work:
-    """Which examples there are, what is finished, and the metrics if all of it is."""
-
-    fingerprints: dict[int, str]
-    finished: dict[int, Prediction]
-    metrics: dict[str, Any] | None

@@ -12,6 +12,7 @@ from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.answer import Generation
 from olmo.eval.own_data import own_metric
 from olmo.eval.tasks import Task, resolve_tasks
+from olmo.mappings import flat
 from olmo.models.loading import (
     check_weights,
     load_model_config,
@@ -157,25 +158,11 @@ def evaluation_overrides(checkpoint: Path, given: dict[str, Any]) -> dict[str, A
 
 def set_up_name(checkpoint: Path, overrides: dict[str, Any]) -> str:
     """Folder of a set-up: the checkpoint's name and the overrides, ``step100-topk=0.3``."""
-    flat = _flatten(overrides)
-    last = [key.rpartition(".")[2] for key in flat]
+    given = sorted(flat(overrides))
+    last = [key.rpartition(".")[2] for key, _ in given]
     parts = [checkpoint.resolve().name]
-    for (key, value), short in zip(sorted(flat.items()), _sorted_like(flat, last), strict=True):
+    for (key, value), short in zip(given, last, strict=True):
         name = short if last.count(short) == 1 else key
         value = {"true": True, "false": False}.get(str(value), value)  # one folder per set-up
         parts.append(f"{name}={value}".replace("/", "_").replace(" ", ""))
     return "-".join(parts)
-
-
-def _sorted_like(flat: dict[str, Any], last: list[str]) -> list[str]:
-    return [short for _, short in sorted(zip(flat, last, strict=True))]
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
