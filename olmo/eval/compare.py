@@ -143,14 +143,16 @@ def paired_difference(ours: Sequence[Prediction], theirs: Sequence[Prediction]) 
 
 
 def paired_gaps(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> list[float]:
-    """Our score minus theirs, per question, in the order of the data set. ``ValueError`` unless
-    both lists answer the same questions (``index`` and ``example_id``)."""
-    mine, other = (
-        {(one.index, one.example_id): one.correct for one in part} for part in (ours, theirs)
-    )
-    if mine.keys() != other.keys() or not mine:
+    """Our score minus theirs, per scored question, in the order of the data set. ``ValueError``
+    unless both lists answer the same questions (``index`` and ``example_id``)."""
+    mine, other = ({(one.index, one.example_id): one for one in part} for part in (ours, theirs))
+    if mine.keys() != other.keys():
         raise ValueError(f"cannot pair {len(mine)} answers with {len(other)} to other questions")
-    return [mine[key] - other[key] for key in sorted(mine)]  # type: ignore[operator]
+    pairs = [(mine[key].correct, other[key].correct) for key in sorted(mine)]
+    gaps = [a - b for a, b in pairs if a is not None and b is not None]
+    if not gaps:
+        raise ValueError(f"cannot pair answers: none of {len(pairs)} has a score")
+    return gaps
 
 
 def p_value(gaps: Sequence[float]) -> float:

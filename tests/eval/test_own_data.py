@@ -13,7 +13,7 @@ from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
 from olmo.eval.scoring import SCORERS, Score, score_example
-from olmo.eval.store import run_key
+from olmo.eval.store import run_key, sources
 from olmo.eval.tasks import OWN_DATA, resolve_tasks
 from olmo.train.config import InLoopConfig
 from olmo.train.in_loop import EvaluationCallback
@@ -108,7 +108,16 @@ def test_a_scorer_of_ones_own(file: Path) -> None:
     (task,) = resolve_tasks(None, str(file), name)
     before = run_key(DENSE, task, {})
     rule.write_text(SCORER.format(value="1"))
-    assert run_key(DENSE, task, {}) != before
+    changed = run_key(DENSE, task, {})
+    assert changed != before
+    rule.write_text(f"import {rule.stem}_words\nfrom olmo.eval.scoring.vqa import normalize_vqa\n")
+    beside = rule.with_name(f"{rule.stem}_words.py")
+    keys = {before, changed, run_key(DENSE, task, {})}
+    for words in ("WORDS = 1", "WORDS = 2"):  # what the file imports counts as well
+        beside.write_text(words)
+        keys.add(run_key(DENSE, task, {}))
+    assert len(keys) == 5
+    assert "vqa.py" in {file.name for file in sources(rule.stem)}
     assert as_score(Score(None), "x", {}, "f") == Score(None)
     for bad in (2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
         with pytest.raises(ValueError, match="f: expected"):
@@ -120,6 +129,12 @@ def test_a_scorer_of_ones_own(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"metric: unknown 'anlz'"):
         own_metric("anlz", None)
     del SCORERS[name]  # other tests look at the whole table
+
+
+def test_results_depend_on_the_code_that_scores_them() -> None:
+    names = {file.name for file in sources(SCORERS["anls"].__module__)}
+    assert {"score.py", "text.py"} <= names and not {"tasks.py", "tracking.py", "run.py"} & names
+    assert {file.name for file in sources("olmo.eval.metrics")} == {"metrics.py", "prediction.py"}
 
 
 def test_training_opens_the_file_at_its_start(file: Path) -> None:

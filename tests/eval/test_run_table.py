@@ -15,6 +15,7 @@ from olmo.eval.compare import (
     throughput,
 )
 from olmo.eval.store import write_result
+from olmo.files import write_json
 from scripts.compare_runs import main
 from tests.eval.fakes import prediction
 
@@ -124,6 +125,17 @@ def test_pairs_need_the_same_examples():
     assert paired_difference(rows, rows).points == 0
     with pytest.raises(ValueError, match="cannot pair"):
         paired_gaps(rows, [replace(rows[0], example_id="b"), rows[1]])
+
+
+def test_answers_without_a_score_are_in_no_pair(tmp_path):
+    rows = [prediction(0, 1), prediction(1, None)]
+    assert paired_gaps(rows, rows) == [0]
+    with pytest.raises(ValueError, match="none of 1 has a score"):
+        paired_gaps(rows[1:], rows[1:])
+    for name in ("a", "b"):
+        write_run(tmp_path / name, [1, 0], 0.5)
+        write_json(tmp_path / name / "mvbench" / "predictions.json", [one.row() for one in rows])
+    assert main([str(tmp_path), f"--html={tmp_path / 'page.html'}"]) == 0
 
 
 def test_script(runs, capsys, tmp_path):
