@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olmo.eval.scoring import choices
-from olmo.eval.scoring.choices import multiple_choice, option_by_text, parse_choice
+from olmo.eval.scoring import letters
+from olmo.eval.scoring.letters import option_by_text
+from olmo.eval.scoring.own import multiple_choice, parse_choice
 
 PARSED = json.loads(
     (Path(__file__).parents[1] / "fixtures/eval/mc_answer_parsing.json").read_text()
@@ -18,7 +19,7 @@ FRUIT = ["apple", "mango", "pear", "plum"]
 
 @pytest.mark.parametrize("case", PARSED["select_mc_option"], ids=lambda c: c["pred"])
 def test_recorded_names(case):
-    score = choices.by_name(case["pred"], case["option_names"], case["out"])
+    score = letters.by_name(case["pred"], case["option_names"], case["out"])
     assert score.scores == {"molmo2": 1}
 
 
@@ -53,15 +54,15 @@ def test_recorded_names(case):
     ],
 )
 def test_names(text, names, ours, reference):
-    score = choices.by_name(text, names, 0)
+    score = letters.by_name(text, names, 0)
     assert (score.parsed, score.correct) == (ours, ours == names[0])
-    guesses = [choices.by_name(text, names, i).scores["molmo2"] for i in range(len(names))]
+    guesses = [letters.by_name(text, names, i).scores["molmo2"] for i in range(len(names))]
     assert guesses.index(1) == list(names).index(reference) and sum(guesses) == 1
 
 
 @given(st.text(max_size=12), st.lists(st.text(max_size=4), min_size=1, max_size=5))
 def test_names_never_fail(text, names):
-    score = choices.by_name(text, names, 0)
+    score = letters.by_name(text, names, 0)
     assert score.parsed is None or score.parsed in names
     assert set(score.scores) == {"molmo2"}
 
@@ -69,11 +70,11 @@ def test_names_never_fail(text, names):
 def test_names_are_those_shown_else_letters():
     metadata = {"options": ["1", 2], "answer_idx": 1}
     assert option_by_text("b", metadata).parsed == "B"
-    assert choices.tomato("b", metadata).parsed == "B"
+    assert letters.tomato("b", metadata).parsed == "B"
     assert option_by_text("two", {**metadata, "option_names": ["one", "two"]}).parsed == "two"
 
 
-@pytest.mark.parametrize("score", [option_by_text, choices.tomato, multiple_choice])
+@pytest.mark.parametrize("score", [option_by_text, letters.tomato, multiple_choice])
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -91,11 +92,11 @@ def test_no_reference(score, metadata):
 
 def test_real_world_qa_always_has_four_letters():
     metadata = {"answer": "B", "options": ["x", "y"], "option_names": "AB"}
-    assert choices.four_letters("Answer: b", metadata).correct == 1
-    assert choices.four_letters("d", metadata).parsed == "D"
+    assert letters.four_letters("Answer: b", metadata).correct == 1
+    assert letters.four_letters("d", metadata).parsed == "D"
     for answer in ("E", "3"):
         with pytest.raises(ValueError):
-            choices.four_letters("A", {"answer": answer})
+            letters.four_letters("A", {"answer": answer})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import olmo.eval.scoring.exams  # noqa: F401 (registers)
+import olmo.eval.scoring.open  # noqa: F401 (registers)
 from tests.eval.recorded_answers import score, wrongly_scored
 
 OPTIONS = ["the red book", "a blue car", "None of the above", "I do not know"]

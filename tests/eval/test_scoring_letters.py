@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo.eval.scoring import choices, letters, temp_compass
+from olmo.eval.scoring import letters
 from olmo.eval.scoring.score import SCORERS
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ SCORER_OF = {
     "tomato": SCORERS["tomato"],
     "a_okvqa_mc": SCORERS["option_by_text"],
     "ai2_diagram_v2_mix_transparent": SCORERS["option_by_text"],
-    "real_world_qa_no_instruction": choices.four_letters,
+    "real_world_qa_no_instruction": letters.four_letters,
     "muir_bench": SCORERS["letter_forms"],
     "blink": SCORERS["letter_forms"],
     "mmiu": SCORERS["letter_forms"],
@@ -310,8 +310,8 @@ QUESTION = {
 )
 def test_temp_compass_choices(kind, answer, text, parsed):
     metadata = {"answer": answer, "task": kind, "question": QUESTION[kind]}
-    score = temp_compass.temp_compass(text, metadata)
-    gold = temp_compass.named_option(answer, [answer])
+    score = letters.temp_compass(text, metadata)
+    gold = letters.named_option(answer, [answer])
     assert (score.parsed, score.reference, score.scores) == (parsed, gold, {})
     assert score.correct == (parsed == gold)
 
@@ -330,7 +330,7 @@ def test_temp_compass_choices(kind, answer, text, parsed):
 )
 def test_temp_compass_yes_or_no(text, answer, parsed):
     metadata = {"answer": answer, "task": "yes_no", "temporal_aspect": "speed"}
-    score = temp_compass.temp_compass(text, metadata)
+    score = letters.temp_compass(text, metadata)
     assert (score.parsed, score.labels) == (parsed, ("yes_no_speed",))
     assert score.correct == (parsed == answer.lower())
 
@@ -338,7 +338,7 @@ def test_temp_compass_yes_or_no(text, answer, parsed):
 @pytest.mark.parametrize("metadata", [{}, {"answer": "dunking"}, {"task": "yes_no"}])
 def test_temp_compass_without_reference(metadata):
     with pytest.raises(ValueError, match="no reference"):
-        temp_compass.temp_compass("A", metadata)
+        letters.temp_compass("A", metadata)
 
 
 # --- any text -----------------------------------------------------------------------------------
@@ -358,5 +358,5 @@ def test_any_text_is_read_or_wrong(text):
     metadata = {**GOLD, "answer": "B. a blue car"}
     for score in SCORER_OF.values():
         assert score(text, metadata).correct in (0, 1)
-    score = temp_compass.temp_compass(text, metadata)
+    score = letters.temp_compass(text, metadata)
     assert score.correct == (score.parsed == "B")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olmo.eval.scoring.point_text import TimedPoint, read_points, read_timed_points, read_tracks
+from olmo.eval.scoring.points import TimedPoint, read_points, read_timed_points, read_tracks
 
 RECORDED = json.loads((Path(__file__).parents[1] / "fixtures/eval/points.json").read_text())
 TRACKS = '<tracks coords="0.0 1 100 100 2 500 500;1.0 1 200 200;2.0 2 700 700">dog</tracks>'

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olmo.eval.scoring.vqa import CONTRACTIONS, normalize_text_vqa, normalize_vqa
+from olmo.eval.scoring.open import CONTRACTIONS, normalize_text_vqa, normalize_vqa
 from tests.eval.recorded_answers import recorded, score, wrongly_scored
 
 
