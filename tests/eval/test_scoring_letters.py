@@ -1,4 +1,4 @@
-"""Multiple choice: recorded answers, the rules of letters, and TempCompass."""
+"""Multiple choice: recorded answers, the rules of letters, and any text."""
 
 import json
 from pathlib import Path
@@ -268,77 +268,6 @@ def test_mmiu_groups_by_the_number_of_images(shown, left_out, label):
     metadata = {**GOLD, **images, "relationship": "2D-spatial"}
     assert letters.letter_forms("B", metadata).labels == (f"num_images{label}",)
     assert letters.letter_forms("B", {**GOLD, **images}).labels == ()
-
-
-# --- TempCompass --------------------------------------------------------------------------------
-
-QUESTION = {
-    "multi-choice": "What?\nA. dunking\nB. 2\nC. 3",
-    "caption_matching": "Which?\nCaption A: a man\nCaption B: a dog.",
-    "options": "Which?\nOption 1: a man\nOption 2: a dog",
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer", "text", "parsed"),
-    [
-        ("multi-choice", "A. dunking", "A", "A"),
-        ("multi-choice", "A. dunking", "A. dunking", "A"),
-        ("multi-choice", "A. dunking", "a. Dunking.", "A"),
-        ("multi-choice", "A. dunking", "dunking", "A"),
-        ("multi-choice", "A. dunking", "B)", "B"),
-        ("multi-choice", "B. 2", "2", "B"),
-        ("multi-choice", "B. 2", "3", "C"),
-        ("multi-choice", "A. dunking", "D.", None),
-        ("multi-choice", "A. dunking", "b", None),
-        ("multi-choice", "A. dunking", "It is A", None),
-        ("multi-choice", "A. dunking", "A man", None),
-        ("multi-choice", "A. dunking", "B\nA\nA", None),
-        ("multi-choice", "A. dunking", "Answer: A", None),
-        ("multi-choice", "A. dunking", "", None),
-        ("multi-choice", "A", ".", None),
-        ("caption_matching", "Caption B: a dog.", "Caption B", "B"),
-        ("caption_matching", "Caption B: a dog.", "caption b.", "B"),
-        ("caption_matching", "Caption B: a dog.", "Caption B: a dog", "B"),
-        ("caption_matching", "Caption B: a dog.", "A dog", "B"),
-        ("caption_matching", "Caption B: a dog.", "B", "B"),
-        ("caption_matching", "Caption B: a dog.", "a man.", "A"),
-        ("caption_matching", "Caption B: a dog.", "C", None),
-        ("options", "Option 1: a man", "Option 2: x", "2"),
-        ("options", "Option 1: a man", "1", "1"),
-    ],
-)
-def test_temp_compass_choices(kind, answer, text, parsed):
-    metadata = {"answer": answer, "task": kind, "question": QUESTION[kind]}
-    score = letters.temp_compass(text, metadata)
-    gold = letters.named_option(answer, [answer])
-    assert (score.parsed, score.reference, score.scores) == (parsed, gold, {})
-    assert score.correct == (parsed == gold)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "parsed"),
-    [
-        ("Yes, it does", "yes", "yes"),
-        ("YES", "Yes", "yes"),
-        ("yesterday", "no", "yes"),
-        ("no", "yes", "no"),
-        ("nothing", "no", "no"),
-        ("It does", "yes", None),
-        ("", "no", None),
-    ],
-)
-def test_temp_compass_yes_or_no(text, answer, parsed):
-    metadata = {"answer": answer, "task": "yes_no", "temporal_aspect": "speed"}
-    score = letters.temp_compass(text, metadata)
-    assert (score.parsed, score.labels) == (parsed, ("yes_no_speed",))
-    assert score.correct == (parsed == answer.lower())
-
-
-@pytest.mark.parametrize("metadata", [{}, {"answer": "dunking"}, {"task": "yes_no"}])
-def test_temp_compass_without_reference(metadata):
-    with pytest.raises(ValueError, match="no reference"):
-        letters.temp_compass("A", metadata)
 
 
 # --- any text -----------------------------------------------------------------------------------
