@@ -24,11 +24,11 @@ SCORER_OF = {
     "tomato": SCORERS["tomato"],
     "a_okvqa_mc": SCORERS["option_by_text"],
     "ai2_diagram_v2_mix_transparent": SCORERS["option_by_text"],
-    "real_world_qa_no_instruction": letters.four_letters,
+    "real_world_qa_no_instruction": SCORERS["real_world_qa"],
     "muir_bench": SCORERS["letter_forms"],
     "blink": SCORERS["letter_forms"],
     "mmiu": SCORERS["letter_forms"],
-    "mmmu": letters.filled_letter_forms,
+    "mmmu": SCORERS["mmmu"],
 }
 BY_NAME = ("tomato", "a_okvqa_mc", "ai2_diagram_v2_mix_transparent", "real_world_qa_no_instruction")
 """Tasks whose scorer gives the reference's value beside ours."""
@@ -253,10 +253,10 @@ def test_a_letter_beyond_the_options_can_only_be_wrong():
 
 
 def test_mmmu_drops_empty_options():
-    metadata = {"answer": "B", "options": ["x", "y", "", ""]}
-    assert letters.filled_letter_forms("(C)", metadata).parsed is None
+    metadata = {"answer_idx": 1, "options": ["x", "y", "", ""]}
+    assert SCORERS["mmmu"]("(C)", metadata).parsed is None
     assert letters.letter_forms("(C)", metadata).parsed == "C"
-    assert letters.filled_letter_forms("(B)", metadata).correct == 1
+    assert SCORERS["mmmu"]("(B)", metadata).correct == 1
 
 
 @pytest.mark.parametrize(

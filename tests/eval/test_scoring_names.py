@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from olmo.eval.scoring import letters
 from olmo.eval.scoring.letters import option_by_text
 from olmo.eval.scoring.own import multiple_choice
+from olmo.eval.scoring.score import SCORERS
 
 PARSED = json.loads(
     (Path(__file__).parents[1] / "fixtures/eval/mc_answer_parsing.json").read_text()
@@ -91,12 +92,12 @@ def test_no_reference(score, metadata):
 
 
 def test_real_world_qa_always_has_four_letters():
-    metadata = {"answer": "B", "options": ["x", "y"], "option_names": "AB"}
-    assert letters.four_letters("Answer: b", metadata).correct == 1
-    assert letters.four_letters("d", metadata).parsed == "D"
+    metadata = {"answer_idx": 1, "options": ["x", "y"], "option_names": "AB"}
+    assert SCORERS["real_world_qa"]("Answer: b", metadata).correct == 1
+    assert SCORERS["real_world_qa"]("d", metadata).parsed == "D"
     for answer in ("E", "3"):
         with pytest.raises(ValueError):
-            letters.four_letters("A", {"answer": answer})
+            SCORERS["real_world_qa"]("A", {"answer": answer, "question_type": "multi"})
 
 
 @pytest.mark.parametrize(

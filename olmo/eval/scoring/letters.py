@@ -184,12 +184,6 @@ def letter_forms(prediction: str, metadata: Metadata) -> Score:
     return Score(float(found == gold), found, gold, labels=labels)
 
 
-def filled_letter_forms(prediction: str, metadata: Metadata) -> Score:
-    """MMMU: as ``letter_forms``, once empty options are dropped."""
-    options = [text for text in option_texts(metadata) if text.strip()]
-    return letter_forms(prediction, {**metadata, "options": options})
-
-
 # --- the nearest name ---------------------------------------------------------------------------
 
 
@@ -256,11 +250,6 @@ def tomato(prediction: str, metadata: Metadata) -> Score:
     return by_name(prediction, shown_names(metadata), gold)
 
 
-def four_letters(prediction: str, metadata: Metadata) -> Score:
-    """RealWorldQA with options: always A to D, also where there are fewer."""
-    return by_name(clean_answer(prediction), "ABCD", LETTERS.index(gold_letter(metadata)))
-
-
 def ai2d_labels(metadata: Metadata) -> tuple[str, ...]:
     """The two published numbers that a question of AI2D counts for: both if its options are texts;
     if they are letters in the diagram, the one for opaque or for transparent boxes behind them.
@@ -291,8 +280,11 @@ def temp_compass(prediction: str, metadata: Metadata) -> Score:
     if task == "yes_no":
         parsed, gold = yes_or_no(prediction), answer.lower()
     else:
+        right = re.match(_NAME, answer)
+        if right is None:
+            raise ValueError(f"no reference: the answer {answer!r} names no option")
         lines = str(metadata.get("question") or "").splitlines()
-        parsed, gold = named_option(prediction, [answer, *lines]), _name(answer)
+        parsed, gold = named_option(prediction, [answer, *lines]), right[1]
     labels = (f"{task}_{aspect}",) if aspect else ()
     return Score(float(parsed == gold), parsed, gold, labels=labels)
 
@@ -318,13 +310,6 @@ def named_option(text: str, lines: list[str]) -> str | None:
         if plain and plain in map(_plain, (option[0], name, option[2])):
             return option[1]
     return None
-
-
-def _name(answer: str) -> str:
-    found = re.match(_NAME, answer)
-    if found is None:
-        raise ValueError(f"no reference: the answer {answer!r} names no option")
-    return found[1]
 
 
 def _plain(text: str) -> str:

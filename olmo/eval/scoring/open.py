@@ -7,7 +7,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from olmo.eval.scoring.letters import LETTERS, filled_letter_forms, four_letters, option_number
+from olmo.eval.scoring.letters import (
+    LETTERS,
+    by_name,
+    gold_letter,
+    letter_forms,
+    option_number,
+    option_texts,
+)
 from olmo.eval.scoring.score import Metadata, Score, needed, scorer
 from olmo.eval.scoring.text import NUMBER_WORDS, clean_answer, edit_distance, only
 
@@ -175,10 +182,10 @@ def is_choice(metadata: Metadata) -> bool:
 def real_world_qa(prediction: str, metadata: Metadata) -> Score:
     """RealWorldQA: a letter of A to D, whatever the number of options; else the same words after
     the normalisation of VQA."""
+    text = clean_answer(prediction)
     if is_choice(metadata):
-        return four_letters(prediction, metadata)
-    answers, text = answers_of(metadata), clean_answer(prediction)
-    words = normalize_vqa(text)
+        return by_name(text, "ABCD", LETTERS.index(gold_letter(metadata)))
+    answers, words = answers_of(metadata), normalize_vqa(text)
     right = float(words in [normalize_vqa(answer) for answer in answers])
     return Score(right, words or text or None, answers, {"molmo2": right})
 
@@ -199,7 +206,8 @@ def mmmu(prediction: str, metadata: Metadata) -> Score:
     which any of several references may equal. The reference implementation takes a list of these
     for one text: ``molmo2_open``. For letters it draws one where it finds none."""
     if is_choice(metadata):
-        return filled_letter_forms(prediction, metadata)
+        options = [text for text in option_texts(metadata) if text.strip()]
+        return letter_forms(prediction, {**metadata, "options": options})
     answers, as_text = _references(metadata)
     keys = _key_parts(prediction)
     theirs = float(_open_equal(keys, as_text))

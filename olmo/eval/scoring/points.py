@@ -11,7 +11,7 @@ A point is (x, y) in pixels, a mask a bool array [height, width].
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,23 +83,15 @@ def read_timed_points(text: str, width: float, height: float) -> list[TimedPoint
     blocks = [content.split() for content in _BLOCK.findall(text)]
     if not all(len(block) % 3 == 1 and all(map(_NUMBER.fullmatch, block)) for block in blocks):
         return []
-    return [
-        p
-        for time, *rest in blocks
-        for p in _placed(
-            time, zip(rest[::3], rest[1::3], rest[2::3], strict=True), 100, width, height
-        )
-    ]
+    groups = ((time, zip(p[::3], p[1::3], p[2::3], strict=True)) for time, *p in blocks)
+    return _placed(groups, 100, width, height)
 
 
 def read_tracks(text: str, width: float, height: float, fps: float) -> dict[int, dict[str, Point]]:
     """Frame number to object id to point, frame = round(time * fps), half to even. The first
     mention of an object at a time counts; of two times in one frame the later in the text."""
-    found = _unified(text, width, height) or [
-        p
-        for time, objects in _TIME_LINE.findall(text)
-        for p in _placed(time, _TRACKED.findall(objects), 100, width, height)
-    ]
+    lines = ((time, _TRACKED.findall(objects)) for time, objects in _TIME_LINE.findall(text))
+    found = _unified(text, width, height) or _placed(lines, 100, width, height)
     times: dict[float, dict[str, Point]] = {}
     for p in found:
         times.setdefault(p.time, {}).setdefault(p.id, (p.x, p.y))
@@ -107,24 +99,22 @@ def read_tracks(text: str, width: float, height: float, fps: float) -> dict[int,
 
 
 def _unified(text: str, width: float, height: float) -> list[TimedPoint]:
-    return [
-        p
-        for coords in _COORDS.findall(text)
-        for time, triples in _GROUP.findall(coords)
-        for p in _placed(time, _TRIPLE.findall(triples), 1000, width, height)
-    ]
+    found = (group for coords in _COORDS.findall(text) for group in _GROUP.findall(coords))
+    groups = ((time, _TRIPLE.findall(triples)) for time, triples in found)
+    return _placed(groups, 1000, width, height)
 
 
 def _placed(
-    said: str, triples: Iterable[tuple[str, ...]], scale: int, width: float, height: float
-) -> Iterator[TimedPoint]:
-    """The points at a time, from (id, x, y) of which ``scale`` is the whole frame; without those
-    outside or not in numbers. A time that is no number voids all."""
-    for name, *pair in triples:
-        if all(map(_NUMBER.fullmatch, (said, *pair))):
-            x, y = map(float, pair)
-            if max(x, y) <= scale:
-                yield TimedPoint(float(said), name, x / scale * width, y / scale * height)
+    groups: Iterable[tuple[str, Iterable[tuple[str, ...]]]], scale: int, width: float, height: float
+) -> list[TimedPoint]:
+    """The points of groups of a time and (id, x, y), of which ``scale`` is the whole frame; without
+    those outside, and those whose time or place is no number."""
+    return [
+        TimedPoint(float(time), name, float(x) / scale * width, float(y) / scale * height)
+        for time, triples in groups
+        for name, x, y in triples
+        if all(map(_NUMBER.fullmatch, (time, x, y))) and max(float(x), float(y)) <= scale
+    ]
 
 
 # --- counting ----------------------------------------------------------------------------------
