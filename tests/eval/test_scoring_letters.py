@@ -1,4 +1,4 @@
-"""Multiple choice: recorded answers, the rules of letters, and TempCompass."""
+"""Multiple choice: recorded answers, the rules of letters, and any text."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo.eval.scoring import choices, letters, temp_compass
+from olmo.eval.scoring import letters
 from olmo.eval.scoring.score import SCORERS
 
 HERE = Path(__file__).parent
@@ -24,11 +24,11 @@ SCORER_OF = {
     "tomato": SCORERS["tomato"],
     "a_okvqa_mc": SCORERS["option_by_text"],
     "ai2_diagram_v2_mix_transparent": SCORERS["option_by_text"],
-    "real_world_qa_no_instruction": choices.four_letters,
+    "real_world_qa_no_instruction": SCORERS["real_world_qa"],
     "muir_bench": SCORERS["letter_forms"],
     "blink": SCORERS["letter_forms"],
     "mmiu": SCORERS["letter_forms"],
-    "mmmu": letters.filled_letter_forms,
+    "mmmu": SCORERS["mmmu"],
 }
 BY_NAME = ("tomato", "a_okvqa_mc", "ai2_diagram_v2_mix_transparent", "real_world_qa_no_instruction")
 """Tasks whose scorer gives the reference's value beside ours."""
@@ -253,10 +253,10 @@ def test_a_letter_beyond_the_options_can_only_be_wrong():
 
 
 def test_mmmu_drops_empty_options():
-    metadata = {"answer": "B", "options": ["x", "y", "", ""]}
-    assert letters.filled_letter_forms("(C)", metadata).parsed is None
+    metadata = {"answer_idx": 1, "options": ["x", "y", "", ""]}
+    assert SCORERS["mmmu"]("(C)", metadata).parsed is None
     assert letters.letter_forms("(C)", metadata).parsed == "C"
-    assert letters.filled_letter_forms("(B)", metadata).correct == 1
+    assert SCORERS["mmmu"]("(B)", metadata).correct == 1
 
 
 @pytest.mark.parametrize(
@@ -268,77 +268,6 @@ def test_mmiu_groups_by_the_number_of_images(shown, left_out, label):
     metadata = {**GOLD, **images, "relationship": "2D-spatial"}
     assert letters.letter_forms("B", metadata).labels == (f"num_images{label}",)
     assert letters.letter_forms("B", {**GOLD, **images}).labels == ()
-
-
-# --- TempCompass --------------------------------------------------------------------------------
-
-QUESTION = {
-    "multi-choice": "What?\nA. dunking\nB. 2\nC. 3",
-    "caption_matching": "Which?\nCaption A: a man\nCaption B: a dog.",
-    "options": "Which?\nOption 1: a man\nOption 2: a dog",
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer", "text", "parsed"),
-    [
-        ("multi-choice", "A. dunking", "A", "A"),
-        ("multi-choice", "A. dunking", "A. dunking", "A"),
-        ("multi-choice", "A. dunking", "a. Dunking.", "A"),
-        ("multi-choice", "A. dunking", "dunking", "A"),
-        ("multi-choice", "A. dunking", "B)", "B"),
-        ("multi-choice", "B. 2", "2", "B"),
-        ("multi-choice", "B. 2", "3", "C"),
-        ("multi-choice", "A. dunking", "D.", None),
-        ("multi-choice", "A. dunking", "b", None),
-        ("multi-choice", "A. dunking", "It is A", None),
-        ("multi-choice", "A. dunking", "A man", None),
-        ("multi-choice", "A. dunking", "B\nA\nA", None),
-        ("multi-choice", "A. dunking", "Answer: A", None),
-        ("multi-choice", "A. dunking", "", None),
-        ("multi-choice", "A", ".", None),
-        ("caption_matching", "Caption B: a dog.", "Caption B", "B"),
-        ("caption_matching", "Caption B: a dog.", "caption b.", "B"),
-        ("caption_matching", "Caption B: a dog.", "Caption B: a dog", "B"),
-        ("caption_matching", "Caption B: a dog.", "A dog", "B"),
-        ("caption_matching", "Caption B: a dog.", "B", "B"),
-        ("caption_matching", "Caption B: a dog.", "a man.", "A"),
-        ("caption_matching", "Caption B: a dog.", "C", None),
-        ("options", "Option 1: a man", "Option 2: x", "2"),
-        ("options", "Option 1: a man", "1", "1"),
-    ],
-)
-def test_temp_compass_choices(kind, answer, text, parsed):
-    metadata = {"answer": answer, "task": kind, "question": QUESTION[kind]}
-    score = temp_compass.temp_compass(text, metadata)
-    gold = temp_compass.named_option(answer, [answer])
-    assert (score.parsed, score.reference, score.scores) == (parsed, gold, {})
-    assert score.correct == (parsed == gold)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "parsed"),
-    [
-        ("Yes, it does", "yes", "yes"),
-        ("YES", "Yes", "yes"),
-        ("yesterday", "no", "yes"),
-        ("no", "yes", "no"),
-        ("nothing", "no", "no"),
-        ("It does", "yes", None),
-        ("", "no", None),
-    ],
-)
-def test_temp_compass_yes_or_no(text, answer, parsed):
-    metadata = {"answer": answer, "task": "yes_no", "temporal_aspect": "speed"}
-    score = temp_compass.temp_compass(text, metadata)
-    assert (score.parsed, score.labels) == (parsed, ("yes_no_speed",))
-    assert score.correct == (parsed == answer.lower())
-
-
-@pytest.mark.parametrize("metadata", [{}, {"answer": "dunking"}, {"task": "yes_no"}])
-def test_temp_compass_without_reference(metadata):
-    with pytest.raises(ValueError, match="no reference"):
-        temp_compass.temp_compass("A", metadata)
 
 
 # --- any text -----------------------------------------------------------------------------------
@@ -358,5 +287,5 @@ def test_any_text_is_read_or_wrong(text):
     metadata = {**GOLD, "answer": "B. a blue car"}
     for score in SCORER_OF.values():
         assert score(text, metadata).correct in (0, 1)
-    score = temp_compass.temp_compass(text, metadata)
+    score = letters.temp_compass(text, metadata)
     assert score.correct == (score.parsed == "B")

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from olmo.eval.scoring import (  # noqa: F401 (they fill the table)
-    choices,
-    exams,
-    letters,
-    open,
-    own,
-    points,
-    temp_compass,
-    tracking,
-    vqa,
-)
+from olmo.eval.scoring import letters, open, own, points, tracking  # noqa: F401 (fill the table)
 from olmo.eval.scoring.score import SCORERS, Metadata, Score
 
 

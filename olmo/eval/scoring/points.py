@@ -1,18 +1,123 @@
-"""Scores of answers that count or point.
+"""Answers that count or point: points and tracks read from text, and their scores.
 
-A mask is a bool array [height, width], a point (x, y) in pixels.
+The unified form is ``<points coords="0.5 1 050 999 2 100 200;2.0 3 500 500">cat</points>``, also
+with ``tracks``: groups of a time in seconds (or an image number) and triples of an id, x and y in
+thousandths of the frame. Older checkpoints write bare numbers, pairs in per cent, or dictionaries.
+Single spaces and the number of digits are part of a form: what has others is not read.
+
+A point is (x, y) in pixels, a mask a bool array [height, width].
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from olmo.eval.scoring.point_text import Point, TimedPoint, read_points, read_timed_points
 from olmo.eval.scoring.score import Metadata, Score, needed, scorer
+
+Point = tuple[float, float]
+
+_COORDS = re.compile(r'<(?:points|tracks).*? coords="([0-9\t:;,. ]*)"/?>')
+_GROUP = re.compile(r"(?:^|[\t:,;])([0-9.]+) ([0-9. ]+)")
+_TRIPLE = re.compile(r"([0-9]+) ([0-9]{3,4}) ([0-9]{3,4})")
+
+_DECIMAL = r"([0-9]+\.[0-9])"
+_LOOSE = r'"([0-9]+(?:\.[0-9]+)?)"'
+_OLDER = (
+    ((re.compile(rf"Click\({_DECIMAL}, ?{_DECIMAL}\)"), 100),),
+    ((re.compile(r"[0-9] ([0-9]{3}) ([0-9]{3})"), 1000),),
+    ((re.compile(rf"[0-9] {_DECIMAL} {_DECIMAL}"), 100),),
+    (
+        (re.compile(rf"\({_DECIMAL}(?:, ?| ){_DECIMAL}\)"), 100),
+        (re.compile(rf"x[0-9]*={_LOOSE}\s+y[0-9]*={_LOOSE}"), 100),
+        (re.compile(r"[p0-9]\s*=\s*([0-9]{3})\s*,\s*([0-9]{3})"), 1000),
+    ),
+)
+"""Forms of pairs, in the order in which they are tried, and what stands for the whole frame; those
+of one form are all collected."""
+
+_BLOCK = re.compile(r"<points ([^/>]+)/>")
+_TIME_LINE = re.compile(r"^[ \t]*time ([0-9.]+)[ \t]*\n[ \t]*\{(.*)\}", re.MULTILINE)
+_TRACKED = re.compile(r"([0-9]+): ?\[([0-9.]+), ?([0-9.]+)\]")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+")
+"""``1.5.2`` only looks like one."""
+
+
+@dataclass(frozen=True)
+class TimedPoint:
+    """A point in pixels at ``time`` (seconds, or the 1-based number of an image)."""
+
+    time: float
+    id: str
+    x: float
+    y: float
+
+
+def read_points(text: str, width: float, height: float) -> list[Point]:
+    """All points (x, y) of an answer, in pixels, by the first form that yields any in the frame;
+    those outside are left out."""
+    if timed := _unified(text, width, height):
+        return [(p.x, p.y) for p in timed]
+    for form in _OLDER:
+        found = [
+            (float(x) / scale * width, float(y) / scale * height)
+            for pattern, scale in form
+            for x, y in pattern.findall(text)
+            if max(float(x), float(y)) <= scale
+        ]
+        if found:
+            return found
+    return []
+
+
+def read_timed_points(text: str, width: float, height: float) -> list[TimedPoint]:
+    """Points of a video with their times, in the order of the text; those outside the frame are
+    left out. The older form is ``<points 0.5 1 10.0 20.5 2 30.0 40.0/>``, in per cent; if one such
+    block is malformed, none is read."""
+    if found := _unified(text, width, height):
+        return found
+    blocks = [content.split() for content in _BLOCK.findall(text)]
+    if not all(len(block) % 3 == 1 and all(map(_NUMBER.fullmatch, block)) for block in blocks):
+        return []
+    groups = ((time, zip(p[::3], p[1::3], p[2::3], strict=True)) for time, *p in blocks)
+    return _placed(groups, 100, width, height)
+
+
+def read_tracks(text: str, width: float, height: float, fps: float) -> dict[int, dict[str, Point]]:
+    """Frame number to object id to point, frame = round(time * fps), half to even. The first
+    mention of an object at a time counts; of two times in one frame the later in the text."""
+    lines = ((time, _TRACKED.findall(objects)) for time, objects in _TIME_LINE.findall(text))
+    found = _unified(text, width, height) or _placed(lines, 100, width, height)
+    times: dict[float, dict[str, Point]] = {}
+    for p in found:
+        times.setdefault(p.time, {}).setdefault(p.id, (p.x, p.y))
+    return {round(time * fps): objects for time, objects in times.items()}
+
+
+def _unified(text: str, width: float, height: float) -> list[TimedPoint]:
+    found = (group for coords in _COORDS.findall(text) for group in _GROUP.findall(coords))
+    groups = ((time, _TRIPLE.findall(triples)) for time, triples in found)
+    return _placed(groups, 1000, width, height)
+
+
+def _placed(
+    groups: Iterable[tuple[str, Iterable[tuple[str, ...]]]], scale: int, width: float, height: float
+) -> list[TimedPoint]:
+    """The points of groups of a time and (id, x, y), of which ``scale`` is the whole frame; without
+    those outside, and those whose time or place is no number."""
+    return [
+        TimedPoint(float(time), name, float(x) / scale * width, float(y) / scale * height)
+        for time, triples in groups
+        for name, x, y in triples
+        if all(map(_NUMBER.fullmatch, (time, x, y))) and max(float(x), float(y)) <= scale
+    ]
+
+
+# --- counting ----------------------------------------------------------------------------------
 
 _TOTALS = (
     re.compile(r"a total of\s*([0-9]+)"),
@@ -21,9 +126,6 @@ _TOTALS = (
 _NONE = re.compile(r"\bnone\b")
 _BIN, _LAST_BIN = 5, 25
 """Width of the categories by the right number, and where the last begins."""
-
-
-# --- counting ----------------------------------------------------------------------------------
 
 
 def read_number(text: str) -> int | None:
@@ -88,8 +190,7 @@ def image_points(prediction: str, metadata: Metadata) -> Score:
     is a hit where the predicted point lies in the mask of the other, one in ``masks``."""
     gold, masks = needed(metadata, "points", "masks")
     found = read_points(prediction, *frame_size(metadata, masks))
-    pairs = assign(distances(found, gold))
-    hits = sum(is_inside(masks[j], found[i]) for i, j in pairs)
+    hits = sum(is_inside(masks[j], found[i]) for i, j in nearest(found, gold))
     parsed = [list(p) for p in found]
     return point_score(precision_recall_f1(hits, len(found), len(gold)), parsed, _lists(gold))
 
@@ -107,14 +208,10 @@ def video_points(prediction: str, metadata: Metadata) -> Score:
     w, h = frame_size(metadata, (mask for one in masks for mask in one.values()))
     found = read_timed_points(prediction, w, h)
     parsed = [[p.time, p.x, p.y] for p in found]
-    shares = [(_points(p, 3) * 100 / (duration, w, h)).round(1) for p in (parsed, gold)]
-    hits = sum(_is_hit(masks[j], found[i]) for i, j in assign(distances(*shares)))
+    shares = [(np.reshape(p, (-1, 3)) * 100 / (duration, w, h)).round(1) for p in (parsed, gold)]
+    pairs = ((found[i], masks[j]) for i, j in nearest(*shares))
+    hits = sum(is_inside(mask.get(p.time), (p.x, p.y)) for p, mask in pairs)
     return point_score(precision_recall_f1(hits, len(found), len(gold)), parsed, _lists(gold))
-
-
-def _is_hit(masks: Mapping[float, np.ndarray], point: TimedPoint) -> bool:
-    mask = masks.get(point.time)
-    return mask is not None and is_inside(mask, (point.x, point.y))
 
 
 @scorer("point_bench")
@@ -128,12 +225,11 @@ def point_bench(prediction: str, metadata: Metadata) -> Score:
     found = read_points(prediction, w, h)
     inside = [x < w and y < h and _covers(mask, int(x), int(y)) for x, y in found]
     everyone = bool(found) and all(inside)
+    right = any(inside[:1])
     if category == "counting":
         right = everyone and metadata.get("count") in (None, len(found))
-    else:
-        right = bool(found) and inside[0]
-    scores = {"molmo2": float(everyone)}
-    return Score(float(right), [list(p) for p in found] or None, None, scores)
+    parsed = [list(p) for p in found] or None
+    return Score(float(right), parsed, None, {"molmo2": float(everyone)})
 
 
 # --- common ------------------------------------------------------------------------------------
@@ -148,9 +244,9 @@ def frame_size(metadata: Metadata, masks: Iterable[np.ndarray]) -> tuple[float, 
     return float(size[0]), float(size[1])
 
 
-def is_inside(mask: np.ndarray, point: Point) -> bool:
-    """Whether the nearest pixel (half to even) lies in the frame and in ``mask``."""
-    return _covers(mask, round(point[0]), round(point[1]))
+def is_inside(mask: np.ndarray | None, point: Point) -> bool:
+    """Whether the nearest pixel (half to even) lies in the frame and in the mask, if any."""
+    return mask is not None and _covers(mask, round(point[0]), round(point[1]))
 
 
 def _covers(mask: np.ndarray, x: int, y: int) -> bool:
@@ -165,16 +261,11 @@ def assign(cost: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
-def distances(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Euclidean, between points of as many coordinates: [len(a), len(b)]."""
+def nearest(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (i, j) of least total distance between points of as many coordinates."""
     if not len(a) or not len(b):
-        return np.zeros((len(a), len(b)))
-    n = len(a[0])
-    return np.linalg.norm(_points(a, n)[:, None] - _points(b, n)[None], axis=-1)
-
-
-def _points(points: Sequence[Any] | np.ndarray, n: int) -> np.ndarray:
-    return np.asarray(points, dtype=np.float64).reshape(-1, n)
+        return []
+    return assign(np.linalg.norm(np.asarray(a)[:, None] - np.asarray(b), axis=-1))
 
 
 def precision_recall_f1(hits: int, n_predicted: int, n_gold: int) -> dict[str, float]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
 
 NUMBER_WORDS = (
     *("zero", "one", "two", "three", "four", "five"),
     *("six", "seven", "eight", "nine", "ten"),
 )
 """Each at the place of its number."""
+T = TypeVar("T")
+
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\S)")
 _PUNCTUATION = str.maketrans({c: " " for c in string.punctuation})
 
@@ -42,3 +46,8 @@ def edit_distance(a: str, b: str) -> int:
         for j, y in enumerate(b, 1):
             before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
     return row[-1]
+
+
+def only(found: Sequence[T]) -> T | None:
+    """The one thing found; None without, and for several."""
+    return found[0] if len(found) == 1 else None

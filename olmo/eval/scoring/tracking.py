@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from olmo.eval.scoring.point_text import Point, read_tracks
 from olmo.eval.scoring.points import (
+    Point,
     assign,
-    distances,
     frame_size,
     is_inside,
+    nearest,
     point_score,
     precision_recall_f1,
+    read_tracks,
 )
 from olmo.eval.scoring.score import Metadata, Score, needed, scorer
 
@@ -47,7 +48,7 @@ class Frame:
     def similarity(self) -> np.ndarray:
         """1 where a predicted point lies in an object's mask, else 0: [gold, predicted]."""
         points = self.predicted.values()
-        hits = [[m is not None and is_inside(m, p) for p in points] for m in self.masks]
+        hits = [[is_inside(mask, p) for p in points] for mask in self.masks]
         return np.array(hits, dtype=np.float64).reshape(len(self.gold), len(points))
 
 
@@ -97,7 +98,7 @@ def track_scores(frames: Sequence[Frame]) -> dict[str, float]:
     per_frame = []
     for frame in frames:
         similarity = frame.similarity()
-        pairs = assign(distances([*frame.gold.values()], [*frame.predicted.values()]))
+        pairs = nearest([*frame.gold.values()], [*frame.predicted.values()])
         hits = int(sum(similarity[g, p] for g, p in pairs))
         per_frame.append(precision_recall_f1(hits, len(frame.predicted), frame.n_objects))
     per_frame = per_frame or [precision_recall_f1(0, 0, 0)]
@@ -113,17 +114,15 @@ def hota(frames: Sequence[Frame]) -> dict[str, float]:
         return dict.fromkeys(HOTA, 1.0)
     n_gold, n_predicted = np.zeros(len(gold)), np.zeros(len(predicted))
     potential = np.zeros((len(gold), len(predicted)))
-    seen = []
-    for frame in frames:
-        g = np.array([gold[o] for o in frame.gold], dtype=int)
-        p = np.array([predicted[o] for o in frame.predicted], dtype=int)
-        similarity = frame.similarity()
-        total = similarity.sum(0, keepdims=True) + similarity.sum(1, keepdims=True) - similarity
-        share = np.divide(similarity, total, out=np.zeros_like(total), where=total > 0)
-        potential[np.ix_(g, p)] += share
+    seen = [
+        ([gold[o] for o in frame.gold], [predicted[o] for o in frame.predicted], frame.similarity())
+        for frame in frames
+    ]
+    for g, p, similarity in seen:
+        total = similarity.sum(0) + similarity.sum(1, keepdims=True) - similarity
+        potential[np.ix_(g, p)] += similarity / np.maximum(total, 1)  # of zeros and ones
         n_gold[g] += 1
         n_predicted[p] += 1
-        seen.append((g, p, similarity))
     alignment = _shared(potential, n_gold, n_predicted)
     matches = np.zeros_like(potential)
     for g, p, similarity in seen:
