@@ -20,9 +20,9 @@ import pytest
 
 from olmo.eval.scoring import score_example
 from olmo.eval.scoring.letters import PREFIXES
-from olmo.eval.scoring.score import SCORERS
+from olmo.eval.scoring.score import PREDICTIONS_ONLY, SCORERS
 from olmo.eval.scoring.text import clean_answer
-from olmo.eval.tasks import PREDICTIONS_ONLY, TASKS
+from olmo.eval.tasks import TASKS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 CLEAN_UP = "clean_answer"

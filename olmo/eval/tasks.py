@@ -8,11 +8,9 @@ from pathlib import Path
 
 from olmo.config import expand
 from olmo.data.registry import check_split
+from olmo.eval.scoring.score import OWN_DATA, PREDICTIONS_ONLY, QUESTION_ANSWERING
 from olmo.text import nearest
 
-QUESTION_ANSWERING = "question_answering"
-PREDICTIONS_ONLY = "predictions_only"
-OWN_DATA = "own_data"
 OWN_TOKENS = 256
 """Longest answer of own data: they may ask for descriptions."""
 

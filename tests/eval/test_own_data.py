@@ -13,8 +13,9 @@ from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
 from olmo.eval.scoring import SCORERS, Score, score_example
+from olmo.eval.scoring.score import OWN_DATA
 from olmo.eval.store import run_key, sources
-from olmo.eval.tasks import OWN_DATA, resolve_tasks
+from olmo.eval.tasks import resolve_tasks
 from olmo.train.config import InLoopConfig
 from olmo.train.in_loop import EvaluationCallback
 from tests.eval.scripts import DENSE, EVALUATE, run
@@ -110,14 +111,14 @@ def test_a_scorer_of_ones_own(file: Path) -> None:
     rule.write_text(SCORER.format(value="1"))
     changed = run_key(DENSE, task, {})
     assert changed != before
-    rule.write_text(f"import {rule.stem}_words\nfrom olmo.eval.scoring.vqa import normalize_vqa\n")
+    rule.write_text(f"import {rule.stem}_words\nfrom olmo.eval.scoring.text import clean_answer\n")
     beside = rule.with_name(f"{rule.stem}_words.py")
     keys = {before, changed, run_key(DENSE, task, {})}
     for words in ("WORDS = 1", "WORDS = 2"):  # what the file imports counts as well
         beside.write_text(words)
         keys.add(run_key(DENSE, task, {}))
     assert len(keys) == 5
-    assert "vqa.py" in {file.name for file in sources(rule.stem)}
+    assert "text.py" in {file.name for file in sources(rule.stem)}
     assert as_score(Score(None), "x", {}, "f") == Score(None)
     for bad in (2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
         with pytest.raises(ValueError, match="f: expected"):

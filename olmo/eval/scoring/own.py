@@ -8,9 +8,17 @@ from collections.abc import Sequence
 
 from olmo.eval.scoring.letters import option_number, shown_names
 from olmo.eval.scoring.open import answers_of
-from olmo.eval.scoring.score import SCORERS, Metadata, Score, needed, scorer
+from olmo.eval.scoring.score import (
+    OWN_DATA,
+    PREDICTIONS_ONLY,
+    QUESTION_ANSWERING,
+    SCORERS,
+    Metadata,
+    Score,
+    needed,
+    scorer,
+)
 from olmo.eval.scoring.text import NUMBER_WORDS, clean_answer, normalize_answer, only
-from olmo.eval.tasks import OWN_DATA, PREDICTIONS_ONLY, QUESTION_ANSWERING
 
 
 @scorer(OWN_DATA)

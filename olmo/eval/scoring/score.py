@@ -8,6 +8,10 @@ from typing import Any
 
 Metadata = Mapping[str, Any]
 
+QUESTION_ANSWERING = "question_answering"
+PREDICTIONS_ONLY = "predictions_only"
+OWN_DATA = "own_data"
+
 
 @dataclass(frozen=True)
 class Score:
