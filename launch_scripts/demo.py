@@ -15,10 +15,11 @@ import logging
 import os
 import shlex
 import shutil
+import string
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,7 +289,8 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     """Picture of the first answered question about a character that moves."""
     from olmo.data.video_loading import load_video
     from olmo.eval.comparison import load_batch
-    from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
+    from olmo.viewer.cells import CellEdges, KeptVideo, kept_cells
+    from olmo.viewer.picture import pruning_picture
 
     def rank(row: dict[str, Any]) -> tuple[bool, bool]:
         mover = test.scenes[example(test, row["index"])["metadata"]["clip"]].mover
@@ -300,8 +302,22 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     clip = example(test, row["index"])["video"]
     video = load_video(clip, FrameSampling.from_config(config.mm_preprocessor.video))
     title = f"STTS on a test video: {1 - keep.mean():.0%} of the visual tokens are dropped"
-    grid, caption = cell_grid(config), answer_lines(row)
-    pruning_picture(video.frames, keep, grid, video.timestamps, title, caption, scores).save(path)
+    kept = KeptVideo(video, CellEdges.of_video(config), keep, scores)
+    pruning_picture(kept, title, answer_lines(row)).save(path)
+
+
+def answer_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Caption of a scored row of ``predictions.json``: question, options, answer, prediction."""
+    lines = [("question", str(row["question"])), ("answer", str(row["reference"]))]
+    options = row.get("options")
+    if options and row["reference"] in options:
+        lines.insert(1, ("options", " / ".join(options)))
+    elif options:
+        texts = dict(zip(string.ascii_uppercase, options, strict=False))
+        lines[1] = ("answer", f"{row['reference']}. {texts[row['reference']]}")
+        lines.insert(1, ("options", " / ".join(f"{k}. {v}" for k, v in texts.items())))
+    verdict = "right" if row["correct"] else "wrong"
+    return [*lines, ("prediction", f"{row['prediction'] or 'nothing'} ({verdict})")]
 
 
 def run_demo(options: Options) -> None:

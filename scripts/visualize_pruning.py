@@ -34,7 +34,6 @@ from olmo.config import merge
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from olmo.limits import Limits
     from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
@@ -63,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     scored = score(args, overrides)
     write(scored, args)
-    print(f"{args.out}: {scored.n_frames} frames of {scored.n_cells} cells, {scored.budget()}")
+    print(
+        f"{args.out}: {scored.n_frames} frames of {scored.edges.n_cells} cells, {scored.in_words()}"
+    )
     return 0
 
 
@@ -227,41 +228,29 @@ def read_frames(
 
 def write(scored: ScoredVideo, args: argparse.Namespace) -> None:
     from olmo.viewer.page import pruning_page
-    from olmo.viewer.video import write_pruning_video
+    from olmo.viewer.picture import pruning_frames, pruning_picture
+    from olmo.viewer.video import write_video
 
     suffix = args.out.suffix.lower()
     title = args.title or f"Token pruning of {args.video.name}, method {scored.vit.prune_method}"
-    width = args.width or WIDTHS[suffix]
     if suffix == ".html":
-        args.out.write_text(pruning_page(scored, title, width), encoding="utf-8")
-    elif suffix == ".mp4":
-        write_pruning_video(args.out, scored, title, args.fps, width, args.heat == "rank")
-    else:
-        picture(scored, title, args).save(args.out)
+        page = pruning_page(scored, title, args.width or WIDTHS[suffix])
+        args.out.write_text(page, encoding="utf-8")
+        return
+    kept, caption, by_rank = scored.kept(), scored.caption(), args.heat == "rank"
+    if suffix == ".mp4":
+        width = args.width or WIDTHS[suffix]
+        write_video(args.out, pruning_frames(kept, title, caption, width, by_rank), args.fps)
+        return
+    columns = args.columns or best_columns(*kept.video.frames.shape[:3])
+    width = args.width or min(WIDTHS[suffix], PNG_WIDTH // columns)
+    pruning_picture(kept, title, caption, columns, width, True, by_rank).save(args.out)
 
 
-def picture(scored: ScoredVideo, title: str, args: argparse.Namespace) -> Image.Image:
-    """Rows of frames in a picture a bit wider than high; a tile is twice as high as a frame."""
-    from olmo.viewer.picture import pruning_picture
-
-    n, h, w = scored.video.frames.shape[:3]
-    wanted = max(min(math.ceil(math.sqrt(2.4 * n * h / w)), MOST_COLUMNS), 4)
-    columns = args.columns or math.ceil(n / math.ceil(n / wanted))
-    width = args.width or min(WIDTHS[".png"], PNG_WIDTH // columns)
-    return pruning_picture(
-        scored.video.frames,
-        scored.keep(),
-        scored.edges,
-        scored.video.timestamps,
-        title,
-        scored.caption(),
-        scored.scores,
-        columns,
-        width,
-        plot=True,
-        protected=scored.protected(),
-        by_rank=args.heat == "rank",
-    )
+def best_columns(n: int, height: int, width: int) -> int:
+    """Frames per row for a picture a bit wider than high; a tile is twice as high as a frame."""
+    wanted = max(min(math.ceil(math.sqrt(2.4 * n * height / width)), MOST_COLUMNS), 4)
+    return math.ceil(n / math.ceil(n / wanted))
 
 
 if __name__ == "__main__":

@@ -276,3 +276,18 @@ def test_prefill_takes_the_median_without_the_first_pass():
     found = compare_prefill(models, [batch], stop_id=0, repeats=3)
     assert found == {"a": Prefill(2.0, 3.0), "b": Prefill(0.5, 1.0)}
     assert models["a"].calls == models["b"].calls == 4
+
+
+def test_caption_of_an_answer():
+    row = {"question": "Which?", "options": ["x", "y"], "reference": "B", "correct": 1}
+    assert demo.answer_lines(row | {"prediction": "B"}) == [
+        ("question", "Which?"),
+        ("options", "A. x / B. y"),
+        ("answer", "B. y"),
+        ("prediction", "B (right)"),
+    ]
+    row = {"question": "Who?", "options": None, "reference": "red A", "correct": 0}
+    assert demo.answer_lines(row | {"prediction": ""})[1:] == [
+        ("answer", "red A"),
+        ("prediction", "nothing (wrong)"),
+    ]

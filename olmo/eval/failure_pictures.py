@@ -14,7 +14,8 @@ from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
 from olmo.eval.answering import Row
 from olmo.eval.examples import collate_examples, raw_example
-from olmo.viewer.picture import cell_grid, kept_cells, pruning_picture
+from olmo.viewer.cells import CellEdges, KeptVideo, kept_cells
+from olmo.viewer.picture import pruning_picture
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
@@ -62,7 +63,7 @@ def _draw(
 ) -> None:
     config = model.config
     batch = collate_examples(config, dataset, [row["index"]], seed)
-    keep, scores = kept_cells(model, batch)
+    found = kept_cells(model, batch)
     if not is_main():
         return
     video = load_video(
@@ -72,9 +73,7 @@ def _draw(
         decoder=config.mm_preprocessor.video.decoder,
         limits=config.mm_preprocessor.limits,
     )
-    picture = pruning_picture(
-        video.frames, keep, cell_grid(config), video.timestamps, scores=scores, columns=8, width=140
-    )
+    kept = KeptVideo(video, CellEdges.of_video(config), *found)
     path = picture_path(folder, row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=85)
+    pruning_picture(kept, columns=8, width=140).save(path, quality=85)

@@ -19,7 +19,7 @@ from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType
-from olmo.viewer.picture import kept_cells
+from olmo.viewer.cells import kept_cells
 from scripts import visualize_pruning
 from scripts.visualize_pruning import main
 
@@ -85,7 +85,7 @@ def test_the_script_shows_what_the_checkpoint_does(clip):
         "multimodal_type": torch.tensor([[int(MultimodalType.VIDEO)]]),
     }
     keep, scores = kept_cells(model, batch)
-    np.testing.assert_array_equal(scored.keep(), keep)
+    np.testing.assert_array_equal(scored.kept().keep, keep)
     assert scored.scores.shape == scores.shape
 
 
