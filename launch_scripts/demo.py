@@ -289,7 +289,8 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     """Picture of the first answered question about a character that moves."""
     from olmo.data.video_loading import load_video
     from olmo.eval.comparison import load_batch
-    from olmo.viewer.cells import CellEdges, KeptVideo, kept_cells
+    from olmo.viewer.cells import CellEdges
+    from olmo.viewer.kept import KeptVideo, kept_cells
     from olmo.viewer.picture import pruning_picture
 
     def rank(row: dict[str, Any]) -> tuple[bool, bool]:

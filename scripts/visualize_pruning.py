@@ -33,8 +33,6 @@ from olmo.command_line import Parser, exit_code, natural, path, positive, share
 from olmo.config import merge
 
 if TYPE_CHECKING:
-    import torch
-
     from olmo.limits import Limits
     from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
     from olmo.preprocessing.video import VideoPreprocessorConfig
@@ -120,11 +118,7 @@ def build_parser() -> Parser:
     widths = ", ".join(f"{w} for {suffix}" for suffix, w in WIDTHS.items())
     add("--width", type=positive, metavar="N", help=f"pixels of a frame (at most {widths})")
     add("--fps", type=float, default=2.0, help=".mp4: frames shown per second (2)")
-    add(
-        "--device",
-        type=device,
-        help="where the checkpoint runs (default: cuda if there is one, else cpu)",
-    )
+    add("--device", help="where the checkpoint runs (default: cuda if there is one, else cpu)")
     return parser
 
 
@@ -149,18 +143,6 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
     return args, overrides
 
 
-def device(text: str) -> torch.device:
-    import torch
-
-    try:
-        found = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"no such device: {text!r}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("no CUDA device is available")
-    return found
-
-
 def size(text: str) -> tuple[int, int]:
     """``378`` or ``378x504``: height and width."""
     sides = [positive(side) for side in text.split("x")]
@@ -174,14 +156,14 @@ def size(text: str) -> tuple[int, int]:
 
 def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     """Sample the frames and score them."""
-    import torch
-
+    from olmo.device import choose_device
     from olmo.limits import Limits
     from olmo.models.loading import select_checkpoint
     from olmo.nn.temporal_image_vit import TemporalVitConfig
     from olmo.preprocessing.video import VideoPreprocessorConfig
     from olmo.viewer.scores import load_for_scoring, score_pixels, score_with_model
 
+    device = choose_device(args.device)
     chosen = {name: getattr(args, name) for name in VIT_FLAGS if getattr(args, name) is not None}
     if args.checkpoint is None:
         (h, w), patch = args.frame_size, args.patch_size
@@ -194,8 +176,7 @@ def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     folder = select_checkpoint(args.checkpoint)
     config = checkpoint_config(folder, chosen, args.max_frames, overrides)
     video = read_frames(args, config.mm_preprocessor.video, config.mm_preprocessor.limits)
-    place = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return score_with_model(load_for_scoring(config, folder, place), video, str(folder))
+    return score_with_model(load_for_scoring(config, folder, device), video, str(folder))
 
 
 def checkpoint_config(

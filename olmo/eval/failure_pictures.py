@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,12 @@ from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
 from olmo.eval.answering import Row
 from olmo.eval.examples import collate_examples, raw_example
-from olmo.viewer.cells import CellEdges, KeptVideo, kept_cells
+from olmo.viewer.cells import CellEdges
+from olmo.viewer.kept import KeptVideo, kept_cells
 from olmo.viewer.picture import pruning_picture
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
-
-log = logging.getLogger(__name__)
 
 PICTURES = "pictures"
 
@@ -47,15 +46,10 @@ def draw_failures(
     older pictures. Every rank of a sharded model has to call it; rank 0 draws."""
     if is_main():
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
-    drawn = 0
-    for row in filter(is_failure, rows):
-        if drawn == limit:
-            break
-        example = raw_example(dataset, row["index"], seed)
-        if not isinstance(example.get("video"), str):
-            continue
+    failures = ((row, raw_example(dataset, row["index"], seed)) for row in filter(is_failure, rows))
+    videos = (found for found in failures if isinstance(found[1].get("video"), str))
+    for row, example in islice(videos, limit):
         _draw(model, dataset, row, example, folder, seed)
-        drawn += 1
 
 
 def _draw(

@@ -21,7 +21,8 @@ from olmo.nn.vision_backbone import VisionOutput
 from olmo.train.config import InLoopConfig
 from olmo.train.trainer import Callback, Trainer
 from olmo.types import VideoFrames
-from olmo.viewer.cells import CellEdges, KeptVideo, cells_of
+from olmo.viewer.cells import CellEdges
+from olmo.viewer.kept import KeptVideo, cells_of
 from olmo.viewer.picture import pruning_picture
 
 log = logging.getLogger(__name__)

@@ -1,23 +1,17 @@
-"""What pruning keeps of a video: where its cells lie in a picture, their scores on a colour scale.
-
-``kept_cells`` asks the vision backbone of a model; ``KeptVideo`` is what pictures are drawn from.
-"""
+"""Where the cells of a frame lie in a picture, and where their scores lie on the colour scale."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from olmo.nn.vision_backbone import VisionOutput
 from olmo.patch_grid import pooled_grid
-from olmo.types import MultimodalType, VideoFrames
 
 if TYPE_CHECKING:
-    from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
+    from olmo.models.molmo2.molmo2 import Molmo2Config
 
 
 @dataclass(frozen=True)
@@ -83,87 +77,24 @@ class HeatScale:
     flat: bool
 
     @classmethod
-    def of(cls, scores: np.ndarray | None, by_rank: bool) -> HeatScale | None:
-        """By the values of the scores, or by their order; None where nothing is scored."""
-        if scores is None:
-            return None
-        return cls.of_ranks(scores) if by_rank else cls.of_scores(scores)
-
-    @classmethod
-    def of_scores(cls, scores: np.ndarray) -> HeatScale:
-        """From the lowest to the highest of the ``scores`` [frames, cells]."""
-        later = scores[1:] if len(scores) > 1 else scores
+    def of(cls, scores: np.ndarray, by_rank: bool = False) -> HeatScale:
+        """From the lowest to the highest of the ``scores`` [frames, cells], or by their order: of
+        equal ones the earlier cell is lower."""
+        first = min(len(scores) - 1, 1)
+        later = scores[first:]
         low, high = float(later.min()), float(later.max())
+        flat = high - low <= 2 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high), 1)
+        if by_rank:
+            values, order = np.zeros(scores.shape), later.argsort(axis=None, kind="stable")
+            values[first:].flat[order] = np.linspace(0, 1, order.size)
+            return cls(values, "lowest", "highest", flat)
         width = max(high - low, 1e-12)
-        rounding = 2 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high), 1)
         digits = max(1 - math.floor(math.log10(width)), 0)
         form = f".{digits}f" if digits < 5 else ".2g"
         start, end = ("0" if float(f"{v:{form}}") == 0 else f"{v:{form}}" for v in (low, high))
-        return cls(((scores - low) / width).clip(0, 1), start, end, high - low <= rounding)
-
-    @classmethod
-    def of_ranks(cls, scores: np.ndarray) -> HeatScale:
-        """By the order of the scores: of equal ones the earlier cell is lower."""
-        first = 1 if len(scores) > 1 else 0
-        values = np.zeros(scores.shape)
-        order = scores[first:].argsort(axis=None, kind="stable")
-        values[first:].flat[order] = np.linspace(0, 1, order.size)
-        return cls(values, "lowest", "highest", cls.of_scores(scores).flat)
+        return cls(((scores - low) / width).clip(0, 1), start, end, flat)
 
     def cut(self, keep: np.ndarray) -> float | None:
         """Place of the highest score outside ``keep`` (bool [frames, cells]); None if all stay.
         Cells above it stay, and those at it or below only for an equal score or a new frame."""
         return float(self.values[~keep].max()) if not keep.all() else None
-
-
-@dataclass(frozen=True)
-class KeptVideo:
-    """What is left of a video. ``ValueError`` if the numbers of frames, cells and time stamps do
-    not agree.
-
-    Attributes:
-        video: the sampled frames.
-        edges: where the cells lie in a frame.
-        keep: bool ``[frames, cells]``, cells in raster order.
-        scores: ``[frames, cells]``, high = keep; None if nothing was scored.
-        protected: bool ``[frames]``, those that the method keeps whole although they have scores.
-    """
-
-    video: VideoFrames
-    edges: CellEdges
-    keep: np.ndarray
-    scores: np.ndarray | None = None
-    protected: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        n, n_cells = len(self.video.frames), self.edges.n_cells
-        for name, cells in (("keep", self.keep), ("scores", self.scores)):
-            if cells is not None and cells.shape != (n, n_cells):
-                raise ValueError(f"{name} is {cells.shape}, expected {n} frames of {n_cells} cells")
-        if len(self.video.timestamps) != n or n == 0:
-            raise ValueError(f"{len(self.video.timestamps)} time stamps for {n} frames")
-
-
-@torch.no_grad()
-def kept_cells(model: Molmo2, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """``cells_of`` what the vision backbone of ``model`` makes of ``batch``, a collated batch of
-    one row with one video. ``ValueError`` for any other batch."""
-    real = batch["num_images"].flatten() > 0
-    n_rows, kinds = len(batch["images"]), batch["multimodal_type"].flatten()[real].tolist()
-    if n_rows != 1 or kinds != [MultimodalType.VIDEO]:
-        raise ValueError(f"expected one row with one video, got {n_rows} rows and inputs {kinds}")
-    backbone, was_training = model.vision_backbone.eval(), model.training
-    images, pooling = (batch[k].to(model.device) for k in ("images", "token_pooling"))
-    try:
-        out = backbone(images, None, pooling, batch["num_images"], batch["multimodal_type"])
-    finally:
-        backbone.train(was_training)
-    return cells_of(out, int(batch["num_images"].flatten()[real]))
-
-
-def cells_of(vision: VisionOutput, n_frames: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Of a batch with one video: keep, bool ``[frames, cells]``, and the scores, float32 of the
-    same shape (high = keep), or None if nothing was scored."""
-    keep = vision.keep.cpu()[vision.rows].view(n_frames, -1).numpy()
-    scores = vision.scores
-    return keep, None if scores is None else scores[:n_frames].float().cpu().numpy()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from einops import rearrange
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import MultimodalType
 from olmo.viewer.draw import data_uri
-
-Card = dict[str, object]
 
 
 class Run(NamedTuple):
@@ -32,7 +29,7 @@ class Run(NamedTuple):
 
     kind: str
     weight: float
-    group: Any
+    group: int
     n: int
     text: str
 
@@ -44,7 +41,7 @@ def example_card(
     grid: tuple[int, int],
     patch: int,
     width: int = 120,
-) -> Card:
+) -> dict[str, object]:
     """One example of ``ExamplePreprocessor``. ``grid``: rows and columns of patches of ``patch``
     pixels; pictures are ``width`` pixels wide."""
     about, losses = arrays["metadata"], arrays["loss_masks"]
@@ -81,24 +78,19 @@ def _row(arrays: dict[str, Any], tokenizer: MolmoTokenizer) -> list[Run]:
     names = {i: name for name, i in tokenizer.ids.items()}
     kinds = [names.get(i, "") for i in ids.tolist()]
     groups = arrays.get("subsegment_ids", np.zeros_like(ids)).tolist()
-    return _runs(ids, tokenizer, weights, kinds, groups)
+    return _runs(ids, list(zip(kinds, weights.tolist(), groups, strict=True)), tokenizer)
 
 
 def _targets(arrays: dict[str, Any], tokenizer: MolmoTokenizer) -> list[Run]:
     """The target tokens with a loss."""
-    ids, weights = arrays["target_tokens"], arrays["loss_masks"]
-    same = [""] * len(ids)
-    return [run for run in _runs(ids, tokenizer, weights, same, same) if run.weight > 0]
+    keys = [("", weight, 0) for weight in arrays["loss_masks"].tolist()]
+    return [run for run in _runs(arrays["target_tokens"], keys, tokenizer) if run.weight > 0]
 
 
 def _runs(
-    ids: np.ndarray,
-    tokenizer: MolmoTokenizer,
-    weights: np.ndarray,
-    kinds: Sequence[str],
-    groups: Sequence[Any],
+    ids: np.ndarray, keys: list[tuple[str, float, int]], tokenizer: MolmoTokenizer
 ) -> list[Run]:
-    keys = list(zip(kinds, weights.tolist(), groups, strict=True))
+    """``keys``: kind, weight and group of each token."""
     runs = []
     for key, places in groupby(range(len(ids)), keys.__getitem__):
         part = ids[list(places)].tolist()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 
 from olmo.templates import render
-from olmo.viewer.cells import HeatScale
 from olmo.viewer.draw import DIM, HEAT, data_uri
 from olmo.viewer.scores import ScoredVideo
 
@@ -31,7 +30,7 @@ def page_data(scored: ScoredVideo, image_width: int) -> dict[str, object]:
         }
         for level in scored.levels
     ]
-    scale = HeatScale.of(scored.scores, by_rank=False)
+    scale = scored.kept().heat_scale()
     return {
         "frames": scored.n_frames,
         "cells": scored.edges.n_cells,

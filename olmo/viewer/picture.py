@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from olmo.viewer import draw
-from olmo.viewer.cells import HeatScale, KeptVideo
+from olmo.viewer.cells import HeatScale
+from olmo.viewer.kept import KeptVideo
 
 MARGIN, GAP = 24, 14
 LEGEND_WIDTH = 420
@@ -36,7 +37,7 @@ def pruning_picture(
     n = len(kept.video.frames)
     columns = min(columns, n)
     total = max(columns * width + (columns - 1) * GAP, LEGEND_WIDTH)
-    sheet = _Sheet(kept, HeatScale.of(kept.scores, by_rank), title, caption, total)
+    sheet = _Sheet(kept, kept.heat_scale(by_rank), title, caption, total)
     size = max(draw.SMALL, min(draw.scaled(draw.SMALL, total), width // 13))
     tiles = [
         draw.stack([sheet.header(i, width, size), *sheet.pictures(i, width)], 4) for i in range(n)
@@ -50,7 +51,7 @@ def pruning_frames(
 ) -> Iterator[Image.Image]:
     """A picture of each frame in turn, all of one size, for a video; ``width`` is a frame's."""
     total = 2 * width + GAP
-    sheet = _Sheet(kept, HeatScale.of(kept.scores, by_rank), title, caption, total)
+    sheet = _Sheet(kept, kept.heat_scale(by_rank), title, caption, total)
     for i in range(len(kept.video.frames)):
         header = sheet.header(i, total, draw.scaled(draw.TEXT, total))
         pictures = draw.row(sheet.pictures(i, width), GAP, total)

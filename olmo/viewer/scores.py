@@ -33,7 +33,8 @@ from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import Budget
 from olmo.types import VideoFrames
-from olmo.viewer.cells import CellEdges, HeatScale, KeptVideo
+from olmo.viewer.cells import CellEdges, HeatScale
+from olmo.viewer.kept import KeptVideo
 
 CODING_NOISE = 12
 """Frames that differ by so many of 255 levels at most show the same."""
@@ -105,7 +106,7 @@ class ScoredVideo:
         """Why there is little to see, in a sentence; mostly empty."""
         if self.scores is None:
             return "A video of one frame is never pruned, so all of it is kept."
-        if HeatScale.of_scores(self.scores).flat:
+        if HeatScale.of(self.scores).flat:
             return (
                 "All cells after the first frame have the same score (but for rounding), as when "
                 "nothing changes in the video, so it means nothing which of them are removed."

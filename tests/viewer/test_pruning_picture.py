@@ -9,8 +9,9 @@ from olmo.models.loading import merged_model_config
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
-from olmo.viewer.cells import CellEdges, HeatScale, KeptVideo, kept_cells
+from olmo.viewer.cells import CellEdges, HeatScale
 from olmo.viewer.draw import EDGE, PAPER, colour_bar, font, legend, light_cells, wrap
+from olmo.viewer.kept import KeptVideo, kept_cells
 from olmo.viewer.picture import GAP, MARGIN, pruning_picture
 
 N_FRAMES, GRID, N_CELLS = 5, (2, 3), 6
@@ -137,7 +138,7 @@ def test_removed_cells_of_a_black_frame_differ_from_kept_ones():
 
 def test_the_legend_has_swatches_and_marks_the_cut():
     keep = np.array([[True, True], [True, False], [False, True]])
-    scale = HeatScale.of_scores(np.array([[0, 0], [0.9, 0.2], [0.3, 1.0]]))
+    scale = HeatScale.of(np.array([[0, 0], [0.9, 0.2], [0.3, 1.0]]))
     assert scale.cut(keep) == pytest.approx(0.125) and not scale.flat
     wide, narrow = legend(keep, scale, 900), legend(keep, scale, 300)
     assert narrow.height > 2 * wide.height and narrow.width == 300
@@ -149,7 +150,7 @@ def test_the_legend_has_swatches_and_marks_the_cut():
         assert len(marked) == 3 and abs(marked.mean() / 159 - cut) < 0.03
     assert not (np.asarray(colour_bar(None, 20)) == PAPER).all(-1).any()
     assert scale.cut(np.ones((3, 2), bool)) is None
-    equal = HeatScale.of_ranks(np.ones((3, 2)))
+    equal = HeatScale.of(np.ones((3, 2)), by_rank=True)
     assert equal.flat and legend(keep, equal, 900).tobytes() == legend(keep, None, 900).tobytes()
 
 

@@ -22,8 +22,9 @@ from olmo.preprocessing.images import patchify, resize_frames
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
-from olmo.viewer.cells import CellEdges, HeatScale, kept_cells
+from olmo.viewer.cells import CellEdges, HeatScale
 from olmo.viewer.draw import ACCENT, EDGE, PALE, count_plot
+from olmo.viewer.kept import kept_cells
 from olmo.viewer.page import page_data, pruning_page
 from olmo.viewer.scores import score_pixels, score_with_model
 
@@ -168,7 +169,7 @@ def test_one_frame_and_scores_that_are_not_numbers(monkeypatch):
         score_with_model(build(), cut_video(1), "a model"),
         score_pixels(cut_video(1), pixel_settings(prune_method="evs"), 3),
     ):
-        assert scored.scores is None and HeatScale.of(scored.scores, False) is None
+        assert scored.scores is None and scored.kept().heat_scale() is None
         assert scored.kept(0.9).keep.all() and scored.kept(0.9).protected is None
         assert "0 of 12 visual tokens removed" in scored.in_words()
     broken = PruneMethod(lambda inputs: torch.full((9, CELLS), torch.nan))
@@ -311,21 +312,18 @@ def test_a_video_in_which_nothing_changes_says_so():
     assert score_pixels(video, vit, 3).note() == ""
     still = VideoFrames(np.full_like(video.frames, 90), video.timestamps, 4.5)
     equal = score_pixels(still, vit, 3)
-    assert "have the same score" in equal.note() and HeatScale.of_scores(equal.scores).flat
+    assert "have the same score" in equal.note() and HeatScale.of(equal.scores).flat
     assert f'<p id="note">{equal.note()}</p>' in pruning_page(equal, "title", 40)
     assert equal.caption()[-1] == ("note", equal.note())
     still.frames[1:] += np.random.default_rng(0).integers(0, 9, (8, 56, 80, 3), dtype=np.uint8)
     noisy = score_pixels(still, vit, 3)
-    assert (
-        "Nothing changes in this video" in noisy.note()
-        and not HeatScale.of_scores(noisy.scores).flat
-    )
+    assert "Nothing changes in this video" in noisy.note() and not HeatScale.of(noisy.scores).flat
     assert "one frame" in score_pixels(cut_video(1), vit, 3).note()
 
 
 def test_data_cannot_end_the_script():
     scored = score_pixels(cut_video(), pixel_settings(prune_method="easy"), 3)
-    scale = HeatScale.of_scores(scored.scores)
+    scale = HeatScale.of(scored.scores)
     assert page_data(scored, 40)["ends"] == [scale.low, scale.high]
 
 
@@ -345,16 +343,22 @@ def test_cells_lie_where_their_patches_are(hp, wp, pool):
             assert (block == cell).all()
 
 
+def test_cells_of_a_model_lie_where_its_windows_are():
+    """Pictures of training and of failures too: a frame of 7 x 10 patches has no even cells."""
+    edges = CellEdges.of_video(build().config)
+    assert edges.columns == (0, 0.2, 0.5, 0.8, 1) and edges.rows == (0, 2 / 7, 5 / 7, 1)
+
+
 def test_colour_scales():
     scores = np.array([[9, 9], [0.1, 0.3], [0.3, 0.5]], dtype=np.float32)
-    by_score, by_rank = HeatScale.of_scores(scores), HeatScale.of_ranks(scores)
+    by_score, by_rank = HeatScale.of(scores), HeatScale.of(scores, by_rank=True)
     np.testing.assert_allclose(by_score.values[1:], [[0, 0.5], [0.5, 1]], atol=1e-6)
     np.testing.assert_allclose(by_rank.values[1:], [[0, 1 / 3], [2 / 3, 1]])
     assert (by_score.low, by_score.high) == ("0.10", "0.50")
-    tiny = HeatScale.of_scores(np.array([[1, 1], [-1e-7, 3e-7]]))
+    tiny = HeatScale.of(np.array([[1, 1], [-1e-7, 3e-7]]))
     assert (tiny.low, tiny.high) == ("-1e-07", "3e-07")
-    assert HeatScale.of_scores(np.array([[0], [-1e-7], [1.0]])).low == "0"
-    assert HeatScale.of_scores(np.ones((3, 2))).values.max() <= 1
+    assert HeatScale.of(np.array([[0], [-1e-7], [1.0]])).low == "0"
+    assert HeatScale.of(np.ones((3, 2))).values.max() <= 1
 
 
 def test_bars_of_the_kept_counts():
