@@ -15,6 +15,7 @@ import logging
 import os
 import shlex
 import shutil
+import string
 import subprocess
 import sys
 import time
@@ -289,7 +290,9 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     """Picture of the first answered question about a character that moves."""
     from olmo.data.video_loading import load_video
     from olmo.eval.comparison import load_batch
-    from olmo.viewer.picture import answer_lines, cell_grid, kept_cells, pruning_picture
+    from olmo.viewer.cells import CellEdges
+    from olmo.viewer.kept import KeptVideo, kept_cells
+    from olmo.viewer.picture import pruning_picture
 
     def rank(one: Prediction) -> tuple[bool, bool]:
         mover = test.scenes[example(test, one.index)["metadata"]["clip"]].mover
@@ -301,8 +304,21 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
     clip = example(test, one.index)["video"]
     video = load_video(clip, FrameSampling.from_config(config.mm_preprocessor.video))
     title = f"STTS on a test video: {1 - keep.mean():.0%} of the visual tokens are dropped"
-    grid, caption = cell_grid(config), answer_lines(one.row())
-    pruning_picture(video.frames, keep, grid, video.timestamps, title, caption, scores).save(path)
+    kept = KeptVideo(video, CellEdges.of_video(config), keep, scores)
+    pruning_picture(kept, title, answer_lines(one)).save(path)
+
+
+def answer_lines(one: Prediction) -> list[tuple[str, str]]:
+    """Caption of a picture: question, options, answer, prediction."""
+    lines = [("question", one.question), ("answer", str(one.reference))]
+    if one.options and one.reference in one.options:
+        lines.insert(1, ("options", " / ".join(one.options)))
+    elif one.options:
+        texts = dict(zip(string.ascii_uppercase, one.options, strict=False))
+        lines[1] = ("answer", f"{one.reference}. {texts[one.reference]}")
+        lines.insert(1, ("options", " / ".join(f"{k}. {v}" for k, v in texts.items())))
+    verdict = "right" if one.correct else "wrong"
+    return [*lines, ("prediction", f"{one.prediction or 'nothing'} ({verdict})")]
 
 
 def run_demo(options: Options) -> None:

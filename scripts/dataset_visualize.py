@@ -21,7 +21,8 @@ from tqdm import tqdm
 from olmo.command_line import Parser, exit_code, natural, path, positive, seed
 from olmo.config import merge
 from olmo.data.mixture import MIXTURES, open_named
-from olmo.viewer.example_page import error_card, example_card, page
+from olmo.templates import render
+from olmo.viewer.example_page import example_card
 
 
 def parser() -> Parser:
@@ -74,12 +75,13 @@ def main(argv: list[str] | None = None) -> int:
             example, rng = source.raw(i)
             arrays = prepare(example, preprocessor, None if args.evaluation else rng)
         except BAD_EXAMPLE as e:
-            cards.append(error_card(name, describe_error(e)))
+            cards.append({"name": name, "error": describe_error(e)})
             continue
         grid, patch = preprocessor.visual.grid, preprocessor.patch_size
         cards.append(example_card(name, arrays, tokenizer, grid, patch, args.width))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    html = page(f"{args.name}, {args.split}, as {args.config} sees it", cards)
+    title = f"{args.name}, {args.split}, as {args.config} sees it"
+    html = render("examples", title=title, cards=cards)
     args.out.write_text(html, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {len(cards)} examples)")
     return 0

@@ -33,9 +33,6 @@ from olmo.command_line import Parser, exit_code, natural, path, positive, share
 from olmo.config import merge
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
     from olmo.limits import Limits
     from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
     from olmo.preprocessing.video import VideoPreprocessorConfig
@@ -63,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     scored = score(args, overrides)
     write(scored, args)
-    print(f"{args.out}: {scored.n_frames} frames of {scored.n_cells} cells, {scored.budget()}")
+    print(
+        f"{args.out}: {scored.n_frames} frames of {scored.edges.n_cells} cells, {scored.in_words()}"
+    )
     return 0
 
 
@@ -119,11 +118,7 @@ def build_parser() -> Parser:
     widths = ", ".join(f"{w} for {suffix}" for suffix, w in WIDTHS.items())
     add("--width", type=positive, metavar="N", help=f"pixels of a frame (at most {widths})")
     add("--fps", type=float, default=2.0, help=".mp4: frames shown per second (2)")
-    add(
-        "--device",
-        type=device,
-        help="where the checkpoint runs (default: cuda if there is one, else cpu)",
-    )
+    add("--device", help="where the checkpoint runs (default: cuda if there is one, else cpu)")
     return parser
 
 
@@ -148,18 +143,6 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
     return args, overrides
 
 
-def device(text: str) -> torch.device:
-    import torch
-
-    try:
-        found = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"no such device: {text!r}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("no CUDA device is available")
-    return found
-
-
 def size(text: str) -> tuple[int, int]:
     """``378`` or ``378x504``: height and width."""
     sides = [positive(side) for side in text.split("x")]
@@ -173,14 +156,14 @@ def size(text: str) -> tuple[int, int]:
 
 def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     """Sample the frames and score them."""
-    import torch
-
+    from olmo.device import choose_device
     from olmo.limits import Limits
     from olmo.models.loading import select_checkpoint
     from olmo.nn.temporal_image_vit import TemporalVitConfig
     from olmo.preprocessing.video import VideoPreprocessorConfig
     from olmo.viewer.scores import load_for_scoring, score_pixels, score_with_model
 
+    device = choose_device(args.device)
     chosen = {name: getattr(args, name) for name in VIT_FLAGS if getattr(args, name) is not None}
     if args.checkpoint is None:
         (h, w), patch = args.frame_size, args.patch_size
@@ -193,8 +176,7 @@ def score(args: argparse.Namespace, overrides: dict[str, Any]) -> ScoredVideo:
     folder = select_checkpoint(args.checkpoint)
     config = checkpoint_config(folder, chosen, args.max_frames, overrides)
     video = read_frames(args, config.mm_preprocessor.video, config.mm_preprocessor.limits)
-    place = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return score_with_model(load_for_scoring(config, folder, place), video, str(folder))
+    return score_with_model(load_for_scoring(config, folder, device), video, str(folder))
 
 
 def checkpoint_config(
@@ -227,41 +209,29 @@ def read_frames(
 
 def write(scored: ScoredVideo, args: argparse.Namespace) -> None:
     from olmo.viewer.page import pruning_page
-    from olmo.viewer.video import write_pruning_video
+    from olmo.viewer.picture import pruning_frames, pruning_picture
+    from olmo.viewer.video import write_video
 
     suffix = args.out.suffix.lower()
     title = args.title or f"Token pruning of {args.video.name}, method {scored.vit.prune_method}"
-    width = args.width or WIDTHS[suffix]
     if suffix == ".html":
-        args.out.write_text(pruning_page(scored, title, width), encoding="utf-8")
-    elif suffix == ".mp4":
-        write_pruning_video(args.out, scored, title, args.fps, width, args.heat == "rank")
-    else:
-        picture(scored, title, args).save(args.out)
+        page = pruning_page(scored, title, args.width or WIDTHS[suffix])
+        args.out.write_text(page, encoding="utf-8")
+        return
+    kept, caption, by_rank = scored.kept(), scored.caption(), args.heat == "rank"
+    if suffix == ".mp4":
+        width = args.width or WIDTHS[suffix]
+        write_video(args.out, pruning_frames(kept, title, caption, width, by_rank), args.fps)
+        return
+    columns = args.columns or best_columns(*kept.video.frames.shape[:3])
+    width = args.width or min(WIDTHS[suffix], PNG_WIDTH // columns)
+    pruning_picture(kept, title, caption, columns, width, True, by_rank).save(args.out)
 
 
-def picture(scored: ScoredVideo, title: str, args: argparse.Namespace) -> Image.Image:
-    """Rows of frames in a picture a bit wider than high; a tile is twice as high as a frame."""
-    from olmo.viewer.picture import pruning_picture
-
-    n, h, w = scored.video.frames.shape[:3]
-    wanted = max(min(math.ceil(math.sqrt(2.4 * n * h / w)), MOST_COLUMNS), 4)
-    columns = args.columns or math.ceil(n / math.ceil(n / wanted))
-    width = args.width or min(WIDTHS[".png"], PNG_WIDTH // columns)
-    return pruning_picture(
-        scored.video.frames,
-        scored.keep(),
-        scored.edges,
-        scored.video.timestamps,
-        title,
-        scored.caption(),
-        scored.scores,
-        columns,
-        width,
-        plot=True,
-        protected=scored.protected(),
-        by_rank=args.heat == "rank",
-    )
+def best_columns(n: int, height: int, width: int) -> int:
+    """Frames per row for a picture a bit wider than high; a tile is twice as high as a frame."""
+    wanted = max(min(math.ceil(math.sqrt(2.4 * n * height / width)), MOST_COLUMNS), 4)
+    return math.ceil(n / math.ceil(n / wanted))
 
 
 if __name__ == "__main__":

@@ -277,3 +277,18 @@ def test_prefill_takes_the_median_without_the_first_pass():
     found = compare_prefill(models, [batch], stop_id=0, repeats=3)
     assert found == {"a": Prefill(2.0, 3.0), "b": Prefill(0.5, 1.0)}
     assert models["a"].calls == models["b"].calls == 4
+
+
+def test_caption_of_an_answer():
+    right = prediction(0, 1, options=["x", "y"], reference="B", prediction="B")
+    assert demo.answer_lines(right) == [
+        ("question", "which?"),
+        ("options", "A. x / B. y"),
+        ("answer", "B. y"),
+        ("prediction", "B (right)"),
+    ]
+    wrong = prediction(0, 0, reference="red A", prediction="")
+    assert demo.answer_lines(wrong)[1:] == [
+        ("answer", "red A"),
+        ("prediction", "nothing (wrong)"),
+    ]

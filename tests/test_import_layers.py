@@ -14,7 +14,7 @@ BASE = frozenset(
     [
         *("config", "types", "tokenizer", "distributed", "patch_grid", "token_budget"),
         *("model_configs", "outside", "limits", "setting_text", "yaml_file", "command_line"),
-        *("text", "files", "device", "legacy", "mappings", "plugin"),
+        *("text", "files", "templates", "device", "legacy", "mappings", "plugin"),
     ]
 )
 NN = BASE | {"nn"}

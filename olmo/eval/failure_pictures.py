@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,12 @@ from olmo.data.video_loading import Clip, load_video
 from olmo.distributed import is_main
 from olmo.eval.answer import collate_examples, raw_example
 from olmo.eval.prediction import Prediction
-from olmo.viewer.picture import cell_grid, kept_cells, pruning_picture
+from olmo.viewer.cells import CellEdges
+from olmo.viewer.kept import KeptVideo, kept_cells
+from olmo.viewer.picture import pruning_picture
 
 if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
-
-log = logging.getLogger(__name__)
 
 PICTURES = "pictures"
 
@@ -41,16 +41,11 @@ def draw_failures(
     older pictures. Every rank of a sharded model has to call it; rank 0 draws."""
     if is_main():
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
-    drawn = 0
-    for one in predictions:
-        if drawn == limit:
-            break
-        if not one.is_failure:
-            continue
-        example = raw_example(dataset, one.index, seed)
-        if isinstance(example.get("video"), str):
-            _draw(model, dataset, example, one, folder, seed)
-            drawn += 1
+    failures = (one for one in predictions if one.is_failure)
+    found = ((one, raw_example(dataset, one.index, seed)) for one in failures)
+    videos = (pair for pair in found if isinstance(pair[1].get("video"), str))
+    for one, example in islice(videos, limit):
+        _draw(model, dataset, example, one, folder, seed)
 
 
 def _draw(
@@ -63,7 +58,7 @@ def _draw(
 ) -> None:
     config = model.config
     batch = collate_examples(config, dataset, [one.index], seed)
-    keep, scores = kept_cells(model, batch)
+    found = kept_cells(model, batch)
     if not is_main():
         return
     video = load_video(
@@ -73,9 +68,7 @@ def _draw(
         decoder=config.mm_preprocessor.video.decoder,
         limits=config.mm_preprocessor.limits,
     )
-    picture = pruning_picture(
-        video.frames, keep, cell_grid(config), video.timestamps, scores=scores, columns=8, width=140
-    )
+    kept = KeptVideo(video, CellEdges.of_video(config), *found)
     path = picture_path(folder, one)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=85)
+    pruning_picture(kept, columns=8, width=140).save(path, quality=85)

@@ -25,13 +25,13 @@ from olmo.eval.prediction import Prediction
 from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
 from olmo.eval.store import lacking
 from olmo.files import write_text
+from olmo.templates import render
 from olmo.text import number
 
 REPORT_FILE = "report.html"
 MAX_FAILURES = 100
 """Failures of a task that are listed; those with a picture come first."""
 FIGURES = ("score", "pruning, mean per example", "stage, median seconds per example")
-ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def write_report(
@@ -45,20 +45,12 @@ def write_report(
 
 def report_page(runs: Sequence[Run], title: str, problems: Sequence[Problem] | None = None) -> str:
     """The page as HTML; without ``problems`` it does not speak of them."""
-    import jinja2  # late: training and the benchmark do without
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     names = dict.fromkeys([*common_tasks(runs), *(task for run in runs for task in run.metrics)])
     tasks = [_task(name, runs) for name in names]
     several = len(runs) > 1
     averages = [] if several else average_rows(list(runs[0].metrics.values()))
-    page = environment.get_template("report.html.j2").render(
+    return render(
+        "report",
         title=title,
         settings=[(run.label, _settings(run)) for run in runs],
         headers=HEADERS,
@@ -70,7 +62,6 @@ def report_page(runs: Sequence[Run], title: str, problems: Sequence[Problem] | N
         problems=problems,
         tasks=tasks,
     )
-    return page.lstrip()  # of the lines between macros
 
 
 def _settings(run: Run) -> list[str]:

@@ -22,7 +22,9 @@ from olmo.nn.vision_backbone import VisionOutput
 from olmo.train.config import InLoopConfig
 from olmo.train.trainer import Callback, Trainer
 from olmo.types import VideoFrames
-from olmo.viewer.picture import cell_grid, pruning_picture
+from olmo.viewer.cells import CellEdges
+from olmo.viewer.kept import KeptVideo, cells_of
+from olmo.viewer.picture import pruning_picture
 
 log = logging.getLogger(__name__)
 
@@ -125,19 +127,10 @@ class PictureCallback(Callback):
             self._draw(trainer, out.vision, folder / f"step{trainer.state.step}.png")
 
     def _draw(self, trainer: Trainer, vision: VisionOutput, file: Path) -> None:
-        assert self.batch is not None
-        n_frames = len(self.clip.frames)
-        valid = (self.batch["token_pooling"] >= 0).any(-1)
-        keep = vision.keep.cpu()[valid].view(n_frames, -1).numpy()
-        scores = None if vision.scores is None else vision.scores[:n_frames].float().cpu().numpy()
-        pruning_picture(
-            self.clip.frames,
-            keep,
-            cell_grid(trainer.config.model),
-            self.clip.timestamps,
-            title=f"{trainer.config.run_name}, step {trainer.state.step}",
-            scores=scores,
-        ).save(file)
+        edges = CellEdges.of_video(trainer.config.model)
+        kept = KeptVideo(self.clip, edges, *cells_of(vision, len(self.clip.frames)))
+        title = f"{trainer.config.run_name}, step {trainer.state.step}"
+        pruning_picture(kept, title).save(file)
         trainer.pictures["stts/kept_tokens"] = file
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from olmo.patch_grid import pooled_grid
+
+if TYPE_CHECKING:
+    from olmo.models.molmo2.molmo2 import Molmo2Config
 
 
 @dataclass(frozen=True)
@@ -19,23 +23,23 @@ class CellEdges:
     columns: tuple[float, ...]
 
     @classmethod
-    def even(cls, n_rows: int, n_columns: int) -> CellEdges:
-        """Cells of one size."""
-        rows, columns = (tuple(i / n for i in range(n + 1)) for n in (n_rows, n_columns))
-        return cls(rows, columns)
+    def of_patches(cls, grid: tuple[int, int], window: tuple[int, int]) -> CellEdges:
+        """Cells of ``window`` patches (rows, columns) of ``grid``; those at the border are smaller
+        where the windows reach over the grid (see ``olmo.patch_grid.pooling_windows``)."""
 
-    @classmethod
-    def of_patches(cls, hp: int, wp: int, pool: int) -> CellEdges:
-        """Cells of ``pool x pool`` patches; those at the border are smaller where the windows
-        reach over the grid of ``hp x wp`` patches (see ``olmo.patch_grid.pooling_windows``)."""
-
-        def edges(n_patches: int, n_cells: int) -> tuple[float, ...]:
+        def edges(n_patches: int, n_cells: int, pool: int) -> tuple[float, ...]:
             before = (n_cells * pool - n_patches) // 2
             places = (min(max(i * pool - before, 0), n_patches) for i in range(n_cells + 1))
             return tuple(place / n_patches for place in places)
 
-        n_rows, n_columns = pooled_grid(hp, wp, pool, pool)
-        return cls(edges(hp, n_rows), edges(wp, n_columns))
+        return cls(*map(edges, grid, pooled_grid(*grid, *window), window))
+
+    @classmethod
+    def of_video(cls, config: Molmo2Config) -> CellEdges:
+        """Cells of a video frame in a model of ``config``."""
+        video = config.mm_preprocessor.video
+        window = (video.pooling_h, video.pooling_w)
+        return cls.of_patches(config.vision_backbone.vit.image_num_patch, window)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,25 +77,22 @@ class HeatScale:
     flat: bool
 
     @classmethod
-    def of_scores(cls, scores: np.ndarray) -> HeatScale:
-        """From the lowest to the highest of the ``scores`` [frames, cells]."""
-        later = scores[1:] if len(scores) > 1 else scores
+    def of(cls, scores: np.ndarray, by_rank: bool = False) -> HeatScale:
+        """From the lowest to the highest of the ``scores`` [frames, cells], or by their order: of
+        equal ones the earlier cell is lower."""
+        first = min(len(scores) - 1, 1)
+        later = scores[first:]
         low, high = float(later.min()), float(later.max())
+        flat = high - low <= 2 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high), 1)
+        if by_rank:
+            values, order = np.zeros(scores.shape), later.argsort(axis=None, kind="stable")
+            values[first:].flat[order] = np.linspace(0, 1, order.size)
+            return cls(values, "lowest", "highest", flat)
         width = max(high - low, 1e-12)
-        rounding = 2 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high), 1)
         digits = max(1 - math.floor(math.log10(width)), 0)
         form = f".{digits}f" if digits < 5 else ".2g"
         start, end = ("0" if float(f"{v:{form}}") == 0 else f"{v:{form}}" for v in (low, high))
-        return cls(((scores - low) / width).clip(0, 1), start, end, high - low <= rounding)
-
-    @classmethod
-    def of_ranks(cls, scores: np.ndarray) -> HeatScale:
-        """By the order of the scores: of equal ones the earlier cell is lower."""
-        first = 1 if len(scores) > 1 else 0
-        values = np.zeros(scores.shape)
-        order = scores[first:].argsort(axis=None, kind="stable")
-        values[first:].flat[order] = np.linspace(0, 1, order.size)
-        return cls(values, "lowest", "highest", cls.of_scores(scores).flat)
+        return cls(((scores - low) / width).clip(0, 1), start, end, flat)
 
     def cut(self, keep: np.ndarray) -> float | None:
         """Place of the highest score outside ``keep`` (bool [frames, cells]); None if all stay.

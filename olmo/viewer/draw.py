@@ -37,6 +37,8 @@ TITLE, TEXT, SMALL = 23, 16, 14
 """Font sizes in pixels."""
 FULL_WIDTH = 1000
 """Fonts grow with wider pictures."""
+WORD_GAP = 7
+"""Pixels between the parts of an entry of the legend."""
 PLOT_TICKS = 8
 """At most this many time stamps stand under the kept counts."""
 
@@ -50,12 +52,9 @@ def resized(frame: np.ndarray, width: int) -> Image.Image:
     return Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def light_cells(
-    frame: Image.Image, keep: np.ndarray, edges: CellEdges | None = None
-) -> Image.Image:
+def light_cells(frame: Image.Image, keep: np.ndarray, edges: CellEdges) -> Image.Image:
     """``frame`` with the cells outside ``keep`` (bool [rows, columns]) dark, nearly grey and
     hatched (a black frame cannot get darker), a thin grid, and a line around the kept regions."""
-    edges = edges or CellEdges.even(*keep.shape)
     pixels = np.asarray(frame, dtype=np.float32)
     grey = luminance(pixels)
     lit = edges.spread(keep, frame.size)
@@ -175,13 +174,15 @@ def legend(keep: np.ndarray, scale: HeatScale | None, width: int) -> Image.Image
     total = f"visual tokens kept: {kept} / {keep.size} ({kept / keep.size:.0%})"
     items = [words(total, scaled(TEXT, width), INK)]
     sample = Image.new("RGB", (2 * size, round(1.3 * size)), SAMPLE)
+    whole = CellEdges.of_patches((1, 1), (1, 1))
     for name, lit in (("kept", True), ("removed", False)):
-        items.append(beside(light_cells(sample, np.array([[lit]])), words(name, size)))
+        cell = light_cells(sample, np.array([[lit]]), whole)
+        items.append(row([cell, words(name, size)], WORD_GAP))
     if scale is not None and not scale.flat:
         cut = scale.cut(keep)
         high = scale.high if cut is None else f"{scale.high}, line: the cut"
         low, bar = words(f"score {scale.low}", size), colour_bar(cut, sample.height)
-        items.append(beside(low, bar, words(high, size)))
+        items.append(row([low, bar, words(high, size)], WORD_GAP))
     return flow(items, width, round(1.5 * size))
 
 
@@ -203,11 +204,6 @@ def words(text: str, size: int, colour: Colour = FAINT) -> Image.Image:
     return block
 
 
-def beside(*tiles: Image.Image, gap: int = 7) -> Image.Image:
-    """Tiles side by side."""
-    return row(tiles, sum(tile.width + gap for tile in tiles) - gap, gap)
-
-
 def flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
     """Items side by side in lines of ``width``."""
     lines: list[list[Image.Image]] = [[]]
@@ -215,7 +211,7 @@ def flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
         if lines[-1] and sum(one.width + gap for one in lines[-1]) + item.width > width:
             lines.append([])
         lines[-1].append(item)
-    return stack([row(line, width, gap) for line in lines], 4)
+    return stack([row(line, gap, width) for line in lines], 4)
 
 
 def scaled(size: int, width: int) -> int:
@@ -238,8 +234,9 @@ def text_block(lines: Sequence[tuple[str, str]], width: int, size: int) -> Image
     return block
 
 
-def row(tiles: Sequence[Image.Image], width: int, gap: int) -> Image.Image:
-    """Tiles side by side, in a block of ``width``."""
+def row(tiles: Sequence[Image.Image], gap: int, width: int = 0) -> Image.Image:
+    """Tiles side by side, in a block as wide as they are or of ``width``."""
+    width = width or sum(tile.width + gap for tile in tiles) - gap
     block = Image.new("RGB", (width, max(tile.height for tile in tiles)), PAPER)
     x = 0
     for tile in tiles:
@@ -272,10 +269,10 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
-def data_uri(picture: Image.Image, quality: int) -> str:
-    """JPEG as the value of an ``src``."""
+def data_uri(frame: np.ndarray, width: int, quality: int) -> str:
+    """``frame`` as a JPEG of at most ``width`` pixels, the value of an ``src``."""
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    resized(frame, min(width, frame.shape[1])).save(out, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 

@@ -25,7 +25,6 @@ from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.temporal_image_vit import TemporalVitConfig
 from olmo.nn.token_layout import CellGrid, FrameTable, VideoSpan
 from olmo.nn.token_pruning import (
-    PRUNE_METHODS,
     ScoreInputs,
     select_cells,
     training_free_methods,
@@ -35,6 +34,7 @@ from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import Budget
 from olmo.types import VideoFrames
 from olmo.viewer.cells import CellEdges, HeatScale
+from olmo.viewer.kept import KeptVideo
 
 CODING_NOISE = 12
 """Frames that differ by so many of 255 levels at most show the same."""
@@ -73,51 +73,40 @@ class ScoredVideo:
         return len(self.video.frames)
 
     @property
-    def n_cells(self) -> int:
-        """Cells per frame."""
-        return self.edges.n_cells
-
-    @property
     def scores(self) -> np.ndarray | None:
         """``[frames, cells]`` as the method gives them when it protects no frame."""
         return self.levels[-1].scores if self.levels else None
 
-    def n_remove(self, topk: float | None = None) -> int:
-        """Budget at ``topk`` (default: the one of the settings)."""
-        budget = Budget(self.n_cells, self.vit.topk, self.vit.prune_from_frame)
-        return budget.at(topk).removed(self.n_frames)
+    def budget(self, topk: float | None = None) -> Budget:
+        """What leaves at ``topk`` (default: the one of the settings)."""
+        return Budget(self.edges.n_cells, self.vit.topk, self.vit.prune_from_frame).at(topk)
 
-    def keep(self, topk: float | None = None) -> np.ndarray:
-        """Kept cells, bool ``[frames, cells]``."""
-        n_remove = self.n_remove(topk)
-        if n_remove == 0:
-            return np.ones((self.n_frames, self.n_cells), dtype=bool)
-        scores = torch.from_numpy(self._level(n_remove).scores)
+    def kept(self, topk: float | None = None) -> KeptVideo:
+        """What stays at ``topk``."""
+        n_remove = self.budget(topk).removed(self.n_frames)
+        if self.scores is None or n_remove == 0:
+            keep = np.ones((self.n_frames, self.edges.n_cells), dtype=bool)
+            return KeptVideo(self.video, self.edges, keep, self.scores)
+        scores = next(level.scores for level in self.levels if level.max_remove >= n_remove)
         table = _one_video(self.n_frames, n_remove)
-        return select_cells(scores, table, self.vit.method.spreads_ties).numpy()
+        keep = select_cells(torch.from_numpy(scores), table, self.vit.method.spreads_ties).numpy()
+        protected = _raised(scores, self.scores)
+        return KeptVideo(self.video, self.edges, keep, self.scores, protected)
 
-    def protected(self, topk: float | None = None) -> np.ndarray:
-        """Frames that the method keeps whole because they are new, bool ``[frames]``."""
-        n_remove = self.n_remove(topk)
-        if n_remove == 0 or self.scores is None:
-            return np.zeros(self.n_frames, dtype=bool)
-        return _raised(self._level(n_remove).scores, self.scores)
-
-    def budget(self, topk: float | None = None) -> str:
-        """The budget in words."""
-        share = self.vit.topk if topk is None else topk
-        total, removed = self.n_frames * self.n_cells, self.n_remove(topk)
+    def in_words(self) -> str:
+        """The budget of the settings."""
+        budget, n = self.budget(), self.n_frames
+        removed, total, kept = budget.removed(n), budget.total(n), budget.kept(n)
         return (
-            f"topk {share:g}: {removed} of {total} visual tokens removed, {total - removed} kept "
+            f"topk {budget.topk:g}: {removed} of {total} visual tokens removed, {kept} kept "
             f"({1 - removed / total:.0%})"
         )
 
     def note(self) -> str:
         """Why there is little to see, in a sentence; mostly empty."""
-        scale = self.heat_scale()
-        if scale is None:
+        if self.scores is None:
             return "A video of one frame is never pruned, so all of it is kept."
-        if scale.flat:
+        if HeatScale.of(self.scores).flat:
             return (
                 "All cells after the first frame have the same score (but for rounding), as when "
                 "nothing changes in the video, so it means nothing which of them are removed."
@@ -132,17 +121,8 @@ class ScoredVideo:
 
     def caption(self) -> list[tuple[str, str]]:
         """Labelled lines for below a picture: budget, source of the scores, ``note``."""
-        lines = [("budget", self.budget()), ("scores", self.source), ("note", self.note())]
+        lines = [("budget", self.in_words()), ("scores", self.source), ("note", self.note())]
         return [line for line in lines if line[1]]
-
-    def heat_scale(self, by_rank: bool = False) -> HeatScale | None:
-        """Colours of the scores, or of their order; None where nothing is scored."""
-        if self.scores is None:
-            return None
-        return HeatScale.of_ranks(self.scores) if by_rank else HeatScale.of_scores(self.scores)
-
-    def _level(self, n_remove: int) -> ScoreLevel:
-        return next(level for level in self.levels if level.max_remove >= n_remove)
 
 
 def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> ScoredVideo:
@@ -171,8 +151,7 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
         f"prune_method {vit.prune_method} on raw pixels ({h} x {w}, patch {vit.image_patch_size}, "
         f"pool {pool})"
     )
-    edges = CellEdges.of_patches(*vit.image_num_patch, pool)
-    return ScoredVideo(video, edges, _levels(inputs, vit.prune_method), vit, source)
+    return _scored(video, inputs, pool, source)
 
 
 def load_for_scoring(
@@ -196,10 +175,6 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
     what = "the pooled tokens" if settings.method.pooled else f"ViT block {settings.prune_at}"
     source = f"prune_method {settings.prune_method} on {what} of {name}"
     images = _patches(video, settings)
-    pool = backbone.config.video_pooling
-    edges = CellEdges.of_patches(*settings.image_num_patch, pool)
-    if len(images) == 1:
-        return ScoredVideo(video, edges, (), settings, source)
     preprocessing = model.config.mm_preprocessor.video
     pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
     with torch.no_grad():
@@ -208,25 +183,27 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
             torch.from_numpy(pooling).to(model.device),
             _one_video(len(images), n_remove=1).to(model.device),
         )
-    return ScoredVideo(video, edges, _levels(inputs, settings.prune_method), settings, source)
+    return _scored(video, inputs, backbone.config.video_pooling, source)
 
 
 @torch.no_grad()
-def _levels(inputs: ScoreInputs, name: str) -> tuple[ScoreLevel, ...]:
-    """The scores of one video under every budget.
+def _scored(video: VideoFrames, inputs: ScoreInputs, pool: int, source: str) -> ScoredVideo:
+    """``video`` with its scores under every budget.
 
     A method may protect whole frames as long as the others hold as many cells as must go, fewer
     frames the more must go: its scores then stay the same up to that budget. A frame is protected
     when its scores differ from those under the largest budget.
     """
-    n_frames, n_cells = len(inputs.images), inputs.grid.n_cells
+    vit = inputs.config
+    edges = CellEdges.of_patches(vit.image_num_patch, (pool, pool))
+    n_frames, n_cells = len(inputs.images), edges.n_cells
     largest = n_cells * (n_frames - 1)
 
     def score(n_remove: int) -> np.ndarray:
         one = dataclasses.replace(inputs, videos=(VideoSpan(0, n_frames, n_remove),))
-        scores = PRUNE_METHODS[name].score(one).float().cpu().numpy()
+        scores = vit.method.score(one).float().cpu().numpy()
         if not np.isfinite(scores[1:]).all():
-            raise ValueError(f"prune_method={name} gives scores that are not finite")
+            raise ValueError(f"prune_method={vit.prune_method} gives scores that are not finite")
         return scores
 
     levels: list[ScoreLevel] = []
@@ -236,7 +213,7 @@ def _levels(inputs: ScoreInputs, name: str) -> tuple[ScoreLevel, ...]:
         scores = score(n_remove)
         free = int((~_raised(scores, last)[1:]).sum()) * n_cells
         levels.append(ScoreLevel(max(n_remove, free), scores))
-    return tuple(levels)
+    return ScoredVideo(video, edges, tuple(levels), vit, source)
 
 
 def _raised(scores: np.ndarray, base: np.ndarray) -> np.ndarray:

@@ -8,17 +8,11 @@ from PIL import Image
 from olmo.models.loading import merged_model_config
 from olmo.preprocessing.video import video_token_pooling
 from olmo.token_budget import n_removed_tokens
-from olmo.types import MultimodalType
-from olmo.viewer.cells import HeatScale
+from olmo.types import MultimodalType, VideoFrames
+from olmo.viewer.cells import CellEdges, HeatScale
 from olmo.viewer.draw import EDGE, PAPER, colour_bar, font, legend, light_cells, wrap
-from olmo.viewer.picture import (
-    GAP,
-    MARGIN,
-    answer_lines,
-    cell_grid,
-    kept_cells,
-    pruning_picture,
-)
+from olmo.viewer.kept import KeptVideo, kept_cells
+from olmo.viewer.picture import GAP, MARGIN, pruning_picture
 
 N_FRAMES, GRID, N_CELLS = 5, (2, 3), 6
 MODEL = {
@@ -60,6 +54,16 @@ def batch_of(config, n_rows=1, padding=2):
     }
 
 
+def even(rows, columns):
+    """Cells of one size."""
+    return CellEdges.of_patches((rows, columns), (1, 1))
+
+
+def kept_of(frames, keep, grid=GRID, times=None, **found):
+    times = np.arange(len(frames)) / 2 if times is None else times
+    return KeptVideo(VideoFrames(frames, times, 3.0), even(*grid), keep, **found)
+
+
 def frames_of(colour, n=N_FRAMES, height=20, width=30):
     return np.tile(np.array(colour, dtype=np.uint8), (n, height, width, 1))
 
@@ -68,7 +72,7 @@ def frames_of(colour, n=N_FRAMES, height=20, width=30):
 def test_kept_cells_of_a_video(method):
     model, config = build(prune_method=method)
     keep, scores = kept_cells(model, batch_of(config))
-    assert cell_grid(config) == GRID
+    assert CellEdges.of_video(config).shape == GRID
     assert keep.shape == scores.shape == (N_FRAMES, N_CELLS) and keep.dtype == bool
     assert keep.sum() == keep.size - n_removed_tokens(N_FRAMES, N_CELLS, 0.5)
     assert keep[0].all()
@@ -104,7 +108,7 @@ def test_kept_cells_wants_one_video():
 def test_kept_cells_are_lit_and_dropped_ones_dark_and_grey():
     keep = np.array([[True, False, True], [False, True, False]])
     frame = Image.fromarray(frames_of((200, 60, 40), 1)[0]).resize((90, 60))
-    pixels = np.asarray(light_cells(frame, keep)).astype(int)
+    pixels = np.asarray(light_cells(frame, keep, even(*keep.shape))).astype(int)
     for row, column in np.ndindex(*keep.shape):
         inside = pixels[30 * row + 5 : 30 * row + 25, 30 * column + 5 : 30 * column + 25]
         if keep[row, column]:
@@ -118,7 +122,7 @@ def test_a_closed_line_stands_inside_the_kept_regions():
     keep = np.zeros((3, 4), dtype=bool)
     keep[1, 1] = keep[0, 3] = keep[1, 3] = True  # a cell by itself, a pair at the image's border
     frame = Image.fromarray(frames_of((120, 120, 120), 1)[0]).resize((120, 90))
-    line = (np.asarray(light_cells(frame, keep)) == EDGE).all(-1)
+    line = (np.asarray(light_cells(frame, keep, even(*keep.shape))) == EDGE).all(-1)
     expected = np.zeros_like(line)
     for top, left, bottom, right in ((30, 30, 60, 60), (0, 90, 60, 120)):
         expected[top:bottom, left:right] = True
@@ -128,13 +132,13 @@ def test_a_closed_line_stands_inside_the_kept_regions():
 
 def test_removed_cells_of_a_black_frame_differ_from_kept_ones():
     frame = Image.new("RGB", (80, 40))
-    pixels = np.asarray(light_cells(frame, np.array([[True, False]])))
+    pixels = np.asarray(light_cells(frame, np.array([[True, False]]), even(1, 2)))
     assert pixels[5:35, 5:35].max() == 0 and pixels[5:35, 45:75].max() > 20
 
 
 def test_the_legend_has_swatches_and_marks_the_cut():
     keep = np.array([[True, True], [True, False], [False, True]])
-    scale = HeatScale.of_scores(np.array([[0, 0], [0.9, 0.2], [0.3, 1.0]]))
+    scale = HeatScale.of(np.array([[0, 0], [0.9, 0.2], [0.3, 1.0]]))
     assert scale.cut(keep) == pytest.approx(0.125) and not scale.flat
     wide, narrow = legend(keep, scale, 900), legend(keep, scale, 300)
     assert narrow.height > 2 * wide.height and narrow.width == 300
@@ -146,7 +150,7 @@ def test_the_legend_has_swatches_and_marks_the_cut():
         assert len(marked) == 3 and abs(marked.mean() / 159 - cut) < 0.03
     assert not (np.asarray(colour_bar(None, 20)) == PAPER).all(-1).any()
     assert scale.cut(np.ones((3, 2), bool)) is None
-    equal = HeatScale.of_ranks(np.ones((3, 2)))
+    equal = HeatScale.of(np.ones((3, 2)), by_rank=True)
     assert equal.flat and legend(keep, equal, 900).tobytes() == legend(keep, None, 900).tobytes()
 
 
@@ -154,7 +158,7 @@ def test_size_and_content_of_the_picture():
     keep = np.ones((N_FRAMES, N_CELLS), dtype=bool)
     keep[1] = False
     frames = frames_of((150, 150, 150))
-    picture = pruning_picture(frames, keep, GRID, range(N_FRAMES), columns=4, width=150)
+    picture = pruning_picture(kept_of(frames, keep), columns=4, width=150)
     assert picture.mode == "RGB"
     assert picture.width == 4 * 150 + 3 * GAP + 2 * MARGIN
     assert picture.height > 2 * 100 + 2 * MARGIN  # two rows of frames of 150 x 100
@@ -168,33 +172,31 @@ def test_size_and_content_of_the_picture():
 def test_heat_map_title_and_caption_take_room():
     keep = np.ones((N_FRAMES, N_CELLS), dtype=bool)
     scores = np.linspace(0, 1, keep.size).reshape(keep.shape)
-    frames, times = frames_of((90, 90, 90)), np.arange(N_FRAMES) / 2
-    base = pruning_picture(frames, keep, GRID, times, width=150)
-    heat = pruning_picture(frames, keep, GRID, times, scores=scores, width=150)
+    frames = frames_of((90, 90, 90))
+    plain = kept_of(frames, keep)
+    base = pruning_picture(plain, width=150)
+    heat = pruning_picture(kept_of(frames, keep, scores=scores), width=150)
     assert heat.width == base.width and heat.height >= base.height + 2 * 100
-    titled = pruning_picture(frames, keep, GRID, times, "a title", width=150)
-    words = pruning_picture(
-        frames, keep, GRID, times, "a title", [("question", "why " * 100), ("answer", "so")]
-    )
+    titled = pruning_picture(plain, "a title", width=150)
+    words = pruning_picture(plain, "a title", [("question", "why " * 100), ("answer", "so")])
     assert base.height < titled.height < words.height
 
 
 def test_constant_scores_and_a_single_frame():
     keep = np.ones((1, 1), dtype=bool)
-    picture = pruning_picture(
-        frames_of((9, 9, 9), 1), keep, (1, 1), [0.0], scores=np.full((1, 1), 0.5)
-    )
+    one = kept_of(frames_of((9, 9, 9), 1), keep, (1, 1), scores=np.full((1, 1), 0.5))
+    picture = pruning_picture(one)
     assert picture.width > 200
 
 
 def test_what_does_not_fit_together():
     frames, keep = frames_of((0, 0, 0)), np.ones((N_FRAMES, N_CELLS), dtype=bool)
     with pytest.raises(ValueError, match=r"keep is \(5, 6\), expected 5 frames of 4 cells"):
-        pruning_picture(frames, keep, (2, 2), range(N_FRAMES))
+        kept_of(frames, keep, (2, 2))
     with pytest.raises(ValueError, match=r"scores is \(5, 5\)"):
-        pruning_picture(frames, keep, GRID, range(N_FRAMES), scores=np.ones((5, 5)))
+        kept_of(frames, keep, scores=np.ones((5, 5)))
     with pytest.raises(ValueError, match="4 time stamps for 5 frames"):
-        pruning_picture(frames, keep, GRID, range(4))
+        kept_of(frames, keep, times=np.arange(4))
 
 
 def test_wrap():
@@ -203,18 +205,3 @@ def test_wrap():
     assert all(font(16).getlength(line) <= 80 for line in lines)
     assert wrap("incomprehensibilities a", 20, 16) == ["incomprehensibilities", "a"]
     assert wrap("", 80, 16) == [""]
-
-
-def test_caption_of_an_answer():
-    row = {"question": "Which?", "options": ["x", "y"], "reference": "B", "correct": 1}
-    assert answer_lines(row | {"prediction": "B"}) == [
-        ("question", "Which?"),
-        ("options", "A. x / B. y"),
-        ("answer", "B. y"),
-        ("prediction", "B (right)"),
-    ]
-    row = {"question": "Who?", "options": None, "reference": "red A", "correct": 0}
-    assert answer_lines(row | {"prediction": ""})[1:] == [
-        ("answer", "red A"),
-        ("prediction", "nothing (wrong)"),
-    ]

@@ -24,8 +24,8 @@ from olmo.token_budget import n_removed_tokens
 from olmo.types import MultimodalType, VideoFrames
 from olmo.viewer.cells import CellEdges, HeatScale
 from olmo.viewer.draw import ACCENT, EDGE, PALE, count_plot
+from olmo.viewer.kept import kept_cells
 from olmo.viewer.page import page_data, pruning_page
-from olmo.viewer.picture import kept_cells
 from olmo.viewer.scores import score_pixels, score_with_model
 
 RULE = Path(olmo.__file__).parent / "assets" / "pruning" / "rule.js"
@@ -116,11 +116,11 @@ def element(page, name):
 def test_kept_cells_are_those_of_the_model(method):
     model, video = build(prune_method=method), cut_video()
     scored = score_with_model(model, video, "a model")
-    assert method in scored.source and scored.n_cells == CELLS
+    assert method in scored.source and scored.edges.n_cells == CELLS
     for topk in TOPKS:
-        keep = scored.keep(topk)
+        keep = scored.kept(topk).keep
         np.testing.assert_array_equal(keep, model_keep(model, video, topk))
-        assert (~keep).sum() == scored.n_remove(topk) == n_removed_tokens(9, CELLS, topk)
+        assert (~keep).sum() == scored.budget(topk).removed(9) == n_removed_tokens(9, CELLS, topk)
 
 
 def test_frames_outside_the_budget_and_settings_left_alone():
@@ -130,20 +130,20 @@ def test_frames_outside_the_budget_and_settings_left_alone():
     assert model.config.to_dict() == before
     assert model.vision_backbone.image_vit.config is model.vision_backbone.config.vit
     assert PRUNE_METHODS["scorer"].score.__name__ == "learned_scores"
-    np.testing.assert_array_equal(scored.keep(), model_keep(model, video, 0.3, 2))
-    assert scored.n_remove() == n_removed_tokens(9, CELLS, 0.3, 2)
+    np.testing.assert_array_equal(scored.kept().keep, model_keep(model, video, 0.3, 2))
+    assert scored.budget().removed(9) == n_removed_tokens(9, CELLS, 0.3, 2)
 
 
 def test_new_frames_are_protected_while_others_hold_the_budget():
     vit = pixel_settings(prune_method="easy")
     scored = score_pixels(cut_video(), vit, 3)
     assert len(scored.levels) > 1
-    assert scored.protected(0.3).nonzero()[0].tolist() == [3, 6]
-    assert scored.keep(0.3)[[0, 3, 6]].all()
-    assert not scored.protected(0.85).all()
-    assert not scored.protected(0.0).any()
-    for topk in TOPKS:
-        assert scored.keep(topk)[scored.protected(topk)].all()
+    assert scored.kept(0.3).protected.nonzero()[0].tolist() == [3, 6]
+    assert scored.kept(0.3).keep[[0, 3, 6]].all()
+    assert not scored.kept(0.85).protected.all()
+    assert scored.kept(0.0).protected is None
+    for kept in map(scored.kept, TOPKS[1:]):
+        assert kept.keep[kept.protected].all()
 
 
 def test_a_method_that_protects_frames_in_its_own_way(monkeypatch):
@@ -161,7 +161,7 @@ def test_a_method_that_protects_frames_in_its_own_way(monkeypatch):
     scored = score_with_model(model, video, "a model")
     assert len(scored.levels) == 8
     for topk in TOPKS:
-        np.testing.assert_array_equal(scored.keep(topk), model_keep(model, video, topk))
+        np.testing.assert_array_equal(scored.kept(topk).keep, model_keep(model, video, topk))
 
 
 def test_one_frame_and_scores_that_are_not_numbers(monkeypatch):
@@ -169,9 +169,9 @@ def test_one_frame_and_scores_that_are_not_numbers(monkeypatch):
         score_with_model(build(), cut_video(1), "a model"),
         score_pixels(cut_video(1), pixel_settings(prune_method="evs"), 3),
     ):
-        assert scored.scores is None and scored.heat_scale() is None
-        assert scored.keep(0.9).all() and not scored.protected(0.9).any()
-        assert "0 of 12 visual tokens removed" in scored.budget()
+        assert scored.scores is None and scored.kept().heat_scale() is None
+        assert scored.kept(0.9).keep.all() and scored.kept(0.9).protected is None
+        assert "0 of 12 visual tokens removed" in scored.in_words()
     broken = PruneMethod(lambda inputs: torch.full((9, CELLS), torch.nan))
     monkeypatch.setitem(PRUNE_METHODS, "broken", broken)
     with pytest.raises(ValueError, match="prune_method=broken gives scores that are not finite"):
@@ -312,20 +312,19 @@ def test_a_video_in_which_nothing_changes_says_so():
     assert score_pixels(video, vit, 3).note() == ""
     still = VideoFrames(np.full_like(video.frames, 90), video.timestamps, 4.5)
     equal = score_pixels(still, vit, 3)
-    assert "have the same score" in equal.note() and equal.heat_scale().flat
+    assert "have the same score" in equal.note() and HeatScale.of(equal.scores).flat
     assert f'<p id="note">{equal.note()}</p>' in pruning_page(equal, "title", 40)
     assert equal.caption()[-1] == ("note", equal.note())
     still.frames[1:] += np.random.default_rng(0).integers(0, 9, (8, 56, 80, 3), dtype=np.uint8)
     noisy = score_pixels(still, vit, 3)
-    assert "Nothing changes in this video" in noisy.note() and not noisy.heat_scale().flat
+    assert "Nothing changes in this video" in noisy.note() and not HeatScale.of(noisy.scores).flat
     assert "one frame" in score_pixels(cut_video(1), vit, 3).note()
 
 
 def test_data_cannot_end_the_script():
     scored = score_pixels(cut_video(), pixel_settings(prune_method="easy"), 3)
-    assert set(page_data(scored, 40)["ends"]) == set(
-        (scored.heat_scale().low, scored.heat_scale().high)
-    )
+    scale = HeatScale.of(scored.scores)
+    assert page_data(scored, 40)["ends"] == [scale.low, scale.high]
 
 
 # --- drawing -----------------------------------------------------------------------------------
@@ -333,7 +332,7 @@ def test_data_cannot_end_the_script():
 
 @pytest.mark.parametrize(("hp", "wp", "pool"), [(27, 27, 3), (7, 10, 3), (12, 12, 5), (4, 9, 4)])
 def test_cells_lie_where_their_patches_are(hp, wp, pool):
-    edges, patch = CellEdges.of_patches(hp, wp, pool), 6
+    edges, patch = CellEdges.of_patches((hp, wp), (pool, pool)), 6
     cells = np.arange(edges.n_cells).reshape(edges.shape)
     image = edges.spread(cells, (wp * patch, hp * patch))
     windows = pooling_windows(hp, wp, pool, pool)
@@ -344,16 +343,22 @@ def test_cells_lie_where_their_patches_are(hp, wp, pool):
             assert (block == cell).all()
 
 
+def test_cells_of_a_model_lie_where_its_windows_are():
+    """Pictures of training and of failures too: a frame of 7 x 10 patches has no even cells."""
+    edges = CellEdges.of_video(build().config)
+    assert edges.columns == (0, 0.2, 0.5, 0.8, 1) and edges.rows == (0, 2 / 7, 5 / 7, 1)
+
+
 def test_colour_scales():
     scores = np.array([[9, 9], [0.1, 0.3], [0.3, 0.5]], dtype=np.float32)
-    by_score, by_rank = HeatScale.of_scores(scores), HeatScale.of_ranks(scores)
+    by_score, by_rank = HeatScale.of(scores), HeatScale.of(scores, by_rank=True)
     np.testing.assert_allclose(by_score.values[1:], [[0, 0.5], [0.5, 1]], atol=1e-6)
     np.testing.assert_allclose(by_rank.values[1:], [[0, 1 / 3], [2 / 3, 1]])
     assert (by_score.low, by_score.high) == ("0.10", "0.50")
-    tiny = HeatScale.of_scores(np.array([[1, 1], [-1e-7, 3e-7]]))
+    tiny = HeatScale.of(np.array([[1, 1], [-1e-7, 3e-7]]))
     assert (tiny.low, tiny.high) == ("-1e-07", "3e-07")
-    assert HeatScale.of_scores(np.array([[0], [-1e-7], [1.0]])).low == "0"
-    assert HeatScale.of_scores(np.ones((3, 2))).values.max() <= 1
+    assert HeatScale.of(np.array([[0], [-1e-7], [1.0]])).low == "0"
+    assert HeatScale.of(np.ones((3, 2))).values.max() <= 1
 
 
 def test_bars_of_the_kept_counts():
