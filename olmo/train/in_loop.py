@@ -13,9 +13,8 @@ from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
 from olmo.eval.evaluator import EvalSettings, evaluate_task
-from olmo.eval.own_data import open_dataset
+from olmo.eval.own_data import open_dataset, resolve_scored
 from olmo.eval.report import write_result
-from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
 from olmo.nn.vision_backbone import VisionOutput
 from olmo.train.config import InLoopConfig
@@ -45,7 +44,7 @@ class EvaluationCallback(Callback):
 
     def __init__(self, config: InLoopConfig):
         self.interval = config.eval_interval
-        self.tasks = resolve_tasks(None, config.tasks)
+        self.tasks = resolve_scored(None, config.tasks, config.metric, config.scorer)
         # own data are checked now, not after hours of training
         self.own = {task.name: open_dataset(task) for task in self.tasks if task.own}
         self.settings = EvalSettings(
