@@ -21,6 +21,7 @@ the training config can be set as --a.b=value. Common ones:
   --wandb.project=NAME [--wandb.mode=offline]     Weights & Biases
   --train.on_nan={stop,skip}                      loss or gradient that is not finite
   --in_loop.{eval_interval,tasks,picture_interval}=...    evaluation and pictures on the way
+  --in_loop.metric=NAME, --in_loop.scorer=FILE.py:FUNCTION    scoring of own data there
 
 --dry_run prints parameters, tokens, FLOPs, memory and hours; it needs neither GPU nor data, and
 takes the name of a preset (qwen3_4b, ...) in place of the checkpoint.

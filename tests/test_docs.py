@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.token_pruning import PRUNE_METHODS
 from tests.data.broken_media import BROKEN, LEGAL
+from tests.eval.scripts import environment
 from tests.nn.conftest import backbone, video
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,3 +60,33 @@ def test_size_of_the_core() -> None:
     files += [*(root / "olmo").glob("*.py"), *(root / "olmo" / "data").glob("*.py")]
     n_lines = sum(len(file.read_text().splitlines()) for file in files)
     assert claimed is not None and n_lines < 1000 * int(claimed[1])
+
+
+@pytest.mark.slow
+def test_own_clips_from_start_to_end(tmp_path: Path) -> None:
+    """The commands of that section of ``docs/evaluation.md``, as they stand there."""
+    for name in ("checkpoints", "configs", "launch_scripts", "scripts"):
+        (tmp_path / name).symlink_to(DOCS.parent / name)
+    page = (DOCS / "evaluation.md").read_text()
+    section = page.split("\n## Your own clips, from start to end\n")[1].split("\n## ")[0]
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL))
+    known = environment()
+    done = subprocess.run(
+        ["bash", "-euc", commands],
+        cwd=tmp_path,
+        env={**known, "PATH": f"{Path(sys.executable).parent}:{known['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    own = tmp_path / "runs" / "own"
+    runs = ["step20", "step40", *(f"step40-topk={topk}" for topk in (0, 0.3, 0.5, 0.8))]
+    files = [own / "run" / "eval" / run / "my" / "metrics.json" for run in runs]
+    found = [json.loads(file.read_text()) for file in files]
+    assert all(metrics["n"] == 12 and metrics["skipped"] == 0 for metrics in found)
+    tokens = [metrics["tokens_after"] for metrics in found[2:]]
+    assert tokens == sorted(tokens, reverse=True) and len(set(tokens)) == 4
+    page = (own / "compare.html").read_text()
+    assert all(label in page for label in ("dense", "scorer 30%", "scorer 80%", "step20"))

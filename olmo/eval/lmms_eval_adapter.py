@@ -21,9 +21,10 @@ from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 from tqdm import tqdm
 
-from olmo.config import ConfigError, merge
+from olmo.config import ConfigError
 from olmo.device import DTYPES
 from olmo.eval.loading import load_answerer
+from olmo.mappings import merge, nested
 
 MODEL_ID = "molmo2_stts"
 SHORT_KEYS = {
@@ -93,14 +94,10 @@ class Molmo2Stts(lmms):
 
 def nested_overrides(given: dict[str, Any]) -> dict[str, Any]:
     """``{"topk": 0.5, "llm.x": 1}`` to nested overrides of the model config."""
-    nested: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in given.items():
-        *path, last = SHORT_KEYS.get(key, key).removeprefix("model.").split(".")
-        tree = {last: value}
-        for part in reversed(path):
-            tree = {part: tree}
-        nested = merge(nested, tree)
-    return nested
+        found = merge(found, nested(SHORT_KEYS.get(key, key).removeprefix("model."), value))
+    return found
 
 
 def _device(name: str | None) -> torch.device:

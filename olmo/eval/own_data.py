@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from olmo.config import ConfigError, expand
 from olmo.data.registry import get_dataset
+from olmo.eval.tasks import Task, resolve_tasks
 from olmo.outside import describe
 from olmo.plugin import load_plugin
 from olmo.text import nearest
@@ -22,7 +23,6 @@ from olmo.text import nearest
 if TYPE_CHECKING:
     from olmo.data.registry import Dataset
     from olmo.eval.scoring import Score
-    from olmo.eval.tasks import Task
 
 
 def open_dataset(task: Task) -> Dataset:
@@ -47,6 +47,19 @@ def own_metric(metric: str | None, scorer: str | None) -> str | None:
     if metric is not None and metric not in SCORERS:
         raise ConfigError(f"metric: unknown {metric!r}; {nearest(metric, SCORERS, listed=True)}")
     return metric
+
+
+def resolve_scored(
+    mode: str | None, tasks: str | None, metric: str | None, scorer: str | None
+) -> list[Task]:
+    """``resolve_tasks``, with own data scored as ``metric`` or ``scorer`` asks (``own_metric``).
+    ``ConfigError`` if one of them is given and no task is own data."""
+    own = own_metric(metric, scorer)
+    found = resolve_tasks(mode, tasks, own)
+    if own is not None and not any(task.own for task in found):
+        flag = "metric" if scorer is None else "scorer"
+        raise ConfigError(f"{flag} is for own data, and no task is a file or folder of them")
+    return found
 
 
 def load_scorer(text: str) -> str:

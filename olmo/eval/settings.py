@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olmo.config import Config, ConfigError, FilePath, merge, section
+from olmo.config import Config, FilePath, merge, section
 from olmo.data.frame_sampling import FrameSampling
 from olmo.eval.answer import Generation
-from olmo.eval.own_data import own_metric
-from olmo.eval.tasks import Task, resolve_tasks
+from olmo.eval.own_data import resolve_scored
+from olmo.eval.tasks import Task
 from olmo.mappings import flat
 from olmo.models.loading import (
     check_weights,
@@ -112,11 +112,7 @@ def plan_evaluation(config: EvalConfig) -> EvalPlan:
 
     Raises ``ValueError`` (``ConfigError``) or ``FileNotFoundError`` for what a user got wrong.
     """
-    metric = own_metric(config.metric, config.scorer)
-    tasks = resolve_tasks(config.mode, config.tasks, metric)
-    if metric is not None and not any(task.own for task in tasks):
-        flag = "metric" if config.scorer is None else "scorer"
-        raise ConfigError(f"{flag} is for own data, and no task is a file or folder of them")
+    tasks = resolve_scored(config.mode, config.tasks, config.metric, config.scorer)
     checkpoint = select_checkpoint(config.checkpoint)
     overrides = evaluation_overrides(checkpoint, config.model)
     model_config = load_model_config(checkpoint, overrides or None)

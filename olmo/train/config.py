@@ -72,6 +72,10 @@ class InLoopConfig(Config):
     """Steps between evaluations; the last step counts as well."""
     tasks: str | None = None
     """Tasks or groups of ``olmo.eval.tasks``, or files of own data, separated by commas."""
+    metric: str | None = None
+    """Scorer of own data by its name; None: each example's own rule."""
+    scorer: str | None = None
+    """Scorer of own data as ``FILE.py:FUNCTION``."""
     max_examples: int | None = 256
     """Of each task; None takes all."""
     device_batch_size: int = 4

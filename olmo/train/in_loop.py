@@ -12,11 +12,10 @@ from torch import Tensor
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
-from olmo.eval.own_data import open_dataset
+from olmo.eval.own_data import open_dataset, resolve_scored
 from olmo.eval.run import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import write_result
-from olmo.eval.tasks import resolve_tasks
 from olmo.models.parallel import whole_copy
 from olmo.nn.vision_backbone import VisionOutput
 from olmo.train.config import InLoopConfig
@@ -48,7 +47,7 @@ class EvaluationCallback(Callback):
 
     def __init__(self, config: InLoopConfig):
         self.interval = config.eval_interval
-        self.tasks = resolve_tasks(None, config.tasks)
+        self.tasks = resolve_scored(None, config.tasks, config.metric, config.scorer)
         # own data are checked now, not after hours of training
         self.own = {task.name: open_dataset(task) for task in self.tasks if task.own}
         self.settings = EvalSettings(
@@ -84,8 +83,7 @@ class EvaluationCallback(Callback):
                 log.info("step %d, %s: %s", trainer.state.step, task.name, text)
                 if is_main():
                     folder = Path(config.save_folder) / "eval" / f"step{trainer.state.step}"
-                    (folder / task.name).mkdir(parents=True, exist_ok=True)
-                    write_result(folder / task.name, result.metrics, result.predictions)
+                    write_result(folder / task.folder, result.metrics, result.predictions)
         finally:
             trainer.model.train()
 

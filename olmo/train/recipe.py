@@ -129,11 +129,10 @@ def _rows(config: TrainConfig) -> Iterator[str]:
 
 
 def _idle(config: TrainConfig) -> Iterator[str]:
-    if config.in_loop.tasks and config.in_loop.eval_interval <= 0:
-        yield (
-            f"--in_loop.tasks={config.in_loop.tasks} is never evaluated: give "
-            "--in_loop.eval_interval=N as well"
-        )
+    given = {key: getattr(config.in_loop, key) for key in ("tasks", "metric", "scorer")}
+    flags = [f"--in_loop.{key}={value}" for key, value in given.items() if value]
+    if flags and config.in_loop.eval_interval <= 0:
+        yield f"{' '.join(flags)}: nothing is evaluated without --in_loop.eval_interval=N"
     wandb = config.wandb
     if wandb and wandb.chosen_project is None and (wandb.entity or wandb.group or wandb.name):
         yield "nothing goes to W&B, which has no project: give --wandb.project=NAME"

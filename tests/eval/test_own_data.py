@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
 from olmo.eval.scoring import SCORERS, Score, score_example
 from olmo.eval.scoring.score import OWN_DATA
+from olmo.eval.settings import EvalConfig, plan_evaluation
 from olmo.eval.store import run_key, sources
 from olmo.eval.tasks import resolve_tasks
 from olmo.train.config import InLoopConfig
@@ -41,6 +43,15 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(lines))
     return path
+
+
+@pytest.fixture
+def rule(tmp_path: Path) -> Iterator[Path]:
+    """A file with the scorer ``rate``; a name of its own for each test, as a module has one."""
+    path = tmp_path / f"rule_of_{tmp_path.name}.py"
+    path.write_text(SCORER.format(value="1"))
+    yield path
+    SCORERS.pop(f"{path.name}:rate", None)  # other tests look at the whole table
 
 
 def test_a_path_is_a_task(file: Path) -> None:
@@ -100,8 +111,7 @@ def test_each_example_has_its_rule(prediction: str, metadata: dict, correct: flo
     assert score_example(prediction, metadata, OWN_DATA).correct == correct
 
 
-def test_a_scorer_of_ones_own(file: Path) -> None:
-    rule = file.parent / "own_rate_rule.py"
+def test_a_scorer_of_ones_own(file: Path, rule: Path) -> None:
     rule.write_text(SCORER.format(value='{"correct": len(metadata) / 4, "n": 2}'))
     name = load_scorer(f"{rule}:rate")
     score = score_example("x", {"answer": "y"}, name)
@@ -129,7 +139,6 @@ def test_a_scorer_of_ones_own(file: Path) -> None:
         load_scorer("rule")
     with pytest.raises(ConfigError, match=r"metric: unknown 'anlz'"):
         own_metric("anlz", None)
-    del SCORERS[name]  # other tests look at the whole table
 
 
 def test_results_depend_on_the_code_that_scores_them() -> None:
@@ -138,9 +147,37 @@ def test_results_depend_on_the_code_that_scores_them() -> None:
     assert {file.name for file in sources("olmo.eval.metrics")} == {"metrics.py", "prediction.py"}
 
 
-def test_training_opens_the_file_at_its_start(file: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metric": "anls", "tasks": "mvbench"}, "metric is for own data, and no task is a file"),
+        ({"scorer": "{rule}:rate", "tasks": "mvbench"}, "scorer is for own data, and no task"),
+        ({"metric": "anls", "scorer": "{rule}:rate"}, "either metric, a scorer's name, or scorer"),
+        ({"metric": "anlz"}, "metric: unknown 'anlz'"),
+        ({"scorer": "{rule}:absent"}, "no function 'absent'"),
+    ],
+)
+def test_evaluation_and_training_refuse_the_same(
+    file: Path, rule: Path, given: dict[str, str], message: str
+) -> None:
+    values = {"tasks": str(file)} | {k: v.format(rule=rule) for k, v in given.items()}
+    with pytest.raises(ConfigError, match=message):
+        plan_evaluation(EvalConfig(checkpoint=str(DENSE), **values))
+    with pytest.raises(ConfigError, match=message):
+        EvaluationCallback(InLoopConfig(eval_interval=1, **values))
+
+
+def test_training_opens_the_file_at_its_start(file: Path, rule: Path) -> None:
     callback = EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file)))
-    assert len(callback.own["mine"]) == 6
+    assert len(callback.own["mine"]) == 6 and callback.tasks[0].metric == OWN_DATA
+    for given in ({"metric": "anls"}, {"scorer": f"{rule}:rate"}):
+        chosen = EvaluationCallback(InLoopConfig(eval_interval=1, tasks=f"{file},mvbench", **given))
+        planned = plan_evaluation(
+            EvalConfig(checkpoint=str(DENSE), tasks=f"{file},mvbench", **given)
+        )
+        assert chosen.tasks == planned.tasks
+        assert [t.metric for t in chosen.tasks][1:] == ["em_start"] != [OWN_DATA]
+        assert chosen.tasks[0].metric in (f"{rule.name}:rate", "anls")
     file.write_text("{}")
     with pytest.raises(CustomDataError, match=r"mine.jsonl: 1 lines cannot be used"):
         EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file)))

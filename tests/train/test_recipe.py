@@ -232,7 +232,10 @@ def test_the_presets_leave_the_recipe_to_its_file(name: str) -> None:
             ("--scheduler.connector_t_warmup=200 ", "not over within 100 steps", "5.0e-07"),
         ),
         (("--lora.rank=4",), ("--optimizer.llm_learning_rate=1e-05 ", "ten times")),
-        (("--in_loop.tasks=mvbench",), ("mvbench is never evaluated", "--in_loop.eval_interval")),
+        (
+            ("--in_loop.tasks=my.jsonl", "--in_loop.metric=anls"),
+            ("=my.jsonl --in_loop.metric=anls: nothing is evaluated", "--in_loop.eval_interval=N"),
+        ),
         (("--wandb.entity=me",), ("nothing goes to W&B", "--wandb.project")),
         (("--ft_temporal_token_scorer=False",), ("does not train: --ft_temporal",)),
         (
