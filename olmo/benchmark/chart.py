@@ -7,7 +7,7 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw
 
-from olmo.benchmark.inputs import DENSE
+from olmo.benchmark.plan import DENSE
 from olmo.benchmark.results import Result
 from olmo.viewer.draw import FAINT, INK, PAPER, font, wrap
 
@@ -24,7 +24,7 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
     """One bar per setting but our dense run, in groups on the same inputs. A setting without a
     speed-up shows why instead of a bar."""
     pruned = [r for r in results if r.setting != DENSE]
-    sections = [(k, list(v)) for k, v in groupby(pruned, _title)]
+    sections = [(k, list(v)) for k, v in groupby(pruned, lambda r: r.title)]
     lines = wrap(note, WIDTH - 2 * MARGIN, TEXT)
     top = MARGIN + TITLE + 12 + LINE * (len(lines) + 1)
     height = top + LINE * (len(pruned) + 2 * len(sections)) + MARGIN + LINE
@@ -48,11 +48,6 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
             y += LINE
         y += LINE // 2
     return image
-
-
-def _title(r: Result) -> str:
-    text = f"{r.stage}, {r.n_frames} frames, batch {r.n_rows}"
-    return f"{text}, varying shapes" if r.shapes == "varying" else text
 
 
 class _Scale:

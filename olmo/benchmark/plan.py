@@ -1,18 +1,23 @@
-"""Models with random weights, and what to measure on them.
+"""Models with random weights, and what to measure on them, under which settings.
 
 A plan is a grid of measurements on one model; a suite is a named list of plans. Nothing here
-imports torch before a model is built, so that ``--help`` is fast.
+imports torch before it is needed, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+import copy
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from olmo.config import ConfigError, merge
+from olmo.config import Config, ConfigError, merge
 from olmo.model_configs import preset_model_config
+from olmo.token_budget import check_topk
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from olmo.models.temporal_video_olmo.temporal_video_olmo import (
         TemporalVideoOlmo,
         TemporalVideoOlmoConfig,
@@ -134,6 +139,86 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """How a model prunes; ``topk=None`` is the dense model."""
+
+    topk: float | None = None
+    method: str = "scorer"
+    layout: str = "ragged"
+
+    @property
+    def label(self) -> str:
+        if self == STOCK:
+            return "dense, transformers"
+        return "dense" if self.topk is None else f"{self.method} {self.layout} {self.topk:g}"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether tokens leave behind the ViT, which computes what the dense one does."""
+        from olmo.nn.token_pruning import PRUNE_METHODS
+
+        return self.topk is not None and PRUNE_METHODS[self.method].pooled
+
+    def applies(self, stage: Stage) -> bool:
+        """A method that prunes pooled tokens changes nothing in the ViT alone; stock
+        ``transformers`` runs whole models."""
+        return (
+            stage.scope == "model" if self == STOCK else not (stage.scope == "vit" and self.pooled)
+        )
+
+    def of(self, model: TemporalVideoOlmo) -> TemporalVideoOlmo:
+        """The same parameters under this setting; ``model`` stays as it is. ``ValueError`` for a
+        bad one."""
+        fields: dict[str, Any] = {"prune": self.topk is not None}
+        if self.topk is not None:
+            fields |= {"topk": self.topk, "prune_method": self.method}
+            fields["layout"], fields["refill"] = LAYOUTS[self.layout]
+        backbone = model.config.vision_backbone
+        backbone = replace(backbone, vit=replace(backbone.vit, **fields))
+        other = _twin(model, replace(model.config, vision_backbone=backbone))
+        other.vision_backbone = _twin(model.vision_backbone, backbone)
+        other.vision_backbone.image_vit = _twin(model.vision_backbone.image_vit, backbone.vit)
+        return other
+
+
+M = TypeVar("M", bound="nn.Module")
+
+
+def _twin(module: M, config: Config) -> M:
+    """The same parts in another module, which has a ``config`` of its own."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    twin.config = config  # type: ignore[assignment]
+    return twin
+
+
+DENSE = Setting()
+STOCK = Setting(None, "transformers")
+"""The dense model in stock ``transformers``."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Settings on the same inputs."""
+
+    stage: str
+    n_frames: int
+    n_rows: int
+    settings: tuple[Setting, ...]
+    vary: bool = False
+    new_tokens: int = NEW_TOKENS
+
+    @property
+    def work(self) -> Stage:
+        stage = STAGES[self.stage]
+        return replace(stage, new_tokens=self.new_tokens if stage.new_tokens else 0)
+
+    @property
+    def title(self) -> str:
+        return f"{self.stage}, {self.n_frames} frames, batch {self.n_rows}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """A grid of measurements: every stage, number of frames and batch size, dense and with every
     topk, method and layout. ``vary``: every round has another number of frames, down to 10% fewer,
@@ -147,6 +232,40 @@ class Plan:
     batch_sizes: tuple[int, ...] = (1,)
     vary: bool = False
     new_tokens: int = NEW_TOKENS
+
+    def settings(self) -> list[Setting]:
+        """Dense, then all combinations. A method that prunes after the ViT has no layout."""
+        out = [DENSE]
+        for method in self.methods:
+            layouts = ("ragged",) if Setting(0.0, method).pooled else self.layouts
+            out += [Setting(k, method, layout) for layout in layouts for k in self.topk]
+        return out
+
+    def groups(self, baseline: str | None = None) -> list[Group]:
+        """``ValueError`` for a stage, method, layout or share that does not exist, and for numbers
+        that are too small."""
+        from olmo.nn.token_pruning import PRUNE_METHODS
+
+        for name, known in (("stages", STAGES), ("layouts", LAYOUTS), ("methods", PRUNE_METHODS)):
+            if unknown := [x for x in getattr(self, name) if x not in known]:
+                raise ValueError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
+        for share in self.topk:
+            check_topk(share)
+        for name in ("frames", "batch_sizes"):
+            if any(n < 1 for n in getattr(self, name)):
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.vary and min(self.frames) < 10:
+            raise ValueError(f"vary needs at least 10 frames, got {min(self.frames)}")
+        if self.new_tokens < 2:
+            raise ValueError(f"new_tokens must be at least 2, got {self.new_tokens}")
+        settings = self.settings()
+        if baseline:
+            settings.insert(1, STOCK)
+        out = []
+        for stage, n_frames, n_rows in product(self.stages, self.frames, self.batch_sizes):
+            chosen = tuple(s for s in settings if s.applies(STAGES[stage]))
+            out.append(Group(stage, n_frames, n_rows, chosen, self.vary, self.new_tokens))
+        return out
 
 
 @dataclass(frozen=True)
