@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from olmo.config import Config, ConfigError, merge
+from olmo.config import Config, ConfigError, merge, read_settings
 from olmo.model_configs import preset_model_config
 from olmo.token_budget import check_topk
 
@@ -61,41 +62,15 @@ ViT and connector; ``prefill``: with the language model, filling its cache; ``tr
 and backward of the same, without an optimizer step; ``decode``: tokens of an answer behind a
 filled cache, greedy and without a stop token."""
 
-LONG = {"max_sequence_length": 36864}
-"""Room for the prompt of 256 frames and an answer."""
+_TABLES: dict[str, dict[str, Any]] = read_settings(Path(__file__).with_name("plans.yaml"))
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "llm": LONG
-        | {"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 256}
-        | {"vocab_size": 256, "initializer_range": 0.125},
-        "vision_backbone": {
-            "vit": {"image_default_input_size": [126, 126], "image_patch_size": 14}
-            | {"image_emb_dim": 64, "image_num_heads": 2, "image_num_key_value_heads": 2}
-            | {"image_head_dim": 32, "image_num_layers": 6, "image_mlp_dim": 256}
-            | {"image_num_pos": 81, "initializer_range": 0.125, "prune_at": 1}
-            | {"activation_checkpointing": False},
-            "vit_layers": [-1, -3],
-            "connector_activation_checkpointing": False,
-        },
-    },
-    "small": {
-        "llm": LONG
-        | {"d_model": 256, "n_heads": 4, "n_kv_heads": 2, "n_layers": 4}
-        | {"mlp_hidden_size": 2048, "vocab_size": 4096, "initializer_range": 0.0625},
-        "vision_backbone": {
-            "vit": {"image_emb_dim": 192, "image_num_heads": 3, "image_num_key_value_heads": 3}
-            | {"image_head_dim": 64, "image_num_layers": 12, "image_mlp_dim": 768}
-            | {"initializer_range": 0.07, "activation_checkpointing": False},
-            "vit_layers": [-1, -7],
-            "connector_activation_checkpointing": False,
-        },
-    },
-    "molmo2_4b": merge(
-        preset_model_config("qwen3_4b_instruct"),
-        {"llm": LONG | {"activation_checkpoint": "whole_layer"}},
-    ),
-}
+
+def _preset(base: str | None = None, **sections: Any) -> dict[str, Any]:
+    """Sections of a model, on top of a preset of ``olmo.model_configs`` if there is a ``base``."""
+    return merge(preset_model_config(base), sections) if base else sections
+
+
+PRESETS = {name: _preset(**row) for name, row in _TABLES["presets"].items()}
 """Model configs. ``small``: width 192, 12 blocks, 27 x 27 patches. ``molmo2_4b``: the sizes of
 the released Molmo2-4B; training recomputes the activations of its blocks. The
 initialisation is about 1 / sqrt(width), so that attention moves the results that are checked."""
@@ -278,42 +253,12 @@ class Suite:
     dtype: str
 
 
-_CPU, _GPU = ("small", "cpu", "float32"), ("molmo2_4b", "cuda", "bfloat16")
+def _suite(plans: list[dict[str, Any]], **model: str) -> Suite:
+    def read(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
-SUITES = {
-    "cpu": Suite(
-        (
-            Plan(("vit",), (64,), (0.3, 0.5, 0.7, 0.8)),
-            Plan(("train_backbone",), (32,), (0.5,)),
-        ),
-        *_CPU,
-    ),
-    "cpu-decode": Suite((Plan(("decode",), (16,), (0.5,), batch_sizes=(1, 8)),), *_CPU),
-    "methods": Suite((Plan(("prefill",), (16,), (0.5,), METHODS, tuple(LAYOUTS)),), *_CPU),
-    "gpu-vit": Suite(
-        (
-            Plan(("vit",), (256, 128, 64), (0.3, 0.5, 0.8)),
-            Plan(("vit",), (128,), (0.5,), vary=True),
-        ),
-        *_GPU,
-    ),
-    "gpu-prefill": Suite(
-        (
-            Plan(("prefill",), (256, 128, 64), (0.3, 0.5, 0.8)),
-            Plan(("prefill",), (64,), (0.5,), batch_sizes=(2,)),
-            Plan(("prefill",), (128,), (0.5,), vary=True),
-        ),
-        *_GPU,
-    ),
-    "gpu-train": Suite(
-        (
-            Plan(("train",), (256,), (0.5,)),
-            Plan(("train",), (128, 64), (0.3, 0.5, 0.8)),
-            Plan(("train",), (64,), (0.5,), batch_sizes=(2,)),
-            Plan(("train",), (128,), (0.5,), vary=True),
-        ),
-        *_GPU,
-    ),
-    "gpu-decode": Suite((Plan(("decode",), (64,), (0.5, 0.8), batch_sizes=(1, 8)),), *_GPU),
-}
+    return Suite(tuple(Plan(**{k: read(v) for k, v in row.items()}) for row in plans), **model)
+
+
+SUITES = {name: _suite(**row) for name, row in _TABLES["suites"].items()}
 """Each of ``gpu-...`` is meant to fit into ten minutes on an H100: by FLOPs, it is not measured."""

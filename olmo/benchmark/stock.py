@@ -7,17 +7,15 @@ are floats before the time starts, as its processor gives them; ours are bytes.
 
 from __future__ import annotations
 
-import contextlib
 from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from olmo.benchmark.clock import BACKWARD, Clock
+from olmo.benchmark.clock import Clock
 from olmo.benchmark.plan import Stage
-from olmo.benchmark.work import ANSWER_TOKENS, Inputs, Outcome
+from olmo.benchmark.work import ANSWER_TOKENS, Inputs, Outcome, backward
 from olmo.device import device_seconds
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.keys import HEAD, HF_RULES, SCORER, find_group
@@ -87,13 +85,8 @@ class Stock:
         n_logits = ANSWER_TOKENS if stage.trains else 1
         with torch.set_grad_enabled(stage.trains):
             out = self.model(**self.batch, use_cache=not stage.trains, logits_to_keep=n_logits)
-        logits, loss = out.logits.flatten(0, 1), None
-        if stage.trains:
-            loss = F.cross_entropy(logits.float(), inputs.input_ids[inputs.answer])
-            with clock.stage(BACKWARD) if clock else contextlib.nullcontext():
-                loss.backward()
-            loss = loss.detach()
-        return Outcome(logits.detach(), row_lengths=_lengths(inputs), loss=loss)
+        found = Outcome(out.logits.flatten(0, 1), row_lengths=_lengths(inputs))
+        return backward(found, inputs, stage, clock) if stage.trains else found
 
     @torch.no_grad()
     def _decode(self, inputs: Inputs, stage: Stage) -> Outcome:

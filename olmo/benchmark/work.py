@@ -238,8 +238,7 @@ SCOPES: dict[str, Callable[[TemporalVideoOlmo, Inputs, Stage], Outcome]] = {
 def run_stage(
     model: TemporalVideoOlmo, inputs: Inputs, stage: Stage, clock: Clock | None = None
 ) -> Outcome:
-    """One pass. In training the loss is the cross entropy of the answer, or the mean square of
-    the features where there is no language model, plus the auxiliary loss of a learned scorer."""
+    """One pass."""
     device = inputs.images.device.type
     half = next(model.parameters()).dtype == torch.bfloat16
     with (
@@ -247,8 +246,13 @@ def run_stage(
         torch.autocast(device, torch.bfloat16, enabled=half),
     ):
         out = SCOPES[stage.scope](model, inputs, stage)
-    if not stage.trains:
-        return out
+    return backward(out, inputs, stage, clock) if stage.trains else out
+
+
+def backward(out: Outcome, inputs: Inputs, stage: Stage, clock: Clock | None) -> Outcome:
+    """The second half of a training pass. The loss is the cross entropy of the answer, or the mean
+    square of the features where there is no language model, plus the auxiliary loss of a learned
+    scorer."""
     if stage.scope == "model":
         loss = F.cross_entropy(out.values.float(), inputs.input_ids[inputs.answer])
     else:
