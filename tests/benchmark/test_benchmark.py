@@ -23,6 +23,7 @@ from olmo.benchmark.stock import Stock, stock_state
 from olmo.benchmark.work import Inputs, round_inputs, run_stage, stage_work
 from olmo.eval.timing import Spread, take_turns
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
+from tests.pretended_gpu import pretended_gpu
 
 SPEC = ModelSpec("tiny")
 RAGGED, PACKED = Setting(0.5), Setting(0.5, layout="packed")
@@ -307,6 +308,22 @@ def plausible(found: PeakMemory) -> bool:
 @pytest.mark.skipif(not can_measure_cpu(), reason="needs Linux")
 def test_peak_memory_of_a_fresh_process():
     assert plausible(cpu_peak(*MEMORY_RUN))
+
+
+@pytest.mark.slow
+def test_on_a_pretended_gpu():
+    """Parts from events (each a millisecond there), memory from the allocator."""
+    with pretended_gpu():
+        (dense, pruned), decode = run_plans(
+            [Plan(("train", "decode"), (4,), (0.5,), new_tokens=4)],
+            ModelSpec("tiny", "cuda"),
+            Options(repeats=1),
+        )
+    assert [r.problem for r in (dense, pruned, *decode)] == [None] * 4
+    assert dense.parts["whole blocks"] == pytest.approx(0.006)
+    assert pruned.parts["pruned blocks"] == pytest.approx(0.004)
+    assert pruned.parts["backward"] == pytest.approx(0.001)
+    assert dense.memory == PeakMemory(extra=1, baseline=0)
 
 
 @pytest.mark.gpu

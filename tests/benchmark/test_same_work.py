@@ -63,6 +63,15 @@ def test_sound_settings_pass_on_a_gpu(stage: str, method: str, layout: str, dtyp
         same_work(model, Setting(topk, method, layout), STAGES[stage])
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", ["prefill", "train", "decode"])
+def test_the_published_size_passes_on_a_gpu(stage: str):
+    """Its sizes of heads have kernels of their own."""
+    model = ModelSpec("molmo2_4b", "cuda", "bfloat16").build()
+    for setting in (DENSE, Setting(0.5), Setting(0.8)):
+        same_work(model, setting, STAGES[stage])
+
+
 @pytest.mark.parametrize("setting", [DENSE, Setting(0.8, "evs"), Setting(0.0)])
 def test_settings_without_a_pruned_vit_pass(model: TemporalVideoOlmo, setting: Setting):
     same_work(model, setting, STAGES["train"])
