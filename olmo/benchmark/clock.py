@@ -10,11 +10,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import torch
-
-from olmo.nn.token_layout import TokenLayout
-
 if TYPE_CHECKING:
+    import torch
+
     from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 
 PARTS = ("embedding", "whole blocks", "scorer", "planning", "pruned blocks", "connector", "llm")
@@ -23,15 +21,22 @@ PARTS = ("embedding", "whole blocks", "scorer", "planning", "pruned blocks", "co
 layout, gathering the survivors and joining the read layers."""
 BACKWARD = "backward"
 
+StageName = str | Callable[..., str]
+"""Or a function that tells it from the arguments of the call."""
+
 
 class Clock:
     """Seconds by stage. A stage that runs inside another one is not counted there as well.
 
-    ``timer``: wall time or another, of a GPU ``stream_events``.
+    ``timer``: wall time or another; ``passed``: seconds from one of its readings to another.
     """
 
-    def __init__(self, timer: Callable[[], Any] = time.perf_counter):
-        self.timer = timer
+    def __init__(
+        self,
+        timer: Callable[[], Any] = time.perf_counter,
+        passed: Callable[[Any, Any], float] = lambda start, stop: stop - start,
+    ):
+        self.timer, self.passed = timer, passed
         self._running: list[str] = []
         self._marks: list[tuple[str | None, Any]] = []
 
@@ -51,7 +56,7 @@ class Clock:
         self._marks.append((self._running[-1] if self._running else None, self.timer()))
 
     @contextmanager
-    def watch(self, *stages: tuple[object, str, str]) -> Iterator[None]:
+    def watch(self, *stages: tuple[object, str, StageName]) -> Iterator[None]:
         """Charge the calls of (module, class or object, its function, stage) while inside."""
         with ExitStack() as stack:
             for owner, function, stage in stages:
@@ -59,13 +64,12 @@ class Clock:
                 stack.enter_context(mock.patch.object(owner, function, wrapped))
             yield
 
-    def _wrapped(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+    def _wrapped(self, function: Callable[..., Any], stage: StageName) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             if BACKWARD in self._running:  # which may compute a block again
                 return function(*args, **kwargs)
-            pruned = any(isinstance(a, TokenLayout) for a in (*args, *kwargs.values()))
-            with self.stage("pruned blocks" if pruned else stage):
+            with self.stage(stage if isinstance(stage, str) else stage(*args, **kwargs)):
                 return function(*args, **kwargs)
 
         return timed
@@ -76,24 +80,32 @@ class Clock:
         found: dict[str, float] = {}
         for (name, start), (_, stop) in pairwise(self._marks):
             if name is not None:
-                on_gpu = isinstance(start, torch.cuda.Event)
-                passed = start.elapsed_time(stop) / 1000 if on_gpu else stop - start
-                found[name] = found.get(name, 0.0) + passed
+                found[name] = found.get(name, 0.0) + self.passed(start, stop)
         return found
 
 
-def stream_events(device: torch.device) -> Callable[[], torch.cuda.Event]:
-    """A timer of events of the stream, which cost no synchronisation."""
+def device_clock(device: torch.device) -> Clock:
+    """Wall time on the CPU, events of the stream on a GPU, which cost no synchronisation."""
+    if device.type != "cuda":
+        return Clock()
+    import torch
 
     def mark() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(device))
         return event
 
-    return mark
+    return Clock(mark, lambda start, stop: start.elapsed_time(stop) / 1000)
 
 
-def model_parts(model: TemporalVideoOlmo) -> list[tuple[object, str, str]]:
+def _block_part(*args: Any, **kwargs: Any) -> str:
+    from olmo.nn.token_layout import TokenLayout
+
+    pruned = any(isinstance(a, TokenLayout) for a in (*args, *kwargs.values()))
+    return "pruned blocks" if pruned else "whole blocks"
+
+
+def model_parts(model: TemporalVideoOlmo) -> list[tuple[object, str, StageName]]:
     """What ``Clock.watch`` takes, for ``PARTS``."""
     backbone = model.vision_backbone
     vit = backbone.image_vit
@@ -103,7 +115,7 @@ def model_parts(model: TemporalVideoOlmo) -> list[tuple[object, str, str]]:
         (vit, "method_scores", "scorer"),
         (backbone, "connect", "connector"),
         (model.transformer, "forward", "llm"),
-        *((block, "forward", "whole blocks") for block in vit.transformer.resblocks),
+        *((block, "forward", _block_part) for block in vit.transformer.resblocks),
     ]
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from olmo.benchmark.checks import Bench, WorkMismatch, check_outcome
-from olmo.benchmark.clock import Clock, model_parts, split_parts, stream_events
+from olmo.benchmark.clock import device_clock, model_parts, split_parts
 from olmo.benchmark.memory import PeakMemory, can_measure_cpu, cpu_peak
 from olmo.benchmark.plan import STOCK, Group, ModelSpec, Plan, Setting, Stage
 from olmo.benchmark.results import Result, Runs, summarize
@@ -84,7 +84,7 @@ def _run_once(
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         baseline = torch.cuda.memory_allocated(device)
-    clock = Clock(stream_events(device)) if on_gpu else Clock()
+    clock = device_clock(device)
     # decoding tells its own times, and events could not be recorded in a CUDA graph
     watched = contextlib.nullcontext() if stage.new_tokens else clock.watch(*model_parts(model))
     try:

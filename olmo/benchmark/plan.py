@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from olmo.config import Config, ConfigError, merge, read_settings
 from olmo.model_configs import preset_model_config
-from olmo.token_budget import check_topk
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,9 +136,8 @@ class Setting:
     def applies(self, stage: Stage) -> bool:
         """A method that prunes pooled tokens changes nothing in the ViT alone; stock
         ``transformers`` runs whole models."""
-        return (
-            stage.scope == "model" if self == STOCK else not (stage.scope == "vit" and self.pooled)
-        )
+        runs_here = stage.scope != "vit" or not self.pooled
+        return stage.scope == "model" or (runs_here and self != STOCK)
 
     def of(self, model: TemporalVideoOlmo) -> TemporalVideoOlmo:
         """The same parameters under this setting; ``model`` stays as it is. ``ValueError`` for a
@@ -220,6 +218,7 @@ class Plan:
         """``ValueError`` for a stage, method, layout or share that does not exist, and for numbers
         that are too small."""
         from olmo.nn.token_pruning import PRUNE_METHODS
+        from olmo.token_budget import check_topk
 
         for name, known in (("stages", STAGES), ("layouts", LAYOUTS), ("methods", PRUNE_METHODS)):
             if unknown := [x for x in getattr(self, name) if x not in known]:
