@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from olmo.benchmark.stage_clock import StageClock
+from olmo.benchmark.clock import Clock
 from olmo.command_line import Parser, exit_code, number, path, positive, seed
 from olmo.config import merge
 from olmo.data.frame_sampling import FrameSampling, sample_times
@@ -112,7 +112,7 @@ def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict
     source = ExampleSource(open_mixture(args), preprocessor, config.seed)
     collator = model.build_collator(args.seq_len)
     dataset = LaneDataset(config, source, collator, RowShare(1, 1), {})
-    clock = StageClock(time.process_time if args.cpu_time else time.perf_counter)
+    clock = Clock(time.process_time if args.cpu_time else time.perf_counter)
     batches = iter(dataset)
     next(batches)  # warm-up; it also fills the packer's buffer
     n_examples = n_tokens = n_frames = n_rows = n_skipped = 0

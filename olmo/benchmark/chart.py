@@ -7,7 +7,7 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw
 
-from olmo.benchmark.inputs import DENSE
+from olmo.benchmark.plan import DENSE
 from olmo.benchmark.results import Result
 from olmo.viewer.draw import FAINT, INK, PAPER, font, wrap
 
@@ -24,7 +24,7 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
     """One bar per setting but our dense run, in groups on the same inputs. A setting without a
     speed-up shows why instead of a bar."""
     pruned = [r for r in results if r.setting != DENSE]
-    sections = [(k, list(v)) for k, v in groupby(pruned, _title)]
+    sections = [(k, list(v)) for k, v in groupby(pruned, lambda r: r.title)]
     lines = wrap(note, WIDTH - 2 * MARGIN, TEXT)
     top = MARGIN + TITLE + 12 + LINE * (len(lines) + 1)
     height = top + LINE * (len(pruned) + 2 * len(sections)) + MARGIN + LINE
@@ -36,44 +36,26 @@ def speedup_chart(results: Sequence[Result], note: str) -> Image.Image:
         draw.text((MARGIN, y), line, FAINT, font(TEXT))
         y += LINE
     _legend(draw, y)
-    scale = _Scale.of(pruned)
-    _axis(draw, scale, top, height - MARGIN - LINE)
+    highs = [r.speedup.high for r in pruned if r.speedup]
+    largest = 1.05 * max([1.0, *highs, *(r.ceiling for r in pruned)])
+    _axis(draw, largest, top, height - MARGIN - LINE)
     y = top
     for title, members in sections:
         y += LINE // 2
+        title += " shapes" if members[0].shapes == "varying" else ""
         draw.text((MARGIN, y), title, INK, font(TEXT + 2))
         y += LINE
         for result in members:
-            _bar(draw, scale, result, y)
+            _bar(draw, largest, result, y)
             y += LINE
         y += LINE // 2
     return image
 
 
-def _title(r: Result) -> str:
-    text = f"{r.stage}, {r.n_frames} frames, batch {r.n_rows}"
-    return f"{text}, varying shapes" if r.shapes == "varying" else text
-
-
-class _Scale:
-    """Speed-up to horizontal pixel."""
-
-    def __init__(self, largest: float):
-        self.largest = largest
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> _Scale:
-        highs = [r.speedup.high for r in results if r.speedup]
-        return cls(1.05 * max([1.0, *highs, *(r.ceiling for r in results)]))
-
-    def x(self, value: float) -> float:
-        left, right = MARGIN + LABELS, WIDTH - MARGIN - NOTES
-        return left + (right - left) * value / self.largest
-
-    def ticks(self) -> list[float]:
-        """Marks of the scale: at most ten, 1 among them."""
-        step = next((s for s in STEPS if self.largest / s <= 10), STEPS[-1])
-        return [i * step for i in range(int(self.largest / step) + 1)]
+def _x(value: float, largest: float) -> float:
+    """Horizontal pixel of a speed-up, where the axis ends with ``largest``."""
+    left, right = MARGIN + LABELS, WIDTH - MARGIN - NOTES
+    return left + (right - left) * value / largest
 
 
 def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
@@ -84,26 +66,29 @@ def _legend(draw: ImageDraw.ImageDraw, y: int) -> None:
     draw.text((x + 8, y), "ceiling by FLOPs (decode: bytes)", FAINT, font(TEXT))
 
 
-def _axis(draw: ImageDraw.ImageDraw, scale: _Scale, top: int, bottom: int) -> None:
-    for tick in scale.ticks():
-        x = scale.x(tick)
+def _axis(draw: ImageDraw.ImageDraw, largest: float, top: int, bottom: int) -> None:
+    """At most ten lines, 1 among them."""
+    step = next((s for s in STEPS if largest / s <= 10), STEPS[-1])
+    for i in range(int(largest / step) + 1):
+        tick = i * step
+        x = _x(tick, largest)
         draw.line((x, top, x, bottom), FAINT if tick == 1 else AXIS, 1)
         draw.text((x, bottom + 4), f"{tick:g}x", FAINT, font(TEXT), anchor="ma")
 
 
-def _bar(draw: ImageDraw.ImageDraw, scale: _Scale, result: Result, y: int) -> None:
+def _bar(draw: ImageDraw.ImageDraw, largest: float, result: Result, y: int) -> None:
     draw.text((MARGIN + 12, y), result.setting.label, INK, font(TEXT))
     middle, right = y + LINE // 2 - 2, WIDTH - MARGIN - NOTES + 12
     if result.speedup is None:
-        room = scale.x(0) + 6
+        room = _x(0, largest) + 6
         lines = wrap(result.problem or "not measured", WIDTH - MARGIN - int(room), TEXT)
         draw.text((room, y), lines[0], CEILING, font(TEXT))
         return
     found = result.speedup
     half = THICK // 2
-    draw.rectangle((scale.x(0), middle - half, scale.x(found.median), middle + half), BAR)
-    draw.line((scale.x(found.low), middle, scale.x(found.high), middle), INK, 2)
-    x = scale.x(result.ceiling)
+    draw.rectangle((_x(0, largest), middle - half, _x(found.median, largest), middle + half), BAR)
+    draw.line((_x(found.low, largest), middle, _x(found.high, largest), middle), INK, 2)
+    x = _x(result.ceiling, largest)
     draw.line((x, middle - half - 2, x, middle + half + 2), CEILING, 3)
     share = 100 * found.median / result.ceiling
     text = f"{found.median:.2f}x, {share:.0f}% of {result.ceiling:.2f}x"

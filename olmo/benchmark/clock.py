@@ -1,96 +1,125 @@
-"""Where the time of a run goes: named spans around the parts of a model."""
+"""Where the time of a run goes: functions are wrapped, and time is charged to the innermost."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from olmo.device import device_seconds
-from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.token_layout import TokenLayout
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 
 PARTS = ("embedding", "whole blocks", "scorer", "planning", "pruned blocks", "connector", "llm")
 """Of a forward pass. ``whole blocks`` put out all patches, ``pruned blocks`` the survivors.
 ``scorer`` is any method's scoring; ``planning`` the rest of the pruning ViT: bias, selection,
 layout, gathering the survivors and joining the read layers."""
-FORWARD_PRUNED = "forward_pruned"
+BACKWARD = "backward"
+
+StageName = str | Callable[..., str]
+"""Or a function that tells it from the arguments of the call."""
 
 
 class Clock:
-    """Sums the time of spans by name: wall time on the CPU, events of the stream on a GPU, which
-    cost no synchronisation."""
+    """Seconds by stage. A stage that runs inside another one is not counted there as well.
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.spans: list[tuple[str, Any, Any]] = []
+    ``timer``: wall time or another; ``passed``: seconds from one of its readings to another.
+    """
 
-    def _mark(self) -> Any:
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+    def __init__(
+        self,
+        timer: Callable[[], Any] = time.perf_counter,
+        passed: Callable[[Any, Any], float] = lambda start, stop: stop - start,
+    ):
+        self.timer, self.passed = timer, passed
+        self._running: list[str] = []
+        self._marks: list[tuple[str | None, Any]] = []
 
-    @contextlib.contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        start = self._mark()
-        yield
-        self.spans.append((name, start, self._mark()))
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge what runs inside to ``name``."""
+        self._running.append(name)
+        self._mark()
+        try:
+            yield
+        finally:
+            self._running.pop()
+            self._mark()
 
-    def read(self) -> dict[str, float]:
-        """Seconds by name since the last call. Waits for the device."""
-        device_seconds(self.device)
+    def _mark(self) -> None:
+        """What runs from now on."""
+        self._marks.append((self._running[-1] if self._running else None, self.timer()))
+
+    @contextmanager
+    def watch(self, *stages: tuple[object, str, StageName]) -> Iterator[None]:
+        """Charge the calls of (module, class or object, its function, stage) while inside."""
+        with ExitStack() as stack:
+            for owner, function, stage in stages:
+                wrapped = self._wrapped(getattr(owner, function), stage)
+                stack.enter_context(mock.patch.object(owner, function, wrapped))
+            yield
+
+    def _wrapped(self, function: Callable[..., Any], stage: StageName) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if BACKWARD in self._running:  # which may compute a block again
+                return function(*args, **kwargs)
+            with self.stage(stage if isinstance(stage, str) else stage(*args, **kwargs)):
+                return function(*args, **kwargs)
+
+        return timed
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage; the work of a GPU must be done."""
         found: dict[str, float] = {}
-        for name, start, stop in self.spans:
-            if self.device.type == "cuda":
-                seconds = start.elapsed_time(stop) / 1000
-            else:
-                seconds = stop - start
-            found[name] = found.get(name, 0.0) + seconds
-        self.spans.clear()
+        for (name, start), (_, stop) in pairwise(self._marks):
+            if name is not None:
+                found[name] = found.get(name, 0.0) + self.passed(start, stop)
         return found
 
 
-@contextlib.contextmanager
-def watched(model: TemporalVideoOlmo, clock: Clock) -> Iterator[None]:
-    """Put spans around the parts of ``model``; the model is left as it was."""
+def device_clock(device: torch.device) -> Clock:
+    """Wall time on the CPU, events of the stream on a GPU, which cost no synchronisation."""
+    if device.type != "cuda":
+        return Clock()
+    import torch
+
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    return Clock(mark, lambda start, stop: start.elapsed_time(stop) / 1000)
+
+
+def _block_part(*args: Any, **kwargs: Any) -> str:
+    from olmo.nn.token_layout import TokenLayout
+
+    pruned = any(isinstance(a, TokenLayout) for a in (*args, *kwargs.values()))
+    return "pruned blocks" if pruned else "whole blocks"
+
+
+def model_parts(model: TemporalVideoOlmo) -> list[tuple[object, str, StageName]]:
+    """What ``Clock.watch`` takes, for ``PARTS``."""
     backbone = model.vision_backbone
     vit = backbone.image_vit
-    targets: list[tuple[object, str, str]] = [
-        (vit, FORWARD_PRUNED, FORWARD_PRUNED),
+    return [
+        (vit, "forward_pruned", "planning"),
         (vit, "embed", "embedding"),
         (vit, "method_scores", "scorer"),
         (backbone, "connect", "connector"),
         (model.transformer, "forward", "llm"),
-        *((block, "forward", "whole blocks") for block in vit.transformer.resblocks),
+        *((block, "forward", _block_part) for block in vit.transformer.resblocks),
     ]
-    for owner, method, name in targets:
-        object.__setattr__(owner, method, _timed(getattr(owner, method), clock, name))
-    try:
-        yield
-    finally:
-        for owner, method, _ in targets:
-            object.__delattr__(owner, method)
-
-
-def _timed(function: Callable[..., Any], clock: Clock, name: str) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        pruned = any(isinstance(a, TokenLayout) for a in (*args, *kwargs.values()))
-        with clock.span("pruned blocks" if pruned else name):
-            return function(*args, **kwargs)
-
-    return run
 
 
 def split_parts(found: dict[str, float], total: float) -> dict[str, float]:
-    """Spans of one run to disjoint parts that add up to its ``total`` seconds."""
-    parts = {name: found[name] for name in (*PARTS, "backward") if name in found}
-    if FORWARD_PRUNED in found:
-        inside = ("embedding", "whole blocks", "scorer", "pruned blocks")
-        parts["planning"] = found[FORWARD_PRUNED] - sum(parts.get(p, 0.0) for p in inside)
-    order = [p for p in (*PARTS, "backward") if p in parts]
-    return {p: parts[p] for p in order} | {"other": total - sum(parts.values())}
+    """Seconds of one run by part, in order, and what is left of its ``total``."""
+    parts = {name: found[name] for name in (*PARTS, BACKWARD) if name in found}
+    return parts | {"other": total - sum(parts.values())}

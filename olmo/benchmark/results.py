@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import cycle
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
-from olmo.benchmark.decode_work import PEAK_BANDWIDTH
-from olmo.benchmark.inputs import DENSE, QUESTION_TOKENS, STOCK, Inputs, Setting
 from olmo.benchmark.memory import PeakMemory
-from olmo.benchmark.presets import NEW_TOKENS, STAGES, Stage
-from olmo.benchmark.workload import Work, mean_work, stage_work
+from olmo.benchmark.plan import DENSE, STOCK, Group, Setting
+from olmo.benchmark.work import Inputs, Work, stage_work
 from olmo.eval.timing import Spread
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
-from olmo.nn.flops import PEAK_FLOPS, TRAINING, StageFlops, peak_of
+from olmo.nn.flops import PEAK_BANDWIDTH, PEAK_FLOPS, TRAINING, peak_of
+from olmo.text import number
 
 Centre = Callable[[Sequence[float]], float]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Settings on the same inputs."""
-
-    stage: str
-    n_frames: int
-    n_rows: int
-    settings: tuple[Setting, ...]
-    vary: bool = False
-    new_tokens: int = NEW_TOKENS
-
-    @property
-    def work(self) -> Stage:
-        stage = STAGES[self.stage]
-        return replace(stage, new_tokens=self.new_tokens if stage.new_tokens else 0)
-
-    @property
-    def centre(self) -> Centre:
-        """The mean of runs whose shapes vary, else the median."""
-        return statistics.fmean if self.vary else statistics.median
-
-    def inputs(self, model: TemporalVideoOlmo, n_rounds: int, seed: int) -> list[Inputs]:
-        """One for each round, the same one if the shapes are fixed."""
-        if not self.vary:
-            n_rounds, frames, questions = 1, [self.n_frames], [QUESTION_TOKENS]
-        else:
-            draw = random.Random(seed)
-            frames = [*range(self.n_frames - self.n_frames // 10, self.n_frames + 1)]
-            questions = [*range(QUESTION_TOKENS // 2, 2 * QUESTION_TOKENS)]
-            draw.shuffle(frames)
-            draw.shuffle(questions)
-        shapes = zip(range(n_rounds), cycle(frames), cycle(questions))
-        return [
-            Inputs.make(model.config, n_frames, self.n_rows, seed + i, model.device, n_question)
-            for i, n_frames, n_question in shapes
-        ]
+RATES = ("ms/token", "tokens/s", "TFLOP/s", "GB/s", "of card %")
+MIB = 1 << 20
 
 
 @dataclass
@@ -71,22 +33,22 @@ class Runs:
     """Why this setting has no result, or no speed-up."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """One line of the table.
 
     Attributes:
-        cells: kept cells of a row; ``all_cells`` before pruning.
         shapes: ``fixed``, or ``varying`` from round to round: then ``flops``, ``bytes``,
             ``seconds`` and the speed-ups are of means over the rounds, not of medians.
+        cells: kept cells of a row; ``all_cells`` before pruning.
         flops, bytes: see ``Work``.
+        ceiling: dense over pruned FLOPs, for decoding bytes.
         seconds: of a run; ``rounds`` holds each of them. Of a decoding run without its prefill.
         parts: median seconds by part.
+        rates: what ``seconds`` amount to, by unit. FLOPs that are computed twice count once.
         speedup: dense over pruned time: ratio of the medians, smallest and largest ratio of a
             round. None where ``problem`` says why.
         speedup_over_best: the same over the faster of our dense run and that of transformers.
-        ceiling: dense over pruned FLOPs, for decoding bytes.
-        rates: what ``seconds`` amount to, by unit. FLOPs that are computed twice count once.
         memory: peak of a run over what was there before.
         memory_share: ``memory.extra`` over that of dense.
     """
@@ -98,7 +60,7 @@ class Result:
     setting: Setting
     cells: int
     all_cells: int
-    flops: StageFlops
+    flops: dict[str, float]
     bytes: float
     ceiling: float
     seconds: Spread | None = None
@@ -116,50 +78,85 @@ class Result:
         """Share of the ceiling."""
         return None if self.speedup is None else self.speedup.median / self.ceiling
 
+    @property
+    def title(self) -> str:
+        """Of all settings on the same inputs."""
+        vary = ", varying" if self.shapes == "varying" else ""
+        return f"{self.stage}, {self.n_frames} frames, batch {self.n_rows}{vary}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}, {self.setting.label}"
+
+    def row(self) -> dict[str, object]:
+        """Cells of the table by column; None where there is nothing to show."""
+        best, memory = self.speedup_over_best, self.memory
+        rates = {unit: value and f"{value:.3g}" for unit, value in self.rates.items()}
+        return {
+            "stage": self.stage,
+            "frames": self.n_frames,
+            "rows": self.n_rows,
+            "shapes": "varying" if self.shapes == "varying" else None,
+            "setting": self.setting.label,
+            "cells kept": f"{self.cells} of {self.all_cells}",
+            "seconds": self.seconds and f"{self.seconds.median:.3f}",
+            "min - max": self.seconds and f"{self.seconds.low:.3f} - {self.seconds.high:.3f}",
+            "speed-up": self.speedup and f"{self.speedup.median:.2f}",
+            "min - max of rounds": self.speedup
+            and f"{self.speedup.low:.2f} - {self.speedup.high:.2f}",
+            "over best dense": best and f"{best.median:.2f}",
+            "ceiling": f"{self.ceiling:.2f}",
+            "reached %": number(self.reached, 1, 100),
+            **{unit: rates.get(unit) for unit in RATES},
+            "peak MiB": memory and f"{memory.extra / MIB:.0f}",
+            "of dense %": number(self.memory_share, 1, 100),
+        }
+
+    def json(self) -> dict[str, Any]:
+        return {**asdict(self), "label": self.setting.label, "reached": self.reached}
+
 
 def summarize(
     model: TemporalVideoOlmo, inputs: Sequence[Inputs], group: Group, runs: dict[Setting, Runs]
 ) -> list[Result]:
     """Results of a group, dense first. There is no speed-up without a sound dense side."""
-    counted, centre, out = inputs[1:] or inputs, group.centre, []
-    work = {s: mean_work([stage_work(model, x, s, group.work) for x in counted]) for s in runs}
+    counted = inputs[1:] or inputs
+    works = {s: [stage_work(model, x, s, group.work) for x in counted] for s in runs}
+    work = {setting: Work.mean(found) for setting, found in works.items()}
     dense, stock = runs[DENSE], runs.get(STOCK)
+    centre = statistics.fmean if group.vary else statistics.median
+    out = []
     for setting, run in runs.items():
-        problem = run.problem
-        if problem is None and dense.problem is not None:
-            problem = f"dense: {dense.problem}"
-        speedup = over_best = share = seconds = None
-        if problem is None and setting != DENSE:
-            speedup = over_best = compare(dense.seconds, run.seconds, centre)
-            if stock and stock.problem is None and centre(stock.seconds) < centre(dense.seconds):
-                over_best = compare(stock.seconds, run.seconds, centre)
-            if run.memory and dense.memory:
-                share = run.memory.extra / max(dense.memory.extra, 1)
-        if run.seconds:
-            seconds = Spread(centre(run.seconds), min(run.seconds), max(run.seconds))
-        out.append(
-            Result(
-                stage=group.stage,
-                n_frames=group.n_frames,
-                n_rows=group.n_rows,
-                shapes="varying" if group.vary else "fixed",
-                setting=setting,
-                cells=counted[0].n_kept(model.config, setting),
-                all_cells=counted[0].n_kept(model.config, DENSE),
-                flops=work[setting].flops,
-                bytes=work[setting].bytes,
-                ceiling=work[DENSE].bound / work[setting].bound,
-                seconds=seconds,
-                rounds=run.seconds,
-                parts=_medians(run.parts),
-                rates=rates(model, group, work[setting], seconds.median) if seconds else {},
-                speedup=speedup,
-                speedup_over_best=over_best if stock else None,
-                memory=run.memory,
-                memory_share=share,
-                problem=problem,
-            )
+        result = Result(
+            stage=group.stage,
+            n_frames=group.n_frames,
+            n_rows=group.n_rows,
+            shapes="varying" if group.vary else "fixed",
+            setting=setting,
+            cells=counted[0].n_kept(model.config, setting),
+            all_cells=counted[0].n_kept(model.config, DENSE),
+            flops=work[setting].flops,
+            bytes=work[setting].bytes,
+            ceiling=work[DENSE].bound / work[setting].bound,
+            rounds=run.seconds,
+            memory=run.memory,
+            problem=run.problem or (dense.problem and f"dense: {dense.problem}"),
         )
+        out.append(result)
+        if run.seconds:
+            result.seconds = Spread(centre(run.seconds), min(run.seconds), max(run.seconds))
+            names = run.parts[0]
+            result.parts = {n: statistics.median(p[n] for p in run.parts) for n in names}
+            result.rates = rates(model, group, work[setting], result.seconds.median)
+        if result.problem or setting == DENSE:
+            continue
+        result.speedup = compare(dense.seconds, run.seconds, centre)
+        if stock:
+            theirs = stock.problem is None and centre(stock.seconds) < centre(dense.seconds)
+            best = stock if theirs else dense
+            result.speedup_over_best = compare(best.seconds, run.seconds, centre)
+        if run.memory and dense.memory:
+            result.memory_share = run.memory.extra / max(dense.memory.extra, 1)
     return out
 
 
@@ -168,7 +165,7 @@ def rates(
 ) -> dict[str, float | None]:
     """Useful FLOPs, and for decoding bytes and tokens, per time; ``of card %`` is the share of
     what a known card can do: of its bytes in decoding, else of its FLOPs in bfloat16."""
-    flops = work.flops.total / seconds * (TRAINING if group.work.trains else 1)
+    flops = work.total / seconds * (TRAINING if group.work.trains else 1)
     if not group.work.new_tokens:
         half = next(model.parameters()).dtype == torch.bfloat16
         peak = peak_of(PEAK_FLOPS, model.device) if half else None
@@ -191,7 +188,3 @@ def compare(
     ``centre``), lowest and highest ratio within a round."""
     ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
     return Spread(centre(dense) / centre(pruned), min(ratios), max(ratios))
-
-
-def _medians(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(p[name] for p in parts) for name in (parts or [{}])[0]}

@@ -7,17 +7,15 @@ are floats before the time starts, as its processor gives them; ours are bytes.
 
 from __future__ import annotations
 
-import functools
 from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from olmo.benchmark.clock import Clock
-from olmo.benchmark.inputs import ANSWER_TOKENS, STOCK, Inputs, Setting
-from olmo.benchmark.workload import Outcome, Stage, run_stage
+from olmo.benchmark.plan import Stage
+from olmo.benchmark.work import ANSWER_TOKENS, Inputs, Outcome, backward
 from olmo.device import device_seconds
 from olmo.models.hf_layout.config import to_hf
 from olmo.models.hf_layout.keys import HEAD, HF_RULES, SCORER, find_group
@@ -80,37 +78,33 @@ class Stock:
             "video_grids": torch.tensor([[n_frames, 1, n_cells]] * n_rows),
         }
 
-    def run(self, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
+    def run(self, inputs: Inputs, stage: Stage, clock: Clock | None = None) -> Outcome:
         """The same as ``run_stage`` of our dense model, on prepared ``inputs``."""
         if stage.new_tokens:
-            return self._decode(inputs, stage, clock)
+            return self._decode(inputs, stage)
         n_logits = ANSWER_TOKENS if stage.trains else 1
         with torch.set_grad_enabled(stage.trains):
             out = self.model(**self.batch, use_cache=not stage.trains, logits_to_keep=n_logits)
-        logits, loss = out.logits.flatten(0, 1), None
-        if stage.trains:
-            loss = F.cross_entropy(logits.float(), inputs.input_ids[inputs.answer])
-            with clock.span("backward"):
-                loss.backward()
-            loss = loss.detach()
-        return Outcome(logits.detach(), row_lengths=_lengths(inputs), loss=loss)
+        found = Outcome(out.logits.flatten(0, 1), row_lengths=_lengths(inputs))
+        return backward(found, inputs, stage, clock) if stage.trains else found
 
     @torch.no_grad()
-    def _decode(self, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
+    def _decode(self, inputs: Inputs, stage: Stage) -> Outcome:
+        device = inputs.images.device
         marks: list[float] = []
 
         def mark(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
             """Called behind every token: with the first one the prefill ends."""
             if not marks:
-                marks.append(device_seconds(clock.device))
+                marks.append(device_seconds(device))
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        start = device_seconds(clock.device)
+        start = device_seconds(device)
         out = self.model.generate(
             **self.batch, **options, max_new_tokens=stage.new_tokens, stopping_criteria=[mark]
         )
-        end = device_seconds(clock.device)
+        end = device_seconds(device)
         timings = {"prefill": marks[0] - start, "decode": end - marks[0]}
         tokens = out[:, inputs.input_ids.shape[1] :]
         return Outcome(tokens, row_lengths=_lengths(inputs), tokens=tokens, timings=timings)
@@ -134,31 +128,3 @@ def stock_state(model: TemporalVideoOlmo) -> dict[str, Tensor]:
         whole = len(group.other) == 1
         out |= zip(group.other, [rows] if whole else rows.split(lengths), strict=True)
     return out if HEAD in out else out | {HEAD: state["transformer.wte.embedding"]}
-
-
-class Bench:
-    """The models of a measurement: ours, and on request stock transformers."""
-
-    def __init__(self, model: TemporalVideoOlmo, stock: Stock | None = None):
-        self.model, self.stock = model, stock
-        self.of = functools.cache(lambda setting: setting.of(model))
-        """Ours under a setting."""
-
-    def prepare(self, setting: Setting, inputs: Inputs, trains: bool) -> None:
-        """Prepare a run of ``setting``; this is not timed."""
-        self.of(setting).train(trains)
-        if setting == STOCK and self.stock is not None:
-            self.stock.model.train(trains)
-            self.stock.prepare(inputs)
-        self.zero_grad()
-
-    def run(self, setting: Setting, inputs: Inputs, stage: Stage, clock: Clock) -> Outcome:
-        """One pass of a prepared ``setting``."""
-        if setting != STOCK:
-            return run_stage(self.of(setting), inputs, stage, clock)
-        assert self.stock is not None
-        return self.stock.run(inputs, stage, clock)
-
-    def zero_grad(self) -> None:
-        for model in (self.model, *([] if self.stock is None else [self.stock.model])):
-            model.zero_grad(set_to_none=True)

@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from olmo.benchmark.checks import Checker
-from olmo.benchmark.inputs import DENSE, Setting
-from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.checks import Bench
+from olmo.benchmark.plan import DENSE
 from scripts import benchmark as script
-
-SPEC = ModelSpec("tiny")
-RAGGED, PACKED = Setting(0.5), Setting(0.5, layout="packed")
 
 
 def test_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -44,7 +40,7 @@ def test_script_tells_what_it_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        Checker, "problem", lambda self, setting, stage: None if setting == DENSE else "not so"
+        Bench, "problem", lambda self, setting, stage: None if setting == DENSE else "not so"
     )
     flags = ["--preset", "tiny", "--frames", "2", "--repeats", "1", "--device", "cpu"]
     assert script.main([*flags, "--threads", "1", "--out", str(tmp_path)]) == 1

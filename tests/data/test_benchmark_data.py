@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from olmo.benchmark.stage_clock import StageClock
+from olmo.benchmark.clock import Clock
 from tests.data.broken_media import write_video
 from tests.eval.scripts import script_module
 
@@ -20,7 +20,7 @@ def script() -> ModuleType:
 
 def test_stages_exclude_what_runs_inside() -> None:
     now = [0.0]
-    clock = StageClock(lambda: now[0])
+    clock = Clock(lambda: now[0])
 
     class Work:
         def outer(self) -> None:

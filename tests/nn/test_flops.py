@@ -9,11 +9,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from olmo.benchmark.decode_work import decode_bytes, decode_flops
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.attention import force_masks
 from olmo.nn.flops import (
     StageFlops,
+    decode_bytes,
+    decode_flops,
     llm_flops,
     model_flops,
     scorer_flops,

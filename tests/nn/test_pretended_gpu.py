@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from olmo.benchmark.inputs import DENSE, Inputs, Setting
-from olmo.benchmark.presets import STAGES, ModelSpec
-from olmo.benchmark.workload import Outcome, applies, run_stage
+from olmo.benchmark.plan import DENSE, STAGES, ModelSpec, Setting
+from olmo.benchmark.work import Inputs, Outcome, run_stage
 from olmo.models.molmo2.molmo2 import Molmo2
 from olmo.nn.generate import GenerateOutput
 from olmo.nn.kv_cache import KVCache
@@ -38,7 +37,7 @@ SETTINGS = (
     Setting(0.5, "heuristic"),
     Setting(0.5, "random"),
 )
-CASES = [(s, x) for s in WAITS for x in SETTINGS if applies(STAGES[s], x)]
+CASES = [(s, x) for s in WAITS for x in SETTINGS if x.applies(STAGES[s])]
 BOUNDS = {"float32": (1e-6, 1e-5), "bfloat16": (0.04, 0.1)}
 """Relative error of values and of gradients. Measured: 0 and 8e-7 in float32, 0.02 and 0.04 in
 bfloat16, where the device keeps float32 inside attention."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from olmo.benchmark.inputs import Inputs
+from olmo.benchmark.work import Inputs
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.attention import force_masks
 from olmo.nn.image_vit import ViTBlock

@@ -1,4 +1,4 @@
-"""What the benchmark accepts as the same work, and what it refuses."""
+"""Every setting does the work of the slow, obvious forms; what the checks accept and refuse."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 import olmo.nn.image_vit as image_vit
 import olmo.nn.token_layout as token_layout
-from olmo.benchmark.checks import Checker
-from olmo.benchmark.inputs import DENSE, STOCK, Setting
-from olmo.benchmark.presets import STAGES, ModelSpec
+from olmo.benchmark.checks import Bench, WorkMismatch
+from olmo.benchmark.plan import DENSE, LAYOUTS, METHODS, STAGES, STOCK, ModelSpec, Setting
 from olmo.benchmark.stock import Stock
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmo
 from olmo.nn.temporal_image_vit import TemporalVisionTransformer
+from tests.benchmark.same_work import same_work
 
 SPEC, RAGGED = ModelSpec("tiny"), Setting(0.5)
 
@@ -26,16 +26,55 @@ def model() -> TemporalVideoOlmo:
     return SPEC.build()
 
 
-@pytest.mark.parametrize("stage", ["vit", "prefill", "train_backbone", "train"])
-@pytest.mark.parametrize("layout", ["ragged", "packed", "packed+refill"])
-@pytest.mark.parametrize("method", ["scorer", pytest.param("easy", marks=pytest.mark.slow)])
-def test_sound_settings_pass(model: TemporalVideoOlmo, stage: str, layout: str, method: str):
-    assert Checker(model).problem(Setting(0.5, method, layout), STAGES[stage]) is None
+QUICK = [(s, "scorer", x) for s in ("vit", "prefill", "train_backbone", "train") for x in LAYOUTS]
+SETTINGS = {
+    method: ("ragged",) if Setting(0.5, method).pooled else tuple(LAYOUTS) for method in METHODS
+}
+CASES = [
+    (stage, method, layout)
+    for stage in STAGES
+    for method, layouts in SETTINGS.items()
+    for layout in layouts
+    if Setting(0.5, method).applies(STAGES[stage])
+]
+FLOAT, HALF = ("float32", 0.5), ("bfloat16", 0.8)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method", "layout", "dtype", "topk"),
+    [
+        pytest.param(*case, *kind, marks=[] if quick else pytest.mark.slow)
+        for kind in (FLOAT, HALF)
+        for case in CASES
+        for quick in (kind == FLOAT and case in QUICK,)
+    ],
+)
+def test_sound_settings_pass(stage: str, method: str, layout: str, dtype: str, topk: float):
+    model = ModelSpec("tiny", dtype=dtype).build()
+    same_work(model, Setting(topk, method, layout), STAGES[stage])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stage", "method", "layout"), CASES)
+def test_sound_settings_pass_on_a_gpu(stage: str, method: str, layout: str, dtype: str):
+    model = ModelSpec("tiny", "cuda", dtype).build()
+    for topk in (0.3, 0.8):
+        same_work(model, Setting(topk, method, layout), STAGES[stage])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", ["prefill", "train", "decode"])
+def test_the_published_size_passes_on_a_gpu(stage: str):
+    """Its sizes of heads have kernels of their own."""
+    model = ModelSpec("molmo2_4b", "cuda", "bfloat16").build()
+    for setting in (DENSE, Setting(0.5), Setting(0.8)):
+        same_work(model, setting, STAGES[stage])
 
 
 @pytest.mark.parametrize("setting", [DENSE, Setting(0.8, "evs"), Setting(0.0)])
 def test_settings_without_a_pruned_vit_pass(model: TemporalVideoOlmo, setting: Setting):
-    assert Checker(model).problem(setting, STAGES["train"]) is None
+    same_work(model, setting, STAGES["train"])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +90,7 @@ def test_settings_without_a_pruned_vit_pass(model: TemporalVideoOlmo, setting: S
 )
 def test_sound_answers_pass(setting: Setting, dtype: str):
     model = ModelSpec("tiny", dtype=dtype).build()
-    assert Checker(model).problem(setting, STAGES["decode"]) is None
+    same_work(model, setting, STAGES["decode"])
 
 
 def test_recomputed_blocks_pass():
@@ -59,7 +98,7 @@ def test_recomputed_blocks_pass():
     vit = {"vit": {"activation_checkpointing": True}}
     overrides = {"vision_backbone": vit, "llm": {"activation_checkpoint": "whole_layer"}}
     model = ModelSpec("tiny", overrides=overrides).build()
-    assert Checker(model).problem(RAGGED, STAGES["train"]) is None
+    same_work(model, RAGGED, STAGES["train"])
 
 
 def test_answers_of_another_model_are_refused(
@@ -72,8 +111,8 @@ def test_answers_of_another_model_are_refused(
         return generate(self, batch | {"images": batch["images"].roll(1, 1)}, *args)
 
     monkeypatch.setattr(TemporalVideoOlmo, "generate", wrong)
-    problem = Checker(model).problem(DENSE, STAGES["decode"])
-    assert problem is not None and "scores of the answer differ" in problem
+    with pytest.raises(WorkMismatch, match="scores of the answer differ"):
+        same_work(model, DENSE, STAGES["decode"])
 
 
 @pytest.mark.parametrize("stage", ["prefill", "train", "decode"])
@@ -81,8 +120,8 @@ def test_stock_transformers(stage: str):
     """Measured: logits equal, gradients 6e-7 apart; in bfloat16 9e-3 and 1.1e-2."""
     for dtype in ("float32", "bfloat16"):
         model = ModelSpec("tiny", dtype=dtype).build()
-        checker = Checker(model, stock=Stock(model))
-        assert checker.problem(STOCK, STAGES[stage]) is None
+        bench = Bench(model, Stock(model))
+        assert bench.problem(STOCK, STAGES[stage]) is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +133,7 @@ def test_other_weights_in_transformers_are_refused(
 ):
     stock = Stock(model)
     stock.model.lm_head.weight = torch.nn.Parameter(stock.model.lm_head.weight.flip(0))
-    problem = Checker(model, stock=stock).problem(STOCK, STAGES[stage])
+    problem = Bench(model, stock).problem(STOCK, STAGES[stage])
     assert problem is not None and message in problem
 
 
@@ -122,10 +161,10 @@ def test_wrong_attention_is_refused(
     monkeypatch: pytest.MonkeyPatch, error: Callable[..., Any], message: str, dtype: str
 ):
     model = ModelSpec("tiny", dtype=dtype).build()
-    assert Checker(model).problem(RAGGED, STAGES["vit"]) is None
+    same_work(model, RAGGED, STAGES["vit"])
     monkeypatch.setattr(image_vit, "segment_attention", error(image_vit.segment_attention))
-    problem = Checker(model).problem(RAGGED, STAGES["vit"])
-    assert problem is not None and message in problem
+    with pytest.raises(WorkMismatch, match=message):
+        same_work(model, RAGGED, STAGES["vit"])
 
 
 def test_wrong_order_of_survivors_is_refused(
@@ -138,27 +177,27 @@ def test_wrong_order_of_survivors_is_refused(
         return dataclasses.replace(out, features=out.features.roll(1, 0))
 
     monkeypatch.setattr(TemporalVisionTransformer, "forward_pruned", wrong)
-    problem = Checker(model).problem(RAGGED, STAGES["vit"])
-    assert problem is not None and "scorer ragged 0 does not give the dense" in problem
+    with pytest.raises(WorkMismatch, match="scorer ragged 0 does not give the dense"):
+        same_work(model, RAGGED, STAGES["vit"])
 
 
 def test_wrong_counts_are_refused(model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch):
     original = token_layout.n_removed_tokens
     monkeypatch.setattr(token_layout, "n_removed_tokens", lambda *args: max(original(*args) - 1, 0))
-    problem = Checker(model).problem(RAGGED, STAGES["prefill"])
-    assert problem == "not the same work: kept cells per row [28], planned 27"
+    with pytest.raises(WorkMismatch, match=r"kept cells per row \[28\], planned 27"):
+        same_work(model, RAGGED, STAGES["prefill"])
 
 
 def test_results_that_are_not_finite_are_refused():
     model = SPEC.build()
     with torch.no_grad():
         model.vision_backbone.image_projector.w2.weight[0, 0] = torch.inf
-    problem = Checker(model).problem(DENSE, STAGES["backbone"])
-    assert problem == "not the same work: the result is not finite"
+    with pytest.raises(WorkMismatch, match="the result is not finite"):
+        same_work(model, DENSE, STAGES["backbone"])
 
 
 def test_a_missing_gradient_is_refused(model: TemporalVideoOlmo, monkeypatch: pytest.MonkeyPatch):
     embed = TemporalVisionTransformer.embed
     monkeypatch.setattr(TemporalVisionTransformer, "embed", lambda *a: embed(*a).detach())
-    problem = Checker(model).problem(RAGGED, STAGES["train_backbone"])
-    assert problem == "not the same work: a gradient is missing"
+    with pytest.raises(WorkMismatch, match="a gradient is missing"):
+        same_work(model, RAGGED, STAGES["train_backbone"])

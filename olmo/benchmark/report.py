@@ -14,18 +14,14 @@ from typing import Any
 import torch
 
 from olmo.benchmark.chart import speedup_chart
-from olmo.benchmark.clock import PARTS
-from olmo.benchmark.inputs import STOCK
+from olmo.benchmark.clock import BACKWARD, PARTS
 from olmo.benchmark.measure import Options
-from olmo.benchmark.presets import ModelSpec
+from olmo.benchmark.plan import STOCK, ModelSpec
 from olmo.benchmark.results import Result
-from olmo.eval.timing import Spread
 from olmo.nn.attention import kernel_table
-from olmo.text import format_table, markdown_table
+from olmo.text import format_table, markdown_table, number
 
 NAMES = ("stage", "frames", "rows", "shapes", "setting")
-RATES = ("ms/token", "tokens/s", "TFLOP/s", "GB/s", "of card %")
-MIB = 1 << 20
 NOISY = 1.15
 """Ratio of the highest to the lowest speed-up of a round from which a warning is due."""
 
@@ -42,14 +38,14 @@ class Report:
     @property
     def problems(self) -> list[str]:
         """One line for each result without a speed-up."""
-        return [f"{_name(r)}: {r.problem}" for r in self.results if r.problem]
+        return [f"{r.name}: {r.problem}" for r in self.results if r.problem]
 
     @property
     def warnings(self) -> list[str]:
         """One line for each speed-up that a busy machine may have spoilt."""
         found = [(r, r.speedup) for r in self.results if r.speedup]
         return [
-            f"{_name(r)}: the rounds differ by {s.high / s.low - 1:.0%}; repeat on a quiet machine"
+            f"{r.name}: the rounds differ by {s.high / s.low - 1:.0%}; repeat on a quiet machine"
             for r, s in found
             if s.high > NOISY * s.low
         ]
@@ -63,7 +59,7 @@ class Report:
 
     def _columns(self) -> tuple[list[str], list[list[object]]]:
         """Headers and rows of the table, without empty columns."""
-        rows = [_row(r) for r in self.results]
+        rows = [r.row() for r in self.results]
         names = [n for n in (rows or [{}])[0] if any(row[n] is not None for row in rows)]
         return names, [[row[n] for n in names] for row in rows]
 
@@ -105,10 +101,7 @@ class Report:
             "attention": dict(self._kernels()),
             "model": dataclasses.asdict(self.spec),
             "options": dataclasses.asdict(self.options),
-            "results": [
-                {**dataclasses.asdict(r), "label": r.setting.label, "reached": r.reached}
-                for r in self.results
-            ],
+            "results": [r.json() for r in self.results],
         }
         return json.dumps(data, indent=2) + "\n"
 
@@ -144,48 +137,11 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _name(result: Result) -> str:
-    shape = f"{result.n_frames} frames, batch {result.n_rows}"
-    vary = ", varying" if result.shapes == "varying" else ""
-    return f"{result.stage}, {shape}{vary}, {result.setting.label}"
-
-
-def _row(r: Result) -> dict[str, object]:
-    reached, share, best = r.reached, r.memory_share, r.speedup_over_best
-    rates = {unit: value and f"{value:.3g}" for unit, value in r.rates.items()}
-    return {
-        "stage": r.stage,
-        "frames": r.n_frames,
-        "rows": r.n_rows,
-        "shapes": "varying" if r.shapes == "varying" else None,
-        "setting": r.setting.label,
-        "cells kept": f"{r.cells} of {r.all_cells}",
-        "seconds": None if r.seconds is None else f"{r.seconds.median:.3f}",
-        "min - max": _range(r.seconds, 3),
-        "speed-up": None if r.speedup is None else f"{r.speedup.median:.2f}",
-        "min - max of rounds": _range(r.speedup, 2),
-        "over best dense": None if best is None else f"{best.median:.2f}",
-        "ceiling": f"{r.ceiling:.2f}",
-        "reached %": _number(None if reached is None else 100 * reached, 1),
-        **{unit: rates.get(unit) for unit in RATES},
-        "peak MiB": None if r.memory is None else f"{r.memory.extra / MIB:.0f}",
-        "of dense %": _number(None if share is None else 100 * share, 1),
-    }
-
-
 def _parts_table(results: Sequence[Result]) -> tuple[tuple[str, ...], list[list[object]]]:
     found = {part for r in results for part in r.parts}
-    parts = [part for part in (*PARTS, "backward", "prefill", "decode", "other") if part in found]
+    parts = [part for part in (*PARTS, BACKWARD, "prefill", "decode", "other") if part in found]
     rows: list[list[object]] = []
     for r in results:
-        times = [_number(1000 * r.parts[p] if p in r.parts else None, 1) for p in parts]
+        times = [number(r.parts.get(p), 1, 1000) for p in parts]
         rows.append([r.stage, r.n_frames, r.n_rows, r.shapes, r.setting.label, *times])
     return (*NAMES, *parts), rows
-
-
-def _number(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
-
-
-def _range(spread: Spread | None, digits: int) -> str | None:
-    return None if spread is None else f"{spread.low:.{digits}f} - {spread.high:.{digits}f}"
