@@ -36,6 +36,12 @@ def test_files_are_short() -> None:
     assert not long, f"more than {MAX_LINES} lines: {long}"
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Else `pytest` without this project's options, as on a rented machine, imports one for both."""
+    names = [file.name for file in files("test_*.py", "tests")]
+    assert len(names) == len(set(names))
+
+
 def test_functions_are_short() -> None:
     long = {
         f"{f.relative_to(ROOT)}: {node.name}": n

@@ -1,6 +1,6 @@
 """The benchmark's stages and generation on a pretended GPU: the CPU's results, and few waits.
 
-``pytest -m slow -n 0 -s tests/nn/test_pretended_gpu.py`` prints what was counted and where.
+``pytest -m slow -n 0 -s tests/nn/test_on_pretended_gpu.py`` prints what was counted and where.
 """
 
 from __future__ import annotations
