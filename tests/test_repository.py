@@ -37,7 +37,7 @@ def test_files_are_short() -> None:
 
 
 def test_files_of_tests_have_names_of_their_own() -> None:
-    """Else `pytest` without this project's options, as on a rented machine, imports one for both."""
+    """Else `pytest` without this project's options imports one file for both."""
     names = [file.name for file in files("test_*.py", "tests")]
     assert len(names) == len(set(names))
 
