@@ -56,8 +56,8 @@ def prompts(dataset):
 def test_answers_of_native_evaluation(models, dataset):
     native, config, hf, _ = models
     result = evaluate_task(native, config, TASK, EvalSettings(device_batch_size=4), CPU, dataset)
-    expected = {row["index"]: row["prediction"] for row in result.predictions}
-    lengths = {row["index"]: row["n_tokens_after"] for row in result.predictions}
+    expected = {one.index: one.prediction for one in result.predictions}
+    lengths = {one.index: one.n_tokens_after for one in result.predictions}
     assert len(expected) == len(dataset) >= 4 and len(set(expected.values())) > 1
     for index, (video, words) in enumerate(prompts(dataset)):
         answer = hf.answer(words, [video], max_new_tokens=NEW)
