@@ -1,22 +1,22 @@
-"""The table of evaluation tasks: what to run, how to score it, how much to generate."""
+"""Evaluation tasks (the table is ``tasks.yaml``), and the names by which they are asked for."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
-from olmo.config import expand
+from olmo.config import convert, expand, read_settings
 from olmo.data.registry import check_split
-from olmo.eval.scoring.score import OWN_DATA, PREDICTIONS_ONLY, QUESTION_ANSWERING
+from olmo.eval.scoring.score import OWN_DATA, PREDICTIONS_ONLY
 from olmo.text import nearest
 
 OWN_TOKENS = 256
 """Longest answer of own data: they may ask for descriptions."""
 
 MC = "video_eval_multiple_choice"
-MC_SUBTITLE = "video_eval_multiple_choice_w_subtitle"
-"""Prompt forms: the question as the data set words it, with its lettered options."""
+"""Prompt form: the question as the data set words it, with its lettered options."""
 
 
 @dataclass(frozen=True)
@@ -63,195 +63,29 @@ def folder_name(task: str) -> str:
 
 
 SYNTHETIC = "synthetic_video_qa"
-SHORT = ("short_video", "video", "video_no_subtitle")
-LONG = ("long_video", "video", "video_no_subtitle")
-SUBTITLE = ("long_video", "video", "video_subtitle")
-TEST = ("test_video",)
-IMAGE, IMAGE_TEST = ("single_image",), ("single_image_test",)
-POINTING = ("image_pointing", *IMAGE)
-MULTI_IMAGE = ("multi_image",)
-
-NO_ANSWERS = {
-    *("a_okvqa_da", "a_okvqa_mc", "blink", "coco_2014_vqa", "doc_qa", "ego_schema", "info_qa"),
-    *("long_video_bench_no_subtitle", "long_video_bench_w_subtitle", "math_vista_v2", "mmmu"),
-    *("motionbench", "perception_test"),
-}
+_TABLE: dict[str, Any] = read_settings(Path(__file__).with_name("tasks.yaml"))
+NO_ANSWERS = set(_TABLE["no_answers"])
 """Data sets whose test split has no public answers: predictions only."""
 
 
-def _video(
-    name: str,
-    title: str,
-    metric: str,
-    tokens: int,
-    groups: tuple[str, ...],
-    categories: tuple[str, ...] = (),
-    split: str = "validation",
-    prompt: str = MC,
-) -> Task:
+def _task(name: str, row: dict[str, Any]) -> Task:
+    """A row of the table."""
+    dataset, _, split = name.partition(":")
+    categories = row.get("categories", ())
     macro = f"{categories[0]}/" if len(categories) > 1 else ""
-    return Task(
-        *(name, name, split, metric, tokens, groups),
-        prompt=prompt,
-        categories=categories,
-        macro=macro,
-        title=title,
-    )
+    row = {"dataset": dataset, "split": split or "validation", "macro": macro, **row}
+    hints = get_type_hints(Task)
+    return Task(name, **{k: convert(hints[k], v, f"{name}.{k}") for k, v in row.items()})
 
 
-def _held_back(name: str, dataset: str, prompt: str = MC) -> Task:
-    """A test split without public answers."""
-    return Task(*(name, dataset, "test", PREDICTIONS_ONLY, 12, TEST), prompt=prompt, categories=())
+TASKS = tuple(_task(name, row) for name, row in _TABLE["tasks"].items())
 
 
-def _image(
-    name: str,
-    metric: str,
-    tokens: int,
-    groups: tuple[str, ...] = (),
-    split: str = "validation",
-    categories: tuple[str, ...] = ("category",),
-    macro: str = "",
-    dataset: str = "",
-) -> Task:
-    about = dataset or name, split, metric, tokens, groups
-    return Task(name, *about, batch_size=4, categories=categories, macro=macro)
-
-
-def _with_split(task: Task, split: str, groups: tuple[str, ...] = ()) -> Task:
+def _with_split(task: Task, split: str) -> Task:
     """The same questions of another split."""
     hidden = split == "test" and task.dataset in NO_ANSWERS
     metric, name = PREDICTIONS_ONLY if hidden else task.metric, f"{task.name}:{split}"
-    return replace(task, name=name, split=split, metric=metric, groups=groups)
-
-
-def _and_test(task: Task) -> tuple[Task, Task]:
-    return task, _with_split(task, "test", IMAGE_TEST)
-
-
-def _track(name: str) -> Task:
-    dataset = f"{name}_track_eval_1fps"
-    return Task(dataset, dataset, "test", "tracking", 4096, ("tracking",), batch_size=1)
-
-
-LVB = ("duration_group", "question_category", "level")
-MME = ("duration", "domain", "sub_category", "task_type")
-
-TASKS = (
-    Task(SYNTHETIC, SYNTHETIC, "test", QUESTION_ANSWERING, 16, ("synthetic",), title="Synthetic"),
-    Task(f"{SYNTHETIC}_validation", SYNTHETIC, "validation", QUESTION_ANSWERING, 16),
-    # short videos
-    _video("mvbench", "MVBench", "em_start", 32, SHORT, ("task_type",)),
-    _video(
-        *("tomato", "TOMATO", "tomato", 32, SHORT, ("reasoning_type",), "test"),
-        prompt="video_multiple_choice",
-    ),
-    _video("motionbench", "MotionBench", "em_start", 12, SHORT, ("task_type",)),
-    replace(
-        _video(
-            *("temp_compass_internal", "TempCompass", "temp_compass", 192, SHORT),
-            ("task", "temporal_aspect"),
-        ),
-        only=("task", "multi-choice", "yes_no", "caption_matching"),  # captions need a judge
-    ),
-    _video(
-        *("perception_test", "PerceptionTest", "perception_test_mc", 12, SHORT),
-        ("area", "reasoning"),
-    ),
-    _video("ego_schema", "EgoSchema", "ego_schema_mc", 32, SHORT),
-    _video("nextqa_mc", "NExT-QA", "nextqa_mc", 12, SHORT, ("question_type",), "test"),
-    # long videos
-    _video(
-        *("video_mme_w_subtitle", "VideoMME-Sub", "video_mme", 12, SUBTITLE, MME),
-        prompt=MC_SUBTITLE,
-    ),
-    _video(
-        *("long_video_bench_w_subtitle", "LVB-Sub", "long_video_bench", 12, SUBTITLE, LVB),
-        prompt=MC_SUBTITLE,
-    ),
-    _video("lvbench", "LVBench", "first_character", 12, SUBTITLE, ("qtype",), "test"),
-    _video("mlvu_mc", "MLVU", "em_start", 12, LONG, ("task_type",)),
-    _video("video_mme", "VideoMME", "video_mme", 12, LONG, MME),
-    _video("long_video_bench_no_subtitle", "LVB", "long_video_bench", 12, LONG, LVB),
-    _video(
-        *("video_eval_pro_mc", "VideoEvalPro", "em_start", 32, LONG),
-        *(("qa_type", "qa_subtype"), "test"),
-    ),
-    # test splits; the answers of the last four are not public
-    _video("mlvu_mc_test", "MLVU-Test", "em_start", 12, TEST, ("task_type",), "test"),
-    _held_back("perception_test_test", "perception_test"),
-    _held_back("ego_schema_test", "ego_schema"),
-    _held_back("motionbench_test", "motionbench"),
-    _held_back("long_video_bench_w_subtitle_test", "long_video_bench_w_subtitle", MC_SUBTITLE),
-    # video pointing, counting, tracking
-    Task(
-        *(
-            "vixmo_points_count_clip_63s",
-            "vixmo_points_count_clip_63s",
-            "validation",
-            "video_count",
-        ),
-        *(2048, ("video_pointing",)),
-        categories=("subset",),
-        macro="count/",
-        title="Video count",
-    ),
-    Task(
-        *("vixmo_points_point_eval", "vixmo_points_point_eval", "validation", "video_points"),
-        *(2048, ("video_pointing",)),
-        batch_size=1,
-        title="Video point",
-    ),
-    Task(
-        "mevis_point_track_per_frame_fps_6_sample_fps_1",
-        "mevis_point_track_per_frame_fps_6_sample_fps_1",
-        *("test", "tracking", 4096, ("video_pointing",)),
-        batch_size=1,
-        title="MeViS point",
-    ),
-    *map(_track, ("mevis", "ref_yt_vos", "ref_davis17", "reasonvos", "molmo2_video")),
-    # single images
-    _image("coco_2014_vqa_8192", "vqa_score", 12, IMAGE),
-    _image("text_vqa", "text_vqa_score", 12, IMAGE + IMAGE_TEST),
-    *_and_test(_image("chart_qa", "relaxed_correctness", 12, IMAGE)),
-    *_and_test(_image("doc_qa", "anls", 12, IMAGE)),
-    *_and_test(_image("info_qa", "anls", 12, IMAGE)),
-    *_and_test(
-        _image(
-            *("ai2_diagram_v2_mix_transparent", "option_by_text", 32, IMAGE),
-            macro="mc_ai2d_opaque",  # the usual figure
-        )
-    ),
-    _image("mmmu_test", "mmmu", 64, IMAGE + IMAGE_TEST, dataset="mmmu"),
-    _image("real_world_qa_no_instruction", "real_world_qa", 12, IMAGE + IMAGE_TEST, "test"),
-    _image("math_vista_v2", "math_vista", 32, IMAGE + IMAGE_TEST),
-    *_and_test(_image("a_okvqa_mc", "option_by_text", 32, IMAGE_TEST)),
-    *_and_test(_image("a_okvqa_da", "a_okvqa_da", 12, IMAGE_TEST)),
-    _image(
-        *("countbench_qa", "image_count", 192, POINTING + IMAGE_TEST, "huggingface"),
-        macro="count/",
-    ),
-    *_and_test(_image("pixmo_count_counting", "image_count", 192, POINTING, macro="count/")),
-    _image("pointing_eval_v2", "image_points", 192, POINTING, "test"),
-    _image("point_bench", "point_bench", 256, POINTING, "test"),
-    # single images, in no group but for the first one's test
-    *_and_test(_image("coco_2014_vqa", "vqa_score", 12)),
-    _image("ai2_diagram", "option_by_text", 32, split="test"),
-    _image("mmmu", "mmmu", 12),
-    _image("mmmu_test_v2", "mmmu", 12, dataset="mmmu"),
-    _image("real_world_qa", "real_world_qa", 12, split="test"),
-    _image("okvqa", "vqa_score", 12),
-    _image("science_qa_img", "option_by_text", 32),
-    _image("tally_qa", "short_answer", 12),
-    # several images
-    _image("muir_bench", "letter_forms", 32, MULTI_IMAGE, "test"),
-    _image(
-        *("mmiu", "letter_forms", 32, MULTI_IMAGE, "test"),
-        categories=("task", "relationship"),
-        macro="task/",
-    ),
-    _image("blink", "letter_forms", 12, MULTI_IMAGE),
-)
+    return replace(task, name=name, split=split, metric=metric, groups=())
 
 
 def groups() -> dict[str, list[Task]]:
