@@ -173,7 +173,9 @@ def start_model(checkpoint: str, dry_run: bool) -> Molmo2Config:
 def print_plan(config: TrainConfig) -> None:
     """Print what would run, for as many GPUs as torchrun started processes."""
     from olmo.train.dry_run import N_GPUS, describe_run
+    from olmo.train.run import in_loop_callbacks
 
+    in_loop_callbacks(config)  # for their mistakes
     if "WORLD_SIZE" in os.environ:
         config.check_ranks(int(os.environ["WORLD_SIZE"]))
     print(describe_run(config, int(os.environ.get("WORLD_SIZE", N_GPUS))))

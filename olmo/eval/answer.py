@@ -9,9 +9,10 @@ once, examples of similar length together; a near-tie between two tokens may the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from olmo.data.stream import example_rng
 from olmo.device import device_seconds
 from olmo.distributed import get_rank, get_world_size, is_main
 from olmo.eval.lockstep import Lockstep
+from olmo.eval.prediction import Prediction
 from olmo.eval.tasks import MC
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import HOST_INPUTS
@@ -150,6 +152,7 @@ class ExampleLoader(torch.utils.data.Dataset[list[Pass | Skipped]]):
         arrays = prepare(example, self.preprocessor)
         ids = [int(i) for i in arrays["input_tokens"]]
         metadata = arrays.get("metadata") or {}
+        question = question or metadata.get("question")
         question = question or self.tokenizer.decode(ids, truncate_at_eos=False)
         return arrays, Asked(index, metadata, question, len(ids), time.perf_counter() - start)
 
@@ -166,63 +169,79 @@ class Reply:
 
 @dataclass
 class Answerer:
-    """A model that answers. With ``lockstep`` it is sharded, and every rank has to call
-    ``answers``."""
+    """A model that answers: the one that ``load`` gives, which is called when it is needed. A
+    ``sharded`` one is spread over the ranks, and every rank has to call ``answers``."""
 
-    model: Molmo2
-    tokenizer: MolmoTokenizer
-    preprocessor: ExamplePreprocessor
-    collator: Collator
+    load: Callable[[], Molmo2]
+    config: Molmo2Config
     device: torch.device
-    lockstep: Lockstep | None = None
+    sharded: bool = False
 
-    @classmethod
-    def of(
-        cls, model: Molmo2, config: Molmo2Config, device: torch.device, sharded: bool = False
-    ) -> Answerer:
-        tokenizer = config.build_tokenizer()
-        preprocessor, collator = config.build_preprocessor(tokenizer), config.build_collator()
-        lockstep = None
-        if sharded:
-            idle = preprocessor({"question": "", "style": "demo"}, for_inference=True)
-            lockstep = Lockstep(model, on_device(collator([idle]), device), device)
-        return cls(model, tokenizer, preprocessor, collator, device, lockstep)
+    def __post_init__(self) -> None:
+        self.tokenizer = self.config.build_tokenizer()
+        self.preprocessor = self.config.build_preprocessor(self.tokenizer)
+        self.collator = self.config.build_collator()
+
+    @cached_property
+    def model(self) -> Molmo2:
+        return self.load()
+
+    @cached_property
+    def lockstep(self) -> Lockstep | None:
+        if not self.sharded:
+            return None
+        idle = self.preprocessor({"question": "", "style": "demo"}, for_inference=True)
+        return Lockstep(self.model, on_device(self.collator([idle]), self.device), self.device)
 
     def answers(
         self, questions: Questions, num_workers: int = 0, shared: bool = False
     ) -> Iterator[Answered | Skipped]:
         """Answer the ``questions`` one after the other; ``shared``: this rank's part of them. The
         model is in evaluation mode meanwhile."""
-        loader = ExampleLoader(questions, self.preprocessor, self.collator, self.tokenizer)
-        own = range(len(loader))[get_rank() :: get_world_size()] if shared else range(len(loader))
         was_training = self.model.training
         self.model.eval()
+        more = self.lockstep.anyone if self.lockstep is not None else bool
         try:
-            for group in self._passes(loader, own, num_workers):
-                yield from self._answer(group, questions.max_new_tokens)
+            for one in self._loaded(questions, num_workers, shared):
+                if isinstance(one, Skipped):
+                    yield one
+                else:
+                    more(True)
+                    yield from self._answer(one, questions.max_new_tokens)
+            while more(False):
+                yield from self._answer(None, questions.max_new_tokens)
         finally:
             self.model.train(was_training)
 
-    def _passes(
-        self, loader: ExampleLoader, own: range, num_workers: int
-    ) -> Iterator[Pass | Skipped | None]:
-        """What the chunks ``own`` hold; with ``lockstep`` then None until all ranks are through."""
+    def again(
+        self,
+        questions: Questions,
+        earlier: Mapping[int, Prediction],
+        num_workers: int = 0,
+        shared: bool = False,
+    ) -> Iterator[Answered | Skipped]:
+        """The same from ``earlier`` answers, to be scored anew; no model is needed."""
+        for one in self._loaded(questions, num_workers, shared):
+            if isinstance(one, Skipped):
+                yield one
+                continue
+            for asked in one.asked:
+                was = earlier[asked.index]
+                yield Answered(asked, was.prediction, was.n_tokens_after, was.seconds, was.pruning)
+
+    def _loaded(
+        self, questions: Questions, num_workers: int, shared: bool
+    ) -> Iterator[Pass | Skipped]:
+        loader = ExampleLoader(questions, self.preprocessor, self.collator, self.tokenizer)
+        own = range(len(loader))[get_rank() :: get_world_size()] if shared else range(len(loader))
         batches = DataLoader(
             loader, batch_size=None, sampler=own, num_workers=num_workers, collate_fn=_as_is
         )
-        more = self.lockstep.anyone if self.lockstep is not None else bool
-        for chunk in tqdm(batches, desc=loader.questions.name, unit="batch", disable=not is_main()):
-            for one in chunk:
-                if isinstance(one, Pass):
-                    more(True)
-                yield one
-        while more(False):
-            yield None
+        silent = not is_main() or len(questions.indices) < 2
+        for chunk in tqdm(batches, desc=questions.name, unit="batch", disable=silent):
+            yield from chunk
 
-    def _answer(self, group: Pass | Skipped | None, limit: int) -> Iterator[Answered | Skipped]:
-        if isinstance(group, Skipped):
-            yield group
-            return
+    def _answer(self, group: Pass | None, limit: int) -> Iterator[Answered | Skipped]:
         inputs = None if group is None else on_device(group.inputs, self.device)
         stops = [self.tokenizer.eos_id]
         try:

@@ -12,8 +12,8 @@ import torch
 
 from olmo.data.registry import Dataset
 from olmo.eval.answer import collate_examples
+from olmo.eval.evaluate import evaluate_task, example_order
 from olmo.eval.prediction import Prediction
-from olmo.eval.run import evaluate_task, example_order
 from olmo.eval.scoring.text import normalize_answer
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import write_result

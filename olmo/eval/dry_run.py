@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from olmo.data.examples import BAD_EXAMPLE, describe_error
 from olmo.eval.answer import raw_example
+from olmo.eval.evaluate import example_order, survey
 from olmo.eval.own_data import open_dataset
 from olmo.eval.report import Problem
-from olmo.eval.run import example_order, survey
 from olmo.text import format_table
 
 if TYPE_CHECKING:
@@ -38,11 +38,10 @@ def describe_evaluation(plan: EvalPlan) -> DryRun:
         tokens: tuple[int, int] | None = None
         try:
             dataset = open_dataset(task)
-            n = _count(plan, task, dataset)
             tokens = _visual_tokens(plan, dataset)
-            flaws = getattr(dataset, "flaws", {})
-            if flaws:
-                text = f"{len(flaws)} examples left out, first: {next(iter(flaws.values()))}"
+            n, left_out = _count(plan, task, dataset)
+            if left_out:
+                text = f"{len(left_out)} examples left out, first: {left_out[0]}"
                 problems.append(Problem(task.name, text))
             if not n:
                 problems.append(Problem(task.name, "no examples"))
@@ -60,12 +59,15 @@ def describe_evaluation(plan: EvalPlan) -> DryRun:
     return DryRun(text, problems)
 
 
-def _count(plan: EvalPlan, task: Task, dataset: Dataset) -> int:
-    """Examples that the run would take."""
-    if task.only:
-        return len(survey(task, dataset, plan.config).rest)
-    most = plan.config.max_examples
-    return len(dataset) if most is None else min(most, len(dataset))
+def _count(plan: EvalPlan, task: Task, dataset: Dataset) -> tuple[int, list[str]]:
+    """Examples that the run would score, and why others of own data would be left out."""
+    if not task.only and not task.own:
+        most = plan.config.max_examples
+        return len(dataset) if most is None else min(most, len(dataset)), []
+    examples = survey(task, dataset, plan.config)
+    flaws: dict[int, str] = getattr(dataset, "flaws", {})
+    left_out = {i: flaws[i] for i in examples.fingerprints if i in flaws} | examples.unscorable
+    return len(examples.fingerprints) - len(left_out), list(left_out.values())
 
 
 def _visual_tokens(plan: EvalPlan, dataset: Dataset) -> tuple[int, int] | None:

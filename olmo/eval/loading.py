@@ -50,4 +50,4 @@ def load_answerer(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     over = evaluation_overrides(folder, overrides or {})
     model = load_for_evaluation(folder, over, device, dtype)
-    return Answerer.of(model, model.config, device)
+    return Answerer(lambda: model, model.config, device)

@@ -7,22 +7,18 @@ def score(prediction: str, metadata: dict) -> float | dict | Score
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from olmo.config import ConfigError, expand
 from olmo.data.registry import get_dataset
 from olmo.eval.tasks import Task, resolve_tasks
-from olmo.outside import describe
 from olmo.plugin import load_plugin
 from olmo.text import nearest
 
 if TYPE_CHECKING:
     from olmo.data.registry import Dataset
-    from olmo.eval.scoring import Score
 
 
 def open_dataset(task: Task) -> Dataset:
@@ -75,49 +71,5 @@ def load_scorer(text: str) -> str:
     if not callable(function):
         raise ConfigError(f"scorer: {path} has no function {name!r}")
     short = f"{path.name}:{name}"
-    scorer(short)(_wrapped(function, short, path.stem))
+    scorer(short)(function)
     return short
-
-
-def _wrapped(function: Callable[..., Any], name: str, module: str) -> Callable[..., Score]:
-    """A scorer whose errors are a ``ValueError`` that names the function."""
-
-    def score(prediction: str, metadata: Mapping[str, Any]) -> Score:
-        try:
-            found = function(prediction, dict(metadata))
-        except Exception as e:  # whatever a user's function raises
-            raise ValueError(f"{name}: {describe(e)}") from e
-        return as_score(found, prediction, metadata, name)
-
-    score.__module__ = module  # whose file decides the results
-    return score
-
-
-def as_score(found: Any, prediction: str, metadata: Mapping[str, Any], name: str) -> Score:
-    """What a user's function returned: a ``Score``, the headline from 0 to 1, or a dict with that
-    as ``correct`` and further numbers. ``ValueError`` for anything else."""
-    from olmo.eval.scoring import Score
-
-    expected = "expected a number from 0 to 1, a dict with it as 'correct', or a Score"
-    if isinstance(found, Score):
-        correct, scores = found.correct, dict(found.scores)
-    else:
-        scores = dict(found) if isinstance(found, Mapping) else {"correct": found}
-        if "correct" not in scores:
-            raise ValueError(f"{name}: {expected}, got keys {sorted(map(str, scores))}")
-        correct = scores.pop("correct")
-    if correct is not None and not (_is_finite(correct) and 0 <= correct <= 1):
-        raise ValueError(f"{name}: {expected}, got {correct!r:.80}")
-    for key, value in scores.items():
-        if not isinstance(key, str) or not _is_finite(value):
-            raise ValueError(f"{name}: expected numbers by name, got {key!r:.80}: {value!r:.80}")
-    if isinstance(found, Score):
-        return found
-    headline = None if correct is None else float(correct)
-    reference = next((metadata[k] for k in ("answer", "answers") if k in metadata), None)
-    numbers = {key: float(value) for key, value in scores.items()}
-    return Score(headline, prediction or None, reference, numbers)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

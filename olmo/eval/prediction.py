@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from olmo.eval.scoring import Score
     from olmo.eval.tasks import Task
 
-OPTIONAL = ("scores", "pruning")
+OPTIONAL = ("id", "scores", "pruning")
 """Fields that a row has only where there is something in them."""
 
 
@@ -22,6 +22,7 @@ class Prediction:
     Attributes:
         index: of the example in its data set.
         example_id: the data set's own id, else one made of the question's id or the index.
+        id: of a line of own data that has one.
         question: as the data set words it, or the whole prompt where it has none.
         options: texts of the options; None for an open question.
         prediction: the answer up to its end.
@@ -36,6 +37,7 @@ class Prediction:
 
     index: int
     example_id: str
+    id: str | None = None
     question: str
     options: list[str] | None = None
     prediction: str
@@ -61,6 +63,7 @@ class Prediction:
         return cls(
             index=asked.index,
             example_id=example_id(metadata, asked.index),
+            id=None if metadata.get("id") is None else str(metadata["id"]),
             question=asked.question,
             options=list(options) if options else None,
             prediction=found.text,
@@ -77,15 +80,6 @@ class Prediction:
             fingerprint=fingerprint,
             seconds=found.seconds,
         )
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
-        """A row that is read back. ``KeyError`` names what it lacks; what it has besides is passed
-        over."""
-        needed = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
-        for name in needed:
-            row[name]
-        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
 
     def row(self) -> dict[str, Any]:
         """As plain values."""

@@ -4,8 +4,10 @@
     TASK/predictions.json     one row per example, in the order of the data set
     TASK/progress-KEY/*.jsonl rows of a run under way, one file per process that wrote some
 
-A result belongs to a *run key* (checkpoint, task, settings, model config, scoring code), and a row
-also to its example's *fingerprint* (annotation, size of the media file): never to a name alone.
+A result belongs to a *run key*, whose first half stands for the answers (checkpoint, data, prompt,
+settings, model config) and the second for their scores (metric, scoring code), and a row also to
+its example's *fingerprint* (annotation, size of the media file): never to a name alone. Answers
+outlive a change of the scoring.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -22,7 +25,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from types import UnionType
+from typing import Any, TextIO, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -38,29 +42,30 @@ log = logging.getLogger(__name__)
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.json"
 PRESENTATION = ("name", "groups", "title", "batch_size")
 """Fields of a task that change no score."""
+SCORING = ("metric", "categories", "macro")
+"""Fields that change no answer."""
+HALF = 32
+"""Characters of a run key that stand for the answers; as many follow for their scores."""
 PROJECT = Path(__file__).parents[2]
+TYPES = get_type_hints(Prediction)
 
 Row = dict[str, Any]
 
 
 def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
-    """Hash of what decides the results: names, sizes and times of the checkpoint's files, the
-    task, ``settings`` (plain values) and the code that scores and averages."""
+    """Hash of what decides the results: names, sizes and times of the checkpoint's files, the task
+    and ``settings`` (plain values) for the answers; metric and the code that scores and averages
+    for the scores."""
     files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
     code = sources(metrics.__name__)
     if task.metric in SCORERS:
         code |= sources(SCORERS[task.metric].__module__)
-    fields = dataclasses.asdict(task)
-    return _hash(
-        {
-            "files": sorted(
-                (str(f.relative_to(checkpoint)), s.st_size, s.st_mtime_ns) for f, s in files
-            ),
-            "task": {k: v for k, v in fields.items() if k not in PRESENTATION},
-            "settings": dict(settings),
-            "code": sorted(hashlib.sha256(text).hexdigest() for text in code.values()),
-        }
-    )
+    fields = {k: v for k, v in dataclasses.asdict(task).items() if k not in PRESENTATION}
+    scoring = {k: fields.pop(k) for k in SCORING}
+    stats = sorted((str(f.relative_to(checkpoint)), s.st_size, s.st_mtime_ns) for f, s in files)
+    answers = {"files": stats, "task": fields, "settings": dict(settings)}
+    scores = {"task": scoring, "code": sorted(hashlib.sha256(c).hexdigest() for c in code.values())}
+    return _hash(answers)[:HALF] + _hash(scores)[:HALF]
 
 
 def sources(module: str) -> dict[Path, bytes]:
@@ -143,32 +148,32 @@ class TaskStore:
 
     @property
     def progress(self) -> Path:
-        return self.folder / f"progress-{self.key[:16]}"
+        return self.folder / f"progress-{self.key[:8]}{self.key[HALF : HALF + 8]}"
 
     def metrics(self) -> dict[str, Any] | None:
         """Finished metrics of this very set-up."""
         path = self.folder / METRICS_FILE
-        found = _read_json(path)
-        if found is None:
-            return None
-        if isinstance(found, dict) and found.get("cache_key") == self.key:
-            return found
-        log.warning("%s is of another set-up and will be replaced; --eval_name keeps both", path)
+        key = self._written_key()
+        if key == self.key:
+            return dict(_read_json(path))
+        if path.exists() and key[:HALF] != self.key[:HALF]:
+            log.warning(
+                "%s is of another set-up and will be replaced; --eval_name keeps both", path
+            )
         return None
 
-    def finished(self, fingerprints: Mapping[int, str], written: bool) -> dict[int, Prediction]:
-        """What need not be computed again, by example index; ``written``: whether
-        ``predictions.json`` belongs to this set-up."""
-        rows: list[Row] = []
-        if written:
-            rows += _read_json(self.folder / PREDICTIONS_FILE) or []
+    def finished(self, fingerprints: Mapping[int, str]) -> dict[int, Prediction]:
+        """What need not be computed again, by example index."""
+        rows = self._written() if self._written_key() == self.key else []
         for file in sorted(self.progress.glob("*.jsonl")):
             rows += read_lines(file)
-        return {
-            row["index"]: Prediction.from_row(row)
-            for row in rows
-            if fingerprints.get(row.get("index", -1)) == row.get("fingerprint", "")
-        }
+        return _of_these(rows, fingerprints)
+
+    def answered(self, fingerprints: Mapping[int, str]) -> dict[int, Prediction]:
+        """Answers of this set-up that were scored otherwise, by example index."""
+        key = self._written_key()
+        same = key[:HALF] == self.key[:HALF] and key != self.key
+        return _of_these(self._written() if same else [], fingerprints)
 
     def open_progress(self, rank: int) -> TextIO:
         """A new file for the rows of this process. A killed one leaves at most a broken last
@@ -176,6 +181,15 @@ class TaskStore:
         self.progress.mkdir(parents=True, exist_ok=True)
         name = f"rank{rank}-{os.getpid()}-{time.time_ns()}.jsonl"
         return (self.progress / name).open("w", encoding="utf-8")
+
+    def _written_key(self) -> str:
+        found = _read_json(self.folder / METRICS_FILE)
+        key = found.get("cache_key") if isinstance(found, dict) else None
+        return key if isinstance(key, str) else ""
+
+    def _written(self) -> list[Any]:
+        rows = _read_json(self.folder / PREDICTIONS_FILE)
+        return rows if isinstance(rows, list) else []
 
     def clear(self) -> None:
         """Forget results and progress of any set-up."""
@@ -202,8 +216,9 @@ def append_rows(file: TextIO, rows: Iterable[Row]) -> None:
 def write_result(
     folder: Path, metrics: Mapping[str, Any], predictions: Sequence[Prediction]
 ) -> None:
-    """``predictions.json``, then ``metrics.json``."""
+    """``predictions.json``, then ``metrics.json``, which never stands beside another's."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
     write_json(folder / PREDICTIONS_FILE, [one.row() for one in predictions])
     write_json(folder / METRICS_FILE, metrics)
 
@@ -213,11 +228,53 @@ def read_predictions(folder: Path) -> list[Prediction]:
     path = folder / PREDICTIONS_FILE
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Prediction.from_row(row) for row in rows]
+        return [prediction_of(row) for row in rows]
     except KeyError as e:
         raise lacking(folder, e) from e
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path}: not the predictions of a task: {e}") from e
+
+
+def prediction_of(row: Any) -> Prediction:
+    """A row that is read back. ``KeyError`` names what it lacks, ``ValueError`` what has another
+    type; what it has besides is passed over."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a prediction, got {row!r:.80}")
+    known = {f.name: f for f in dataclasses.fields(Prediction)}
+    for name, f in known.items():
+        if f.default is f.default_factory is dataclasses.MISSING:
+            row[name]
+    for name, value in row.items():
+        if name in known and not _fits(value, TYPES[name]):
+            raise ValueError(f"{name}: expected {known[name].type}, got {value!r:.80}")
+    return Prediction(**{name: value for name, value in row.items() if name in known})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a JSON file is of the type of a field."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_fits(value, arg) for arg in args)
+    if origin in (list, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, origin) and all(_fits(part, args[-1]) for part in parts)
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return hint is Any or isinstance(value, hint)
+
+
+def _of_these(rows: Iterable[Any], fingerprints: Mapping[int, str]) -> dict[int, Prediction]:
+    """Predictions of these very examples; a row that cannot be read counts as missing."""
+    found = {}
+    for row in rows:
+        try:
+            one = prediction_of(row)
+        except (KeyError, ValueError) as e:
+            log.warning("passed over a broken row of predictions: %s", e)
+            continue
+        if fingerprints.get(one.index) == one.fingerprint:
+            found[one.index] = one
+    return found
 
 
 def lacking(folder: Path, key: KeyError) -> ValueError:
@@ -230,7 +287,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         log.warning("%s is not valid JSON and will be replaced", path)
         return None
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
+from olmo.eval.evaluate import TaskFailed, TaskResult, evaluate_task, survey
 from olmo.eval.own_data import open_dataset, resolve_scored
-from olmo.eval.run import evaluate_task
+from olmo.eval.report import Problem, find_problems
+from olmo.eval.report_html import write_report
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import write_result
 from olmo.models.parallel import whole_copy
@@ -48,11 +50,19 @@ class EvaluationCallback(Callback):
     def __init__(self, config: InLoopConfig):
         self.interval = config.eval_interval
         self.tasks = resolve_scored(None, config.tasks, config.metric, config.scorer)
-        # own data are checked now, not after hours of training
-        self.own = {task.name: open_dataset(task) for task in self.tasks if task.own}
         self.settings = EvalSettings(
             device_batch_size=config.device_batch_size, max_examples=config.max_examples
         )
+        # own data are checked now, not after hours of training
+        self.data = {task.name: open_dataset(task) for task in self.tasks if task.own}
+        for task in self.tasks:
+            if task.own:
+                survey(task, self.data[task.name], self.settings)
+
+    def on_start(self, trainer: Trainer) -> None:
+        for task in self.tasks:
+            if not task.own:
+                self.data[task.name] = open_dataset(task)
 
     def on_step(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         if not _due(trainer, self.interval):
@@ -61,31 +71,47 @@ class EvaluationCallback(Callback):
         bf16 = config.precision == "amp_bf16"
         half = torch.bfloat16 if bf16 and device.type == "cuda" else None
         model = whole_copy(trainer.model, half)
+        folder = Path(config.save_folder) / "eval" / f"step{trainer.state.step}"
+        found: list[dict[str, Any]] = []
+        problems: list[Problem] = []
         try:
             for task in self.tasks:
-                with (
-                    torch.autocast(device.type, torch.bfloat16, enabled=bf16),
-                    torch.compiler.set_stance("force_eager"),  # a length per step is a shape each
-                ):
-                    result = evaluate_task(
-                        *(model, config.model, task, self.settings, device),
-                        dataset=self.own.get(task.name),
-                    )
-                figures = {
-                    k: float(v)
-                    for k, v in result.metrics.items()
-                    if isinstance(v, (int, float))
-                    and type(v) is not bool
-                    and k not in EVAL_SETTINGS
-                }
-                metrics |= {f"eval/{task.name}/{k}": v for k, v in figures.items()}
-                text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
-                log.info("step %d, %s: %s", trainer.state.step, task.name, text)
+                try:
+                    with (
+                        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+                        torch.compiler.set_stance("force_eager"),  # each length is a shape
+                    ):
+                        result = evaluate_task(
+                            *(model, config.model, task, self.settings, device),
+                            dataset=self.data[task.name],
+                        )
+                except TaskFailed as e:  # the training goes on
+                    problems.append(Problem(task.name, str(e)))
+                    continue
+                found.append(result.metrics)
+                problems += find_problems(result.metrics)
+                metrics |= _figures(result, trainer.state.step)
                 if is_main():
-                    folder = Path(config.save_folder) / "eval" / f"step{trainer.state.step}"
                     write_result(folder / task.folder, result.metrics, result.predictions)
         finally:
             trainer.model.train()
+        if is_main():
+            for problem in problems:
+                log.warning("%s: %s", problem.task, problem.reason)
+            write_report(folder, found, problems)
+
+
+def _figures(result: TaskResult, step: int) -> dict[str, float]:
+    """The numbers of a result, for the step's metrics and the log."""
+    name = result.task.name
+    figures = {
+        k: float(v)
+        for k, v in result.metrics.items()
+        if isinstance(v, (int, float)) and type(v) is not bool and k not in EVAL_SETTINGS
+    }
+    text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
+    log.info("step %d, %s: %s", step, name, text)
+    return {f"eval/{name}/{k}": v for k, v in figures.items()}
 
 
 class PictureCallback(Callback):

@@ -72,6 +72,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     config.check_ranks(get_world_size())
     if config.precision is None:
         config.precision = "amp_bf16" if device.type == "cuda" else "fp32"
+    in_loop = in_loop_callbacks(config)  # now: its mistakes need no model
     torch.manual_seed(config.seed + get_rank())  # ranks drop out different units
     mixture = MixtureConfig.load(config.data.mixture).open(
         config.data.split,
@@ -110,7 +111,8 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         pin_memory=device.type == "cuda",
     )
     _say_what_trains(config, model)
-    return Trainer(config, model, optimizer, loader, device, state, build_callbacks(config))
+    callbacks = [*in_loop, *own_callbacks(config)]
+    return Trainer(config, model, optimizer, loader, device, state, callbacks)
 
 
 def _load_start(config: TrainConfig, model: Molmo2) -> None:
@@ -162,8 +164,9 @@ def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int
     return packing.max_images, int(config.data.sequence_length * share / (1 - share))
 
 
-def build_callbacks(config: TrainConfig) -> list[Callback]:
-    """What runs beside the steps: first what every rank takes part in, then rank 0's own."""
+def in_loop_callbacks(config: TrainConfig) -> list[Callback]:
+    """Evaluation and pictures on the way, in which every rank takes part. ``ValueError`` for tasks
+    and data that cannot be used."""
     callbacks: list[Callback] = []
     if config.in_loop.eval_interval > 0:
         from olmo.train.in_loop import EvaluationCallback  # imported late: needed only here
@@ -173,10 +176,15 @@ def build_callbacks(config: TrainConfig) -> list[Callback]:
         from olmo.train.in_loop import PictureCallback
 
         callbacks.append(PictureCallback(config.in_loop.picture_interval))
+    return callbacks
+
+
+def own_callbacks(config: TrainConfig) -> list[Callback]:
+    """What rank 0 does beside the steps."""
     if not is_main():
-        return callbacks
+        return []
     config.save(Path(config.save_folder) / "config.yaml")
-    callbacks += [ProgressCallback(), JsonlCallback()]
+    callbacks: list[Callback] = [ProgressCallback(), JsonlCallback()]
     if (wandb := _wandb(config)) is not None:
         callbacks.append(WandbCallback(wandb))
     return callbacks

@@ -13,7 +13,7 @@ from torch import nn
 
 from olmo.config import Config
 from olmo.data.video_loading import VideoReadError
-from olmo.eval import answer, own_data, run
+from olmo.eval import answer, evaluate, own_data, run
 from olmo.eval.prediction import Prediction
 from olmo.eval.tasks import Task
 from olmo.preprocessing.chat import DataFormatterConfig
@@ -115,7 +115,7 @@ class Ranks:
         self.meet = threading.Barrier(world, timeout=10)
         self.parts = [None] * world
         for name in ("get_rank", "get_world_size", "is_main", "gather", "from_main"):
-            for module in (answer, run):
+            for module in (answer, evaluate, run):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, getattr(self, name))
 

@@ -19,7 +19,7 @@ from torch import nn
 from olmo.data.datasets.catalogue import dataset_rows
 from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.registry import Dataset, get_dataset
-from olmo.eval.run import TaskResult, evaluate_task, example_order
+from olmo.eval.evaluate import TaskResult, evaluate_task, example_order
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import Task, resolve_tasks
 from olmo.models.molmo2.molmo2 import Molmo2Config

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from olmo.config import ConfigError
-from olmo.eval import run
+from olmo.eval import evaluate as one_task
 from olmo.eval.answer import Skipped
+from olmo.eval.evaluate import TaskFailed, evaluate_task, merge, together
 from olmo.eval.prediction import example_id, labels
-from olmo.eval.run import TaskFailed, evaluate_task, merge, together
 from olmo.eval.settings import EvalConfig, EvalSettings
 from tests.eval.fakes import (
     CPU,
@@ -179,14 +179,14 @@ def test_an_error_on_one_rank_is_an_error_on_all(monkeypatch):
     ranks = Ranks(monkeypatch, 3)
 
     def fail_on_the_last():
-        if run.get_rank() == 2:
+        if one_task.get_rank() == 2:
             raise KeyError("lost")
-        return run.get_rank()
+        return one_task.get_rank()
 
     def caught():
         with pytest.raises(TaskFailed, match="KeyError: 'lost'"):
             together(fail_on_the_last)
-        return together(run.get_rank)
+        return together(one_task.get_rank)
 
     assert ranks.run(caught) == [0, 1, 2]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.eval.run import evaluate_task
+from olmo.eval.evaluate import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.models.loading import load_model

@@ -22,7 +22,7 @@ import torch
 
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.eval.answer import raw_example
-from olmo.eval.run import evaluate_task
+from olmo.eval.evaluate import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import Task
 from olmo.models.loading import load_model

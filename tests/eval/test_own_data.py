@@ -12,9 +12,9 @@ import pytest
 from olmo.config import ConfigError
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
-from olmo.eval.own_data import as_score, load_scorer, open_dataset, own_metric
+from olmo.eval.own_data import load_scorer, open_dataset, own_metric
 from olmo.eval.scoring import SCORERS, Score, score_example
-from olmo.eval.scoring.score import OWN_DATA
+from olmo.eval.scoring.score import OWN_DATA, as_score
 from olmo.eval.settings import EvalConfig, plan_evaluation
 from olmo.eval.store import run_key, sources
 from olmo.eval.tasks import resolve_tasks
@@ -130,7 +130,7 @@ def test_a_scorer_of_ones_own(file: Path, rule: Path) -> None:
     assert len(keys) == 5
     assert "text.py" in {file.name for file in sources(rule.stem)}
     assert as_score(Score(None), "x", {}, "f") == Score(None)
-    for bad in (2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
+    for bad in (None, 2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
         with pytest.raises(ValueError, match="f: expected"):
             as_score(bad, "x", {}, "f")
     with pytest.raises(ConfigError, match=r"no function 'absent'"):
@@ -169,7 +169,7 @@ def test_evaluation_and_training_refuse_the_same(
 
 def test_training_opens_the_file_at_its_start(file: Path, rule: Path) -> None:
     callback = EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file)))
-    assert len(callback.own["mine"]) == 6 and callback.tasks[0].metric == OWN_DATA
+    assert len(callback.data["mine"]) == 6 and callback.tasks[0].metric == OWN_DATA
     for given in ({"metric": "anls"}, {"scorer": f"{rule}:rate"}):
         chosen = EvaluationCallback(InLoopConfig(eval_interval=1, tasks=f"{file},mvbench", **given))
         planned = plan_evaluation(

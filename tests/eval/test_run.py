@@ -9,7 +9,7 @@ from olmo.data.registry import MissingDataError
 from olmo.eval import own_data, run
 from olmo.eval.run import run_evaluation
 from olmo.eval.settings import EvalConfig, EvalPlan, set_up_name
-from olmo.eval.store import TaskStore, example_fingerprint
+from olmo.eval.store import HALF, TaskStore, example_fingerprint
 from olmo.preprocessing.chat import DataFormatterConfig
 from tests.eval.fakes import (
     CPU,
@@ -270,9 +270,53 @@ def test_fingerprints(tmp_path):
 
 
 def test_a_store_knows_its_rows_by_fingerprint(tmp_path):
-    store = TaskStore(tmp_path / "task", "key" * 8)
+    store = TaskStore(tmp_path / "task", "key" * 22)
     rows = [prediction(i, fingerprint=f"f{i}") for i in range(3)]
     store.write({"cache_key": store.key}, rows)
-    assert store.finished({0: "f0", 1: "other", 5: "f5"}, True) == {0: rows[0]}
-    assert store.finished({0: "f0"}, False) == {}
-    assert TaskStore(store.folder, "other").metrics() is None
+    assert store.finished({0: "f0", 1: "other", 5: "f5"}) == {0: rows[0]}
+    other = TaskStore(store.folder, "other" * 13)
+    assert other.metrics() is None and other.finished({0: "f0"}) == other.answered({0: "f0"}) == {}
+    rescored = TaskStore(store.folder, store.key[:HALF] + "x" * HALF)
+    assert rescored.metrics() is None and rescored.finished({0: "f0"}) == {}
+    assert rescored.answered({0: "f0", 1: "other"}) == {0: rows[0]}
+    assert store.answered({0: "f0"}) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[", "[[1]]", "3", "null", '[{"index": 0}]', '{"a": 1}', '["x"]', "\xff", "[" * 9999],
+)
+def test_broken_files_of_results_are_replaced(plan, text):
+    """Whatever stands in them: the answers are made anew, and no other is lost."""
+    run_evaluation(plan, CPU)
+    expected, folder = files(plan), plan.folder / "fake"
+    rows = json.loads((folder / "predictions.json").read_text())
+    (folder / "predictions.json").write_text(text, encoding="latin-1")
+    run_evaluation(plan, CPU)
+    assert files(plan) == expected
+    for key, value in (("index", []), ("prediction", 3), ("correct", "x"), ("seconds", 1)):
+        broken = [{**rows[0], key: value}, *rows[1:]]
+        (folder / "predictions.json").write_text(json.dumps(broken))
+        plan.answered.clear()
+        run_evaluation(plan, CPU)
+        assert files(plan) == expected and len(plan.answered) == 1, key
+    (folder / "metrics.json").write_text(text, encoding="latin-1")
+    run_evaluation(plan, CPU)
+    assert files(plan) == expected
+
+
+@pytest.mark.parametrize("change", [{"metric": "short_answer"}, {"macro": "e"}])
+def test_a_change_of_the_scoring_keeps_the_answers(plan, change):
+    """Questions of the fake have options or not: by the other metric some have no reference."""
+    run_evaluation(plan, CPU)
+    before = json.loads((plan.folder / "fake" / "predictions.json").read_text())
+    plan.tasks[0] = replace(TASK, **change)
+    run_evaluation(plan, CPU)
+    assert len(plan.loads) == 1 and len(plan.answered) == 6
+    expected = files(plan)
+    after = json.loads((plan.folder / "fake" / "predictions.json").read_text())
+    answers = {row["index"]: (row["prediction"], row["n_tokens_after"]) for row in before}
+    assert 0 < len(after) <= 6
+    assert all(answers[r["index"]] == (r["prediction"], r["n_tokens_after"]) for r in after)
+    run_evaluation(plan, CPU)
+    assert files(plan) == expected

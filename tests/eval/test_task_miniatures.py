@@ -3,7 +3,7 @@ answer, score. The expected figures are worked out by hand."""
 
 import pytest
 
-from olmo.eval.run import evaluate_task, example_order
+from olmo.eval.evaluate import evaluate_task, example_order
 from olmo.eval.settings import EvalSettings
 from olmo.models.loading import load_model_config, select_checkpoint
 from tests.eval.miniatures import CPU, Repeated, Scripted, ask, opened, the_task

@@ -9,7 +9,7 @@ import torch
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.examples import prepare
 from olmo.data.stream import example_rng
-from olmo.eval.run import evaluate_task
+from olmo.eval.evaluate import evaluate_task
 from olmo.eval.settings import EvalSettings
 from olmo.eval.tasks import Task
 from olmo.hf_model.lite_loading import load_model

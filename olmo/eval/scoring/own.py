@@ -28,6 +28,8 @@ def own_data(prediction: str, metadata: Metadata) -> Score:
     if metadata.get("answer_idx") is None:
         if not (metadata.get("answers") or metadata.get("answer")):
             return predictions_only(prediction, metadata)
+        if metadata.get("options"):
+            needed(metadata, "answer_idx")
         answers = answers_of(metadata)
         if len(answers) == 1 and is_number(answers[0]):
             return number(prediction, metadata)

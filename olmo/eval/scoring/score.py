@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,8 @@ class Score:
 
 
 Scorer = Callable[[str, Metadata], Score]
-"""From a prediction and its example's metadata; ``ValueError`` without a reference."""
+"""From a prediction and its example's metadata; ``ValueError`` without a reference. A user's own
+may return whatever ``as_score`` reads."""
 
 SCORERS: dict[str, Scorer] = {}
 
@@ -64,3 +66,31 @@ def needed(metadata: Metadata, *names: str) -> list[Any]:
     if missing:
         raise ValueError(f"no reference: the metadata lack {', '.join(missing)}")
     return [metadata[name] for name in names]
+
+
+def as_score(found: Any, prediction: str, metadata: Metadata, name: str) -> Score:
+    """What a scorer returned: a ``Score``, the headline from 0 to 1, or a dict with that as
+    ``correct`` (None: it cannot be told) and further numbers. ``ValueError`` for anything else."""
+    expected = "expected a number from 0 to 1, a dict with it as 'correct', or a Score"
+    if isinstance(found, Score):
+        correct, scores = found.correct, dict(found.scores)
+    else:
+        scores = dict(found) if isinstance(found, Mapping) else {"correct": found}
+        if "correct" not in scores:
+            raise ValueError(f"{name}: {expected}, got keys {sorted(map(str, scores))}")
+        correct = scores.pop("correct")
+    if found is None or (correct is not None and not (_is_finite(correct) and 0 <= correct <= 1)):
+        raise ValueError(f"{name}: {expected}, got {correct!r:.80}")
+    for key, value in scores.items():
+        if not isinstance(key, str) or not _is_finite(value):
+            raise ValueError(f"{name}: expected numbers by name, got {key!r:.80}: {value!r:.80}")
+    if isinstance(found, Score):
+        return found
+    headline = None if correct is None else float(correct)
+    reference = next((metadata[k] for k in ("answer", "answers") if k in metadata), None)
+    numbers = {key: float(value) for key, value in scores.items()}
+    return Score(headline, prediction or None, reference, numbers)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
