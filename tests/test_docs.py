@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from olmo.eval.scorers import score_example
+from olmo.eval.scoring.score import SCORERS
+from olmo.eval.tasks import TASKS, resolve_tasks
 from olmo.nn.image_vit import normalize_pixels
 from olmo.nn.token_pruning import PRUNE_METHODS
 from tests.data.broken_media import BROKEN, LEGAL
@@ -42,6 +45,19 @@ def test_own_method() -> None:
     assert out.keep[0, :9].all() and kept.sum() == 36 - 18 - 9
     assert brightness[kept].min() > brightness[~kept].max()
     assert out.features.shape == (18, 16) and torch.isfinite(out.features).all()
+
+
+def test_own_scorer_and_task() -> None:
+    """The plug-in of ``docs/evaluation.md``."""
+    code = next(block for block in python_blocks("evaluation.md") if "TASKS.append" in block)
+    try:
+        exec(compile(code, "docs/evaluation.md", "exec"), {"__name__": "my_tasks"})
+        (task,) = resolve_tasks("mine", None)
+        right = score_example("It is a Dog.", {"answer": "dog"}, task.metric)
+        assert (right["correct"], right["reference"]) == (1.0, "dog")
+    finally:
+        SCORERS.pop("contains", None)
+        TASKS[:] = [task for task in TASKS if task.name != "my_task"]
 
 
 def test_counts_of_media() -> None:

@@ -78,7 +78,8 @@ def _task(name: str, row: dict[str, Any]) -> Task:
     return Task(name, **{k: convert(hints[k], v, f"{name}.{k}") for k, v in row.items()})
 
 
-TASKS = tuple(_task(name, row) for name, row in _TABLE["tasks"].items())
+TASKS = [_task(name, row) for name, row in _TABLE["tasks"].items()]
+"""The table. A plug-in may append to it."""
 
 
 def _with_split(task: Task, split: str) -> Task:
