@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         for kind in (int, float):  # 1e3 is an integer here as well
             self.register("type", kind, functools.partial(read_as, kind))
         if plugins:
-            words = "Python file to import first, with prune methods, data sets, scorers, ... of your own"
+            words = "Python file to import first: prune methods, data sets, scorers of your own"
             nothing_kept: Any = {"action": _Plugin, "default": argparse.SUPPRESS}
             self.add_argument("--plugin", type=path, metavar="FILE", help=words, **nothing_kept)
 

@@ -43,7 +43,8 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     """A table in Markdown; all columns but the first are aligned to the right."""
     lines = [list(headers), ["---"] + ["---:"] * (len(headers) - 1)]
     lines += [["" if cell is None else str(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def number(value: float | None, digits: int, factor: float = 1) -> str | None:

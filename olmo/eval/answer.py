@@ -268,7 +268,8 @@ class Answerer:
         for asked, ids, n_tokens in answers:
             text = self.tokenizer.decode(self.tokenizer.before_end(ids), truncate_at_eos=False)
             times = {"load": round(asked.load, 6), **seconds}
-            yield Answered(asked, text.strip(), n_tokens, times, vision.stats)
+            pruning = vision.stats if len(group.asked) == 1 else {}  # those are the whole pass's
+            yield Answered(asked, text.strip(), n_tokens, times, pruning)
 
     @contextmanager
     def _watch_vision(self) -> Iterator[VisionWatch]:

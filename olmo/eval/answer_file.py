@@ -25,6 +25,7 @@ from olmo.files import whole_file
 from olmo.types import MEDIA_KEYS
 
 Row = dict[str, Any]
+ROW_START = '{"file": '
 SEED = 0
 """Nothing is drawn for an answer."""
 
@@ -136,7 +137,8 @@ class AnswerFile:
         if not self.path.is_file():
             raise self._refused("is not a regular file")
         *lines, last = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if not all(map(_is_row, filter(None, lines))) or last[:1] not in ("", "{"):
+        cut_off = last.startswith(ROW_START) or ROW_START.startswith(last)
+        if not all(map(_is_row, filter(None, lines))) or not cut_off:
             raise self._refused("is no file of answers")
         return read_lines(self.path)
 

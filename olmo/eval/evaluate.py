@@ -170,9 +170,8 @@ class Evaluator:
         # it end the run
         guard = (lambda answer: answer()) if self.sharded else together
         parts = gather(guard(lambda: self._scored(examples)))
-        predictions, skipped = merge(
-            [list(examples.finished.values()), *parts], examples.fingerprints
-        )
+        parts = [list(examples.finished.values()), *parts]
+        predictions, skipped = merge(parts, examples.fingerprints)
         settings, device = self.settings, self.device
         metrics = {
             "task": task.name,
@@ -180,7 +179,7 @@ class Evaluator:
             "dataset": task.dataset,
             "split": task.split,
             "metric": task.metric,
-            **summarize(predictions, skipped, task.macro),
+            **together(lambda: summarize(predictions, skipped, task.macro)),
             "max_examples": settings.max_examples,
             "max_new_tokens": settings.limit(task),
             "seed": settings.seed,

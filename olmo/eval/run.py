@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from olmo.eval.loading import load_for_evaluation
 from olmo.eval.own_data import open_dataset
 from olmo.eval.prediction import Prediction
 from olmo.eval.report import Problem, find_problems
-from olmo.eval.report_html import write_report
+from olmo.eval.report_html import REPORT_FILE, write_report
 from olmo.eval.settings import EvalPlan, EvalSettings
 from olmo.eval.store import TaskStore, data_version, run_key
 from olmo.eval.tasks import Task
@@ -65,10 +66,16 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
                 continue
             outcome.metrics.append(metrics)
             outcome.problems += find_problems(metrics)
-    if is_main():
-        write_json(plan.folder / PROBLEMS_FILE, [vars(p) for p in outcome.problems])
-        write_report(plan.folder, outcome.metrics, outcome.problems)
+    try:
+        together(lambda: _write_pages(plan.folder, outcome) if is_main() else None)
+    except TaskFailed as e:  # the results are there
+        outcome.problems.append(Problem(REPORT_FILE, str(e)))
     return outcome
+
+
+def _write_pages(folder: Path, outcome: EvalOutcome) -> None:
+    write_json(folder / PROBLEMS_FILE, [vars(p) for p in outcome.problems])
+    write_report(folder, outcome.metrics, outcome.problems)
 
 
 @contextmanager
@@ -127,8 +134,7 @@ class _Run:
             "overrides": plan.config.model,
             "timing": result.timing,
         }
-        if is_main():
-            store.write(metrics, result.predictions)
+        together(lambda: store.write(metrics, result.predictions) if is_main() else None)
         if config.pictures and examples.rest:
             self._draw(task, dataset, result.predictions)
         return metrics

@@ -72,6 +72,7 @@ def sources(module: str) -> dict[Path, bytes]:
     """The file of a module that is loaded, and those that it imports, whenever it does: of this
     project, and for a user's own file of its folder."""
     start = Path(str(sys.modules[module].__file__))
+    home = PROJECT if "." in module else start.parent
     found: dict[Path, bytes] = {}
     todo = [start]
     while todo:
@@ -79,38 +80,44 @@ def sources(module: str) -> dict[Path, bytes]:
         if file in found or not file.is_file():
             continue
         found[file] = file.read_bytes()
-        for name in _imported(ast.parse(found[file])):
-            if name.startswith("olmo."):
-                base = PROJECT.joinpath(*name.split("."))
-            elif "." not in module:
-                base = start.parent.joinpath(*name.split("."))
-            else:
-                continue
-            todo += [base.with_suffix(".py"), base / "__init__.py"]
+        for level, name in _imported(ast.parse(found[file])):
+            folder = PROJECT if name.startswith("olmo.") else home
+            base = (file.parents[level - 1] if level else folder).joinpath(*name.split("."))
+            if level or folder != PROJECT or name.startswith("olmo."):
+                todo += [base.with_suffix(".py"), base / "__init__.py"]
     return found
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
-    """Names that may be modules, but for those that only type checkers import."""
+def _imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Names that may be modules, but for those that only type checkers import; the number of dots
+    before them."""
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_C" in ast.dump(n.test)]
     unseen = {id(node) for block in typing for node in ast.walk(block)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in unseen:
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and id(node) not in unseen:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            yield node.level, module
+            parts = (f"{module}.{alias.name}".strip(".") for alias in node.names)
+            yield from ((node.level, name) for name in parts)
 
 
 def example_fingerprint(example: Mapping[str, Any]) -> str:
-    """Hash of a raw example and of the sizes of the media files that it names."""
-    sizes = []
+    """Hash of a raw example and of the names and sizes of its media files, wherever they lie."""
+    files = []
     for key in MEDIA_KEYS:
         media = example.get(key)
-        for path in media if isinstance(media, (list, tuple)) else [media]:
-            if isinstance(path, (str, Path)):
-                sizes.append(os.stat(path).st_size if os.path.isfile(path) else None)
-    moved = {k: v for k, v in example.items() if k not in MEDIA_KEYS}
-    return _hash([moved, sizes])[:16]
+        for given in media if isinstance(media, (list, tuple)) else [media]:
+            if isinstance(given, (str, Path)):
+                path = Path(given)
+                parts = sorted(path.iterdir()) if path.is_dir() else [path]
+                sizes = [(p.name, p.stat().st_size if p.is_file() else None) for p in parts]
+                files.append((path.name, sizes))
+    rest = {k: v for k, v in example.items() if k not in MEDIA_KEYS}
+    return _hash([rest, files])[:16]
 
 
 def data_version(fingerprints: Mapping[int, str]) -> str:

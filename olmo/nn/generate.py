@@ -127,6 +127,10 @@ def generate(
     valid = ids >= 0
     if bool((valid[:, 1:] & ~valid[:, :-1]).any()) or not bool(valid[:, 0].all()):
         raise ValueError("prompts must be padded on the right with -1, with no gap")
+    pooling = inputs.get("token_pooling")
+    n_visual = 0 if pooling is None else pooling.shape[1]
+    if (n_text := int(valid.sum(1).max()) - n_visual) + max_new_tokens > limit:
+        raise too_long(n_text, max_new_tokens, limit)  # before a prefill that would be in vain
     inputs["input_ids"], device = ids, model.device
     last = torch.zeros_like(valid).scatter_(1, valid.sum(1, keepdim=True) - 1, True)
     (stops,) = to_device([torch.tensor(list(stop_ids))], device)
@@ -230,7 +234,12 @@ def check_length(position_ids: Tensor, valid: Tensor, n_new: int, limit: int) ->
     """``ValueError`` if a prompt, [B, S] both, and its answer do not fit the model's positions."""
     longest = int(position_ids.masked_fill(~valid, 0).max()) + 1
     if longest + n_new > limit:
-        raise ValueError(
-            f"a prompt of {longest} positions and {n_new} new tokens exceed "
-            f"llm.max_sequence_length {limit}: take fewer frames or a larger topk"
-        )
+        raise too_long(longest, n_new, limit)
+
+
+def too_long(n_positions: int, n_new: int, limit: int) -> ValueError:
+    """The error about a prompt and its answer."""
+    return ValueError(
+        f"a prompt of {n_positions} positions and {n_new} new tokens exceed "
+        f"llm.max_sequence_length {limit}: take fewer frames, less text or a larger topk"
+    )

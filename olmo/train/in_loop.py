@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video
+from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video, describe_error
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
 from olmo.eval.evaluate import TaskFailed, TaskResult, evaluate_task, survey
@@ -85,20 +85,23 @@ class EvaluationCallback(Callback):
                             *(model, config.model, task, self.settings, device),
                             dataset=self.data[task.name],
                         )
-                except TaskFailed as e:  # the training goes on
-                    problems.append(Problem(task.name, str(e)))
+                    if is_main():
+                        write_result(folder / task.folder, result.metrics, result.predictions)
+                except (TaskFailed, OSError, ValueError) as e:  # the training goes on
+                    problems.append(Problem(task.name, describe_error(e)))
                     continue
                 found.append(result.metrics)
                 problems += find_problems(result.metrics)
                 metrics |= _figures(result, trainer.state.step)
-                if is_main():
-                    write_result(folder / task.folder, result.metrics, result.predictions)
         finally:
             trainer.model.train()
         if is_main():
             for problem in problems:
                 log.warning("%s: %s", problem.task, problem.reason)
-            write_report(folder, found, problems)
+            try:
+                write_report(folder, found, problems)
+            except OSError as e:
+                log.warning("no report of step %d: %s", trainer.state.step, describe_error(e))
 
 
 def _figures(result: TaskResult, step: int) -> dict[str, float]:

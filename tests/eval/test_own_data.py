@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import load_scorer, open_dataset, own_metric
 from olmo.eval.scoring import SCORERS, Score, score_example
-from olmo.eval.scoring.score import OWN_DATA, as_score
+from olmo.eval.scoring.score import OWN_DATA, BadScore, as_score, scorer
 from olmo.eval.settings import EvalConfig, plan_evaluation
 from olmo.eval.store import run_key, sources
 from olmo.eval.tasks import resolve_tasks
@@ -129,16 +130,55 @@ def test_a_scorer_of_ones_own(file: Path, rule: Path) -> None:
         keys.add(run_key(DENSE, task, {}))
     assert len(keys) == 5
     assert "text.py" in {file.name for file in sources(rule.stem)}
-    assert as_score(Score(None), "x", {}, "f") == Score(None)
-    for bad in (None, 2, "1", {"n": 1}, {"correct": 1, "n": "a"}, float("nan")):
-        with pytest.raises(ValueError, match="f: expected"):
-            as_score(bad, "x", {}, "f")
+    assert as_score(Score(None), "x", {}) == Score(None)
+    assert as_score(np.float32(0.5), "x", {}).correct == 0.5
+    assert as_score(Score(1, "x", labels=(1, "a")), "x", {}).labels == ("1", "a")
+    bad = (None, 2, "1", {"n": 1}, {"correct": 1, "n": "a"}, {"correct": 1, "n": 1e308})
+    for found in (*bad, float("nan"), *(Score(1, x) for x in ({1}, "\ud800", float("inf")))):
+        with pytest.raises(BadScore, match="expected"):
+            as_score(found, "x", {})
     with pytest.raises(ConfigError, match=r"no function 'absent'"):
         load_scorer(f"{rule}:absent")
     with pytest.raises(ConfigError, match=r"expected FILE.py:FUNCTION, got 'rule'"):
         load_scorer("rule")
     with pytest.raises(ConfigError, match=r"metric: unknown 'anlz'"):
         own_metric("anlz", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["1 / 0", "exit(0)", "raise GeneratorExit", "return Score(1, scores=None)", "return 10**400"],
+)
+def test_whatever_a_scorer_does_is_said_of_its_line(tmp_path: Path, body: str) -> None:
+    file = tmp_path / "wild.py"
+    code = (
+        f"from olmo.eval.scoring import Score\ndef f(p, m):\n    m['options'].clear()\n    {body}"
+    )
+    file.write_text(code)
+    spec = importlib.util.spec_from_file_location("wild", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    metadata = {"options": ["a"]}
+    try:
+        scorer("wild")(module.f)
+        with pytest.raises(ValueError, match=r"wild: .*\.py, line \d+\)"):
+            score_example("x", metadata, "wild")
+    finally:
+        SCORERS.pop("wild")
+    assert metadata == {"options": ["a"]}
+
+
+def test_packages_of_a_scorer_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_pkg").mkdir()
+    (tmp_path / "own_start.py").write_text("from own_pkg import f\n")
+    (tmp_path / "own_pkg" / "__init__.py").write_text("from .rule import f\nfrom . import more\n")
+    for name in ("rule", "more"):
+        (tmp_path / "own_pkg" / f"{name}.py").write_text("f = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("own_start")
+    names = {file.name for file in sources("own_start")}
+    assert names == {"own_start.py", "__init__.py", "rule.py", "more.py"}
 
 
 def test_results_depend_on_the_code_that_scores_them() -> None:

@@ -246,6 +246,15 @@ def test_a_model_that_generates_nothing(plan):
     assert (metrics["accuracy"], metrics["unparsed"], metrics["empty"]) == (0.0, 6, 6)
 
 
+def test_a_failed_write_costs_its_task_alone(plan):
+    plan.tasks = [TASK, replace(TASK, name="other")]
+    (plan.folder / "fake" / "predictions.json").mkdir(parents=True)
+    (plan.folder / "report.html").mkdir()
+    outcome = run_evaluation(plan, CPU)
+    assert [m["task"] for m in outcome.metrics] == ["other"]
+    assert [p.task for p in outcome.problems] == ["fake", "report.html"]
+
+
 def test_set_ups_have_folders_of_their_own(tmp_path):
     step = tmp_path / "step5"
     assert set_up_name(step, {}) == "step5"
@@ -262,9 +271,18 @@ def test_fingerprints(tmp_path):
     video.write_bytes(b"12")
     there = example_fingerprint(example)
     assert there != absent
-    moved = tmp_path / "elsewhere.mp4"
+    moved = tmp_path / "moved" / "a.mp4"
+    moved.parent.mkdir()
     moved.write_bytes(b"34")
-    assert example_fingerprint({**example, "video": str(moved)}) == there  # same size
+    assert example_fingerprint({**example, "video": str(moved)}) == there  # same name and size
+    other = moved.rename(tmp_path / "b.mp4")
+    assert example_fingerprint({**example, "video": str(other)}) != there
+    frames = {**example, "video": str(moved.parent)}
+    seen = {example_fingerprint(frames)}
+    for name in ("0.jpg", "1.jpg"):
+        (moved.parent / name).write_bytes(b"12")
+        seen.add(example_fingerprint(frames))
+    assert len(seen) == 3
     for change in ({"question": "r"}, {"subtitle": {(0.5, 2.5): "hello"}}, {"style": "x"}):
         assert example_fingerprint({**example, **change}) != there
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 from olmo.eval.scoring import letters, open, own, points, tracking  # noqa: F401 (fill the table)
-from olmo.eval.scoring.score import SCORERS, Metadata, Score, as_score
+from olmo.eval.scoring.score import SCORERS, BadScore, Metadata, Score, as_score
 from olmo.outside import describe
 from olmo.text import nearest
 
@@ -26,12 +28,17 @@ def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
     function = SCORERS[metric]
     ours = function.__module__.startswith("olmo.")
     try:
-        found = function(prediction, dict(metadata))
-    except Exception as e:  # whatever a user's function raises
+        if ours:
+            return function(prediction, metadata)
+        found = function(prediction, copy.deepcopy(dict(metadata)))  # it may change its own
+        return as_score(found, prediction, metadata)
+    except (Exception, SystemExit, GeneratorExit) as e:  # whatever a user's function raises
         if ours and isinstance(e, ValueError):
             raise
+        if isinstance(e, BadScore):
+            raise ValueError(f"{metric}: {e}") from e
         log.debug("traceback of the error below", exc_info=True)
-        at = traceback.extract_tb(e.__traceback__)[-1]
-        place = f"{Path(at.filename).name}, line {at.lineno}"
-        raise ValueError(f"{metric}: {describe(e)} ({place})") from e
-    return found if ours else as_score(found, prediction, metadata, metric)
+        file = inspect.getfile(function)
+        lines = [at.lineno for at in traceback.extract_tb(e.__traceback__) if at.filename == file]
+        place = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+        raise ValueError(f"{metric}: {describe(e)}{place}") from e

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import json
+import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Metadata = Mapping[str, Any]
@@ -12,6 +13,8 @@ Metadata = Mapping[str, Any]
 QUESTION_ANSWERING = "question_answering"
 PREDICTIONS_ONLY = "predictions_only"
 OWN_DATA = "own_data"
+MAX_VALUE = 1e100
+"""Of a user's further values."""
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,37 @@ def needed(metadata: Metadata, *names: str) -> list[Any]:
     return [metadata[name] for name in names]
 
 
-def as_score(found: Any, prediction: str, metadata: Metadata, name: str) -> Score:
-    """What a scorer returned: a ``Score``, the headline from 0 to 1, or a dict with that as
-    ``correct`` (None: it cannot be told) and further numbers. ``ValueError`` for anything else."""
-    expected = "expected a number from 0 to 1, a dict with it as 'correct', or a Score"
-    if isinstance(found, Score):
-        correct, scores = found.correct, dict(found.scores)
-    else:
+class BadScore(ValueError):
+    """What a user's scorer returned is no score."""
+
+
+def as_score(found: Any, prediction: str, metadata: Metadata) -> Score:
+    """What a user's scorer returned: a ``Score``, the headline from 0 to 1, or a dict with that as
+    ``correct`` (None: it cannot be told) and further numbers. ``BadScore`` for anything else."""
+    if found is None:
+        raise BadScore("expected a number, a dict or a Score, got None")
+    if not isinstance(found, Score):
         scores = dict(found) if isinstance(found, Mapping) else {"correct": found}
         if "correct" not in scores:
-            raise ValueError(f"{name}: {expected}, got keys {sorted(map(str, scores))}")
-        correct = scores.pop("correct")
-    if found is None or (correct is not None and not (_is_finite(correct) and 0 <= correct <= 1)):
-        raise ValueError(f"{name}: {expected}, got {correct!r:.80}")
-    for key, value in scores.items():
-        if not isinstance(key, str) or not _is_finite(value):
-            raise ValueError(f"{name}: expected numbers by name, got {key!r:.80}: {value!r:.80}")
-    if isinstance(found, Score):
-        return found
+            raise BadScore(f"expected 'correct' and further numbers, got {list(scores)!r:.80}")
+        reference = next((metadata[k] for k in ("answer", "answers") if k in metadata), None)
+        found = Score(scores.pop("correct"), prediction or None, reference, scores)
+    correct = found.correct
+    if correct is not None and not (_is_number(correct) and 0 <= correct <= 1):
+        raise BadScore(f"expected a number from 0 to 1 as 'correct', got {correct!r:.80}")
+    for key, value in found.scores.items():
+        if not isinstance(key, str) or not _is_number(value):
+            raise BadScore(f"expected numbers by name, got {key!r:.80}: {value!r:.80}")
+    try:  # as it is written
+        rest = (found.parsed, found.reference)
+        json.dumps(rest, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as e:
+        raise BadScore(f"expected text and numbers as what was read and is right: {e}") from e
+    scores = {key: float(value) for key, value in found.scores.items()}
     headline = None if correct is None else float(correct)
-    reference = next((metadata[k] for k in ("answer", "answers") if k in metadata), None)
-    numbers = {key: float(value) for key, value in scores.items()}
-    return Score(headline, prediction or None, reference, numbers)
+    return replace(found, correct=headline, scores=scores, labels=tuple(map(str, found.labels)))
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    """Of a size whose sums are finite."""
+    return isinstance(value, numbers.Real) and abs(float(value)) < MAX_VALUE
