@@ -52,6 +52,14 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def threads(text: str) -> int:
+    """As many as torch can start."""
+    n, most = positive(text), 8 * (os.cpu_count() or 1)
+    if n > most:
+        raise argparse.ArgumentTypeError(f"expected at most {most}, eight per core, got {n}")
+    return n
+
+
 GRID: dict[str, tuple[Callable[[str], object], Any, str]] = {
     "preset": (str, "small", f"size of the model: {', '.join(PRESETS)}"),
     "stages": (names, ("vit",), f"any of {','.join(STAGES)}"),
@@ -77,7 +85,7 @@ def parser() -> Parser:
     add("--device", help="cpu or cuda (cuda if there is one; the suite's)")
     add("--dtype", choices=DTYPES, help="bfloat16: with autocast (float32; the suite's)")
     add("--repeats", type=positive, default=5, help="rounds that count, after one to warm up (5)")
-    add("--threads", type=positive, default=cores, help=f"of torch on the CPU ({cores})")
+    add("--threads", type=threads, default=cores, help=f"of torch on the CPU ({cores})")
     add("--seed", type=seed, default=0, help="of weights and inputs (0)")
     add("--no_cpu_memory", action="store_true", help="skip the processes that measure memory")
     add("--out", type=path, default=Path("benchmark_output"), help="folder (benchmark_output)")

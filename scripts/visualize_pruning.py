@@ -116,7 +116,7 @@ def build_parser() -> Parser:
     add("--heat", choices=("score", "rank"), default="score", help=f"{heat} (score)")
     add("--columns", type=positive, metavar="N", help=".png: frames per row (default: by number)")
     widths = ", ".join(f"{w} for {suffix}" for suffix, w in WIDTHS.items())
-    add("--width", type=positive, metavar="N", help=f"pixels of a frame (at most {widths})")
+    add("--width", type=pixels, metavar="N", help=f"pixels of a frame (at most {widths})")
     add("--fps", type=float, default=2.0, help=".mp4: frames shown per second (2)")
     add("--device", help="where the checkpoint runs (default: cuda if there is one, else cpu)")
     return parser
@@ -141,6 +141,14 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
             if getattr(args, name) is None:
                 setattr(args, name, default)
     return args, overrides
+
+
+def pixels(text: str) -> int:
+    """Width of a frame that can be drawn: the heading needs some room, and memory is finite."""
+    width = positive(text)
+    if not 16 <= width <= 4096:
+        raise argparse.ArgumentTypeError(f"expected 16 to 4096, got {width}")
+    return width
 
 
 def size(text: str) -> tuple[int, int]:

@@ -40,7 +40,7 @@ SHOWN = 5
 """Skipped examples that the log names; the results name all of them."""
 
 
-class TaskFailed(RuntimeError):
+class TaskFailed(ValueError):
     """A task that cannot be evaluated; the message says why. Raised on every rank."""
 
 

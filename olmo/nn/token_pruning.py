@@ -63,7 +63,7 @@ class TemporalVitConfig(VitConfig):
         check_topk(self.topk)
         self.in_range("(0, 1]", "rescale_bias_min")
         self.in_range("[0, inf)", "prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
-        self.in_range("(-inf, inf)", "new_ref_threshold")
+        self.in_range("[-10, 10]", "new_ref_threshold")
         if self.prune_method not in PRUNE_METHODS:
             known = ", ".join(sorted(PRUNE_METHODS))
             raise ValueError(

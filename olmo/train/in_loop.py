@@ -12,7 +12,7 @@ from torch import Tensor
 from olmo.data.examples import BAD_EXAMPLE, ExampleSource, decode_video, describe_error
 from olmo.data.loader import LaneDataset
 from olmo.distributed import is_main
-from olmo.eval.evaluate import TaskFailed, TaskResult, evaluate_task, survey
+from olmo.eval.evaluate import TaskResult, evaluate_task, survey
 from olmo.eval.own_data import open_dataset, resolve_scored
 from olmo.eval.report import Problem, find_problems
 from olmo.eval.report_html import write_report
@@ -87,7 +87,7 @@ class EvaluationCallback(Callback):
                         )
                     if is_main():
                         write_result(folder / task.folder, result.metrics, result.predictions)
-                except (TaskFailed, OSError, ValueError) as e:  # the training goes on
+                except (OSError, ValueError) as e:  # the training goes on
                     problems.append(Problem(task.name, describe_error(e)))
                     continue
                 found.append(result.metrics)
