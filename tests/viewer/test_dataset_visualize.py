@@ -66,6 +66,7 @@ def test_page(script: ModuleType, own: Path, tmp_path: Path) -> None:
     tags.feed(text)
     assert not tags.open
     assert len(re.findall("<article>", text)) == 3
+    assert "height" not in re.findall(r"\.frames \{[^}]*\}", text)[0]  # no frame is out of sight
     assert not re.search(r"(src|href)=.(http|/|\.)", text)  # nothing from elsewhere
     video, broken, image = text.split("<article>")[1:]
     assert "left out: cannot read video" in broken and "b.mp4" in broken
