@@ -91,6 +91,7 @@ def build_config(argv: list[str]) -> EvalConfig:
     import torch
 
     from olmo.eval.settings import EvalConfig
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
 
     given: dict[str, Any] = vars(args)
     if given.pop("debug", False):
@@ -98,7 +99,9 @@ def build_config(argv: list[str]) -> EvalConfig:
         logging.getLogger("olmo.eval").setLevel(logging.DEBUG)
     if torch.cuda.is_available():
         given.setdefault("num_workers", GPU_WORKERS)
-    return EvalConfig.from_dict(merge(given, parser.overrides(rest, EvalConfig)))
+    return EvalConfig.from_dict(
+        merge(given, parser.overrides(rest, EvalConfig, TemporalVideoOlmoConfig))
+    )
 
 
 def show(plan: EvalPlan) -> int:

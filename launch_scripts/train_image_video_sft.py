@@ -200,10 +200,12 @@ def main() -> int:
     if args.dry_run and int(os.environ.get("RANK", 0)) > 0:
         return 0  # rank 0 speaks for all; nothing heavy is imported for this
     from olmo.distributed import setup_logging
+    from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
     from olmo.train.config import TrainConfig
 
     setup_logging()
-    config = build_config(args, parser.overrides(rest, TrainConfig))
+    overrides = parser.overrides(rest, TrainConfig, TemporalVideoOlmoConfig)
+    config = build_config(args, overrides)
     (print_plan if config.dry_run else run)(config)
     return 0
 

@@ -97,13 +97,21 @@ class Parser(argparse.ArgumentParser):
         self.refuse([a for a in rest if a.startswith("-") and not a.startswith("--model.")])
         return found, section(parse_overrides(rest), "model")
 
-    def overrides(self, rest: list[str], config: type[Config]) -> dict[str, Any]:
-        """What ``parse_known_args`` left over, as overrides of a config."""
+    def overrides(
+        self, rest: list[str], config: type[Config], model: type[Config]
+    ) -> dict[str, Any]:
+        """What ``parse_known_args`` left over, as overrides of a config, whose ``model`` is of that
+        class. An error about the end of a nested key names the whole key."""
         known = [*self.flags(), *(f"--{key}" for key in config.known_keys())]
         for arg in rest:
-            flag = re.split("[=.]", underscored(arg), maxsplit=1)[0]
-            if flag.startswith("--") and flag not in known:
-                raise ConfigError(f"unknown argument {flag!r}; {nearest(flag, known)}")
+            flag = underscored(arg).partition("=")[0]
+            first = flag.partition(".")[0]
+            if first.startswith("--") and first not in known:
+                deep = (*(f"model.{key}" for key in model.dotted_keys()), *config.dotted_keys())
+                whole = dict.fromkeys(k for k in deep if k.endswith(f".{flag[2:]}"))
+                hint = " or ".join(repr(f"--{key}") for key in whole)
+                hint = f"did you mean {hint}?" if whole else nearest(first, known)
+                raise ConfigError(f"unknown argument {flag if whole else first!r}; {hint}")
         return parse_overrides(rest)
 
     def flags(self) -> list[str]:

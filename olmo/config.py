@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,6 +79,18 @@ class Config:
     def known_keys(cls) -> set[str]:
         """The fields, and the keys of old files."""
         return {*cls.field_types(), *legacy.rows_of(cls)}
+
+    @classmethod
+    def dotted_keys(cls) -> Iterator[str]:
+        """The keys of all fields, with those of configs in them: ``a``, ``b.c``."""
+        for name, hint in cls.field_types().items():
+            union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+            options = typing.get_args(hint) if union else (hint,)
+            inner = [o for o in options if isinstance(o, type) and issubclass(o, Config)]
+            for config in inner:
+                yield from (f"{name}.{key}" for key in config.dotted_keys())
+            if not inner:
+                yield name
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], path: str = "") -> Self:

@@ -101,10 +101,10 @@ def measure_loading(args: argparse.Namespace, overrides: dict[str, Any]) -> dict
     """Seconds per stage and rates of one loader process."""
     from olmo.data.examples import ExampleSource
     from olmo.data.loader import DataConfig, LaneDataset, RowShare
-    from olmo.models.loading import model_of_file
     from olmo.models.registry import model_config_from_dict
+    from olmo.models.run_folder import whole_model_of_file
 
-    data = model_of_file(args.config)
+    data = whole_model_of_file(args.config)
     data = merge(merge(data, FULL_SIZE if args.full_size else {}), overrides)
     model = model_config_from_dict(data)
     preprocessor = model.build_preprocessor(model.build_tokenizer(), args.seq_len)

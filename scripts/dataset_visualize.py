@@ -14,13 +14,15 @@ Any key of the model can be set as --model.a.b=value.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from olmo.command_line import Parser, exit_code, natural, path, positive, seed
 from olmo.config import merge
-from olmo.data.mixture import MIXTURES, open_named
+from olmo.data.custom_files import chosen_split
+from olmo.data.mixture import CUSTOM, MIXTURES, open_named
 from olmo.templates import render
 from olmo.viewer.example_page import example_card
 
@@ -32,7 +34,7 @@ def parser() -> Parser:
     add("out", type=path, help="HTML file to write")
     add("--n", type=positive, default=8, help="examples (8)")
     add("--first", type=natural, default=0, help="examples of the stream to pass over (0)")
-    add("--split", default="train")
+    add("--split", help="(train; a file of own data has none)")
     add("--evaluation", action="store_true", help="prompts as in an evaluation, no answers")
     add("--no_shuffle", action="store_true", help="examples in the order of the files")
     add("--skip_missing", action="store_true", help="leave absent data sets out")
@@ -58,12 +60,16 @@ def main(argv: list[str] | None = None) -> int:
     from olmo.data.examples import BAD_EXAMPLE, ExampleSource, describe_error, prepare
     from olmo.models.loading import model_section
     from olmo.models.registry import model_config_from_dict
-    from olmo.models.run_folder import model_of_file, select_checkpoint
+    from olmo.models.run_folder import select_checkpoint, whole_model_of_file
 
     file = args.config
-    stored = model_section(select_checkpoint(file)) if file.is_dir() else model_of_file(file)
+    stored = model_section(select_checkpoint(file)) if file.is_dir() else whole_model_of_file(file)
     model = model_config_from_dict(merge(merge(stored, pruned(args.topk)), overrides))
-    mixture = open_named(args.name, args.split, args.skip_missing)  # may render or read for long
+    split = args.split or "train"
+    # may render or read for long
+    mixture = open_named(args.name, split, args.skip_missing, args.evaluation)
+    if is_own := mixture.names == [CUSTOM]:
+        chosen_split(Path(args.name), args.split or "", split)
     tokenizer = model.build_tokenizer()
     preprocessor = model.build_preprocessor(tokenizer, args.seq_len)
     source = ExampleSource(mixture, preprocessor, args.seed, not args.no_shuffle)
@@ -80,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         grid, patch = preprocessor.visual.grid, preprocessor.patch_size
         cards.append(example_card(name, arrays, tokenizer, grid, patch, args.width))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{args.name}, {args.split}, as {args.config} sees it"
+    about = [args.name, *[split] * bool(args.split or not is_own)]
+    about.append("in an evaluation" if args.evaluation else "in training")
+    title = f"{', '.join(about)}, as {args.config} sees it"
     html = render("examples", title=title, cards=cards)
     args.out.write_text(html, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB, {len(cards)} examples)")

@@ -22,11 +22,12 @@ def make_checkpoint(out: Path, config_file: Path = DEFAULT_CONFIG, seed: int = 0
     """Write ``OUT/step0-unsharded`` and return it."""
     import torch
 
-    from olmo.models.loading import merged_model_config, model_of_file
+    from olmo.models.loading import merged_model_config
+    from olmo.models.run_folder import whole_model_of_file
     from olmo.train.checkpoint import save_unsharded
     from olmo.train.config import TrainConfig
 
-    config = merged_model_config(model_of_file(config_file), {})
+    config = merged_model_config(whole_model_of_file(config_file), {})
     torch.manual_seed(seed)
     model = config.build()
     model.reset_parameters()

@@ -131,6 +131,12 @@ class ParquetRows(Sequence[Row]):
         return {"path": self.path, "_ends": self._ends, "_groups": {}}
 
 
+def splits_of(folder: Path) -> list[str]:
+    """Names of the splits of a folder of ``save_to_disk``; none for what is one table."""
+    file = folder / "dataset_dict.json"
+    return list(_json(file)["splits"]) if file.is_file() else []
+
+
 @dataclass
 class ArrowRows(Sequence[Row]):
     """Rows of Arrow stream files, memory-mapped; another process opens them anew."""
@@ -141,8 +147,7 @@ class ArrowRows(Sequence[Row]):
     @classmethod
     def open(cls, folder: Path, split: str = "train") -> ArrowRows:
         """Open the table in ``folder``, or its split ``split`` when it has several."""
-        if (folder / "dataset_dict.json").is_file():
-            known = _json(folder / "dataset_dict.json")["splits"]
+        if known := splits_of(folder):
             if split not in known:
                 raise ValueError(f"{folder} has no split {split!r}, only {', '.join(known)}")
             folder = folder / split

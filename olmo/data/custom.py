@@ -104,8 +104,10 @@ class CustomDataset(RecordDataset):
     For an ``evaluation`` the metadata have what the answer is compared with: ``answer`` (a text),
     ``answers``, or ``options`` and ``answer_idx`` for multiple choice; and ``question``. Of a
     conversation that is the last turn, and evaluation asks for it with all turns before it. A line
-    may lack its answer then, and ``flaws`` has what is wrong with the lines that cannot be used,
-    by index: to get one of them is a ``CustomDataError``.
+    may lack its answer then. ``category`` is the line's, else its ``data_source``.
+
+    ``flaws`` has what is wrong with the lines that cannot be used, by index: to get one of them is
+    a ``CustomDataError``.
     """
 
     path: Path
@@ -120,9 +122,10 @@ class CustomDataset(RecordDataset):
         split: str = "train",
         evaluation: bool = False,
         questions: bool = False,
+        lenient: bool = False,
     ) -> CustomDataset:
-        """Read and check every row. All mistakes come in one ``CustomDataError``; for an
-        ``evaluation`` in a warning, as long as any row can be used.
+        """Read and check every row. All mistakes come in one ``CustomDataError``; if ``lenient``,
+        and for an ``evaluation``, in a warning, as long as any row can be used.
 
         ``questions``: rows need no answer, and their media are not looked for before they are read.
 
@@ -130,6 +133,7 @@ class CustomDataset(RecordDataset):
         ``split`` matters for a folder of ``save_to_disk`` that has several.
         """
         path, answered = Path(path).absolute(), not (evaluation or questions)
+        lenient = lenient or evaluation
         mistakes: list[tuple[int, int, str]] = []
         with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
             sources = open_files(path, max_line_bytes, split)
@@ -138,12 +142,12 @@ class CustomDataset(RecordDataset):
             for i, source in enumerate(sources):
                 name = "" if source.path == path else f"{source.path.name}: "
                 for row, reason in _mistakes(source, check):
-                    is_kept = evaluation or len(mistakes) < MAX_SHOWN
+                    is_kept = lenient or len(mistakes) < MAX_SHOWN
                     mistakes.append((i, row, f"{name}{reason}" if is_kept else ""))
         if mistakes:
             units = "/".join(sorted({f"{source.unit}s" for source in sources}))
             text = f"{path}: {len(mistakes)} {units} cannot be used:{_shown(mistakes)}"
-            if not evaluation or any(row == NO_END for _, row, _ in mistakes):
+            if not lenient or any(row == NO_END for _, row, _ in mistakes):
                 raise CustomDataError(text)
         records = CustomRecords(sources, answered)
         if not len(records):
@@ -184,6 +188,8 @@ class CustomDataset(RecordDataset):
             texts = (piece for piece in question.pieces if isinstance(piece, str))
             known = {"question": "".join(texts).strip()}
             known |= {} if str(answer) == UNANSWERED else {"answer": str(answer)}
+            if "data_source" in record["metadata"]:
+                known["category"] = record["metadata"]["data_source"]
         return record | {"metadata": known | record["metadata"]}
 
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from olmo.data.arrow import ArrowRows, ParquetRows
+from olmo.data.arrow import ArrowRows, ParquetRows, splits_of
 from olmo.data.records import CustomDataError, Record
-from olmo.outside import OutsideError
+from olmo.outside import OutsideError, foreign
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 OTHER_SUFFIXES = (".csv", ".tsv", ".gz", ".zip", ".tar", ".arrow", ".mp4", ".jpg", ".png", ".yaml")
@@ -75,6 +75,20 @@ class RowFile:
 
     def _stamps(self) -> list[tuple[int, int]]:
         return [(s.st_size, s.st_mtime_ns) for s in map(os.stat, self.files)]
+
+
+def chosen_split(path: Path, asked: str, default: str) -> str:
+    """The split of own data to read, ``default`` where none is ``asked`` for. ``CustomDataError``
+    for one that the data lack: a file, or a folder of files, has none."""
+    with foreign(lambda reason: CustomDataError(f"{path}: {reason}")):
+        known, split = splits_of(path), asked or default
+        if asked and not known:
+            raise CustomDataError(
+                f"{path} has no split {asked!r}: only a folder of save_to_disk may"
+            )
+        if known and split not in known:
+            raise CustomDataError(f"{path} has no split {split!r}, only {', '.join(known)}")
+        return split
 
 
 def open_files(path: Path, max_bytes: int, split: str) -> list[RowFile]:

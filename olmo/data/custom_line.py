@@ -9,6 +9,7 @@ import difflib
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ MAX_SECONDS = 1e7
 """Latest ``start`` and ``end``: 115 days."""
 MAX_RATE = 1e5
 """Frames per second."""
+LETTER = re.compile(r"\(?[A-Za-z]([).:]+.*)?", re.DOTALL)
+"""The letter of an option, alone or before its text."""
 
 
 # --- the keys of a line ------------------------------------------------------------------------
@@ -44,6 +47,15 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
+def _as_text(value: Any) -> Any:
+    """A whole number as its text: it has one spelling only. Anything else as it is."""
+    return str(value) if type(value) is int else value
+
+
+def _is_answers(value: Any) -> bool:
+    return isinstance(value, list) and _is_texts([*map(_as_text, value)])
+
+
 def _is_options(value: Any) -> bool:
     return _is_texts(value) and 2 <= len(value) <= MAX_OPTIONS
 
@@ -59,14 +71,17 @@ TEXT: tuple[Rule, ...] = ((_is_text, "expected text"),)
 SECONDS: tuple[Rule, ...] = (
     (lambda v: _is_number(v) and 0 <= v <= MAX_SECONDS, "expected seconds from 0 on"),
 )
+NAME: tuple[Rule, ...] = (
+    (lambda v: isinstance(v, str) or type(v) is int, "expected text or a whole number"),
+)
 SPOKEN = {"start": SECONDS, "end": SECONDS, "text": TEXT}
 """The keys of one entry of subtitles, all of them required."""
 FIELDS: dict[str, tuple[Rule, ...]] = {
-    "video": TEXT,
+    "video": ((_is_text, "expected the path of one video per line"),),
     "image": ((_is_images, "expected a path or a list of paths"),),
     "question": TEXT,
     "answer": (),  # checked together with the options
-    "answers": ((_is_texts, "expected a list of texts"),),
+    "answers": ((_is_answers, "expected a list of texts"),),
     "options": (
         (_is_options, f"expected 2 to {MAX_OPTIONS} texts"),
         (lambda v: len(set(v)) == len(v), "the same text twice"),
@@ -80,12 +95,26 @@ FIELDS: dict[str, tuple[Rule, ...]] = {
         (lambda v: _is_number(v) and 0 < v <= MAX_RATE, "expected frames per second above 0"),
     ),
     "style": TEXT,
-    "id": ((lambda v: isinstance(v, str) or type(v) is int, "expected text or a whole number"),),
+    "id": NAME,
+    "category": NAME,
 }
-"""Known keys. ``id`` is kept in the metadata, and means nothing else."""
+"""Known keys. ``id`` is kept in the metadata, and means nothing else; by ``category`` an evaluation
+breaks its scores down."""
+OTHER_NAMES = {
+    **dict.fromkeys(("prompt", "query", "instruction", "input", "text", "human"), "question"),
+    **dict.fromkeys(("response", "output", "label", "target", "completion", "caption"), "answer"),
+    **dict.fromkeys(("reference", "ground_truth", "gt", "gpt", "assistant"), "answer"),
+    **dict.fromkeys(("choices", "candidates"), "options"),
+    **dict.fromkeys(("transcript", "captions", "asr"), "subtitle"),
+    **dict.fromkeys(("begin", "from"), "start"),
+    **dict.fromkeys(("stop", "to"), "end"),
+    **dict.fromkeys(("type", "task", "task_type", "question_type", "topic"), "category"),
+    "fps": "frame_rate",
+}
+"""What other files call a key, where it is not spelt alike."""
 ABOUT_TEXT = ("question", "answer", "answers", "options")
 CHAT_FIELDS = {k: rules for k, rules in FIELDS.items() if k not in ABOUT_TEXT} | {
-    "data_source": FIELDS["id"]
+    "data_source": NAME
 }
 """Known keys of a line in a chat form, beside those of the form."""
 
@@ -110,6 +139,8 @@ def record_of(line: Any, example_id: str, answered: bool = True) -> Record:
         record["subtitle"] = subtitle if is_text else [[s[k] for k in SPOKEN] for s in subtitle]
     metadata: Record = {"example_id": example_id}
     metadata |= {k: line[k] for k in ("frame_rate", "id", "data_source") if k in line}
+    if line.get("category", "") != "":
+        metadata["category"] = line["category"]
     if "start" in line or "end" in line:
         metadata |= {"clip_start_time": line.get("start") or 0.0, "clip_end_time": line.get("end")}
     return record | {"metadata": metadata}
@@ -173,7 +204,8 @@ def _meant(key: str) -> str:
     """Files in a chat form have many columns of their own, but none that is nearly a known one."""
     if key in ABOUT_TEXT:
         return "it is for lines without a conversation"
-    near = difflib.get_close_matches(key, [*CHAT_FIELDS, *LINE_KEYS], n=1, cutoff=0.8)
+    known = {*CHAT_FIELDS, *LINE_KEYS} - {"category"}  # sub_category is a usual column
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.8)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
@@ -191,17 +223,23 @@ def style_of(line: Record) -> str:
 def _answer(line: Record) -> Record:
     """``answer``, or ``options`` with ``answer_idx``. A number counts the options from 0; where it
     could also be the text of another option, the text has to be given. ``answers`` of several
-    people, and no answer at all, stay as they are."""
+    people, and no answer at all, stay. Without options a whole number is its text."""
     if "answer" not in line:
-        return {k: line[k] for k in ("answers", "options") if k in line}
+        known = {k: line[k] for k in ("answers", "options") if k in line}
+        return known | {k: [*map(_as_text, known[k])] for k in known if k == "answers"}
     answer, options = line["answer"], line.get("options")
     if options is None:
-        if not _is_text(answer):
-            raise CustomDataError(f"'answer': expected text, got {answer!r:.80}")
-        return {"answer": answer}
+        if not _is_text(_as_text(answer)):
+            instead = ": several go into 'answers'" if isinstance(answer, list) else _quoted(answer)
+            raise CustomDataError(f"'answer': expected text, got {answer!r:.80}{instead}")
+        return {"answer": _as_text(answer)}
     index = options.index(answer) if answer in options else answer
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(options):
-        raise CustomDataError(f"'answer' {answer!r:.80} is not one of the options {options!r:.200}")
+        letter = isinstance(answer, str) and LETTER.fullmatch(answer.strip())
+        raise CustomDataError(
+            f"'answer' {answer!r:.80} is not one of the options {options!r:.200}: give the text of "
+            f"one, or its number from 0{'; letters are not read' if letter else ''}"
+        )
     meant = [o for i, o in enumerate(options) if index is answer and i != index and _says(o, index)]
     if meant:
         raise CustomDataError(
@@ -209,6 +247,12 @@ def _answer(line: Record) -> Record:
             f"{options[index]!r}: give the text of the option"
         )
     return {"options": options, "answer_idx": index}
+
+
+def _quoted(value: Any) -> str:
+    """Hint for an error about a value that should be text, or a list of texts."""
+    values = value if isinstance(value, list) else [value]
+    return ": write numbers in quotes" if any(map(_is_number, values)) else ""
 
 
 def _says(option: str, number: int) -> bool:
@@ -244,7 +288,8 @@ def _mistakes(
     is_chat = fields is CHAT_FIELDS
     for key in line:
         if key not in fields and not (is_chat and key == "messages"):
-            yield f"unknown key {key!r:.80}; {nearest(key, {*fields, *CHAT_KEYS})}"
+            word = OTHER_NAMES.get(key.lower(), key)
+            yield f"unknown key {key!r:.80}; {nearest(word, {*fields, *CHAT_KEYS})}"
     wrong = _wrong(line, fields)
     good = {k: v for k, v in line.items() if k in fields and k not in wrong} if wrong else line
     yield from wrong.values()
@@ -252,7 +297,7 @@ def _mistakes(
         yield from _wrong_subtitle(good["subtitle"])
     style = good.get("style", "user_qa")
     if style not in KNOWN_STYLES:
-        yield f"'style': unknown style {style!r:.80}; {nearest(style, KNOWN_STYLES)}"
+        yield f"'style': unknown style {style!r:.80}; {nearest(style, _styles('video' in line))}"
     if not is_chat:
         if "question" not in line:
             yield "no 'question'"
@@ -279,13 +324,23 @@ def _mistakes(
             yield str(e)
 
 
+@functools.cache
+def _styles(for_video: bool) -> frozenset[str]:
+    """Styles that suit a medium: for a video none that has a twin for videos, or is of images."""
+    if not for_video:
+        return frozenset(s for s in KNOWN_STYLES if not s.startswith("video_"))
+    plain = (s for s in KNOWN_STYLES if "image" not in s)
+    return frozenset(s for s in plain if f"video_{s}" not in KNOWN_STYLES)
+
+
 def _wrong(line: Record, fields: Mapping[str, tuple[Rule, ...]], where: str = "") -> dict[str, str]:
     """Keys of ``line`` with a value that their rules refuse, and what is wrong with it."""
     found = {}
     for key, value in line.items():
         for is_good, expected in fields.get(key, ()):
             if not is_good(value):
-                found[key] = f"{where + key!r}: {expected}, got {value!r:.80}"
+                hint = _quoted(value) if key in ABOUT_TEXT else ""
+                found[key] = f"{where + key!r}: {expected}, got {value!r:.80}{hint}"
                 break
     return found if len(found) < 2 else {k: found[k] for k in sorted(found, key=[*fields].index)}
 

@@ -222,15 +222,19 @@ def mixture_file(name: str) -> Path:
     return Path(name) if name.endswith((".yaml", ".yml")) else MIXTURES / f"{name}.yaml"
 
 
-def open_named(name: str, split: str, skip_missing: bool = False) -> Mixture:
+def open_named(
+    name: str, split: str, skip_missing: bool = False, evaluation: bool = False
+) -> Mixture:
     """What a user names: a mixture, the YAML file of one, a data set, a file or folder of own
-    data."""
+    data. Of own data named so, a line that cannot be used costs that line; for an ``evaluation``
+    they need no answers."""
     if not is_own_data(name):
         if name.endswith((".yaml", ".yml")) or (MIXTURES / f"{name}.yaml").is_file():
             return MixtureConfig.load(name).open(split, skip_missing)
         if name in dataset_names() or not Path(name).is_dir():
             return Mixture({name: get_dataset(name, split)}, {name: 1.0})
-    return Mixture({CUSTOM: CustomDataset.open(name, split=split)}, {CUSTOM: 1.0})
+    data = CustomDataset.open(name, split=split, evaluation=evaluation, lenient=True)
+    return Mixture({CUSTOM: data}, {CUSTOM: 1.0})
 
 
 def _unusable(

@@ -66,7 +66,9 @@ class Clip:
         first = 0.0 if self.start is None else float(self.start)
         last = source.duration if self.end is None else min(float(self.end), source.duration)
         if not 0 <= first < last:
-            span = f"clip {self.start} to {self.end} s"
+            span = f"clip {first} s to the end"
+            if self.end is not None:
+                span = f"clip {first} to {self.end} s"
             raise source.named(f"{span} is not inside its {source.duration:.3f} s")
         return first, last
 

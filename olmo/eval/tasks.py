@@ -143,14 +143,16 @@ def _task_name(path: Path) -> str:
 
 
 def _own_task(path: Path, split: str, metric: str | None) -> Task:
+    from olmo.data.custom_files import chosen_split
+
     name = _task_name(path)
     if split:
         name = f"{name}:{split}"
     if name in {task.name for task in TASKS}:
         raise ValueError(f"{path}: {name!r} is the name of a task already; rename the file")
     metric = metric or OWN_DATA
-    about = (str(path), split or "test", metric, OWN_TOKENS)
-    return Task(name, *about, categories=("data_source",), own=True)
+    about = (str(path), chosen_split(path, split, "test"), metric, OWN_TOKENS)
+    return Task(name, *about, own=True)
 
 
 def _named(name: str, own_metric: str | None) -> list[Task]:

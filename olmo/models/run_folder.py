@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.config import ConfigError, read_settings
+from olmo.mappings import flat
 from olmo.models.hf_layout.folder import HF_CONFIG
 from olmo.models.weight_files import CheckpointError, has_weights, open_weights
 from olmo.outside import OutsideError, foreign
@@ -21,6 +22,8 @@ from olmo.outside import OutsideError, foreign
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+SIZES = ("llm.d_model", "vision_backbone.vit.image_emb_dim")
+"""Keys that every whole model has, and no change of one."""
 STEP_FOLDER = re.compile(r"step([0-9]{1,18})(-unsharded)?")
 
 
@@ -53,6 +56,20 @@ def model_of_file(file: str | Path) -> dict[str, Any]:
     model = read_settings(file).get("model")
     if not isinstance(model, dict):
         raise ConfigError(f"{file}: no 'model' section")
+    return model
+
+
+def whole_model_of_file(file: str | Path) -> dict[str, Any]:
+    """``model_of_file`` of a config with a whole model; ``ConfigError`` for one of settings that
+    are laid over a checkpoint, which would be laid over defaults here."""
+    model = model_of_file(file)
+    given = dict(flat(model))
+    for key in SIZES:
+        if key not in given:
+            raise ConfigError(
+                f"{file}: no 'model.{key}': these are settings to lay over a checkpoint; expected "
+                "a whole model, as in the config.yaml of a checkpoint or in configs/tiny.yaml"
+            )
     return model
 
 

@@ -99,6 +99,25 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
     assert example.keys() == read(folder, VIDEO)[0].keys()
 
 
+def test_a_whole_number_is_its_text(folder: Path) -> None:
+    several = {k: v for k, v in VIDEO.items() if k != "answer"} | {"answers": [3, "3", 4]}
+    one, some = read(folder, VIDEO | {"answer": 3}, several)
+    assert one["answer"] == "3" and some["answers"] == ["3", "3", "4"]
+
+
+def test_a_category_is_kept(folder: Path) -> None:
+    said = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    chat = {"video": "clips/a.mp4", "conversations": said, "sub_category": "passed over"}
+    lines = [VIDEO, VIDEO | {"category": "colour"}, CHOICE | {"category": 2}]
+    lines += [VIDEO | {"category": ""}, chat | {"category": "colour"}]
+    lines += [chat | {"category": "colour", "data_source": "s"}, chat | {"data_source": "s"}]
+    trained = [example["metadata"].get("category") for example in read(folder, *lines)]
+    assert trained == [None, "colour", 2, None, "colour", "colour", None]
+    data = CustomDataset.open(folder / "my.jsonl", evaluation=True)
+    asked = [data.get(i, np.random.RandomState(0))["metadata"] for i in range(len(data))]
+    assert [m.get("category") for m in asked] == [*trained[:-1], "s"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -107,7 +126,7 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
         ({**VIDEO, "qestion": "x"}, "unknown key 'qestion'; did you mean 'question'"),
         (
             {**VIDEO, "zzz": 2},
-            "unknown key 'zzz'; known: answer, answers, conversations, end, frame_rate, id",
+            "unknown key 'zzz'; known: answer, answers, category, conversations, end, frame_rate",
         ),
         ({**VIDEO, "": 2}, "unknown key ''; known: answer"),
         ({"video": "clips/a.mp4", "answer": "x"}, "no 'question'"),
@@ -121,7 +140,15 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
             r"'image': expected a path or a list of .*, got \[\]",
         ),
         ({**VIDEO, "question": "  "}, "'question': expected text"),
-        ({**VIDEO, "answer": 3}, "'answer': expected text, got 3"),
+        ({**VIDEO, "prompt": "x"}, "unknown key 'prompt'; did you mean 'question'"),
+        ({**VIDEO, "Response": "x"}, "unknown key 'Response'; did you mean 'answer'"),
+        ({**VIDEO, "answer": 2.5}, "'answer': expected text, got 2.5: write numbers in quotes"),
+        ({**VIDEO, "answer": True}, "'answer': expected text, got True$"),
+        ({**CHOICE, "answer": "B"}, r"'answer' 'B' is .* number from 0; letters are not read$"),
+        ({**CHOICE, "answer": "(b) y"}, r"'answer' .* number from 0; letters are not read$"),
+        ({**CHOICE, "answer": "why"}, r"'answer' .*: give the text of one, or its number from 0$"),
+        ({**CHOICE, "options": [1, 2]}, r"'options': .* got \[1, 2\]: write numbers in quotes"),
+        ({**VIDEO, "category": ["a"]}, r"'category': expected text or a whole number, got"),
         ({**CHOICE, "answer": "z"}, r"'answer' 'z' is not one of the options \['x', 'y'\]"),
         ({**CHOICE, "answer": 2}, "'answer' 2 is not one of the options"),
         ({**CHOICE, "answer": True}, "'answer' True is not one of the options"),
@@ -144,13 +171,18 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
             {**VIDEO, "style": "video_short_answr"},
             "'style': unknown style 'video_short_answr'; did you mean 'video_short_answer'",
         ),
+        ({**VIDEO, "style": "short_answer"}, "'style': .*; did you mean 'video_short_answer'"),
+        (
+            {"image": "b.jpg", "question": "x", "answer": "y", "style": "short_answer"},
+            "'style': .*; did you mean 'eval_short_answer'",
+        ),
         ({**VIDEO, "style": "zzz"}, "'style': unknown style 'zzz'; known: a_okvqa_da, "),
         (
             {"image": "b.jpg", "question": "x", "answer": "y", "style": "video_short_answer"},
             "style 'video_short_answer' needs a 'video'",
         ),
         ({**VIDEO, "video": None}, "expected either 'video' or 'image'"),
-        ({**VIDEO, "video": ["clips/a.mp4"]}, r"'video': expected text, got \['clips/a.mp4'\]"),
+        ({**VIDEO, "video": ["a", "b"]}, r"'video': .* one video per line, got \['a', 'b'\]"),
         ({**VIDEO, "video": "clips"}, ".*clips is a folder of pictures: give its 'frame_rate'"),
         ({**VIDEO, "video": "clips", "frame_rate": 0}, "'frame_rate': expected frames per second"),
         ({**VIDEO, "video": "clips", "frame_rate": "2"}, "'frame_rate': expected frames"),
@@ -162,7 +194,7 @@ def test_an_id_of_the_users_own_is_kept(folder: Path, name: Any) -> None:
         ),
         ({**VIDEO, "question": ["x"]}, r"'question': expected text, got \['x'\]"),
         ({**VIDEO, "answer": " "}, "'answer': expected text, got ' '"),
-        ({**VIDEO, "answer": ["a"]}, r"'answer': expected text, got \['a'\]"),
+        ({**VIDEO, "answer": ["a"]}, r"'answer': .* got \['a'\]: several go into 'answers'"),
         ({**CHOICE, "answer": -1}, "'answer' -1 is not one of the options"),
         ({**CHOICE, "answer": 0.0}, "'answer' 0.0 is not one of the options"),
         ({**CHOICE, "answer": {"a": 1}}, "'answer' {'a': 1} is not one of the options"),

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from olmo.data.arrow import ParquetRows, write_splits, write_table
 from olmo.data.custom import CustomDataError, CustomDataset
+from olmo.data.custom_files import chosen_split
 from olmo.data.mixture import CUSTOM, MixtureConfig, open_named
 from olmo.preprocessing.chat import DataFormatterConfig
 from olmo.preprocessing.images import load_image
@@ -196,6 +197,17 @@ def test_folders_of_save_to_disk(folder: Path) -> None:
     with pytest.raises(CustomDataError, match="hf has no split 'test', only train"):
         CustomDataset.open(folder / "hf", split="test")
     assert open_named(str(folder / "hf"), "train").names == [CUSTOM]
+    assert chosen_split(folder / "hf", "", "train") == "train"
+    for asked in ("", "test"):
+        with pytest.raises(CustomDataError, match="hf has no split 'test', only train"):
+            chosen_split(folder / "hf", asked, "test")
+    for path in (folder, folder / "hf" / "train", folder / "t.parquet"):
+        assert chosen_split(path, "", "test") == "test"
+        with pytest.raises(CustomDataError, match=f"{path.name} has no split 'val': only a folder"):
+            chosen_split(path, "val", "test")
+    (folder / "hf" / "dataset_dict.json").write_text("[]")
+    with pytest.raises(CustomDataError, match="hf: TypeError"):
+        chosen_split(folder / "hf", "", "test")
 
 
 def test_a_folder_of_files(folder: Path) -> None:

@@ -98,7 +98,7 @@ def test_mistakes_have_file_and_line(folder: Path, kind: str, ends: bytes) -> No
     data, message = BAD[kind]
     with pytest.raises(CustomDataError, match=f"my.jsonl: 1 lines .*\n  line 2: .*{message}") as e:
         opened(folder, ends.join([GOOD, data, GOOD, b""]))
-    assert len(str(e.value)) < 3200 and str(folder) in str(e.value)
+    assert len(str(e.value)) < 3500 and str(folder) in str(e.value)
     str(e.value).encode()  # it can be printed
 
 

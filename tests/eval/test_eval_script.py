@@ -81,6 +81,10 @@ def test_unknown_key():
     [
         (["--mode=synthetic", "--modle.x=1"], "unknown argument '--modle'"),
         (["--mode=synthetic", "--max_exmples", "3"], "did you mean '--max_examples'"),
+        (["--mode=synthetic", "--topk=0.5"], "did you mean '--model.vision_backbone.vit.topk' or"),
+        (["--mode=synthetic", "--vit.topk=0"], "did you mean '--model.vision_backbone.vit.topk'?"),
+        (["--mode=synthetic", "--prune-at=2"], "did you mean '--model.vision_backbone.vit.prune_"),
+        (["--mode=synthetic", "--max_frames=8"], "'--model.mm_preprocessor.video.max_frames'?"),
         (["--mode=synthetic"], "no such checkpoint"),
         (["--tasks=synthetic_vidoe"], "did you mean 'synthetic_video_qa'"),
         ([], "no task given"),

@@ -14,6 +14,7 @@ from olmo.config import ConfigError
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
 from olmo.eval.own_data import load_scorer, open_dataset, own_metric
+from olmo.eval.prediction import labels
 from olmo.eval.scoring import SCORERS, Score, score_example
 from olmo.eval.scoring.score import OWN_DATA, BadScore, as_score, scorer
 from olmo.eval.settings import EvalConfig, plan_evaluation
@@ -64,7 +65,8 @@ def test_a_path_is_a_task(file: Path) -> None:
         None,
     )
     assert task.own and not known.own
-    assert resolve_tasks(None, f"{file}:val")[0].name == "mine:val"
+    with pytest.raises(ValueError, match=r"mine\.jsonl has no split 'val': only a folder"):
+        resolve_tasks(None, f"{file}:val")
     (folder,) = resolve_tasks(None, str(file.parent), "anls")
     assert folder.metric == "anls" and folder.own
     with pytest.raises(ValueError, match=r"absent.jsonl: no such file or folder of own data"):
@@ -77,6 +79,15 @@ def test_a_path_is_a_task(file: Path) -> None:
     taken = file.rename(file.parent / "mvbench.jsonl")
     with pytest.raises(ValueError, match="'mvbench' is the name of a task already"):
         resolve_tasks(None, str(taken))
+
+
+def test_scores_by_category(file: Path) -> None:
+    row = {"video": "00000.mp4", "question": "What?", "answer": "This.", "category": "a <b>"}
+    file.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'category': None})}")
+    (task,) = resolve_tasks(None, str(file))
+    dataset, rng = open_dataset(task), np.random.RandomState(0)
+    found = [labels(task.categories, dataset.get(i, rng)["metadata"]) for i in range(2)]
+    assert found == [["a <b>"], []]
 
 
 def test_a_bad_line_costs_that_line(file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,6 +83,7 @@ def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_
             ("mm_preprocessor.topk=0.3", "vision_backbone.vit.topk=0.5"),
         ),
         (("--model.vision_backbone.vit.tokp=0.5",), ("tokp", "did you mean 'topk'?")),
+        (("--topk=0.5",), ("did you mean '--model.vision_backbone.vit.topk' or",)),
         (("--packng",), ("--packng", "did you mean '--packing'?")),
         (("--device_batchsize=2",), ("did you mean '--device_batch_size'?",)),
         (("--use_temporal_video_omo",), ("did you mean '--use_temporal_video_olmo'?",)),

@@ -17,6 +17,7 @@ pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from olmo.data.mixture import MIXTURES
 from tests.data.broken_media import write_video
 from tests.eval.scripts import script_module
 
@@ -65,6 +66,7 @@ def test_page(script: ModuleType, own: Path, tmp_path: Path) -> None:
     tags.feed(text)
     assert not tags.open
     assert len(re.findall("<article>", text)) == 3
+    assert "height" not in re.findall(r"\.frames \{[^}]*\}", text)[0]  # no frame is out of sight
     assert not re.search(r"(src|href)=.(http|/|\.)", text)  # nothing from elsewhere
     video, broken, image = text.split("<article>")[1:]
     assert "left out: cannot read video" in broken and "b.mp4" in broken
@@ -89,8 +91,24 @@ def test_evaluation_trains_nothing(script: ModuleType, own: Path, tmp_path: Path
     assert "class='loss'" not in card and "Certainly" not in card.split("The row:")[1]
 
 
+def test_a_bad_line_costs_that_line(script: ModuleType, own: Path, tmp_path: Path) -> None:
+    own.write_text(
+        '{"video": "a.mp4", "question": "Open?"}\n{"question": "<q>"}\n'
+        '{"video": "a.mp4", "question": "Closed?", "answer": 3}'
+    )
+    for flags, words, bad in (([], "in training", [0, 1]), (["--evaluation"], "in an", [1])):
+        out = tmp_path / "page.html"
+        assert script.main([str(own), str(out), "--n", "3", "--no_shuffle", *flags]) == 0
+        head, *cards = out.read_text().split("<article>")
+        assert f"own.jsonl, {words}" in head
+        assert [i for i, card in enumerate(cards) if "left out:" in card] == bad
+        assert "own.jsonl: line 2: " in cards[1]
+    assert script.main(["synthetic_video_qa", str(out), "--n", "1", "--evaluation"]) == 0
+    assert "<h1>synthetic_video_qa, train, in an evaluation, as " in out.read_text()
+
+
 def test_mistakes_of_the_user(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "page.html")
     for args, message in [
@@ -98,6 +116,11 @@ def test_mistakes_of_the_user(
         ([str(tmp_path / "no.jsonl"), out], "no.jsonl: no such file"),
         (["synthetic_video_qa", out, "--model.no_key=1"], "unknown key 'model.no_key'"),
         (["synthetic_video_qa", out, "--topk", "2"], "topk"),
+        (
+            ["synthetic_video_qa", out, "--config", str(MIXTURES.parent / "tiny_stts.yaml")],
+            "tiny_stts.yaml: no 'model.llm.d_model': these are settings to lay over a checkpoint",
+        ),
+        ([str(own), out, "--split=val"], "own.jsonl has no split 'val'"),
     ]:
         assert script.main(args) == 2
         assert message in capsys.readouterr().err

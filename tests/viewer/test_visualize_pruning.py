@@ -117,7 +117,7 @@ def test_files_that_are_no_video(clip, tmp_path, capsys):
     for video, flags, message in (
         (tmp_path / "gone.mp4", PIXELS, r"gone\.mp4: no such file"),
         (tmp_path / "notes.mp4", PIXELS, r"cannot read video .*notes\.mp4"),
-        (clip, [*PIXELS, "--clip_start=9"], r"clip 9\.0 to None s is not inside its 4\.000 s"),
+        (clip, [*PIXELS, "--clip_start=9"], r"clip 9\.0 s to the end is not inside its 4\.000 s"),
         (clip, ["--checkpoint", str(tmp_path / "no")], "no such checkpoint folder"),
         (clip, ["--checkpoint", str(tmp_path / "empty")], "neither a checkpoint"),
         (clip, ["--checkpoint", str(DENSE), "--prune_method=scorer"], "has no token scorer"),
