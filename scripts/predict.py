@@ -88,9 +88,10 @@ def open_questions(args: argparse.Namespace) -> Dataset:
 def run(args: argparse.Namespace) -> int:
     """Load, ask, print or write. Returns how many inputs could not be answered."""
     from olmo.device import DTYPES, choose_device
-    from olmo.eval.answer import Questions, Skipped
+    from olmo.eval.answer import Questions
     from olmo.eval.answer_file import SEED, AnswerFile, answer_row, inputs_of, settings_key
     from olmo.eval.loading import load_answerer
+    from olmo.eval.prediction import Skipped
     from olmo.models.loading import select_checkpoint
 
     dataset, device = open_questions(args), choose_device(args.device)

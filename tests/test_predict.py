@@ -13,8 +13,8 @@ from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.custom_line import record_of
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA, clip_path
 from olmo.eval import answer_file
-from olmo.eval.answer import Answered
 from olmo.eval.loading import load_answerer
+from olmo.eval.prediction import Answered
 from tests.eval.scripts import script_module
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ from olmo.data.stream import example_rng
 from olmo.device import device_seconds
 from olmo.distributed import get_rank, get_world_size, is_main
 from olmo.eval.lockstep import Lockstep
-from olmo.eval.prediction import Prediction
+from olmo.eval.prediction import Answered, Asked, Prediction, Skipped
 from olmo.eval.tasks import MC
 from olmo.tokenizer import MolmoTokenizer
 from olmo.types import HOST_INPUTS
@@ -41,42 +41,6 @@ Generation = Literal["exact", "batched"]
 
 LENGTH_WINDOW = 8
 """``batched``: so many batches are loaded together and cut by length."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An example that was read: its ``question`` (the whole prompt where the data set has none),
-    the tokens of its prompt before pruning, and the seconds of loading."""
-
-    index: int
-    metadata: dict[str, Any]
-    question: str
-    n_tokens: int
-    load: float
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An example without an answer."""
-
-    index: int
-    error: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The ``text`` up to its end, tokens of the prompt after pruning, ``seconds`` of each stage,
-    and the vision backbone's figures about ``pruning``."""
-
-    asked: Asked
-    text: str
-    n_prompt_tokens: int
-    seconds: dict[str, float]
-    pruning: dict[str, float]
-
-    @property
-    def index(self) -> int:
-        return self.asked.index
 
 
 @dataclass

@@ -18,7 +18,8 @@ import numpy as np
 
 from olmo.data.examples import BAD_EXAMPLE
 from olmo.data.registry import Dataset
-from olmo.eval.answer import Answered, Skipped, media_fields, raw_example
+from olmo.eval.answer import media_fields, raw_example
+from olmo.eval.prediction import Answered, Skipped
 from olmo.eval.store import append_rows, example_fingerprint, read_lines, run_key
 from olmo.eval.tasks import Task
 from olmo.files import whole_file

@@ -20,9 +20,9 @@ import torch
 from olmo.data.examples import BAD_EXAMPLE, describe_error
 from olmo.data.registry import Dataset
 from olmo.distributed import gather, get_rank, get_world_size
-from olmo.eval.answer import Answered, Answerer, Questions, Skipped, raw_example
+from olmo.eval.answer import Answerer, Questions, raw_example
 from olmo.eval.own_data import open_dataset
-from olmo.eval.prediction import Prediction, example_id
+from olmo.eval.prediction import Answered, Prediction, Skipped, example_id
 from olmo.eval.report import summarize, timing
 from olmo.eval.scoring import score_example
 from olmo.eval.settings import EvalSettings

@@ -1,4 +1,4 @@
-"""A prediction: one answered and scored example, from its birth to the report."""
+"""A prediction, from its birth to the report: an example is asked, answered or skipped, scored."""
 
 from __future__ import annotations
 
@@ -7,12 +7,47 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from olmo.eval.answer import Answered
     from olmo.eval.scoring import Score
     from olmo.eval.tasks import Task
 
 OPTIONAL = ("id", "scores", "pruning")
 """Fields that a row has only where there is something in them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An example that was read: its ``question`` (the whole prompt where the data set has none),
+    the tokens of its prompt before pruning, and the seconds of loading."""
+
+    index: int
+    metadata: dict[str, Any]
+    question: str
+    n_tokens: int
+    load: float
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An example without an answer."""
+
+    index: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The ``text`` up to its end, tokens of the prompt after pruning, ``seconds`` of each stage,
+    and the vision backbone's figures about ``pruning``."""
+
+    asked: Asked
+    text: str
+    n_prompt_tokens: int
+    seconds: dict[str, float]
+    pruning: dict[str, float]
+
+    @property
+    def index(self) -> int:
+        return self.asked.index
 
 
 @dataclass(frozen=True, kw_only=True)

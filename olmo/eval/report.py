@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from olmo.eval.answer import Skipped
 from olmo.eval.metrics import aggregate, columns
-from olmo.eval.prediction import Prediction
+from olmo.eval.prediction import Prediction, Skipped
 from olmo.eval.tasks import groups
 from olmo.text import format_table, number
 

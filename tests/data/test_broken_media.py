@@ -22,7 +22,8 @@ from olmo.data.loader import DataConfig, NoUsableExample, RowShare, build_train_
 from olmo.data.mixture import Mixture
 from olmo.data.stream import example_rng
 from olmo.data.video_loading import Clip, load_video
-from olmo.eval.answer import ExampleLoader, Pass, Questions, Skipped
+from olmo.eval.answer import ExampleLoader, Pass, Questions
+from olmo.eval.prediction import Skipped
 from olmo.models.registry import model_config_from_dict
 from olmo.preprocessing.images import load_image
 from olmo.preprocessing.packing import PackingConfig

@@ -8,9 +8,8 @@ import pytest
 
 from olmo.config import ConfigError
 from olmo.eval import evaluate as one_task
-from olmo.eval.answer import Skipped
 from olmo.eval.evaluate import TaskFailed, evaluate_task, merge, together
-from olmo.eval.prediction import example_id, labels
+from olmo.eval.prediction import Skipped, example_id, labels
 from olmo.eval.settings import EvalConfig, EvalSettings
 from tests.eval.fakes import (
     CPU,

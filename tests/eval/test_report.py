@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from olmo.eval.answer import Skipped
 from olmo.eval.compare import load_runs
 from olmo.eval.failure_pictures import picture_path
+from olmo.eval.prediction import Skipped
 from olmo.eval.report import (
     Problem,
     average_rows,
