@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 
 from olmo.eval.answer import Skipped
-from olmo.eval.compare import load_runs
 from olmo.eval.failure_pictures import picture_path
 from olmo.eval.report import (
     Problem,
@@ -16,6 +15,7 @@ from olmo.eval.report import (
     timing,
 )
 from olmo.eval.report_html import report_page, write_report
+from olmo.eval.runs import load_runs
 from olmo.eval.store import write_result
 from olmo.eval.tasks import groups
 from olmo.files import write_json

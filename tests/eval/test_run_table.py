@@ -5,22 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from olmo.eval.compare import (
-    accuracy_table,
-    difference_table,
-    load_runs,
-    p_value,
-    paired_difference,
-    paired_gaps,
-    throughput,
-)
+from olmo.eval.compare import accuracy_table, compare, difference_table, throughput
+from olmo.eval.pairs import p_value, paired_difference, paired_gaps
+from olmo.eval.runs import load_runs
 from olmo.eval.store import write_result
 from olmo.files import write_json
 from scripts.compare_runs import main
 from tests.eval.fakes import prediction
 
 
-def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, **model):
+def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, about=None, **model):
     rows = [prediction(i, s, prediction=f"{s}") for i, s in enumerate(scores)]
     for task in tasks:
         metrics = {
@@ -37,6 +31,7 @@ def write_run(folder, scores, topk, tasks=("mvbench",), speed=2.0, **model):
             "tokens_after": 100 - 80 * topk,
             "model": {"prune_method": "scorer", "topk": topk, "max_frames": 64, **model},
             "timing": {"examples_per_second": speed},
+            **(about or {}),
         }
         write_result(folder / task, metrics, rows)
 
@@ -50,7 +45,7 @@ def runs(tmp_path):
 
 
 def test_accuracy_table(runs):
-    headers, rows = accuracy_table(load_runs([runs]))
+    headers, rows = accuracy_table(compare(load_runs([runs])))
     assert headers[:4] == ["setting", "MVBENCH", "TOMATO", "average"]
     assert rows == [
         ["dense", "100.0", "100.0", "100.0", "100.0", "100.0", "2.00", "1.00x"],
@@ -60,7 +55,7 @@ def test_accuracy_table(runs):
 
 
 def test_difference_table(runs):
-    headers, rows = difference_table(load_runs([runs / "a", runs / "b", runs / "c"]))
+    headers, rows = difference_table(compare(load_runs([runs / "a", runs / "b", runs / "c"])))
     assert len(rows) == 3 and headers[2] == "points"
     assert rows[0][:3] == ["MVBENCH", "scorer 50%", "-40.0"]
     # eight of eight questions that differ: 2 / 2^8; two of two: 2 / 2^2
@@ -70,9 +65,9 @@ def test_difference_table(runs):
 
 def test_runs_on_other_questions_are_not_paired(runs):
     write_run(runs / "d", [1] * 5, 0.3)
-    loaded = load_runs([runs / "a", runs / "d"])
-    assert accuracy_table(loaded)[1][1][1] == "100.0"
-    (row,) = difference_table(loaded)[1]
+    found = compare(load_runs([runs / "a", runs / "d"]))
+    assert accuracy_table(found)[1][1][1] == "100.0"
+    (row,) = difference_table(found)[1]
     assert row[2] is None and "cannot pair 5 answers with 20" in row[3]
 
 
@@ -145,8 +140,16 @@ def test_script(runs, capsys, tmp_path):
     assert main([str(runs), "--format=markdown", f"--out={tmp_path / 'table.md'}"]) == 0
     assert (tmp_path / "table.md").read_text().startswith("| setting | MVBENCH |")
     assert main([str(runs), "--format=json"]) == 0
-    tables = json.loads(capsys.readouterr().out)
-    assert tables["accuracy"][1]["speed-up"] == "1.50x" and len(tables["differences"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"titles", "runs", "differences", "notes"}
+    row, (gap, *rest) = found["runs"][1], found["differences"]
+    assert (row["average"], row["tokens_share"], row["speed_up"]) == (60.0, 60.0, 1.5)
+    assert row["tasks"]["mvbench"] == {
+        **{"accuracy": 60.0, "n": 20, "scored": 20, "metric": None, "differs": True}
+    }
+    assert (gap["task"], gap["points"], gap["n"], gap["same_answers"]) == ("mvbench", -40, 20, 60)
+    assert gap["p"] == pytest.approx(2 / 2**8) and gap["low"] < -40 < gap["high"] < 0
+    assert len(rest) == 2 and gap["reason"] is None
 
 
 def test_script_writes_a_page(runs, capsys):
