@@ -15,7 +15,6 @@ import logging
 import os
 import shlex
 import shutil
-import string
 import subprocess
 import sys
 import time
@@ -30,7 +29,8 @@ from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
-from olmo.eval.compare import paired_difference
+from olmo.eval.captions import question_lines
+from olmo.eval.pairs import paired_difference
 from olmo.eval.tasks import SYNTHETIC, resolve_tasks
 from olmo.eval.timing import compare_prefill
 from olmo.text import format_table, markdown_table
@@ -310,15 +310,8 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
 
 def answer_lines(one: Prediction) -> list[tuple[str, str]]:
     """Caption of a picture: question, options, answer, prediction."""
-    lines = [("question", one.question), ("answer", str(one.reference))]
-    if one.options and one.reference in one.options:
-        lines.insert(1, ("options", " / ".join(one.options)))
-    elif one.options:
-        texts = dict(zip(string.ascii_uppercase, one.options, strict=False))
-        lines[1] = ("answer", f"{one.reference}. {texts[one.reference]}")
-        lines.insert(1, ("options", " / ".join(f"{k}. {v}" for k, v in texts.items())))
     verdict = "right" if one.correct else "wrong"
-    return [*lines, ("prediction", f"{one.prediction or 'nothing'} ({verdict})")]
+    return [*question_lines(one), ("prediction", f"{one.prediction or 'nothing'} ({verdict})")]
 
 
 def run_demo(options: Options) -> None:

@@ -3,11 +3,11 @@
     python scripts/compare_runs.py runs/stts/eval
     python scripts/compare_runs.py dense=runs/a/eval/step100 "STTS 50%=runs/b/eval/step100"
 
-Each argument is the folder of a run (it holds TASK/metrics.json), or a folder of such folders,
-whose runs are sorted, dense first; each may be given a label. The first run is the baseline: a star
-marks an accuracy that differs from its own (paired over the questions, p < 0.05); a second table
-gives the differences. ``--html`` also writes a page with both, scatter plots, categories and
-failures.
+Each argument is the folder of a run (it holds TASK/metrics.json), which may be given a label, or a
+folder of such folders, or of a training run, whose eval holds them: they are sorted, dense first.
+The first run is the baseline: a star marks an accuracy that differs from its own (paired over the
+questions, p < 0.05); a second table gives the differences. ``--html`` also writes a page with both,
+scatter plots, categories and failures; ``--format=json`` gives the values as numbers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from olmo.command_line import Parser, exit_code, path
-from olmo.eval.compare import Run, accuracy_table, difference_table, load_runs
+from olmo.eval.compare import Comparison, accuracy_table, compare, difference_table
+from olmo.eval.runs import load_runs
 from olmo.files import write_text
 from olmo.text import format_table, markdown_table
 
@@ -35,20 +37,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def render(runs: Sequence[Run], form: str) -> str:
-    """The tables of these runs as text."""
-    accuracy, differences = accuracy_table(runs), difference_table(runs)
+def render(found: Comparison, form: str) -> str:
+    """The tables as text, or the values that they are made of."""
     if form == "json":
-        tables = {"accuracy": accuracy, "differences": differences}
-        rows = {
-            name: [dict(zip(headers, row, strict=True)) for row in body]
-            for name, (headers, body) in tables.items()
-        }
-        return json.dumps(rows, indent=2)
-    table = FORMATS[form]
-    parts = [table(*accuracy)]
-    if differences[1]:
-        parts += ["", f"Differences from {runs[0].label}:", "", table(*differences)]
+        return json.dumps(asdict(found), indent=2, allow_nan=False)
+    table, (headers, rows) = FORMATS[form], difference_table(found)
+    parts = [table(*accuracy_table(found)), *(f"\n{note}" for note in found.notes)]
+    if rows:
+        parts += ["", f"Differences from {found.runs[0].setting}:", "", table(headers, rows)]
     return "\n".join(parts)
 
 
@@ -60,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from olmo.eval.report_html import report_page
 
         write_text(args.html, report_page(runs, f"Evaluation: {len(runs)} runs side by side"))
-    text = render(runs, args.format)
+    text = render(compare(runs), args.format)
     if args.out is None:
         print(text)
     else:

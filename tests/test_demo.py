@@ -15,8 +15,8 @@ from launch_scripts import demo, train_image_video_sft
 from launch_scripts.demo import DemoError, Options, main, parse_args, training_command
 from olmo.config import merge, parse_overrides, read_settings
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.eval.compare import paired_difference
 from olmo.eval.comparison import COLUMNS, Contender, comparison_table, guessing_accuracy
+from olmo.eval.pairs import paired_difference
 from olmo.eval.timing import Prefill, compare_prefill
 from olmo.models.loading import merged_model_config
 from olmo.text import markdown_table

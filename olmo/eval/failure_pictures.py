@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from olmo.models.molmo2.molmo2 import Molmo2
 
 PICTURES = "pictures"
+COLOURS = ("heat maps", "coloured by the order of the scores, not by their values")
+"""Line of the legend: by value a single outlier would leave one colour for all others."""
 
 
 def picture_path(folder: Path, one: Prediction) -> Path:
@@ -71,4 +73,6 @@ def _draw(
     kept = KeptVideo(video, CellEdges.of_video(config), *found)
     path = picture_path(folder, one)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pruning_picture(kept, columns=8, width=140).save(path, quality=85)
+    legend = [] if kept.scores is None else [COLOURS]
+    picture = pruning_picture(kept, caption=legend, columns=8, width=140, by_rank=True)
+    picture.save(path, quality=85)

@@ -44,10 +44,11 @@ def bootstrap_interval(
 def aggregate(predictions: Sequence[Prediction], macro: str = "") -> dict[str, Any]:
     """Micro-averages over scored predictions.
 
-    Accuracy is a fraction of ``n``, ``interval`` its 95% bootstrap interval, ``unparsed`` a
-    count, ``scores`` the means of further values; ``categories`` maps each label, sorted by name,
-    to the first four. ``macro_average`` is the plain mean over the categories whose label begins
-    with ``macro``; of ``molmo2``, the headline by Molmo2's rule, it is the score
+    Accuracy is a fraction of ``n``, or of ``scored`` where some answers have no score (else that
+    key is absent), ``interval`` its 95% bootstrap interval, ``unparsed`` a count, ``scores`` the
+    means of further values; ``categories`` maps each label, sorted by name, to the same but
+    ``scores``. ``macro_average`` is the plain mean over the categories whose label begins with
+    ``macro``; of ``molmo2``, the headline by Molmo2's rule, it is the score
     ``molmo2_macro_average``. Without a scored one accuracy, interval and macro average are None.
     """
     by_label: dict[str, list[Prediction]] = defaultdict(list)
@@ -64,6 +65,16 @@ def aggregate(predictions: Sequence[Prediction], macro: str = "") -> dict[str, A
     out = _average(predictions) | ({"scores": dict(sorted(scores.items()))} if scores else {})
     average = sum(counted) / len(counted) if counted else None
     return {**out, "macro_average": average, "categories": categories}
+
+
+def scored_count(average: Mapping[str, Any]) -> int:
+    """How many answers the accuracy of a task or a category is about."""
+    return int(average.get("scored", average["n"]))
+
+
+def count_text(scored: int, n: int) -> str:
+    """Such a number of all ``n`` answers."""
+    return str(n) if scored == n else f"{scored} of {n}"
 
 
 def columns(dicts: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -87,5 +98,6 @@ def _average(predictions: Sequence[Prediction]) -> dict[str, Any]:
         "accuracy": sum(correct) / len(correct) if correct else None,
         "interval": list(bootstrap_interval(correct)) if correct else None,
         "n": len(predictions),
+        **({"scored": len(correct)} if len(correct) < len(predictions) else {}),
         "unparsed": sum(one.unparsed for one in predictions),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from olmo.eval.metrics import aggregate, columns
+from olmo.eval.metrics import aggregate, columns, count_text, scored_count
 from olmo.eval.prediction import Prediction, Skipped
 from olmo.eval.tasks import groups
 from olmo.text import format_table, number
@@ -133,7 +133,7 @@ def summary_row(metrics: Mapping[str, Any]) -> list[object]:
         number(metrics["accuracy"], 1, 100),
         number(molmo2_accuracy(metrics), 1, 100),
         interval_text(metrics["interval"]),
-        metrics["n"],
+        count_text(scored_count(metrics), metrics["n"]),
         metrics["unparsed"],
         metrics["skipped"],
         number(metrics["tokens_before"], 1),

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from olmo.eval import scatter
+from olmo.eval.captions import question_lines, value_text
 from olmo.eval.compare import (
-    Run,
     accuracy_table,
     common_tasks,
+    compare,
     difference_table,
     figures,
+    scored_alike,
     shared_tasks,
     task_title,
 )
 from olmo.eval.failure_pictures import picture_path
+from olmo.eval.metrics import count_text, scored_count
 from olmo.eval.prediction import Prediction
 from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
+from olmo.eval.runs import Run
 from olmo.eval.store import lacking
 from olmo.files import write_text
 from olmo.templates import render
@@ -49,14 +53,17 @@ def report_page(runs: Sequence[Run], title: str, problems: Sequence[Problem] | N
     tasks = [_task(name, runs) for name in names]
     several = len(runs) > 1
     averages = [] if several else average_rows(list(runs[0].metrics.values()))
+    compared = compare(runs)
+    shared = shared_tasks(runs)
     return render(
         "report",
         title=title,
         settings=[(run.label, _settings(run)) for run in runs],
         headers=HEADERS,
-        tables=[accuracy_table(runs), difference_table(runs)] if several else [],
+        tables=[accuracy_table(compared), difference_table(compared)] if several else [],
+        notes=compared.notes,
         averages=[row[:3] for row in averages],
-        plots=_plots(runs, shared_tasks(runs)),
+        plots=_plots(runs, shared),
         size=(scatter.WIDTH, scatter.HEIGHT),
         area=(scatter.LEFT, scatter.RIGHT, scatter.TOP, scatter.BOTTOM),
         problems=problems,
@@ -77,17 +84,22 @@ def _settings(run: Run) -> list[str]:
 
 
 def _plots(runs: Sequence[Run], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy against tokens and seconds; one run is no plot."""
-    found = [(run.label, figures(run, tasks)) for run in runs]
+    """Accuracy against tokens and seconds, over those tasks that all runs have and one metric
+    scored; one run is no plot. A point has the number of its run among all ``runs``."""
+    alike = [task for task in tasks if scored_alike(runs, task)]
+    having = [(i, run) for i, run in enumerate(runs, 1) if all(t in run.metrics for t in alike)]
+    found = [(i, run.label, figures(run, alike, alike)) for i, run in having] if alike else []
     costs = {
-        "tokens per example after pruning": [f.tokens_after for _, f in found],
-        "seconds per example, mean": [1 / f.speed if f.speed else None for _, f in found],
+        "tokens per example after pruning": [f.tokens_after for *_, f in found],
+        "seconds per example, mean": [
+            1 / f.examples_per_second if f.examples_per_second else None for *_, f in found
+        ],
     }
     plots = []
     for name, values in costs.items():
         points = [
-            scatter.Point(label, cost, 100 * f.accuracy)
-            for (label, f), cost in zip(found, values, strict=True)
+            scatter.Point(i, label, cost, f.accuracy)
+            for (i, label, f), cost in zip(found, values, strict=True)
             if cost is not None and f.accuracy is not None
         ]
         if len(points) > 1:
@@ -113,10 +125,22 @@ def _task(task: str, runs: Sequence[Run]) -> dict[str, Any]:
         "title": task_title(runs, task),
         "labels": [run.label for run in having],
         "parts": parts,
-        "plots": _plots(having, [task]) if len(shared_tasks(runs)) > 1 else [],
+        "scored_by": _scored_by(having, task),
+        "plots": _plots(runs, [task]) if len(shared_tasks(runs)) > 1 else [],
         "categories": [["" if i else name, *row] for name, of in rows for i, row in enumerate(of)],
         "figures": [(name, _by_name([p["figures"][name] for p in parts])) for name in FIGURES],
     }
+
+
+def _scored_by(runs: Sequence[Run], task: str) -> str:
+    """The metric of a task, or the several ones, with the labels of their runs."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        labels.setdefault(str(run.metrics[task].get("metric") or "-"), []).append(run.label)
+    if len(labels) == 1:
+        return f"Scored by {next(iter(labels))}."
+    named = " and ".join(f"{metric} ({', '.join(of)})" for metric, of in labels.items())
+    return f"Scored by {named}; these are not compared."
 
 
 def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
@@ -134,6 +158,7 @@ def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
         ),
         "skipped": [[*label, s["index"], s["error"]] for s in metrics["skipped_examples"]],
         "answers": len(predictions),
+        "scored": sum(one.correct is not None for one in predictions),
         "failures": len(failures),
         "shown": [_failure(folder, one) for one in shown[:MAX_FAILURES]],
     }
@@ -141,7 +166,7 @@ def _of_run(run: Run, task: str, label: list[str]) -> dict[str, Any]:
 
 def _category(one: Mapping[str, Any]) -> list[object]:
     accuracy, interval = number(one["accuracy"], 1, 100), interval_text(one["interval"])
-    return [accuracy, interval, one["n"], one["unparsed"]]
+    return [accuracy, interval, count_text(scored_count(one), one["n"]), one["unparsed"]]
 
 
 def _by_name(of_runs: Sequence[Mapping[str, float] | None]) -> list[list[object]]:
@@ -156,11 +181,9 @@ def _failure(folder: Path, one: Prediction) -> dict[str, Any]:
         "name": one.example_id,
         "picture": base64.b64encode(path.read_bytes()).decode() if path.is_file() else "",
         "lines": [
-            ("question", one.question),
-            ("options", " / ".join(map(str, one.options or []))),
-            ("answer", one.reference),
+            *question_lines(one),
             ("prediction", one.prediction or "nothing"),
-            ("read as", "unparsed" if one.unparsed else one.parsed),
+            ("read as", "unparsed" if one.unparsed else value_text(one, one.parsed)),
             ("tokens", f"{one.n_tokens_before} before pruning, {one.n_tokens_after} after"),
         ],
     }

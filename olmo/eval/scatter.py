@@ -1,4 +1,5 @@
-"""A scatter plot of a few labelled points, laid out for an SVG; the template draws it."""
+"""A scatter plot of a few numbered points, laid out for an SVG; the template draws it, with a
+list of their names below."""
 
 from __future__ import annotations
 
@@ -10,19 +11,20 @@ from typing import Any
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 38, 348, 24, 210
 """Of the plot and of the area between its axes, in units of the SVG: pixels on a phone."""
-CHARACTER, LINE, LONGEST = 6.9, 13, 26
-"""Width and height of a label's characters, and the most of them that are shown."""
+CHARACTER = 6.2
+"""Width of a figure."""
+CLOSE = (22, 13)
+"""Points nearer than this, across and up, share the place of their numbers."""
 
-LINES = (-0.5, -1.5, 0.5, -2.5, 1.5, -3.5, 2.5)
-"""Tops of a label that are tried, in lines from its point."""
 
-Box = tuple[float, float, float, float]
+Drawn = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Point:
     """``x`` is better when small, ``y`` when large."""
 
+    number: int
     label: str
     x: float
     y: float
@@ -39,8 +41,8 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def scatter(x_title: str, y_title: str, points: Sequence[Point]) -> dict[str, Any]:
-    """What the template draws: ticks as (position, text), points with their label's place and
-    whether they are on the front, and the front as the points of a line."""
+    """What the template draws: ticks as (position, text), points with their place and whether they
+    are on the front, the front as the points of a line, and the numbers as (x, y, text)."""
     xs, ys = _ticks([p.x for p in points]), _ticks([p.y for p in points])
 
     def across(value: float) -> float:
@@ -50,21 +52,14 @@ def scatter(x_title: str, y_title: str, points: Sequence[Point]) -> dict[str, An
         return round(BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (BOTTOM - TOP), 1)
 
     front = pareto(points)
-    boxes: list[Box] = [_dot(across(p.x), up(p.y)) for p in points]
-    drawn = []
-    for p in points:
-        x, y = across(p.x), up(p.y)
-        text = p.label if len(p.label) <= LONGEST else p.label[: LONGEST - 1] + "…"
-        box = _label_box(x, y, CHARACTER * len(text), boxes)
-        boxes.append(box)
-        at = {"text": text, "left": round(box[0], 1), "base": round(box[3] - 3, 1)}
-        drawn.append({"point": p, "x": x, "y": y, "front": p in front, **at})
+    drawn = [{"point": p, "x": across(p.x), "y": up(p.y), "front": p in front} for p in points]
     return {
         "x_title": x_title,
         "y_title": y_title,
         "x_ticks": [(across(t), f"{t:.6g}") for t in xs],
         "y_ticks": [(up(t), f"{t:.6g}") for t in ys],
         "points": drawn,
+        "numbers": [_numbers(group) for group in _groups(drawn)],
         "front": " ".join(f"{across(p.x)},{up(p.y)}" for p in front),
     }
 
@@ -79,23 +74,25 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return [step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def _dot(x: float, y: float) -> Box:
-    return x - 5, y - 5, x + 5, y + 5
+def _groups(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+    """Points that are close to each other, also by way of others."""
+    groups: list[list[Drawn]] = []
+    for p in drawn:
+        near = [any(_close(p, other) for other in group) for group in groups]
+        joined = [q for group, is_near in zip(groups, near, strict=True) if is_near for q in group]
+        apart = [group for group, is_near in zip(groups, near, strict=True) if not is_near]
+        groups = [*apart, [*joined, p]]
+    return groups
 
 
-def _label_box(x: float, y: float, width: float, taken: Sequence[Box]) -> Box:
-    """Beside the point, or above or below it: the first place that covers least."""
-    lefts = (x + 7, x - 7 - width, x - width / 2)
-    places = [(left, y + LINE * k) for k in LINES for left in lefts]
-    boxes = [(left, top, left + width, top + LINE) for left, top in places]
-    return min(boxes, key=lambda box: _outside(box) + sum(_overlap(box, b) for b in taken))
+def _close(a: Drawn, b: Drawn) -> bool:
+    return abs(a["x"] - b["x"]) < CLOSE[0] and abs(a["y"] - b["y"]) < CLOSE[1]
 
 
-def _overlap(a: Box, b: Box) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(wide, 0) * max(high, 0)
-
-
-def _outside(box: Box) -> float:
-    """Area outside the plot, weighed so that a label is rather covered than cut off."""
-    return 9 * ((box[2] - box[0]) * LINE - _overlap(box, (LEFT, 0, WIDTH, BOTTOM)))
+def _numbers(group: Sequence[Drawn]) -> tuple[float, float, str]:
+    """Right of the group, or left of it where the plot ends: x of the middle, y, text."""
+    text = ", ".join(str(n) for n in sorted(p["point"].number for p in group))
+    xs, half = [p["x"] for p in group], CHARACTER * len(text) / 2
+    right = max(xs) + 7 + half
+    x = right if right + half <= WIDTH else min(xs) - 7 - half
+    return round(x, 1), round(sum(p["y"] for p in group) / len(group) + 4, 1), text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from olmo.eval.metrics import aggregate, bootstrap_interval
+from olmo.eval.metrics import aggregate, bootstrap_interval, count_text, scored_count
 from tests.eval.fakes import prediction
 
 
@@ -50,10 +50,17 @@ def test_aggregate_by_several_labels():
     ]
     out = aggregate(rows, macro="task/")
     assert (out["accuracy"], out["n"], out["unparsed"]) == (0.5, 4, 1)
+    assert (out["scored"], out["categories"]["task/c"]["scored"]) == (3, 0)
+    assert "scored" not in out["categories"]["task/b"]
     assert out["macro_average"] == (1 + 0.25) / 2  # a and b; nothing of c is scored
     assert out["categories"]["kind/x"]["accuracy"] == 0.5
     assert out["categories"]["task/c"]["accuracy"] is None
     assert out["scores"] == {"close": 0.5}
+
+
+def test_of_how_many_answers_an_accuracy_is():
+    assert [scored_count(one) for one in ({"n": 3}, {"n": 3, "scored": 2})] == [3, 2]
+    assert (count_text(3, 3), count_text(0, 3)) == ("3", "0 of 3")
 
 
 def test_the_macro_average_by_molmo2s_rule():

@@ -3,7 +3,6 @@
 import pytest
 from PIL import Image
 
-from olmo.eval.compare import load_runs
 from olmo.eval.failure_pictures import picture_path
 from olmo.eval.prediction import Skipped
 from olmo.eval.report import (
@@ -16,6 +15,7 @@ from olmo.eval.report import (
     timing,
 )
 from olmo.eval.report_html import report_page, write_report
+from olmo.eval.runs import load_runs
 from olmo.eval.store import write_result
 from olmo.eval.tasks import groups
 from olmo.files import write_json
@@ -131,6 +131,19 @@ def test_html(colours):
     assert "<script" not in text and "http://" not in text and "https://" not in text
 
 
+def test_html_of_answers_without_a_score(tmp_path):
+    rows = [row(0, 1), row(1, 0), row(2, None, reference=None)]
+    metrics = {"task": "t", "metric": "own_<data>", **summarize(rows, [])}
+    write_result(tmp_path / "t", metrics, rows)
+    write_report(tmp_path, [metrics], [])
+    text = (tmp_path / "report.html").read_text()
+    assert "1 of 2 answers with a score are not right; 1 more without a score<" in text
+    assert text.count("<td>2 of 3<td>") == 2  # the task's, and its category's
+    assert "Scored by own_&lt;data&gt;." in text
+    assert "<dd>A. red / B. blue" in text and "<dd>B. blue" in text
+    assert "2 of 3" in format_summary([metrics])
+
+
 def test_html_of_several_runs(colours):
     folder, metrics, rows = colours
     dense = metrics | {"model": {"topk": 0}, "accuracy": 2 / 3, "tokens_after": 10.0}
@@ -145,6 +158,7 @@ def test_html_of_several_runs(colours):
     assert "half: 2 of 3 answers are not right" in text
     assert "<title>half: 50.0 at 7</title>" in text and "<title>half: 50.0 at 0.25</title>" in text
     assert text.count("<polyline") == 2 and text.count('class="best"') == 3
+    assert '<li value="2">half: 50.0 at 7' in text
 
 
 def test_html_names_the_folder_that_lacks_something(colours):

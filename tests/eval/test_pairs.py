@@ -1,0 +1,26 @@
+"""Pairs of answers to the same questions, and the tests of what differs."""
+
+from dataclasses import replace
+
+import pytest
+
+from olmo.eval.pairs import p_value, paired_difference, paired_gaps
+from tests.eval.fakes import prediction
+
+
+def test_p_value():
+    assert p_value([0, 0, 0]) == 1.0
+    assert p_value([1] * 6) == pytest.approx(2 / 64)
+    assert p_value([1, 1, 1, -1]) == pytest.approx(2 * 5 / 16)
+    assert p_value([1, -1]) == 1.0
+    # four gaps of one sign: two of the sixteen sign patterns are as large
+    assert p_value([0.5, 0.25, 0.5, 0.75]) == pytest.approx(2 / 16)
+    assert p_value([0.5] * 30) < 0.001
+
+
+def test_pairs_need_the_same_examples():
+    rows = [prediction(0, 1), prediction(1, 0)]
+    assert paired_gaps(rows, rows[::-1]) == [0, 0]
+    assert paired_difference(rows, rows).points == 0
+    with pytest.raises(ValueError, match="cannot pair"):
+        paired_gaps(rows, [replace(rows[0], example_id="b"), rows[1]])
