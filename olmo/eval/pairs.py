@@ -43,10 +43,13 @@ def paired_difference(ours: Sequence[Prediction], theirs: Sequence[Prediction]) 
 
 def paired_gaps(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> list[float]:
     """Our score minus theirs, per scored question, in the order of the data set. ``ValueError``
-    unless both lists answer the same questions (``index`` and ``example_id``)."""
+    unless both lists answer the same questions (``index``, ``example_id`` and ``fingerprint``)."""
     mine, other = ({(one.index, one.example_id): one for one in part} for part in (ours, theirs))
     if mine.keys() != other.keys():
         raise ValueError(f"cannot pair {len(mine)} answers with {len(other)} to other questions")
+    changed = sum(mine[key].fingerprint != other[key].fingerprint for key in mine)
+    if changed:
+        raise ValueError(f"cannot pair: {changed} of {len(mine)} examples changed in between")
     pairs = [(mine[key].correct, other[key].correct) for key in sorted(mine)]
     gaps = [a - b for a, b in pairs if a is not None and b is not None]
     if not gaps:

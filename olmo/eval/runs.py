@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from olmo.eval.prediction import Prediction
-from olmo.eval.store import METRICS_FILE, read_predictions
+from olmo.eval.store import METRICS_FILE, read_metrics, read_predictions
 from olmo.eval.tasks import folder_name
 
 
 @dataclass
 class Run:
-    """The results in one folder: metrics and predictions by task name."""
+    """The results in one folder: metrics, folders and predictions by task name."""
 
     folder: Path
     metrics: dict[str, dict[str, Any]]
     label: str = ""
+    folders: dict[str, Path] = field(default_factory=dict)
     read: dict[str, list[Prediction]] = field(default_factory=dict)
 
     def predictions(self, task: str) -> list[Prediction]:
@@ -29,7 +29,7 @@ class Run:
         return self.read[task]
 
     def task_folder(self, task: str) -> Path:
-        return self.folder / folder_name(task)
+        return self.folders.get(task, self.folder / folder_name(task))
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -68,11 +68,12 @@ def _runs_in(folder: Path) -> list[Run]:
 def _load(folder: Path) -> Run:
     run = Run(folder, {})
     for path in sorted(folder.glob(f"*/{METRICS_FILE}")):
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            run.metrics[metrics["task"]] = metrics
-        except (ValueError, TypeError, KeyError) as e:
-            raise ValueError(f"{path}: not the metrics of a task: {e!r}") from e
+        metrics = read_metrics(path)
+        task = metrics["task"]
+        if task in run.metrics:
+            both = f"{run.folders[task]} and {path.parent}"
+            raise ValueError(f"results of one task, {task}, in two folders: {both}")
+        run.metrics[task], run.folders[task] = metrics, path.parent
     return run
 
 
@@ -130,4 +131,4 @@ def _share(model: dict[str, Any]) -> float:
 def _settings_label(model: dict[str, Any], with_frames: bool) -> str:
     topk = _share(model)
     label = f"{model.get('prune_method')} {100 * topk:g}%" if topk else "dense"
-    return f"{label}, {model['max_frames']} frames" if with_frames else label
+    return f"{label}, {model.get('max_frames')} frames" if with_frames else label

@@ -67,7 +67,7 @@ def scatter(x_title: str, y_title: str, points: Sequence[Point]) -> dict[str, An
 def _ticks(values: Sequence[float]) -> list[float]:
     """Round numbers, evenly spaced, from one below or at the least value to one above."""
     low, high = min(values), max(values)
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1)
     power = 10.0 ** math.floor(math.log10((high - low) / 4))
     step = next(power * m for m in (1, 2, 5, 10) if power * m * 4 >= high - low)

@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -48,6 +47,21 @@ HALF = 32
 """Characters of a run key that stand for the answers; as many follow for their scores."""
 PROJECT = Path(__file__).parents[2]
 TYPES = get_type_hints(Prediction)
+NEEDED: dict[str, Any] = {
+    **{"task": str, "accuracy": float | None, "interval": list[float] | None},
+    **dict.fromkeys(("n", "unparsed", "skipped"), int),
+    **dict.fromkeys(("tokens_before", "tokens_after"), float | None),
+    **{"categories": dict[str, dict[str, Any]], "skipped_examples": list[dict[str, Any]]},
+}
+"""Types of what is read of metrics that were written earlier, perhaps elsewhere."""
+OPTIONAL: dict[str, Any] = {
+    **dict.fromkeys(("title", "metric", "checkpoint"), str | None),
+    **dict.fromkeys(("stts", "scores"), dict[str, float | None] | None),
+    **dict.fromkeys(("model", "timing"), dict[str, Any] | None),
+    "scored": int,
+}
+MAX_NUMBER = 1e18
+"""Larger ones, and what is no number, stand for a mistake."""
 
 Row = dict[str, Any]
 
@@ -230,6 +244,23 @@ def write_result(
     write_json(folder / METRICS_FILE, metrics)
 
 
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Those of a task. ``ValueError`` names the file that lacks something."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [k for k, hint in NEEDED.items() if not _fits(found[k], hint)]
+        wrong += [k for k, hint in OPTIONAL.items() if k in found and not _fits(found[k], hint)]
+    except KeyError as e:
+        raise lacking(path.parent, e) from e
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"{path}: not the metrics of a task: {e}") from e
+    if wrong:
+        raise ValueError(
+            f"{path}: not the metrics of a task: {wrong[0]} is {found[wrong[0]]!r:.80}"
+        )
+    return dict(found)
+
+
 def read_predictions(folder: Path) -> list[Prediction]:
     """Those of a task. ``ValueError`` names the folder whose file lacks something."""
     path = folder / PREDICTIONS_FILE
@@ -238,7 +269,7 @@ def read_predictions(folder: Path) -> list[Prediction]:
         return [prediction_of(row) for row in rows]
     except KeyError as e:
         raise lacking(folder, e) from e
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{path}: not the predictions of a task: {e}") from e
 
 
@@ -265,8 +296,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (list, dict):
         parts = value.values() if isinstance(value, dict) else value
         return isinstance(value, origin) and all(_fits(part, args[-1]) for part in parts)
-    if hint is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and abs(value) < MAX_NUMBER
     return hint is Any or isinstance(value, hint)
 
 

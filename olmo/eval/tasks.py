@@ -139,7 +139,7 @@ def _find_own(name: str) -> tuple[Path, str] | None:
 
 def _task_name(path: Path) -> str:
     """Name of a file's task, of characters that suit a folder: the file's without its suffix."""
-    return re.sub(r"[^\w.+-]", "_", path.name if path.is_dir() else path.stem)
+    return re.sub(r"^\.+|[^\w.+-]", "_", path.name if path.is_dir() else path.stem)
 
 
 def _own_task(path: Path, split: str, metric: str | None) -> Task:

@@ -13,11 +13,13 @@ import pytest
 from olmo.config import ConfigError
 from olmo.data.custom import CustomDataError, CustomDataset
 from olmo.data.datasets.synthetic.video import make_clip
-from olmo.eval.own_data import load_scorer, open_dataset, own_metric
+from olmo.eval.dry_run import describe_evaluation
+from olmo.eval.evaluate import survey
+from olmo.eval.own_data import load_scorer, open_dataset, own_metric, resolve_scored
 from olmo.eval.prediction import labels
 from olmo.eval.scoring import SCORERS, Score, score_example
 from olmo.eval.scoring.score import OWN_DATA, BadScore, as_score, scorer
-from olmo.eval.settings import EvalConfig, plan_evaluation
+from olmo.eval.settings import EvalConfig, EvalSettings, plan_evaluation
 from olmo.eval.store import run_key, sources
 from olmo.eval.tasks import resolve_tasks
 from olmo.train.config import InLoopConfig
@@ -76,6 +78,10 @@ def test_a_path_is_a_task(file: Path) -> None:
     other.write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"two tasks of the name 'mine'.*rename"):
         resolve_tasks(None, f"{file},{other}")
+    for name in ("..jsonl", "...jsonl", ".hidden.jsonl"):
+        (task,) = resolve_tasks(None, str(file.rename(file.with_name(name))))
+        assert task.folder[0] == "_" and "/" not in task.folder
+        file = file.with_name(name)
     taken = file.rename(file.parent / "mvbench.jsonl")
     with pytest.raises(ValueError, match="'mvbench' is the name of a task already"):
         resolve_tasks(None, str(taken))
@@ -217,6 +223,29 @@ def test_evaluation_and_training_refuse_the_same(
         plan_evaluation(EvalConfig(checkpoint=str(DENSE), **values))
     with pytest.raises(ConfigError, match=message):
         EvaluationCallback(InLoopConfig(eval_interval=1, **values))
+
+
+def test_what_a_metric_refuses_is_said_before_answers_are_made(file: Path, rule: Path) -> None:
+    """Of six lines one is broken, one has no answer, and one has options."""
+
+    def dry_run(**given: str) -> tuple[str, list[str]]:
+        config = EvalConfig(checkpoint=str(DENSE), tasks=str(file), **given)
+        found = describe_evaluation(plan_evaluation(config))
+        return found.text, [problem.reason for problem in found.problems]
+
+    text, problems = dry_run()
+    assert problems[0].startswith("1 examples left out, first: line 5: no file")
+    assert len(problems) == 1 and " 5 " in text
+    text, (problem,) = dry_run(metric="multiple_choice")
+    assert problem.startswith("5 examples left out, first: ") and " 1 " in text
+    rule.write_text("def rate(prediction):\n    return 1\n")
+    text, (problem,) = dry_run(scorer=f"{rule}:rate")
+    assert f"{rule.name}:rate can score none of 5 examples, first mine.jsonl:" in problem
+    (task,) = resolve_scored(None, str(file), None, f"{rule}:rate")
+    with pytest.raises(ValueError, match="can score none of 5"):
+        survey(task, open_dataset(task), EvalSettings())
+    with pytest.raises(ValueError, match="can score none of 5"):
+        EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file), scorer=f"{rule}:rate"))
 
 
 def test_training_opens_the_file_at_its_start(file: Path, rule: Path) -> None:

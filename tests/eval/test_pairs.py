@@ -24,3 +24,5 @@ def test_pairs_need_the_same_examples():
     assert paired_difference(rows, rows).points == 0
     with pytest.raises(ValueError, match="cannot pair"):
         paired_gaps(rows, [replace(rows[0], example_id="b"), rows[1]])
+    with pytest.raises(ValueError, match="1 of 2 examples changed in between"):
+        paired_gaps(rows, [replace(rows[0], fingerprint="other"), rows[1]])

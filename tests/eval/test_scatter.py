@@ -45,3 +45,8 @@ def test_points_that_are_close_share_the_place_of_their_numbers():
         assert x - half > LEFT and x + half <= WIDTH and TOP - 5 < y < BOTTOM + 5
     chain = [Point(i, "", i, 50 + i / 100) for i in (1, 3, 2, 4)] + [Point(5, "", 100, 90)]
     assert [text for *_, text in scatter("x", "y", chain)["numbers"]] == ["1, 2, 3, 4", "5"]
+
+
+def test_values_that_differ_by_rounding_alone():
+    plot = scatter("x", "y", [Point(1, "a", 1, 46.0), Point(2, "b", 2, 46.00000000000001)])
+    assert len(plot["points"]) == 2 and len(plot["y_ticks"]) < 12
