@@ -113,7 +113,8 @@ class _Run:
     def metrics(self, task: Task) -> dict[str, Any]:
         """Those of a task, read back or found. ``TaskFailed`` for whatever stops it."""
         plan, config = self.plan, self.plan.config
-        key = run_key(plan.checkpoint, task, self._settings(task))
+        settings = self._settings(task)
+        key = together(lambda: from_main(lambda: run_key(plan.checkpoint, task, settings)))
         store = TaskStore(plan.folder / task.folder, key)
         dataset = together(lambda: open_dataset(task))
         found = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
