@@ -11,6 +11,9 @@ from pathlib import Path
 from olmo.outside import describe
 from olmo.setting_text import ConfigError
 
+LOADED: list[str] = []
+"""Names of the modules of users' files, in the order in which they were loaded."""
+
 
 def load_plugin(file: Path, flag: str = "--plugin") -> None:
     """Import ``file`` under its own name, once, so that what it registers is known from here on.
@@ -38,3 +41,5 @@ def load_plugin(file: Path, flag: str = "--plugin") -> None:
         ]
         line = f", line {lines[-1]}" if lines else ""
         raise ConfigError(f"{flag} {file}{line}: {describe(e)}") from e
+    if name not in LOADED:
+        LOADED.append(name)

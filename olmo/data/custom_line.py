@@ -184,7 +184,9 @@ def checked(
 def _from_chat(line: Record, mistakes: list[str], unused: set[str] | None) -> Record:
     plain, others = {}, []
     for key in sorted(line.keys() - LINE_KEYS):
-        if key in CHAT_FIELDS:
+        if key == "category" and not all(is_good(line[key]) for is_good, _ in NAME):
+            others.append(key)  # a column of their own
+        elif key in CHAT_FIELDS:
             plain[key] = line[key]
         elif hint := _meant(key):
             mistakes.append(f"unknown key {key!r:.80}; {hint}")

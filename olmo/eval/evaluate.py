@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +24,7 @@ from olmo.eval.answer import Answerer, Questions, raw_example
 from olmo.eval.own_data import open_dataset
 from olmo.eval.prediction import Answered, Prediction, Skipped, example_id
 from olmo.eval.report import summarize, timing
-from olmo.eval.scoring import score_example
+from olmo.eval.scoring import Score, is_ours, score_example
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import TaskStore, append_rows, example_fingerprint
 from olmo.eval.tasks import Task
@@ -107,9 +107,9 @@ def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> Examples:
         if task.only and metadata.get(task.only[0]) not in task.only[1:]:
             continue
         found[index] = example_fingerprint(example)
-        if task.own:
+        if task.own and is_ours(task.metric):  # others may depend on the answer
             try:
-                score_example(_right_answer(metadata), metadata, task.metric)
+                score_example("", metadata, task.metric)
             except ValueError as e:
                 unscorable[index] = f"{example_id(metadata, index)}: {e}"
     n_read = sum(fingerprint != "unreadable" for fingerprint in found.values())
@@ -117,12 +117,6 @@ def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> Examples:
         first = next(iter(unscorable.values()))
         raise ValueError(f"{task.metric} can score none of {n_read} examples, first {first}")
     return Examples(task, dataset, found, unscorable=unscorable)
-
-
-def _right_answer(metadata: Mapping[str, Any]) -> str:
-    """An answer that a scorer may well expect: the reference as far as it is a text."""
-    answers = [metadata.get("answer"), *(metadata.get("answers") or ())]
-    return next((answer for answer in answers if isinstance(answer, str)), "A")
 
 
 def evaluate_task(
@@ -212,32 +206,32 @@ class Evaluator:
         n_skipped = 0
         with store.open_progress(get_rank()) if store and answers else nullcontext() as file:
             for one in chain(*answers):
-                scored = scored_answer(one, task, examples.fingerprints[one.index])
-                if isinstance(scored, Skipped):
+                if isinstance(one, Skipped):
+                    found.append(one)
+                else:
+                    scored = scored_answer(one, task, examples.fingerprints[one.index])
+                    found.append(scored)
+                    if file is not None:
+                        append_rows(file, [scored.row()])
+                if (error := found[-1].error) is not None:
                     n_skipped += 1
                     if n_skipped <= SHOWN:
-                        text = "%s: skipped example %d: %s"
-                        log.warning(text, task.name, scored.index, scored.error)
-                elif file is not None:
-                    append_rows(file, [scored.row()])
-                found.append(scored)
+                        log.warning("%s: skipped example %d: %s", task.name, one.index, error)
         if n_skipped > SHOWN:
             log.warning("%s: skipped %d examples in all", task.name, n_skipped)
         return found
 
 
-def scored_answer(found: Answered | Skipped, task: Task, fingerprint: str) -> Prediction | Skipped:
-    """An answer with what it is worth; one that has no reference, or that a user's own scorer
-    refuses, is left out."""
-    if isinstance(found, Skipped):
-        return found
+def scored_answer(found: Answered, task: Task, fingerprint: str) -> Prediction:
+    """An answer with what it is worth. One that has no reference, or that a user's own scorer
+    refuses, is kept with the reason."""
     asked = {"question": found.asked.question, **found.asked.metadata}
+    score, error = Score(None), None
     try:
         score = score_example(found.text, asked, task.metric)
     except ValueError as e:
-        name = example_id(found.asked.metadata, found.index)
-        return Skipped(found.index, f"{name}: {describe_error(e)}")
-    return Prediction.of(found, score, task, fingerprint)
+        error = f"{example_id(found.asked.metadata, found.index)}: {describe_error(e)}"
+    return Prediction.of(found, score, task, fingerprint, error)
 
 
 def merge(

@@ -7,6 +7,7 @@ def score(prediction: str, metadata: dict) -> float | dict | Score
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,10 @@ def load_scorer(text: str) -> str:
     function = getattr(sys.modules[path.stem], name, None)
     if not callable(function):
         raise ConfigError(f"scorer: {path} has no function {name!r}")
+    try:
+        inspect.signature(function).bind("", {})
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"scorer: {path}: {name} takes no (prediction, metadata): {e}") from e
     short = f"{path.name}:{name}"
     scorer(short)(function)
     return short

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from olmo.eval.scoring import Score
     from olmo.eval.tasks import Task
 
-OPTIONAL = ("id", "scores", "pruning")
+OPTIONAL = ("id", "error", "scores", "pruning")
 """Fields that a row has only where there is something in them."""
 
 
@@ -61,6 +61,7 @@ class Prediction:
         question: as the data set words it, or the whole prompt where it has none.
         options: texts of the options; None for an open question.
         prediction: the answer up to its end.
+        error: why the scorer refused the example, which then counts as skipped.
         correct, parsed, reference, scores: see ``Score``; ``unparsed`` is 1 for an answer that
             cannot be read.
         category, labels: those that the example is counted under.
@@ -74,8 +75,9 @@ class Prediction:
     example_id: str
     id: str | None = None
     question: str
-    options: list[str] | None = None
+    options: list[Any] | None = None
     prediction: str
+    error: str | None = None
     correct: float | None
     unparsed: int = 0
     parsed: Any = None
@@ -90,8 +92,15 @@ class Prediction:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: Answered, score: Score, task: Task, fingerprint: str) -> Prediction:
-        """An answer with what it is worth."""
+    def of(
+        cls,
+        found: Answered,
+        score: Score,
+        task: Task,
+        fingerprint: str,
+        error: str | None = None,
+    ) -> Prediction:
+        """An answer with what it is worth, or the ``error`` of the scorer."""
         asked = found.asked
         metadata = asked.metadata
         options = metadata.get("options") or metadata.get("option_names")
@@ -102,6 +111,7 @@ class Prediction:
             question=asked.question,
             options=list(options) if options else None,
             prediction=found.text,
+            error=error,
             correct=score.correct,
             unparsed=int(score.unparsed),
             parsed=score.parsed,

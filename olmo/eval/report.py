@@ -39,6 +39,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Scores, number and list of the skipped examples, number of empty answers, mean prompt
     tokens per example before and after pruning, and mean pruning figures (None without any)."""
+    refused = [Skipped(one.index, one.error) for one in predictions if one.error is not None]
+    predictions = [one for one in predictions if one.error is None]
+    skipped = sorted([*skipped, *refused], key=lambda one: one.index)
     scores = aggregate(predictions, macro)
     categories = scores.pop("categories")
     pruning = columns(one.pruning for one in predictions)

@@ -28,14 +28,22 @@ from olmo.eval.prediction import Prediction
 from olmo.eval.report import HEADERS, Problem, average_rows, interval_text, summary_row
 from olmo.eval.runs import Run
 from olmo.eval.store import lacking
-from olmo.files import write_text
+from olmo.files import write_json, write_text
 from olmo.templates import render
 from olmo.text import number
 
-REPORT_FILE = "report.html"
+REPORT_FILE, PROBLEMS_FILE = "report.html", "problems.json"
 MAX_FAILURES = 100
 """Failures of a task that are listed; those with a picture come first."""
 FIGURES = ("score", "pruning, mean per example", "stage, median seconds per example")
+
+
+def write_pages(
+    folder: Path, metrics: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
+) -> None:
+    """Write problems and report of a run beside the tasks' folders, from their files."""
+    write_json(folder / PROBLEMS_FILE, [vars(problem) for problem in problems])
+    write_report(folder, metrics, problems)
 
 
 def write_report(

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,18 +22,15 @@ from olmo.eval.loading import load_for_evaluation
 from olmo.eval.own_data import open_dataset
 from olmo.eval.prediction import Prediction
 from olmo.eval.report import Problem, find_problems
-from olmo.eval.report_html import REPORT_FILE, write_report
+from olmo.eval.report_html import REPORT_FILE, write_pages
 from olmo.eval.settings import EvalPlan, EvalSettings
 from olmo.eval.store import TaskStore, data_version, run_key
 from olmo.eval.tasks import Task
-from olmo.files import write_json
 
 if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-
-PROBLEMS_FILE = "problems.json"
 
 
 @dataclass
@@ -67,15 +63,14 @@ def run_evaluation(plan: EvalPlan, device: torch.device) -> EvalOutcome:
             outcome.metrics.append(metrics)
             outcome.problems += find_problems(metrics)
     try:
-        together(lambda: _write_pages(plan.folder, outcome) if is_main() else None)
+        together(
+            lambda: (
+                write_pages(plan.folder, outcome.metrics, outcome.problems) if is_main() else None
+            )
+        )
     except TaskFailed as e:  # the results are there
         outcome.problems.append(Problem(REPORT_FILE, str(e)))
     return outcome
-
-
-def _write_pages(folder: Path, outcome: EvalOutcome) -> None:
-    write_json(folder / PROBLEMS_FILE, [vars(p) for p in outcome.problems])
-    write_report(folder, outcome.metrics, outcome.problems)
 
 
 @contextmanager
@@ -109,12 +104,17 @@ class _Run:
             ),
             sharded=config.fsdp,
         )
+        # all of them now: files that are edited meanwhile are loaded already
+        self.keys = together(lambda: from_main(self._keys))
+
+    def _keys(self) -> dict[str, str]:
+        plan = self.plan
+        return {t.name: run_key(plan.checkpoint, t, self._settings(t)) for t in plan.tasks}
 
     def metrics(self, task: Task) -> dict[str, Any]:
         """Those of a task, read back or found. ``TaskFailed`` for whatever stops it."""
         plan, config = self.plan, self.plan.config
-        settings = self._settings(task)
-        key = together(lambda: from_main(lambda: run_key(plan.checkpoint, task, settings)))
+        key = self.keys[task.name]
         store = TaskStore(plan.folder / task.folder, key)
         dataset = together(lambda: open_dataset(task))
         found = together(lambda: from_main(lambda: self._survey(task, dataset, store)))
@@ -158,9 +158,9 @@ class _Run:
 
     def _survey(self, task: Task, dataset: Dataset, store: TaskStore) -> _Found:
         config = self.plan.config
+        fingerprints = survey(task, dataset, config).fingerprints
         if config.overwrite:
             store.clear()
-        fingerprints = survey(task, dataset, config).fingerprints
         metrics, finished = store.metrics(), store.finished(fingerprints)
         answered = {k: v for k, v in store.answered(fingerprints).items() if k not in finished}
         current = metrics is not None and metrics.get("data_version") == data_version(fingerprints)

@@ -23,9 +23,10 @@ class Run:
     read: dict[str, list[Prediction]] = field(default_factory=dict)
 
     def predictions(self, task: str) -> list[Prediction]:
-        """Those of one task, read on first use."""
+        """Those of one task that its scorer took, read on first use."""
         if task not in self.read:
-            self.read[task] = read_predictions(self.task_folder(task))
+            every = read_predictions(self.task_folder(task))
+            self.read[task] = [one for one in every if one.error is None]
         return self.read[task]
 
     def task_folder(self, task: str) -> Path:

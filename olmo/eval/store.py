@@ -32,8 +32,10 @@ import numpy as np
 from olmo.eval import metrics
 from olmo.eval.prediction import Prediction
 from olmo.eval.scoring import SCORERS
+from olmo.eval.scoring.score import MAX_VALUE
 from olmo.eval.tasks import Task
-from olmo.files import write_json
+from olmo.files import whole_file, write_json
+from olmo.plugin import LOADED
 from olmo.types import MEDIA_KEYS
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,8 @@ OPTIONAL: dict[str, Any] = {
     **dict.fromkeys(("model", "timing"), dict[str, Any] | None),
     "scored": int,
 }
-MAX_NUMBER = 1e18
-"""Larger ones, and what is no number, stand for a mistake."""
+MAX_COUNT = 1e18
+"""Larger ones, as other numbers over ``MAX_VALUE``, stand for a mistake."""
 
 Row = dict[str, Any]
 
@@ -73,7 +75,10 @@ def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
     files = [(f, f.stat()) for f in checkpoint.rglob("*") if f.is_file()]
     code = sources(metrics.__name__)
     if task.metric in SCORERS:
-        code |= sources(SCORERS[task.metric].__module__)
+        own = SCORERS[task.metric].__module__
+        # a user's function may be wrapped by another module: all of the user's files count
+        for module in [own] if own.startswith("olmo.") else LOADED or [own]:
+            code |= sources(module)
     fields = {k: v for k, v in dataclasses.asdict(task).items() if k not in PRESENTATION}
     scoring = {k: fields.pop(k) for k in SCORING}
     stats = sorted((str(f.relative_to(checkpoint)), s.st_size, s.st_mtime_ns) for f, s in files)
@@ -85,7 +90,7 @@ def run_key(checkpoint: Path, task: Task, settings: Mapping[str, Any]) -> str:
 def sources(module: str) -> dict[Path, bytes]:
     """The file of a module that is loaded, and those that it imports, whenever it does: of this
     project, and for a user's own file of its folder."""
-    start = Path(str(sys.modules[module].__file__))
+    start = Path(str(getattr(sys.modules[module], "__file__", None)))
     home = PROJECT if "." in module else start.parent
     found: dict[Path, bytes] = {}
     todo = [start]
@@ -105,8 +110,9 @@ def sources(module: str) -> dict[Path, bytes]:
 def _imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Names that may be modules, but for those that only type checkers import; the number of dots
     before them."""
-    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_C" in ast.dump(n.test)]
-    unseen = {id(node) for block in typing for node in ast.walk(block)}
+    names = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) in names]
+    unseen = {id(node) for block in typing for part in block.body for node in ast.walk(part)}
     for node in ast.walk(tree):
         if id(node) in unseen:
             continue
@@ -169,7 +175,12 @@ class TaskStore:
 
     @property
     def progress(self) -> Path:
-        return self.folder / f"progress-{self.key[:8]}{self.key[HALF : HALF + 8]}"
+        return self.folder / f"progress-{self.key[:8]}-{self.key[HALF : HALF + 8]}"
+
+    @property
+    def rest(self) -> Path:
+        """Answers that are not among the results: of examples that a smaller run left out."""
+        return self.folder / f"answers-{self.key[:8]}.jsonl"
 
     def metrics(self) -> dict[str, Any] | None:
         """Finished metrics of this very set-up."""
@@ -191,10 +202,16 @@ class TaskStore:
         return _of_these(rows, fingerprints)
 
     def answered(self, fingerprints: Mapping[int, str]) -> dict[int, Prediction]:
-        """Answers of this set-up that were scored otherwise, by example index."""
-        key = self._written_key()
-        same = key[:HALF] == self.key[:HALF] and key != self.key
-        return _of_these(self._written() if same else [], fingerprints)
+        """Answers of this set-up, however they were scored, by example index."""
+        return _of_these(self._answers(), fingerprints)
+
+    def _answers(self) -> list[Any]:
+        same = self._written_key()[:HALF] == self.key[:HALF]
+        rows = self._written() if same else []
+        for file in (self.rest, *self.folder.glob(f"progress-{self.key[:8]}-*/*.jsonl")):
+            if file.is_file():
+                rows += read_lines(file)
+        return rows
 
     def open_progress(self, rank: int) -> TextIO:
         """A new file for the rows of this process. A killed one leaves at most a broken last
@@ -214,13 +231,23 @@ class TaskStore:
 
     def clear(self) -> None:
         """Forget results and progress of any set-up."""
-        for name in (METRICS_FILE, PREDICTIONS_FILE):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (METRICS_FILE, PREDICTIONS_FILE, "answers-*.jsonl"):
+            for file in self.folder.glob(path):
+                file.unlink()
         self._clear_progress()
 
     def write(self, metrics: Mapping[str, Any], predictions: Sequence[Prediction]) -> None:
-        """Write the files; the metrics come last, then the progress goes."""
+        """Write the files; the metrics come last, then the progress goes. Answers to other examples
+        stay for a larger run."""
+        done = {(one.index, one.fingerprint) for one in predictions}
+        rest = {(one.index, one.fingerprint): one.row() for one in _readable(self._answers())}
+        rest = {place: row for place, row in rest.items() if place not in done}
+        if rest:
+            with whole_file(self.rest) as part, part.open("w", encoding="utf-8") as file:
+                append_rows(file, rest.values())
         write_result(self.folder, metrics, predictions)
+        if not rest:
+            self.rest.unlink(missing_ok=True)
         self._clear_progress()
 
     def _clear_progress(self) -> None:
@@ -239,9 +266,14 @@ def write_result(
 ) -> None:
     """``predictions.json``, then ``metrics.json``, which never stands beside another's."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_json(folder / PREDICTIONS_FILE, [one.row() for one in predictions])
-    write_json(folder / METRICS_FILE, metrics)
+    rows = [one.row() for one in predictions]
+    with (
+        whole_file(folder / METRICS_FILE) as last,
+        whole_file(folder / PREDICTIONS_FILE) as first,
+    ):
+        write_json(last, metrics)
+        write_json(first, rows)
+        (folder / METRICS_FILE).unlink(missing_ok=True)  # now, when nothing can be lack of room
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -297,22 +329,24 @@ def _fits(value: Any, hint: Any) -> bool:
         parts = value.values() if isinstance(value, dict) else value
         return isinstance(value, origin) and all(_fits(part, args[-1]) for part in parts)
     if hint in (int, float):
-        return isinstance(value, (int, hint)) and abs(value) < MAX_NUMBER
+        most = MAX_COUNT if hint is int else MAX_VALUE
+        return isinstance(value, (int, hint)) and abs(value) < most
     return hint is Any or isinstance(value, hint)
 
 
 def _of_these(rows: Iterable[Any], fingerprints: Mapping[int, str]) -> dict[int, Prediction]:
-    """Predictions of these very examples; a row that cannot be read counts as missing."""
-    found = {}
+    """Predictions of these very examples."""
+    found = {one.index: one for one in _readable(rows)}
+    return {i: one for i, one in found.items() if fingerprints.get(i) == one.fingerprint}
+
+
+def _readable(rows: Iterable[Any]) -> Iterator[Prediction]:
+    """A row that cannot be read counts as missing."""
     for row in rows:
         try:
-            one = prediction_of(row)
+            yield prediction_of(row)
         except (KeyError, ValueError) as e:
             log.warning("passed over a broken row of predictions: %s", e)
-            continue
-        if fingerprints.get(one.index) == one.fingerprint:
-            found[one.index] = one
-    return found
 
 
 def lacking(folder: Path, key: KeyError) -> ValueError:

@@ -15,7 +15,7 @@ from olmo.distributed import is_main
 from olmo.eval.evaluate import TaskResult, evaluate_task, survey
 from olmo.eval.own_data import open_dataset, resolve_scored
 from olmo.eval.report import Problem, find_problems
-from olmo.eval.report_html import write_report
+from olmo.eval.report_html import write_pages
 from olmo.eval.settings import EvalSettings
 from olmo.eval.store import write_result
 from olmo.models.parallel import whole_copy
@@ -86,11 +86,12 @@ class EvaluationCallback(Callback):
                             dataset=self.data[task.name],
                         )
                     if is_main():
-                        write_result(folder / task.folder, result.metrics, result.predictions)
+                        timed = result.metrics | {"timing": result.timing}
+                        write_result(folder / task.folder, timed, result.predictions)
                 except (OSError, ValueError) as e:  # the training goes on
                     problems.append(Problem(task.name, describe_error(e)))
                     continue
-                found.append(result.metrics)
+                found.append(result.metrics | {"timing": result.timing})
                 problems += find_problems(result.metrics)
                 metrics |= _figures(result, trainer.state.step)
         finally:
@@ -99,7 +100,7 @@ class EvaluationCallback(Callback):
             for problem in problems:
                 log.warning("%s: %s", problem.task, problem.reason)
             try:
-                write_report(folder, found, problems)
+                write_pages(folder, found, problems)
             except OSError as e:
                 log.warning("no report of step %d: %s", trainer.state.step, describe_error(e))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from olmo.eval.prediction import labels
 from olmo.eval.scoring import SCORERS, Score, score_example
 from olmo.eval.scoring.score import OWN_DATA, BadScore, as_score, scorer
 from olmo.eval.settings import EvalConfig, EvalSettings, plan_evaluation
-from olmo.eval.store import run_key, sources
+from olmo.eval.store import HALF, run_key, sources
 from olmo.eval.tasks import resolve_tasks
 from olmo.train.config import InLoopConfig
 from olmo.train.in_loop import EvaluationCallback
+from tests.eval.fakes import TASK
 from tests.eval.scripts import DENSE, EVALUATE, run
 
 LINES = (
@@ -199,6 +201,33 @@ def test_packages_of_a_scorer_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names == {"own_start.py", "__init__.py", "rule.py", "more.py"}
 
 
+def test_all_files_of_a_user_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapper may come from another module, and an import may hide from type checkers only."""
+    (tmp_path / "own_help.py").write_text("def lenient(f):\n    return lambda p, m: f(p, m)\n")
+    file = tmp_path / "own_deco.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\nfrom own_help import lenient\n"
+        "if TYPE_CHECKING:\n    import own_types\nelse:\n    import own_else\n"
+        "if not TYPE_CHECKING:\n    import own_not\n"
+        "@lenient\ndef rate(p, m):\n    return 1.0\n"
+    )
+    for name in ("types", "else", "not"):
+        (tmp_path / f"own_{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("olmo.eval.store.LOADED", ["own_deco"])
+    name = load_scorer(f"{file}:rate")
+    assert {f.name for f in sources("own_deco")} == {
+        *("own_deco.py", "own_help.py", "own_else.py", "own_not.py")
+    }
+    try:
+        before = run_key(DENSE, replace(TASK, metric=name), {})
+        file.write_text(file.read_text().replace("1.0", "0.5"))
+        after = run_key(DENSE, replace(TASK, metric=name), {})
+    finally:
+        SCORERS.pop(name)
+    assert before[:HALF] == after[:HALF] and before[HALF:] != after[HALF:]
+
+
 def test_results_depend_on_the_code_that_scores_them() -> None:
     names = {file.name for file in sources(SCORERS["anls"].__module__)}
     assert {"score.py", "text.py"} <= names and not {"tasks.py", "tracking.py", "run.py"} & names
@@ -238,14 +267,14 @@ def test_what_a_metric_refuses_is_said_before_answers_are_made(file: Path, rule:
     assert len(problems) == 1 and " 5 " in text
     text, (problem,) = dry_run(metric="multiple_choice")
     assert problem.startswith("5 examples left out, first: ") and " 1 " in text
-    rule.write_text("def rate(prediction):\n    return 1\n")
-    text, (problem,) = dry_run(scorer=f"{rule}:rate")
-    assert f"{rule.name}:rate can score none of 5 examples, first mine.jsonl:" in problem
-    (task,) = resolve_scored(None, str(file), None, f"{rule}:rate")
-    with pytest.raises(ValueError, match="can score none of 5"):
+    (task,) = resolve_scored(None, str(file), "video_points", None)
+    with pytest.raises(ValueError, match=r"video_points can score none of 5 examples, first mine"):
         survey(task, open_dataset(task), EvalSettings())
     with pytest.raises(ValueError, match="can score none of 5"):
-        EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file), scorer=f"{rule}:rate"))
+        EvaluationCallback(InLoopConfig(eval_interval=1, tasks=str(file), metric="video_points"))
+    rule.write_text("def rate(prediction):\n    return 1\n")
+    with pytest.raises(ConfigError, match=r"rate takes no \(prediction, metadata\): too many pos"):
+        dry_run(scorer=f"{rule}:rate")
 
 
 def test_training_opens_the_file_at_its_start(file: Path, rule: Path) -> None:

@@ -246,6 +246,28 @@ def test_a_model_that_generates_nothing(plan):
     assert (metrics["accuracy"], metrics["unparsed"], metrics["empty"]) == (0.0, 6, 6)
 
 
+def test_a_failed_write_keeps_what_was_there(tmp_path):
+    store = TaskStore(tmp_path, "key" * 22)
+    store.write({"cache_key": store.key}, [prediction(0)])
+    before = {f.name: f.read_text() for f in tmp_path.iterdir()}
+    for metrics, rows in (({"n": float("nan")}, []), ({}, [prediction(1, parsed={1})])):
+        with pytest.raises((TypeError, ValueError)):
+            store.write(metrics, rows)
+        assert {f.name: f.read_text() for f in tmp_path.iterdir()} == before | {
+            f.name: f.read_text() for f in tmp_path.glob("answers-*")
+        }
+
+
+def test_overwriting_waits_until_the_task_is_known_to_be_possible(plan):
+    run_evaluation(plan, CPU)
+    before = files(plan)
+    plan.config.overwrite = True
+    plan.tasks[0] = replace(TASK, own=True, metric="video_points")
+    plan.data = {}
+    assert run_evaluation(plan, CPU).problems
+    assert files(plan) == before
+
+
 def test_a_failed_write_costs_its_task_alone(plan):
     plan.tasks = [TASK, replace(TASK, name="other")]
     (plan.folder / "fake" / "predictions.json").mkdir(parents=True)
@@ -297,7 +319,11 @@ def test_a_store_knows_its_rows_by_fingerprint(tmp_path):
     rescored = TaskStore(store.folder, store.key[:HALF] + "x" * HALF)
     assert rescored.metrics() is None and rescored.finished({0: "f0"}) == {}
     assert rescored.answered({0: "f0", 1: "other"}) == {0: rows[0]}
-    assert store.answered({0: "f0"}) == {}
+    store.write({"cache_key": store.key}, rows[1:2])  # a smaller run: the other answers stay
+    assert store.finished(dict(enumerate(("f0", "f1")))) == {1: rows[1]}
+    assert rescored.answered(dict(enumerate(("f0", "f1", "x")))) == dict(enumerate(rows[:2]))
+    store.write({"cache_key": store.key}, rows)
+    assert not list(store.folder.glob("answers-*"))
 
 
 @pytest.mark.parametrize(
@@ -332,9 +358,18 @@ def test_a_change_of_the_scoring_keeps_the_answers(plan, change):
     run_evaluation(plan, CPU)
     assert len(plan.loads) == 1 and len(plan.answered) == 6
     expected = files(plan)
+    plan.config.max_examples = 2  # a smaller run, by the first metric: the other answers stay
+    plan.tasks[0] = TASK
+    assert run_evaluation(plan, CPU).metrics[0]["n"] == 2
+    plan.config.max_examples = 6
+    (again,) = run_evaluation(plan, CPU).metrics
+    assert len(plan.answered) == 6 and again["n"] == 6
+    plan.tasks[0] = replace(TASK, **change)
+    run_evaluation(plan, CPU)
+    assert files(plan) == expected and len(plan.answered) == 6
     after = json.loads((plan.folder / "fake" / "predictions.json").read_text())
     answers = {row["index"]: (row["prediction"], row["n_tokens_after"]) for row in before}
-    assert 0 < len(after) <= 6
+    assert len(after) == 6  # those that the metric refuses, too
     assert all(answers[r["index"]] == (r["prediction"], r["n_tokens_after"]) for r in after)
     run_evaluation(plan, CPU)
     assert files(plan) == expected

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,11 @@ from olmo.text import nearest
 log = logging.getLogger(__name__)
 
 
+def is_ours(metric: str) -> bool:
+    """Whether a metric is one of this project: what it refuses does not depend on the answer."""
+    return metric in SCORERS and SCORERS[metric].__module__.startswith("olmo.")
+
+
 def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
     """Score one answer. ``ValueError`` for an unknown metric, without a reference, and for whatever
     a scorer raises or gives that is no score."""
@@ -26,7 +31,7 @@ def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
         given = f"{type(prediction).__name__} and {type(metadata).__name__}"
         raise ValueError(f"{metric}: expected an answer as text and metadata by name, got {given}")
     function = SCORERS[metric]
-    ours = function.__module__.startswith("olmo.")
+    ours = is_ours(metric)
     try:
         if ours:
             return function(prediction, metadata)
@@ -38,7 +43,8 @@ def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
         if isinstance(e, BadScore):
             raise ValueError(f"{metric}: {e}") from e
         log.debug("traceback of the error below", exc_info=True)
-        file = inspect.getfile(function)
+        code = getattr(function, "__code__", None)  # an object that can be called has none
+        file = code.co_filename if code else sys.modules[function.__module__].__file__
         lines = [at.lineno for at in traceback.extract_tb(e.__traceback__) if at.filename == file]
-        place = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+        place = f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
         raise ValueError(f"{metric}: {describe(e)}{place}") from e

@@ -86,20 +86,28 @@ def as_score(found: Any, prediction: str, metadata: Metadata) -> Score:
             raise BadScore(f"expected 'correct' and further numbers, got {list(scores)!r:.80}")
         reference = next((metadata[k] for k in ("answer", "answers") if k in metadata), None)
         found = Score(scores.pop("correct"), prediction or None, reference, scores)
-    correct = found.correct
+    correct, labels = _plain(found.correct), found.labels
     if correct is not None and not (_is_number(correct) and 0 <= correct <= 1):
         raise BadScore(f"expected a number from 0 to 1 as 'correct', got {correct!r:.80}")
     for key, value in found.scores.items():
         if not isinstance(key, str) or not _is_number(value):
             raise BadScore(f"expected numbers by name, got {key!r:.80}: {value!r:.80}")
     try:  # as it is written
-        rest = (found.parsed, found.reference)
+        if isinstance(labels, str):
+            raise TypeError(f"expected labels in a list, got {labels!r:.80}")
+        labels = tuple(map(str, labels))
+        rest = (found.parsed, found.reference, labels)
         json.dumps(rest, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as e:
-        raise BadScore(f"expected text and numbers as what was read and is right: {e}") from e
+        raise BadScore(f"expected what JSON can hold: {e}") from e
     scores = {key: float(value) for key, value in found.scores.items()}
     headline = None if correct is None else float(correct)
-    return replace(found, correct=headline, scores=scores, labels=tuple(map(str, found.labels)))
+    return replace(found, correct=headline, scores=scores, labels=labels)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's or torch's as one of Python's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _is_number(value: object) -> bool:
