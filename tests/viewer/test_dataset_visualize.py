@@ -103,6 +103,11 @@ def test_a_bad_line_costs_that_line(script: ModuleType, own: Path, tmp_path: Pat
         assert f"own.jsonl, {words}" in head
         assert [i for i, card in enumerate(cards) if "left out:" in card] == bad
         assert "own.jsonl: line 2: " in cards[1]
+
+
+@pytest.mark.slow  # it renders the clips
+def test_the_headline_names_the_split(script: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
     assert script.main(["synthetic_video_qa", str(out), "--n", "1", "--evaluation"]) == 0
     assert "<h1>synthetic_video_qa, train, in an evaluation, as " in out.read_text()
 
