@@ -100,13 +100,14 @@ def survey(task: Task, dataset: Dataset, settings: EvalSettings) -> Examples:
             break
         try:
             example = raw_example(dataset, index, settings.seed)
+            fingerprint = example_fingerprint(example)
         except BAD_EXAMPLE:
             found[index] = "unreadable"  # loading it will say why
             continue
         metadata = example.get("metadata", {})
         if task.only and metadata.get(task.only[0]) not in task.only[1:]:
             continue
-        found[index] = example_fingerprint(example)
+        found[index] = fingerprint
         if task.own and is_ours(task.metric):  # others may depend on the answer
             try:
                 score_example("", metadata, task.metric)

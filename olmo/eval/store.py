@@ -3,11 +3,12 @@
     TASK/metrics.json         written last: marks the task as finished
     TASK/predictions.json     one row per example, in the order of the data set
     TASK/progress-KEY/*.jsonl rows of a run under way, one file per process that wrote some
+    TASK/answers-KEY.jsonl    rows that a smaller run left out
 
 A result belongs to a *run key*, whose first half stands for the answers (checkpoint, data, prompt,
 settings, model config) and the second for their scores (metric, scoring code), and a row also to
-its example's *fingerprint* (annotation, size of the media file): never to a name alone. Answers
-outlive a change of the scoring.
+its example's *fingerprint* (annotation, names and sizes of the media files): never to a name alone.
+Answers outlive a change of the scoring.
 """
 
 from __future__ import annotations

@@ -179,12 +179,20 @@ def test_whatever_a_scorer_does_is_said_of_its_line(tmp_path: Path, body: str) -
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     metadata = {"options": ["a"]}
+
+    class Called:
+        __call__ = staticmethod(module.f)
+
     try:
+        scorer("called")(Called())
+        with pytest.raises(ValueError, match="called: "):
+            score_example("x", metadata, "called")
         scorer("wild")(module.f)
         with pytest.raises(ValueError, match="wild: ") as found:
             score_example("x", metadata, "wild")
     finally:
-        SCORERS.pop("wild")
+        for name in ("called", "wild"):
+            SCORERS.pop(name, None)
     assert metadata == {"options": ["a"]}
     assert "return" in body or "(wild.py, line 4)" in str(found.value)
 

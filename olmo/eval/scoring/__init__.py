@@ -44,7 +44,8 @@ def score_example(prediction: str, metadata: Metadata, metric: str) -> Score:
             raise ValueError(f"{metric}: {e}") from e
         log.debug("traceback of the error below", exc_info=True)
         code = getattr(function, "__code__", None)  # an object that can be called has none
-        file = code.co_filename if code else sys.modules[function.__module__].__file__
+        module = sys.modules.get(function.__module__)
+        file = code.co_filename if code else getattr(module, "__file__", None)
         lines = [at.lineno for at in traceback.extract_tb(e.__traceback__) if at.filename == file]
         place = f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
         raise ValueError(f"{metric}: {describe(e)}{place}") from e
