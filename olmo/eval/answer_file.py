@@ -56,13 +56,14 @@ def inputs_of(dataset: Dataset) -> dict[int, Row]:
     for index in range(len(dataset)):
         try:
             example = raw_example(dataset, index, SEED)
-        except BAD_EXAMPLE as e:  # a row that changed since it was checked
+            seen = example_fingerprint(example)
+        except BAD_EXAMPLE as e:  # a row that changed since it was checked, or cannot be looked at
             found[index] = {"file": "", "line": index, "input": repr(e)}
             continue
         metadata = example["metadata"]
         file, _, line = metadata["example_id"].rpartition(":")
         media = [example.get(key) for key in MEDIA_KEYS]
-        text = f"{example_fingerprint(example)} {media!r}"
+        text = f"{seen} {media!r}"
         own = {"id": metadata["id"]} if "id" in metadata else {}
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
         found[index] = {"file": file, "line": int(line), **own, "input": digest}
