@@ -1,11 +1,11 @@
 """STTS from start to end on a CPU, in a few minutes: `make demo`, or
 
-    python launch_scripts/demo.py [--out DIR] [--steps N] [--topk SHARE] [--fresh]
+    python launch_scripts/demo.py [--out DIR] [--steps N] [--topk SHARE ...] [--fresh]
 
-Takes the small dense video model that comes with the repository, fine-tunes it with STTS, then
-answers held-out questions with the dense model, with STTS, and with random pruning of the same
-amount. Writes OUT/results.md, results.json, pruning.png, and the answers under OUT/eval. Run
-again, it uses the fine-tuned checkpoint in OUT/stts, or resumes it when it is not finished.
+Takes the small dense video model that comes with the repository and fine-tunes it with STTS. Then
+asks the dense model, STTS and random pruning the same questions about clips that none has seen, at
+every share of removed tokens. Writes OUT/results.md, results.json and pruning.png. Run again, it
+uses the fine-tuned checkpoint in OUT/stts, or resumes it when it is not finished.
 """
 
 from __future__ import annotations
@@ -19,27 +19,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from olmo.command_line import Parser, RunError, exit_code, path, positive
+from olmo.command_line import Parser, RunError, exit_code, path, positive, share
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.data.frame_sampling import FrameSampling
 from olmo.data.registry import get_dataset
-from olmo.eval.captions import question_lines
-from olmo.eval.pairs import paired_difference
-from olmo.eval.tasks import SYNTHETIC, resolve_tasks
-from olmo.eval.timing import compare_prefill
+from olmo.eval.tasks import SYNTHETIC
 from olmo.text import format_table, markdown_table
 
 if TYPE_CHECKING:
     import torch
 
-    from olmo.eval.comparison import Contender
-    from olmo.eval.prediction import Prediction
+    from olmo.eval.clips import ClipResult
+    from olmo.eval.pairs import Difference
+    from olmo.eval.timing import Prefill
+    from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config
 
 ROOT = Path(__file__).resolve().parents[1]
 START = ROOT / "checkpoints" / "tiny-dense"
@@ -48,8 +46,11 @@ N_STAGES = 6
 SETTINGS = ROOT / "configs" / "tiny_stts.yaml"
 STEPS = 300
 
-EVAL_BATCH, TIMED_BATCHES, REPEATS = 20, 3, 5
-"""Questions per batch, and how many such batches are timed how often."""
+SHARES = (0.5, 0.8)
+CLIPS, TIMED_CLIPS, REPEATS = 150, 4, 5
+"""Test clips that are asked about, how many of them are timed, and how often."""
+PICTURED = 0.8
+"""The picture is of the largest share, where it matters most what is kept."""
 
 
 class DemoError(RunError):
@@ -62,9 +63,9 @@ class Options:
 
     out: Path
     steps: int
-    max_examples: int | None
+    clips: int
     checkpoint: Path
-    topk: float
+    topk: tuple[float, ...]
     fresh: bool
 
     @property
@@ -78,13 +79,16 @@ def parse_args(argv: list[str] | None) -> Options:
     add = parser.add_argument
     add("--out", type=path, default=Path("demo_output"), help="folder of the results (demo_output)")
     add("--steps", type=positive, default=STEPS, help=f"steps of fine-tuning ({STEPS})")
-    add("--max_examples", type=positive, help="only so many test questions (default: all)")
+    add("--clips", type=positive, default=CLIPS, help=f"test clips to ask about ({CLIPS})")
     add("--checkpoint", type=path, help="dense checkpoint to start from (the one shipped)")
-    add("--topk", type=float, default=0.5, help="share of visual tokens to remove (0.5)")
+    text = "shares of visual tokens to remove; the first is fine-tuned with (0.5 0.8)"
+    add("--topk", type=share, nargs="+", default=SHARES, help=text)
     add("--fresh", action="store_true", help="fine-tune anew although OUT/stts is there")
     args = parser.parse_args(argv)
-    if not 0 < args.topk < 1:
-        parser.error(f"--topk is the share to remove, between 0 and 1: got {args.topk}")
+    for topk in args.topk:
+        if not 0 < topk < 1:
+            parser.error(f"--topk is the share to remove, between 0 and 1: got {topk}")
+    args.topk = tuple(dict.fromkeys(args.topk))
     args.checkpoint = args.checkpoint or Path(os.path.relpath(START))
     return Options(**vars(args))
 
@@ -130,7 +134,7 @@ def training_command(options: Options) -> list[str]:
         *(sys.executable, *launcher, script, str(options.checkpoint), SYNTHETIC),
         *("--config", os.path.relpath(SETTINGS), "--run_name=stts"),
         *(f"--max_duration={options.steps}", f"--save_folder={options.run}"),
-        f"--model.vision_backbone.vit.topk={options.topk}",
+        f"--model.vision_backbone.vit.topk={options.topk[0]}",
     ]
 
 
@@ -180,49 +184,71 @@ def fine_tune(options: Options, start: Path) -> Path:
 # --- comparison --------------------------------------------------------------------------------
 
 
+@dataclass
+class Contender:
+    """A model at a share of removed tokens, and what came out."""
+
+    label: str
+    checkpoint: Path
+    model: Molmo2
+    config: Molmo2Config
+    topk: float
+    results: list[ClipResult] = field(default_factory=list)
+    prefill: Prefill | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """What is printed and written."""
+        from olmo.eval.clips import accuracies, answers, recall
+        from olmo.eval.metrics import bootstrap_interval
+
+        assert self.prefill is not None
+        right = answers(self.results)
+        return {
+            "accuracy": sum(right) / len(right),
+            "interval": bootstrap_interval(right),
+            "n": len(right),
+            "recall": recall(self.results),
+            "visual_tokens_per_video": self.prefill.visual_tokens,
+            "prefill_seconds_per_video": self.prefill.seconds,
+            "categories": accuracies(self.results),
+        }
+
+
 def load_contenders(
     start: Path, tuned: Path, options: Options, device: torch.device
 ) -> list[Contender]:
-    """The dense model, STTS, and random pruning with the weights of STTS."""
-    from olmo.eval.comparison import Contender
+    """The dense model, then STTS and random pruning with the weights of STTS at every share."""
     from olmo.models.loading import load_model
-    from olmo.train.dry_run import video_flops
 
-    by_chance = {"vision_backbone": {"vit": {"prune_method": "random"}}}
-    share = f"topk {options.topk:g}"
-    contenders = []
-    for key, label, checkpoint, overrides in (
-        ("dense", "dense", start, {}),
-        ("stts", f"STTS, {share}", tuned, {}),
-        ("random", f"random pruning, {share}", tuned, by_chance),
-    ):
-        model, config = load_model(checkpoint, overrides, device)
-        unpruned, pruned = video_flops(config, config.mm_preprocessor.video.max_frames)
-        flops_share = pruned.total / unpruned.total
-        contenders.append(Contender(key, label, checkpoint, model, config, flops_share))
+    contenders = [Contender("dense", start, *load_model(start, {}, device), 0.0)]
+    for topk in options.topk:
+        for label, method in (("STTS", "scorer"), ("random", "random")):
+            vit = {"vit": {"prune_method": method, "topk": topk}}
+            loaded = load_model(tuned, {"vision_backbone": vit}, device)
+            contenders.append(Contender(f"{label} {topk:.0%}", tuned, *loaded, topk))
     return contenders
 
 
-def compare(
-    contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
-) -> None:
+def compare(contenders: list[Contender], test: SyntheticVideoQA, options: Options) -> None:
     """Answer the questions with every model, then time them side by side."""
-    from olmo.eval.comparison import fixed_batches, load_batch
-    from olmo.eval.settings import EvalSettings
+    from olmo.eval.answer import collate_examples
+    from olmo.eval.clips import answer_clips
+    from olmo.eval.timing import compare_prefill
 
-    settings = EvalSettings(EVAL_BATCH, options.max_examples)
-    (task,) = resolve_tasks(None, SYNTHETIC)
-    stage(4, f"evaluation on held-out clips, {len(contenders)} settings")
+    clips = range(min(options.clips, test.n_clips))
+    stage(4, f"questions about {len(clips)} test clips, {len(contenders)} settings")
     for one in contenders:
-        one.answer(task, settings, device, test, options.out / "eval")
-    stage(5, f"prefill times: {REPEATS} passes over the same batches, the models taking turns")
-    config = contenders[0].config
-    chunks = fixed_batches(len(test), settings)[:TIMED_BATCHES]
-    batches = [load_batch(config, test, chunk, device) for chunk in chunks]
-    models = {one.key: one.model for one in contenders}
-    found = compare_prefill(models, batches, config.build_tokenizer().eos_id, REPEATS)
+        print(one.label, flush=True)
+        one.results = answer_clips(one.model, one.config, test, clips)
+    stage(5, f"prefill times: {REPEATS} passes over the same videos, the models taking turns")
+    config, device = contenders[0].config, contenders[0].model.device
+    first = {example(test, i)["metadata"]["clip"]: i for i in reversed(range(len(test)))}
+    batch = collate_examples(config, test, [first[c] for c in clips[:TIMED_CLIPS]], 0)
+    models = {one.label: one.model for one in contenders}
+    inputs = {k: v.to(device) for k, v in batch.items()}
+    found = compare_prefill(models, [inputs], config.build_tokenizer().eos_id, REPEATS)
     for one in contenders:
-        one.prefill = found[one.key]
+        one.prefill = found[one.label]
 
 
 def example(test: SyntheticVideoQA, index: int) -> dict[str, Any]:
@@ -231,87 +257,99 @@ def example(test: SyntheticVideoQA, index: int) -> dict[str, Any]:
 
 # --- results -----------------------------------------------------------------------------------
 
+COLUMNS = ("setting", "accuracy %", "95% interval", "events kept %", "visual tokens", "prefill ms")
 
-def notes(options: Options, device: torch.device) -> str:
+
+def table(contenders: list[Contender]) -> list[list[object]]:
+    """Rows under ``COLUMNS``."""
+    rows: list[list[object]] = []
+    for one in contenders:
+        found = one.figures()
+        low, high = found["interval"]
+        rows.append(
+            [
+                *(one.label, f"{100 * found['accuracy']:.1f}"),
+                *(f"{100 * low:.1f} to {100 * high:.1f}", f"{100 * found['recall']:.1f}"),
+                f"{found['visual_tokens_per_video']:.0f}",
+                f"{1000 * found['prefill_seconds_per_video']:.1f}",
+            ]
+        )
+    return rows
+
+
+def gaps(contenders: list[Contender]) -> dict[str, Difference]:
+    """Paired differences: STTS to dense and to random, at every share."""
+    from olmo.eval.clips import paired
+
+    dense, *pruned = contenders
+    found = {}
+    for stts, random in zip(pruned[::2], pruned[1::2], strict=True):
+        for other in (dense, random):
+            found[f"{stts.label} - {other.label}"] = paired(stts.results, other.results)
+    return found
+
+
+def notes(options: Options, device: torch.device, n: int) -> str:
     """What the figures mean."""
     import torch
 
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return f"""\
 - Dense: `{options.checkpoint}` as it is. STTS: the same after {options.steps} more steps \
-with pruning (`configs/{SETTINGS.name}`). Random pruning: the STTS checkpoint, with cells drawn by \
-chance.
-- The test clips are in no training split.
-- Prefill: video and question up to the first token; median of {REPEATS} passes over \
-the same batches (at most {TIMED_BATCHES} of {EVAL_BATCH} videos), the models taking turns; \
-{place}, threads: {torch.get_num_threads()}.
-- FLOPs: of a prefill, in per cent of the same model without pruning.
-- Chance: one in the number of options; for an open question the most frequent answer of its \
-category.
+at {options.topk[0]:.0%} (`configs/{SETTINGS.name}`). Random: the STTS checkpoint, with cells \
+drawn by chance.
+- {n} questions about clips that are in no training split. A right answer is right to its end.
+- Events kept: share of the cells with an event, which the generator knows, that pruning kept.
+- Prefill: video and question up to the first token, per video; median of {REPEATS} passes over \
+the same {TIMED_CLIPS} videos, the models taking turns; {place}, threads: {torch.get_num_threads()}.
 """
 
 
-def save_results(
-    contenders: list[Contender], test: SyntheticVideoQA, options: Options, device: torch.device
-) -> None:
+def save_results(contenders: list[Contender], options: Options, device: torch.device) -> None:
     """Print the table; write it to ``results.md`` and all figures to ``results.json``."""
     import torch
 
-    from olmo.eval.comparison import COLUMNS, comparison_table, guessing_accuracy
-
-    dense, stts, random = (one.predictions for one in contenders)
-    about = [example(test, i)["metadata"] for i in range(len(test))]
-    chance = guessing_accuracy(dense, [(m["category"], m["answer"]) for m in about])
-    gaps = {
-        "STTS - dense": paired_difference(stts, dense),
-        "STTS - random pruning": paired_difference(stts, random),
-    }
-    rows = comparison_table(contenders, chance)
-    lines = [f"{name}: {gap}" for name, gap in gaps.items()]
+    rows, differences = table(contenders), gaps(contenders)
+    lines = [f"{name}: {gap}" for name, gap in differences.items()]
     print("\n".join([format_table(COLUMNS, rows), "", *lines]))
     command = training_command(options)
+    figures = {one.label: one.figures() | {"topk": one.topk} for one in contenders}
     text = ["# Demo results", "", markdown_table(COLUMNS, rows), "", "  \n".join(lines), ""]
-    text += [notes(options, device), "The fine-tuning:", "", f"    {shlex.join(command)}", ""]
+    text += [notes(options, device, figures["dense"]["n"]), "The fine-tuning:", ""]
+    text += [f"    {shlex.join(command)}", ""]
     (options.out / "results.md").write_text("\n".join(text))
     data = {
-        "settings": {one.key: one.summary() for one in contenders},
-        "chance": chance,
-        "differences_in_points": {name: asdict(gap) for name, gap in gaps.items()},
-        "topk": options.topk,
-        "steps": options.steps,
-        "command": command,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
+        "settings": figures,
+        "differences_in_points": {name: asdict(gap) for name, gap in differences.items()},
+        **{"steps": options.steps, "command": command},
+        **{"device": device.type, "threads": torch.get_num_threads()},
     }
     (options.out / "results.json").write_text(json.dumps(data, indent=2) + "\n")
 
 
 def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
-    """Picture of the first answered question about a character that moves."""
+    """Picture of the clip with the most kinds of events of which all were told right."""
+    from olmo.data.frame_sampling import FrameSampling
     from olmo.data.video_loading import load_video
-    from olmo.eval.comparison import load_batch
     from olmo.viewer.cells import CellEdges
-    from olmo.viewer.kept import KeptVideo, kept_cells
+    from olmo.viewer.kept import KeptVideo
     from olmo.viewer.picture import pruning_picture
 
-    def rank(one: Prediction) -> tuple[bool, bool]:
-        mover = test.scenes[example(test, one.index)["metadata"]["clip"]].mover
-        return mover is None, one.category != "which_moves"
+    def rank(one: ClipResult) -> tuple[float, int]:
+        return sum(right for _, right in one.correct) / len(one.correct), len(one.correct)
 
-    one, config = min(stts.predictions, key=rank), stts.config
-    batch = load_batch(config, test, [one.index], stts.model.device)
-    keep, scores = kept_cells(stts.model, batch)
-    clip = example(test, one.index)["video"]
-    video = load_video(clip, FrameSampling.from_config(config.mm_preprocessor.video))
-    title = f"STTS on a test video: {1 - keep.mean():.0%} of the visual tokens are dropped"
-    kept = KeptVideo(video, CellEdges.of_video(config), keep, scores)
-    pruning_picture(kept, title, answer_lines(one)).save(path)
-
-
-def answer_lines(one: Prediction) -> list[tuple[str, str]]:
-    """Caption of a picture: question, options, answer, prediction."""
-    verdict = "right" if one.correct else "wrong"
-    return [*question_lines(one), ("prediction", f"{one.prediction or 'nothing'} ({verdict})")]
+    best = max(stts.results, key=rank)
+    sampling = FrameSampling.from_config(stts.config.mm_preprocessor.video)
+    video = load_video(test.whole(best.clip)["video"], sampling)
+    removed = f"{1 - best.keep.mean():.0%} of the visual tokens are dropped"
+    kept = KeptVideo(video, CellEdges.of_video(stts.config), best.keep)
+    asked = zip(test.questions(best.clip), best.correct, strict=True)
+    caption = [
+        (question.text, question.answer if right else f"wrong (it is {question.answer})")
+        for question, (_, right) in asked
+    ]
+    picture = pruning_picture(kept, f"STTS on a test video: {removed}", caption, columns=8)
+    picture.save(path)
 
 
 def run_demo(options: Options) -> None:
@@ -331,15 +369,16 @@ def run_demo(options: Options) -> None:
     stage(2, f"dense start checkpoint: {start}")
     n_parameters = sum(p.numel() for p in load_model_config(start).build("meta").parameters())
     print(f"{n_parameters / 1e6:.2f} million parameters")
-    stage(3, f"fine-tuning with STTS: {options.steps} steps, topk {options.topk:g}")
+    stage(3, f"fine-tuning with STTS: {options.steps} steps, topk {options.topk[0]:g}")
     tuned = fine_tune(options, start)
     contenders = load_contenders(start, tuned, options, device)
-    compare(contenders, test, options, device)
+    compare(contenders, test, options)
     stage(6, "results")
-    save_results(contenders, test, options, device)
-    draw_pruning(contenders[1], test, options.out / "pruning.png")
+    save_results(contenders, options, device)
+    pruned = [one for one in contenders[1::2] if one.topk <= PICTURED]
+    draw_pruning(pruned[-1] if pruned else contenders[1], test, options.out / "pruning.png")
     print()
-    for name in ("results.md", "results.json", "pruning.png", "eval", "stts"):
+    for name in ("results.md", "results.json", "pruning.png", "stts"):
         print(options.out / name)
     print(f"finished in {(time.perf_counter() - started) / 60:.1f} minutes")
 

@@ -16,16 +16,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from olmo.command_line import Parser, exit_code, path
 from olmo.data.datasets.synthetic.questions import (
-    COLOURS,
-    GLYPHS,
-    LEVELS,
     STYLE_CAPTION,
-    STYLE_MC,
     STYLE_SHORT,
     describe,
-    sample_scene,
     scene_questions,
 )
+from olmo.data.datasets.synthetic.scene import COLOURS, GLYPHS, LEVELS, sample_scene
 from olmo.tokenizer import ASSETS
 
 VOCAB_SIZE = 512
@@ -33,6 +29,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 OTHER = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 N_SCENES = 200
+STYLE_MC, CHOICE = "video_multiple_choice", "Only return the correct answer option.\nA. B. C. D."
 ENGLISH = """
 The video shows what happens. It is a short clip of a few seconds. There is one person in the
 image and there are two in the other. Watch the frames and answer the question. The answer is not
@@ -44,23 +41,14 @@ same as that. You can see the time at which each frame was taken. yes no true fa
 
 def corpus() -> Iterator[str]:
     """Texts to train on, in a fixed order."""
-    rng = np.random.RandomState(0)
     for level, seed in itertools.product(LEVELS, range(N_SCENES)):
         scene = sample_scene(level, np.random.default_rng(seed))
         caption = describe(scene)
         yield chat(f"{STYLE_CAPTION}: {caption['question']}", caption["answer"])
-        for question in scene_questions(scene, rng):
-            short = question.message(False, rng)
-            asked = f"{STYLE_SHORT}: Question: {short['question']} Short Answer:"
-            yield chat(asked, short["answer"])
-            choice = question.message(True, rng)
-            lines = [
-                f"{c}. {o}" for c, o in zip("ABCD", choice["unlabelled_options"], strict=False)
-            ]
-            asked = "\n".join(
-                [choice["question"], "Only return the correct answer option.", *lines]
-            )
-            yield chat(asked, lines[choice["answer_idx"]])
+        for question in scene_questions(scene):
+            asked = f"{STYLE_SHORT}: Question: {question.text} Short Answer:"
+            yield chat(asked, question.answer)
+            yield chat(f"{question.text}\n{CHOICE}", f"A. {question.answer}")
     for colour, glyph in itertools.product(COLOURS, GLYPHS):
         yield from [f"{colour} {glyph} the {colour} {glyph}"] * 2
     yield from (f"{STYLE_MC}: {t / 2:.1f} " for t in range(40))

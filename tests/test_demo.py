@@ -15,14 +15,10 @@ from launch_scripts import demo, train_image_video_sft
 from launch_scripts.demo import DemoError, Options, main, parse_args, training_command
 from olmo.config import merge, parse_overrides, read_settings
 from olmo.data.datasets.synthetic.video import SyntheticVideoQA
-from olmo.eval.comparison import COLUMNS, Contender, comparison_table, guessing_accuracy
-from olmo.eval.pairs import paired_difference
 from olmo.eval.timing import Prefill, compare_prefill
 from olmo.models.loading import merged_model_config
-from olmo.text import markdown_table
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
-from tests.eval.fakes import prediction
 
 TINY = demo.ROOT / "configs" / "tiny.yaml"
 SMALLER = {
@@ -54,7 +50,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def options(tmp_path, start):
-    return Options(tmp_path / "out", 3, 4, start, 0.5, fresh=False)
+    return Options(tmp_path / "out", 3, 2, start, (0.5, 0.75), fresh=False)
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +67,10 @@ def test_defaults():
     options = parse_args([])
     assert options.out == Path("demo_output") and options.run == Path("demo_output/stts")
     assert options.checkpoint.resolve() == demo.START and not options.checkpoint.is_absolute()
-    assert options.topk == 0.5 and options.max_examples is None and not options.fresh
+    assert options.topk == (0.5, 0.8) and not options.fresh
 
 
-@pytest.mark.parametrize("args", [["--topk=1"], ["--topk=0"], ["--steps=0"], ["--max_examples=0"]])
+@pytest.mark.parametrize("args", [["--topk=1"], ["--topk=0"], ["--steps=0"], ["--clips=0"]])
 def test_wrong_values(args, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_args(args)
@@ -82,7 +78,7 @@ def test_wrong_values(args, capsys):
 
 
 def test_the_training_script_reads_the_command(options):
-    command = training_command(replace(options, topk=0.3))
+    command = training_command(replace(options, topk=(0.3,)))
     assert command[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone"]
     assert Path(command[6]).resolve() == Path(train_image_video_sft.__file__).resolve()
     args, rest = train_image_video_sft.build_parser().parse_known_args(command[7:])
@@ -108,7 +104,7 @@ def trainings(monkeypatch, options):
         started.append(command)
         overrides = {
             "model_name": "temporal_video_olmo",
-            "vision_backbone": {"vit": {"topk": options.topk, "prune_at": 1}},
+            "vision_backbone": {"vit": {"topk": options.topk[0], "prune_at": 1}},
         }
         write_checkpoint(options.run / f"step{options.steps}", overrides)
         return SimpleNamespace(returncode=0)
@@ -136,7 +132,7 @@ def test_an_unfinished_run_is_resumed(options, start, trainings):
 def test_a_run_of_other_settings_is_not_taken(options, start, trainings):
     demo.fine_tune(options, start)
     with pytest.raises(DemoError, match="--fresh"):
-        demo.fine_tune(replace(options, topk=0.3), start)
+        demo.fine_tune(replace(options, topk=(0.3,)), start)
     weights = start / "step7-unsharded" / "model.safetensors"
     os.utime(weights, ns=(0, 0))
     with pytest.raises(DemoError, match="from another checkpoint"):
@@ -186,76 +182,33 @@ def test_whole_demo(tmp_path, options, trainings, monkeypatch, capsys):
     monkeypatch.setattr(demo, "get_dataset", open_small)
     monkeypatch.setattr(demo, "REPEATS", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    arguments = ["--steps=3", "--max_examples=4", f"--checkpoint={options.checkpoint}"]
-    assert main([f"--out={options.out}", *arguments]) == 0
+    arguments = ["--steps=3", "--clips=2", "--topk", "0.5", "0.75"]
+    arguments += [f"--checkpoint={options.checkpoint}", f"--out={options.out}"]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert [line[:5] for line in printed.splitlines() if line.startswith("[")] == [
         f"[{i}/6]" for i in range(1, 7)
     ]
     results = json.loads((options.out / "results.json").read_text())
-    assert list(results["settings"]) == ["dense", "stts", "random"]
-    dense, stts, random = results["settings"].values()
-    assert dense["visual_tokens_per_video"] == 4 * 4 and dense["flops_share"] == 1
-    assert stts["visual_tokens_per_video"] == random["visual_tokens_per_video"] == 4 * 4 / 2
-    assert 0 < random["flops_share"] < stts["flops_share"] < 1
-    assert {one["n"] for one in (dense, stts, random)} == {4}
-    assert all(one["prefill_seconds_per_video"] > 0 for one in (dense, stts, random))
-    assert 0 < results["chance"] < 1 and results["command"] == trainings[0]
-    gap = results["differences_in_points"]["STTS - dense"]
-    assert gap["points"] == pytest.approx(100 * (stts["accuracy"] - dense["accuracy"]))
+    names = ["dense", "STTS 50%", "random 50%", "STTS 75%", "random 75%"]
+    assert list(results["settings"]) == names
+    dense, *pruned = results["settings"].values()
+    n_cells = 4 * 3 * 3  # 4 frames of 6 x 6 patches in windows of 2 x 2
+    assert dense["visual_tokens_per_video"] == n_cells and dense["recall"] == 1
+    counts = [one["visual_tokens_per_video"] for one in pruned]
+    assert counts == [n_cells - int(n_cells * t) for t in (0.5, 0.5, 0.75, 0.75)]
+    assert len({one["n"] for one in (dense, *pruned)}) == 1 and dense["n"] > 4
+    assert all(one["prefill_seconds_per_video"] > 0 and 0 <= one["recall"] <= 1 for one in pruned)
+    assert results["command"] == trainings[0]
+    gap = results["differences_in_points"]["STTS 75% - random 75%"]
+    assert gap["points"] == pytest.approx(100 * (pruned[2]["accuracy"] - pruned[3]["accuracy"]))
     text = (options.out / "results.md").read_text()
-    assert "| STTS, topk 0.5 |" in text and "STTS - dense: " in text and "--standalone" in text
+    assert "| STTS 50% |" in text and "STTS 50% - dense: " in text and "--standalone" in text
     assert str(options.out / "results.json") in printed
     assert Image.open(options.out / "pruning.png").width > 800
-    assert (options.out / "eval" / "random" / "predictions.json").is_file()
 
 
-# --- figures -----------------------------------------------------------------------------------
-
-
-def contender(key, accuracy, prefill, share):
-    metrics = {"accuracy": accuracy, "interval": [accuracy - 0.04, accuracy + 0.04], "n": 600}
-    metrics |= {"unparsed": 0, "model": {}, "categories": {}}
-    return Contender(key, key.upper(), Path("x"), None, None, share, metrics, [], prefill)
-
-
-def test_table():
-    both = [
-        contender("dense", 0.8125, Prefill(0.0254, 128.0), 1.0),
-        contender("stts", 0.8, Prefill(0.0151, 64.0), 0.5678),
-    ]
-    rows = comparison_table(both, chance=0.237)
-    assert rows == [
-        ["DENSE", "81.2", "77.2 to 85.2", 600, "128.0", "25.4", "100.0"],
-        ["STTS", "80.0", "76.0 to 84.0", 600, "64.0", "15.1", "56.8"],
-        ["chance", "23.7", None, None, None, None, None],
-    ]
-    assert comparison_table(both) == rows[:2]
-    lines = markdown_table(COLUMNS, rows).splitlines()
-    assert len(lines) == 5 and {line.count("|") for line in lines} == {len(COLUMNS) + 1}
-    assert lines[-1] == "| chance | 23.7 |  |  |  |  |  |"
-
-
-def scored(correct):
-    return [prediction(i, c) for i, c in enumerate(correct)]
-
-
-def test_paired_difference():
-    gap = paired_difference(scored([1, 1, 1, 0]), scored([1, 1, 0, 0]))
-    assert gap.points == 25 and gap.n == 4 and gap.low <= 25 <= gap.high
-    hard = [0, 1] * 50  # the same right answers: no doubt is left, however hard the questions
-    same = paired_difference(scored(hard), scored(hard))
-    assert (same.points, same.low, same.high) == (0, 0, 0)
-    assert str(same) == "+0.0 points (95% interval +0.0 to +0.0, paired over 100 questions)"
-    with pytest.raises(ValueError, match="cannot pair"):
-        paired_difference(scored([1, 0]), scored([1]))
-
-
-def test_guessing():
-    answers = [("colour", "red"), ("colour", "Red"), ("colour", "blue"), ("way", "left")]
-    rows = [prediction(0, options=list("abcd"), category="way"), prediction(1, category="colour")]
-    assert guessing_accuracy(rows[:1], answers) == 0.25
-    assert guessing_accuracy(rows, answers) == pytest.approx((1 / 4 + 2 / 3) / 2)
+# --- times -------------------------------------------------------------------------------------
 
 
 class FakeModel:
@@ -277,18 +230,3 @@ def test_prefill_takes_the_median_without_the_first_pass():
     found = compare_prefill(models, [batch], stop_id=0, repeats=3)
     assert found == {"a": Prefill(2.0, 3.0), "b": Prefill(0.5, 1.0)}
     assert models["a"].calls == models["b"].calls == 4
-
-
-def test_caption_of_an_answer():
-    right = prediction(0, 1, options=["x", "y"], reference="B", prediction="B")
-    assert demo.answer_lines(right) == [
-        ("question", "which?"),
-        ("options", "A. x / B. y"),
-        ("answer", "B. y"),
-        ("prediction", "B (right)"),
-    ]
-    wrong = prediction(0, 0, reference="red A", prediction="")
-    assert demo.answer_lines(wrong)[1:] == [
-        ("answer", "red A"),
-        ("prediction", "nothing (wrong)"),
-    ]

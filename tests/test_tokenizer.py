@@ -1,8 +1,10 @@
 import string
 
+import numpy as np
 import pytest
 
-from olmo.data.datasets.synthetic.questions import COLOURS, DIRECTIONS, GLYPHS, WHO
+from olmo.data.datasets.synthetic.questions import scene_questions
+from olmo.data.datasets.synthetic.scene import COLOURS, DIRECTIONS, GLYPHS, sample_scene
 from olmo.tokenizer import ASSETS, SPECIAL_TOKENS, MolmoTokenizer, TokenizerConfig
 
 
@@ -62,11 +64,11 @@ def test_words_of_the_questions_are_single_tokens(tokenizer):
     assert pieces(tokenizer, "A. the red K") == ["A", ".", " the", " red", " K"]
     words = [*COLOURS, *DIRECTIONS, *(f" {w}" for w in (*COLOURS, *DIRECTIONS))]
     words += [f" {g}" for g in GLYPHS if g.isalpha()]
-    words += [" character", " moves", " appears", " leaves", " stays", " option", "assistant"]
+    words += [" ball", " square", " lamp", " sign", " moves", " flashes", " option", "assistant"]
     assert [w for w in words if len(tokenizer.encode(w)) > 1] == []
-    for wordings in WHO.values():
-        for text in wordings:
-            assert len(tokenizer.encode(text)) == len(text.split()) + 1  # the question mark
+    for question in scene_questions(sample_scene("full", np.random.default_rng(0))):
+        text = question.text  # every word, and the question mark
+        assert len(tokenizer.encode(text)) == len(text.split()) + 1
 
 
 def test_vocabulary_too_small(tokenizer):

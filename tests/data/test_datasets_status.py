@@ -95,16 +95,16 @@ def test_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
 
 def test_of_an_embedded_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
-    folder = tmp_path / "synthetic_video_qa/v1/two-seed0/test"
+    folder = tmp_path / "synthetic_video_qa/v2/short-seed0/test"
     folder.mkdir(parents=True)
     for i in range(3):
-        make_clip((folder, 0, "two", "test", i))
+        make_clip((folder, 0, "short", "test", i))
     shown = lines(capsys, "--mixture", "debug", "--root", str(tmp_path))
     name = "synthetic_video_qa_debug"
     assert shown[2].startswith(f"{name} train missing") and "rendered on first use" in shown[2]
     assert shown[4].startswith(f"{name} test partial 3/8")
     for i in range(3, 8):
-        make_clip((folder, 0, "two", "test", i))
+        make_clip((folder, 0, "short", "test", i))
     shown = lines(capsys, name, "--root", str(tmp_path))
     assert shown[4] == f"{name} test present 8 0.0 {folder}"
     shown = lines(capsys, "synthetic_video_qa_text", "--root", str(tmp_path))

@@ -18,6 +18,18 @@ def test_p_value():
     assert p_value([0.5] * 30) < 0.001
 
 
+def test_difference_and_its_interval():
+    def scored(correct):
+        return [prediction(i, c) for i, c in enumerate(correct)]
+
+    gap = paired_difference(scored([1, 1, 1, 0]), scored([1, 1, 0, 0]))
+    assert gap.points == 25 and gap.n == 4 and gap.low <= 25 <= gap.high
+    hard = [0, 1] * 50  # the same right answers: no doubt is left, however hard the questions
+    same = paired_difference(scored(hard), scored(hard))
+    assert (same.points, same.low, same.high) == (0, 0, 0)
+    assert str(same) == "+0.0 points (95% interval +0.0 to +0.0, paired over 100 questions)"
+
+
 def test_pairs_need_the_same_examples():
     rows = [prediction(0, 1), prediction(1, 0)]
     assert paired_gaps(rows, rows[::-1]) == [0, 0]

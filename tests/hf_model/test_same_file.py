@@ -28,13 +28,9 @@ from transformers import (
 )
 
 from olmo.config import read_settings, to_yaml
-from olmo.data.datasets.synthetic.questions import FPS
-from olmo.data.datasets.synthetic.video import (
-    SyntheticVideoQA,
-    draw_frames,
-    encode_mp4,
-    load_annotations,
-)
+from olmo.data.datasets.synthetic.draw import draw_frames
+from olmo.data.datasets.synthetic.scene import FPS
+from olmo.data.datasets.synthetic.video import SyntheticVideoQA, encode_mp4, load_annotations
 from olmo.data.frame_sampling import FrameSampling
 from olmo.data.video_loading import load_video
 from olmo.hf_model.export import export_checkpoint
@@ -45,7 +41,7 @@ from tests.preprocessing.transformers_processor import processor_of_folder, repl
 from tests.scored import DENSE
 
 SECONDS, NEW = 4, 12
-QUESTION = "video_short_answer: Which letter or digit moves?\nReply with a short answer."
+QUESTION = "video_short_answer: Which letter or digit is on the sign?\nReply with a short answer."
 
 
 @pytest.fixture(autouse=True)

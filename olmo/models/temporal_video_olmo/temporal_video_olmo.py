@@ -27,7 +27,8 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     """Model config with a pruning vision backbone.
 
     The share to remove is one number: ``mm_preprocessor.video.topk`` follows
-    ``vision_backbone.vit.topk`` or the other way round; two different values are an error.
+    ``vision_backbone.vit.topk`` or the other way round; two different values are an error. So is
+    the pooling window, where ``vision_backbone.video_pooling`` is not given.
     """
 
     model_name: str = "temporal_video_olmo"
@@ -40,7 +41,11 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return sync_topk(super().upgrade(data))
+        data = sync_topk(super().upgrade(data))
+        pool = section(data, "mm_preprocessor", "video").get("pooling_h")
+        if pool is None or "video_pooling" in section(data, "vision_backbone"):
+            return data
+        return laid(data, "vision_backbone.video_pooling", pool)
 
     def __post_init__(self) -> None:
         super().__post_init__()

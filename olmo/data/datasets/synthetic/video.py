@@ -10,53 +10,33 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import multiprocessing
 import os
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from olmo.data.datasets.synthetic.draw import draw_frames
 from olmo.data.datasets.synthetic.questions import (
-    FPS,
-    FRAME_SIZE,
-    LEVELS,
-    Character,
-    Scene,
+    Question,
     describe,
     evaluation_questions,
-    sample_scene,
     scene_questions,
-    tell,
 )
+from olmo.data.datasets.synthetic.scene import FPS, LEVELS, Scene, sample_scene
 from olmo.data.registry import data_root, register_dataset
 from olmo.files import write_bytes
 
-log = logging.getLogger(__name__)
-
 NAME = "synthetic_video_qa"
-VERSION = "v1"
+VERSION = "v2"
 SPLITS = ("train", "validation", "test")
-FONT_SIZE, STROKE = 32, 1
-RGB = {
-    "red": (240, 35, 35),
-    "green": (25, 200, 50),
-    "blue": (55, 90, 250),
-    "yellow": (250, 222, 0),
-    "magenta": (250, 45, 230),
-    "cyan": (0, 230, 235),
-    "white": (250, 250, 250),
-}
-"""At most 250: up to 5 levels of noise come on top."""
 X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", "threads": "1"}
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
-QUESTIONS_PER_CLIP = 3
-"""Questions of a training example, besides the caption; drawn anew in every epoch."""
+QUESTIONS_PER_CLIP = 8
+"""Most questions of a training example, besides the caption; drawn anew in every epoch."""
 FIXED = {"fixed_prompt": True}
 """Training examples have the prompts of evaluation: a tiny model has no capacity for wordings."""
 MIN_CLIPS_FOR_POOL = 64
@@ -64,65 +44,13 @@ MIN_CLIPS_FOR_POOL = 64
 
 
 def clip_seed(seed: int, level: str, split: str, index: int, stream: int) -> np.random.SeedSequence:
-    """Seed of one clip. Streams: 0 the scene, 1 the pixels, 2 the evaluation
-    questions, 3 the scene of a text."""
-    key = (LEVELS.index(level), SPLITS.index(split), index, stream)
+    """Seed of one clip. Streams: 0 the scene, 1 the pixels, 2 the evaluation questions,
+    3 the scene of a text."""
+    key = (list(LEVELS).index(level), SPLITS.index(split), index, stream)
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
 # --- rendering ---------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-def glyph_mask(glyph: str) -> np.ndarray:
-    """Coverage of a bold glyph, float32 ``[h, w, 1]`` in 0..1, cropped to its ink."""
-    font = ImageFont.load_default(FONT_SIZE)
-    canvas = Image.new("L", (2 * FONT_SIZE, 2 * FONT_SIZE))
-    place = (FONT_SIZE // 2, FONT_SIZE // 2)
-    ImageDraw.Draw(canvas).text(place, glyph, fill=255, font=font, stroke_width=STROKE)
-    ink = np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32)
-    return ink[..., None] / 255
-
-
-def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """All frames, uint8 ``[n, FRAME_SIZE, FRAME_SIZE, 3]`` RGB."""
-    background = _draw_background(rng)
-    n = round(scene.duration * FPS)
-    noise = rng.integers(0, 3, size=(2 * FRAME_SIZE, 2 * FRAME_SIZE, 1), dtype=np.uint8)
-    noise = noise.repeat(3, axis=2)
-    shift = rng.integers(0, FRAME_SIZE, size=(n, 2))
-    jitter = rng.integers(0, 4, size=n, dtype=np.uint8)
-    frames = np.empty((n, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
-    stills = [c for c in scene.characters if c is not scene.mover]
-    shown, still_frame = None, background
-    for i, (dy, dx) in enumerate(shift):
-        t = i / FPS
-        visible = [c for c in stills if c.enter <= t < c.leave]
-        if visible != shown:
-            shown, still_frame = visible, background.copy()
-            for c in visible:
-                _blend(still_frame, c, t)
-        grain = noise[dy : dy + FRAME_SIZE, dx : dx + FRAME_SIZE] + jitter[i]
-        np.add(still_frame, grain, out=frames[i])
-        if scene.mover is not None:
-            _blend(frames[i], scene.mover, t)
-    return frames
-
-
-def _draw_background(rng: np.random.Generator) -> np.ndarray:
-    """A smooth, dark, muted texture, uint8 ``[FRAME_SIZE, FRAME_SIZE, 3]``."""
-    tint = rng.uniform(45, 85) + rng.uniform(-10, 10, size=3)
-    coarse = tint + rng.uniform(-14, 14, size=(6, 6, 1)) + rng.uniform(-5, 5, size=(6, 6, 3))
-    small = Image.fromarray(coarse.astype(np.uint8))
-    return np.asarray(small.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BICUBIC))
-
-
-def _blend(frame: np.ndarray, character: Character, t: float) -> None:
-    mask = glyph_mask(character.glyph)
-    h, w = mask.shape[:2]
-    x, y = character.centre(t)
-    patch = frame[y - h // 2 :, x - w // 2 :][:h, :w]
-    patch[:] = patch + (np.array(RGB[character.colour], dtype=np.float32) - patch) * mask
 
 
 def encode_mp4(frames: np.ndarray) -> bytes:
@@ -209,7 +137,7 @@ class SyntheticVideoQA:
         self.folder = cache_folder(level, split, seed, root)
         self.prepare()
         self.scenes = load_annotations(self.folder, n_clips)
-        self._questions = [] if split == "train" else self._evaluation_examples()
+        self._examples = [] if split == "train" else self._evaluation_examples()
 
     def prepare(self) -> None:
         """Render the clips that the cache lacks. Safe to call from several processes at once."""
@@ -232,49 +160,57 @@ class SyntheticVideoQA:
                 pass
 
     def __len__(self) -> int:
-        return self.n_clips if self.split == "train" else len(self._questions)
+        return self.n_clips if self.split == "train" else len(self._examples)
 
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
         """A new example dict; ``rng`` is used by the training split only."""
         if self.split != "train":
-            example = self._questions[idx]
+            example = self._examples[idx]
             return {**example, "metadata": dict(example["metadata"])}
         scene = self.scenes[idx]
-        questions = list(scene_questions(scene, rng))
+        questions = list(scene_questions(scene))
         drawn = rng.permutation(len(questions))[:QUESTIONS_PER_CLIP]
-        messages = [questions[i].message(rng.random() < 0.5, rng) for i in sorted(drawn)]
-        metadata = {"example_id": self._id(idx), "clip": idx, "level": self.level}
+        messages = [questions[i].message() for i in sorted(drawn)]
         return {
             "video": str(clip_path(self.folder, idx)),
             "message_list": [m | FIXED for m in (*messages, describe(scene))],
-            "metadata": metadata,
+            "metadata": {"example_id": self._id(idx), "clip": idx, "level": self.level},
         }
 
     def _id(self, clip: int) -> str:
         return f"{self.level}-seed{self.seed}-{self.split}-{clip:05d}"
 
+    def questions(self, clip: int) -> list[Question]:
+        """The evaluation questions about a clip."""
+        seed = clip_seed(self.seed, self.level, self.split, clip, 2)
+        rng = np.random.RandomState(np.random.MT19937(seed))
+        return evaluation_questions(self.scenes[clip], rng)
+
+    def whole(self, clip: int) -> dict[str, Any]:
+        """A clip with all its evaluation questions as branches of one example."""
+        messages = [question.message() | FIXED for question in self.questions(clip)]
+        return {"video": str(clip_path(self.folder, clip)), "message_list": messages}
+
     def _evaluation_examples(self) -> list[dict[str, Any]]:
         examples = []
-        for clip, scene in enumerate(self.scenes):
-            seed = clip_seed(self.seed, self.level, self.split, clip, 2)
-            rng = np.random.RandomState(np.random.MT19937(seed))
-            for category, answer, message in evaluation_questions(scene, rng):
+        for clip in range(self.n_clips):
+            for question in self.questions(clip):
                 metadata = {
-                    "example_id": f"{self._id(clip)}-{category}",
-                    "category": category,
+                    "example_id": f"{self._id(clip)}-{question.category}",
+                    "category": question.category,
                     "clip": clip,
                     "level": self.level,
-                    "answer": answer,
+                    "answer": question.answer,
                 }
                 video = str(clip_path(self.folder, clip))
-                examples.append({"video": video, **message, "metadata": metadata})
+                examples.append({"video": video, **question.message(), "metadata": metadata})
         return examples
 
 
 class SyntheticTextQA:
-    """The scenes in words, with the questions that are asked of the clips: no video.
+    """The events of a scene in words, with one question: no video.
 
-    Teaches a language model to read, to compare and to choose an option before it has to see.
+    Teaches a language model to read and to look things up before it has to see.
     """
 
     def __init__(self, split: str, n_scenes: int, seed: int = 0) -> None:
@@ -286,14 +222,13 @@ class SyntheticTextQA:
         return self.n_scenes
 
     def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
-        """One question about scene ``idx``; story and question are drawn from ``rng``."""
-        level = LEVELS[idx % len(LEVELS)]
-        seed = clip_seed(self.seed, level, self.split, idx, 3)
-        scene = sample_scene(level, np.random.default_rng(seed))
-        questions = list(scene_questions(scene, rng))
+        """One question about scene ``idx``, drawn from ``rng``."""
+        seed = clip_seed(self.seed, "full", self.split, idx, 3)
+        scene = sample_scene("full", np.random.default_rng(seed))
+        questions = list(scene_questions(scene))
         question = questions[int(rng.choice(len(questions)))]
-        message = question.message(rng.random() < 0.75, rng)
-        message["question"] = f"{tell(scene, rng)} {message['question']}"
+        message = question.message()
+        message["question"] = f"{describe(scene)['answer']}. {question.text}"
         example_id = f"text-seed{self.seed}-{self.split}-{idx:05d}"
         metadata = {"example_id": example_id, "category": question.category}
         return {**message, **FIXED, "metadata": metadata}
@@ -302,9 +237,11 @@ class SyntheticTextQA:
 TABLE = {
     NAME: ("full", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
-    f"{NAME}_one": ("one", {"train": 6000, "validation": 100, "test": 100}),
-    f"{NAME}_debug": ("two", {"train": 24, "validation": 8, "test": 8}),
-    f"{NAME}_two": ("two", {"train": 6000, "validation": 100, "test": 100}),
+    f"{NAME}_short": ("short", {"train": 12000, "validation": 100, "test": 100}),
+    f"{NAME}_middle": ("middle", {"train": 6000, "validation": 100, "test": 100}),
+    f"{NAME}_busy": ("busy", {"train": 2000, "validation": 200, "test": 200}),
+    f"{NAME}_fast": ("fast", {"train": 2000, "validation": 200, "test": 200}),
+    f"{NAME}_debug": ("short", {"train": 24, "validation": 8, "test": 8}),
 }
 """Level and number of clips per split of every registered set."""
 
