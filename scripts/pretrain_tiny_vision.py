@@ -1,6 +1,6 @@
 """Teach the tiny model to see before it reads: ViT and connector name what lies in every cell.
 
-python scripts/pretrain_tiny_vision.py START OUT [--steps 4000] [--frames 32]
+python scripts/pretrain_tiny_vision.py START OUT [--steps 3500] [--frames 32]
 
 Frames are drawn on the fly, crowded with things. Three linear heads, thrown away afterwards, read
 the visual tokens: which things lie in the cell, where the cell is, and its pixels in small. The
@@ -121,7 +121,7 @@ class Seeing:
         counts = counts.reshape(-1, len(CLASSES))
         found = {}
         for name, part in (("coloured", slice(0, 28)), ("signs", slice(29, len(CLASSES)))):
-            alone = (counts[:, part] >= 100).sum(1) == 1
+            alone = (counts[:, part] >= 60).sum(1) == 1
             right = logits[:, part].argmax(1).numpy() == counts[:, part].argmax(1)
             found[name] = float(right[alone].mean())
         return found
@@ -133,7 +133,7 @@ def main() -> int:
     add = parser.add_argument
     add("start", type=path, help="checkpoint to start from")
     add("out", type=path, help="run folder to write step{N}-unsharded into")
-    add("--steps", type=positive, default=4000)
+    add("--steps", type=positive, default=3500)
     add("--frames", type=positive, default=32, help="frames of a step")
     args = parser.parse_args()
     print(pretrain(args.start, args.out, args.steps, args.frames))

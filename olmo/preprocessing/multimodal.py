@@ -70,7 +70,8 @@ class ExamplePreprocessor:
         float32 ``[L]``, ``subsegment_ids`` int64 ``[L]`` (trees only); ``images`` uint8 ``[n, N,
         3 * p * p]``, frames or crops, and ``token_pooling`` int64 ``[P, window]`` (visual
         examples only, -1 = no patch); ``num_images`` (n) and ``multimodal_type`` int64 ``[1]``,
-        ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
+        ``[0]`` for text; ``n_removed`` likewise where a video has a budget of its own; ``n_pruned``
+        and ``visual_end`` (index after the last visual token) int;
         ``metadata``.
         """
         shown = self._shown(example, video, rng)
@@ -110,7 +111,7 @@ class ExamplePreprocessor:
             raise ValueError("an example has either a video or images, this one has both")
         if video is not None:
             self.config.limits.check_subtitle(subtitle)
-            return [self.visual.of_video(video, subtitle)]
+            return [self.visual.of_video(video, subtitle, rng)]
         if image is None:
             return []
         if isinstance(image, (list, tuple)):

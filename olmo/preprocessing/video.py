@@ -13,7 +13,8 @@ import numpy as np
 from olmo.config import Config
 from olmo.patch_grid import POOL, join_pooling, pooling_windows
 from olmo.preprocessing.images import cell_tokens
-from olmo.token_budget import check_topk
+from olmo.preprocessing.prompts import Rng
+from olmo.token_budget import Budget, check_topk
 from olmo.tokenizer import MolmoTokenizer
 
 Subtitle = str | dict[tuple[float, float], str]
@@ -27,6 +28,11 @@ TIME_FORMS = {
     "none": "",
 }
 """``time_mode`` -> text before a frame; all but the first also begin with a space."""
+
+CHANGE_LIMITS, MOST_REMOVED = (0.25, 2.0), 0.95
+"""How far a content-adaptive budget goes: factors on the kept share, and the largest topk."""
+CHANGE_SQUARE, CHANGE_LEVELS = 8, 8.0
+"""Side of the compared squares in pixels, and the grey levels by which a changed one differs."""
 
 
 @dataclass
@@ -54,6 +60,11 @@ class VideoPreprocessorConfig(Config):
     """Start and end tokens around every frame; otherwise one pair around the video."""
     topk: float | None = None
     """Share of pooled tokens that the vision backbone removes; None follows the ViT's."""
+    topk_range: tuple[float, float] | None = None
+    """Training draws a video's share from this range, evaluation takes ``topk``."""
+    usual_change: float | None = None
+    """Content-adaptive budgets: the share of cells that change from frame to frame in a usual
+    video. One of half as much change keeps half as many tokens, within ``CHANGE_LIMITS``."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"all|ignore|frame_\d+(\.\d+)?|truncate_\d+", self.subtitle_mode):
@@ -65,8 +76,10 @@ class VideoPreprocessorConfig(Config):
         self.at_least(0, "max_subtitle_tokens")
         if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
-        if self.topk is not None:
-            check_topk(self.topk)
+        for topk in (self.topk, *(self.topk_range or ())):
+            if topk is not None:
+                check_topk(topk)
+        self.in_range("(0, 1]", "usual_change")
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +88,39 @@ class VideoPreprocessorConfig(Config):
         if isinstance(value, (int, float, str)) and not str(value).startswith("["):
             data["max_fps"] = [value]
         return data
+
+    def most_removed(self, rule: Budget) -> Budget:
+        """The budget under which no video of this config loses more."""
+        shares = [
+            rule.topk,
+            *(self.topk_range or ()),
+            MOST_REMOVED * (self.usual_change is not None),
+        ]
+        return rule.at(max(shares)) if rule.topk else rule
+
+    def budget(self, rule: Budget, frames: np.ndarray, rng: Rng | None) -> Budget:
+        """What a video of these uint8 frames ``[n, h, w, 3]`` loses: ``rule``, unless it has a
+        budget of its own."""
+        if rule.topk == 0 or (self.usual_change is None and (rng is None or not self.topk_range)):
+            return rule
+        topk = rule.topk
+        if rng is not None and self.topk_range:
+            topk = float(rng.uniform(*self.topk_range))
+        if self.usual_change is not None:
+            low, high = CHANGE_LIMITS
+            factor = min(max(changed_cells(frames) / self.usual_change, low), high)
+            topk = min(max(1 - (1 - topk) * factor, 0.0), MOST_REMOVED)
+        return rule.at(topk)
+
+
+def changed_cells(frames: np.ndarray) -> float:
+    """Share of the squares of ``CHANGE_SQUARE`` pixels in uint8 ``[n, h, w, 3]`` whose mean grey
+    level differs by more than ``CHANGE_LEVELS`` from the frame before."""
+    side, (h, w) = CHANGE_SQUARE, frames.shape[1:3]
+    grey = frames[:, : h - h % side, : w - w % side].mean(-1, dtype=np.float32)
+    squares = grey.reshape(len(grey), h // side, side, w // side, side)
+    moved = np.abs(np.diff(squares, axis=0)).mean((2, 4)) > CHANGE_LEVELS
+    return float(moved.mean()) if len(moved) else 0.0
 
 
 def video_token_ids(

@@ -18,6 +18,7 @@ from olmo.preprocessing.multicrop import (
     image_layout,
     image_token_ids,
 )
+from olmo.preprocessing.prompts import Rng
 from olmo.preprocessing.video import (
     Subtitle,
     VideoPreprocessorConfig,
@@ -79,6 +80,7 @@ class VisualInput:
         pooling: int64 ``[P, window]``, patches of each ``<im_patch>`` token, -1 for none.
         sizes: width and height of the video or of each image.
         n_pruned: ``<im_patch>`` tokens that the model will remove.
+        own_budget: whether their number is this video's own, not that of all of its length.
         n_left_out: images of the list that are not shown.
     """
 
@@ -88,6 +90,7 @@ class VisualInput:
     pooling: np.ndarray
     sizes: list[tuple[int, int]]
     n_pruned: int = 0
+    own_budget: bool = False
     n_left_out: int = 0
 
     @property
@@ -114,6 +117,9 @@ def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
         "num_images": np.array([len(one.patches) for one in shown], dtype=np.int64),
         "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
     }
+    if any(one.own_budget for one in shown):
+        own = [one.n_pruned if one.own_budget else -1 for one in shown]
+        out["n_removed"] = np.array(own, dtype=np.int64)
     if shown:
         out["images"], out["token_pooling"] = joined(shown)
     return out
@@ -138,8 +144,10 @@ class VisualPreprocessor:
         cells = n_cells(*self.grid, video.pooling_h, video.pooling_w)
         self.rule = self.budget or Budget(cells)
 
-    def of_video(self, video: VideoFrames, subtitle: Subtitle | None = None) -> VisualInput:
-        """Frames with their time stamps, then the subtitles."""
+    def of_video(
+        self, video: VideoFrames, subtitle: Subtitle | None = None, rng: Rng | None = None
+    ) -> VisualInput:
+        """Frames with their time stamps, then the subtitles. ``rng`` is for training."""
         n_frames, config = len(video.frames), self.config.video
         if not 0 < n_frames <= config.max_frames or len(video.timestamps) != n_frames:
             raise ValueError(
@@ -149,13 +157,16 @@ class VisualPreprocessor:
         ids = video_token_ids(config, self.tokenizer, video.timestamps, self.rule.cells_per_frame)
         ids += subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
         h, w = video.frames.shape[1:3]
+        frames = resize_frames(video.frames, self.image_size)
+        rule = config.budget(self.rule, frames, rng)
         return VisualInput(
             MultimodalType.VIDEO,
             [ids],
-            patchify(resize_frames(video.frames, self.image_size), self.patch_size),
+            patchify(frames, self.patch_size),
             video_token_pooling(config, n_frames, *self.grid),
             [video.size or (w, h)],
-            self.rule.removed(n_frames),
+            rule.removed(n_frames),
+            own_budget=rule is not self.rule,
         )
 
     def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:

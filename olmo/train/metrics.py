@@ -66,7 +66,7 @@ class StepSums:
         vision, pooling = out.vision, batch["token_pooling"]
         assert vision is not None
         n_slots, n_patches = batch["images"].shape[1:3]
-        table = backbone.frames(batch["num_images"], batch["multimodal_type"], n_slots)
+        table = backbone.batch_frames(batch)
         places = table.slots[table.prunable]
         slots = upload(places, pooling.device)
         row = torch.arange(len(pooling), device=pooling.device)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -42,8 +43,10 @@ class FlopCounter:
         lengths = (batch["input_ids"] >= 0).sum(1).tolist()
         image_tokens = int((batch["token_pooling"] >= 0).any(-1).sum())
         total, image_frames = 0.0, 0
-        for row, counts in enumerate(batch["num_images"].tolist()):
-            for n, kind in zip(counts, batch["multimodal_type"][row].tolist(), strict=True):
+        own = batch.get("n_removed", torch.full_like(batch["num_images"], -1))
+        given = [batch[k].tolist() for k in ("num_images", "multimodal_type")] + [own.tolist()]
+        for row, inputs in enumerate(zip(*given, strict=True)):
+            for n, kind, n_removed in zip(*inputs, strict=True):
                 if n <= 0:
                     continue
                 if kind != MultimodalType.VIDEO:
@@ -52,7 +55,7 @@ class FlopCounter:
                 stages = self.video(n)
                 total += stages.vit + stages.scorer + stages.connector
                 image_tokens -= self.budget.total(n)
-                lengths[row] -= self.budget.removed(n)
+                lengths[row] -= n_removed if n_removed >= 0 else self.budget.removed(n)
         if image_frames:
             total += image_frames * self.dense_frame + image_tokens * self.connector
         total += sum(llm_flops(llm, n, 0) for n in lengths)

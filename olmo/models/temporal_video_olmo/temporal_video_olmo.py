@@ -100,9 +100,7 @@ class TemporalVideoOlmo(Molmo2):
     def n_aux_terms(self, batch: dict[str, Any]) -> int:
         if not self.config.vision_backbone.vit.prune:
             return 0
-        return self.vision_backbone.n_score_terms(
-            batch["num_images"], batch["multimodal_type"], batch["images"].shape[1]
-        )
+        return self.vision_backbone.n_score_terms(batch)
 
 
 def sync_topk(data: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ RGB = {
     "grey": (118, 122, 104),
 }
 OUTLINE, PANEL, INK = (15, 15, 20), (205, 200, 180), (10, 10, 10)
-SIZE = {"ball": 12, "square": 11, "star": 13, "lamp": 13, "sign": 15, "leaf": 18}
+SIZE = {"ball": 12, "square": 11, "star": 15, "lamp": 13, "sign": 15, "leaf": 18}
 """Pixels across, outline included."""
 FINE = 8  # shapes are drawn this much larger, and scaled down
 GLYPH_SIZE = 14
@@ -46,8 +46,8 @@ def sprite(kind: str, look: str) -> np.ndarray:
     elif kind == "square":
         draw.rectangle(box, fill=fill, outline=(*OUTLINE, 255), width=edge)
     elif kind == "star":
-        radii = big / 2 * np.array([1.0, 0.5])[np.arange(8) % 2]
-        angles = np.arange(8) * np.pi / 4
+        radii = big / 2 * np.array([1.0, 0.68])[np.arange(16) % 2]
+        angles = np.arange(16) * np.pi / 8
         points = np.stack([np.sin(angles), np.cos(angles)], 1) * radii[:, None] + big / 2
         draw.polygon([tuple(p) for p in points], fill=fill, outline=(*OUTLINE, 255), width=edge)
     elif kind == "lamp":

@@ -285,7 +285,7 @@ def _stars(board: _Board, level: Level) -> list[Thing]:
     ticks = rng.permutation(np.arange(1, level.ticks - 1))[:n].tolist()
     looks = _colours(n, rng)
     return [
-        Thing("star", look, board.centre(board.cell(), 4), span=_shown(tick, 1, level, rng))
+        Thing("star", look, board.centre(board.cell(), 3), span=_shown(tick, 1, level, rng))
         for look, tick in zip(looks, ticks, strict=True)
     ]
 

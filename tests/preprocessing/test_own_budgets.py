@@ -1,0 +1,95 @@
+"""Videos with a share of their own: drawn in training, or by how much changes in them."""
+
+import numpy as np
+import pytest
+import torch
+
+from olmo.config import ConfigError
+from olmo.preprocessing import video as module
+from olmo.preprocessing.chat import DataFormatterConfig
+from olmo.preprocessing.collator import Collator
+from olmo.preprocessing.multimodal import ExamplePreprocessor, Molmo2PreprocessorConfig
+from olmo.preprocessing.packing import pack
+from olmo.preprocessing.video import CHANGE_LIMITS, VideoPreprocessorConfig, changed_cells
+from olmo.token_budget import Budget
+from olmo.tokenizer import TokenizerConfig
+from olmo.types import VideoFrames
+
+QUESTION = {"video": "v.mp4", "style": "demo", "question": "Which?", "answer": "this one"}
+N = 8
+
+
+def preprocessor(topk=0.5, **video):
+    config = Molmo2PreprocessorConfig(video=VideoPreprocessorConfig(**video), image=None)
+    formatter, tokenizer = DataFormatterConfig(), TokenizerConfig().build(512)
+    return ExamplePreprocessor(config, formatter, tokenizer, (48, 48), 8, Budget(4, topk))
+
+
+def clip(n_changed=0):
+    """Eight frames; in each, another ``n_changed`` of 36 squares is bright."""
+    frames = np.zeros((N, 6, 8, 6, 8, 3), dtype=np.uint8)
+    for t in range(1, N, 2):
+        for i in range(n_changed):
+            frames[t, i // 6, :, i % 6] = 200
+    return VideoFrames(frames.reshape(N, 48, 48, 3), np.arange(N) / 2, N / 2)
+
+
+def test_a_range_is_drawn_in_training_only():
+    prepare = preprocessor(topk_range=(0.2, 0.7))
+    drawn = [prepare(QUESTION, clip(), np.random.RandomState(i)) for i in range(40)]
+    counts = [int(one["n_pruned"]) for one in drawn]
+    assert [one["n_removed"].tolist() for one in drawn] == [[n] for n in counts]
+    assert 0.2 * 4 * N - 1 <= min(counts) < max(counts) <= 0.7 * 4 * N and len(set(counts)) > 8
+    again = prepare(QUESTION, clip(), np.random.RandomState(0))
+    assert again["n_removed"] == drawn[0]["n_removed"]
+    asked = prepare(QUESTION, clip(), for_inference=True)
+    assert asked["n_pruned"] == 16 and "n_removed" not in asked
+
+
+def test_busy_videos_keep_more():
+    prepare = preprocessor(topk=0.75, usual_change=6 / 36)
+    kept = {}
+    for n in (0, 3, 6, 9, 36):
+        video = clip(n)
+        assert changed_cells(video.frames) == pytest.approx(n / 36)
+        kept[n] = 4 * N - int(prepare(QUESTION, video, for_inference=True)["n_removed"][0])
+    low, high = CHANGE_LIMITS
+    usual = 0.25 * 4 * N
+    assert kept == {
+        0: 4,  # the first frame, more than the limit of low * usual cells
+        3: round(0.5 * usual),
+        6: round(usual),
+        9: round(1.5 * usual),
+        36: round(high * usual),
+    }
+    assert low * usual < 4
+
+
+def test_packer_and_collator_carry_the_counts():
+    some = preprocessor(topk_range=(0.2, 0.7))
+    one, other = (some(QUESTION, clip(), np.random.RandomState(i)) for i in range(2))
+    plain = preprocessor()(QUESTION, clip(), np.random.RandomState(0))
+    text = some({k: v for k, v in QUESTION.items() if k != "video"}, rng=np.random.RandomState(0))
+    row = pack([one, plain, text, other])
+    counts = [int(e["n_removed"][0]) for e in (one, other)]
+    assert row["n_removed"].tolist() == [counts[0], -1, counts[1]]
+    assert row["n_pruned"] == counts[0] + 16 + counts[1]
+    batch = Collator(None, "longest", 36, 192)([row, one, text])
+    expected = [[counts[0], -1, counts[1]], [counts[0], -1, -1], [-1, -1, -1]]
+    assert batch["n_removed"].tolist() == expected and batch["n_removed"].dtype == torch.int64
+    assert "n_removed" not in Collator(None, "longest", 36, 192)([plain, text])
+
+
+def test_bounds_hold_for_every_video():
+    rule = Budget(4, 0.5)
+    assert VideoPreprocessorConfig().most_removed(rule) is rule or rule.topk == 0.5
+    assert VideoPreprocessorConfig(topk_range=(0.2, 0.7)).most_removed(rule).topk == 0.7
+    adaptive = VideoPreprocessorConfig(usual_change=0.1)
+    assert adaptive.most_removed(rule).topk == module.MOST_REMOVED
+    assert adaptive.most_removed(Budget(4)).topk == 0  # dense
+
+
+@pytest.mark.parametrize("wrong", [{"topk_range": (0.2, 1.0)}, {"usual_change": 0.0}])
+def test_wrong_values(wrong):
+    with pytest.raises((ConfigError, ValueError), match="topk|usual_change"):
+        VideoPreprocessorConfig(**wrong)
