@@ -77,12 +77,16 @@ class Job:
 
     def command(self, plan: Plan, folder: Path) -> list[str]:
         """The training command. A share of 0 is the dense model."""
-        pruning = [f"{VIT}.topk={self.topk}"] if self.topk else ["--use_temporal_video_olmo=false"]
         return [
             *(sys.executable, "launch_scripts/train_image_video_sft.py", plan.start, plan.mixture),
             *("--config", plan.config, f"--save_folder={folder}", f"--run_name={self.key}"),
             *(f"--max_duration={self.steps}", f"--seed={self.seed}", "--save_interval=1000"),
-            *("--save_num_checkpoints_to_keep=1", "--data.num_workers=0", *pruning, *self.flags),
+            *(
+                "--save_num_checkpoints_to_keep=1",
+                "--data.num_workers=0",
+                f"{VIT}.topk={self.topk}",
+                *self.flags,
+            ),
         ]
 
 

@@ -91,5 +91,5 @@ def test_bounds_hold_for_every_video():
 
 @pytest.mark.parametrize("wrong", [{"topk_range": (0.2, 1.0)}, {"usual_change": 0.0}])
 def test_wrong_values(wrong):
-    with pytest.raises((ConfigError, ValueError), match="topk|usual_change"):
+    with pytest.raises((ConfigError, ValueError), match=r"topk|usual_change"):
         VideoPreprocessorConfig(**wrong)

@@ -1,0 +1,100 @@
+"""The study: its plans, its runs and its page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch_scripts import train_image_video_sft
+from olmo.config import parse_overrides
+from scripts import study, study_report
+
+PLANS = sorted((study.ROOT / "configs" / "study").glob("*.yaml"))
+VIT = "--model.vision_backbone.vit"
+
+
+@pytest.mark.parametrize("file", PLANS, ids=lambda file: file.stem)
+def test_every_run_of_a_plan_is_a_training(file, tmp_path):
+    plan = study.read_plan(file)
+    jobs = list(plan.jobs())
+    assert len({job.key for job in jobs}) == len(jobs) > len(plan.seeds)
+    for job in jobs:
+        command = job.command(plan, tmp_path)
+        args, rest = train_image_video_sft.build_parser().parse_known_args(command[2:])
+        config = train_image_video_sft.build_config(args, parse_overrides(rest))
+        assert config.model.budget.topk == job.topk and config.seed == job.seed
+        assert config.max_duration == job.steps
+
+
+def plan_file(folder: Path, text: str) -> Path:
+    file = folder / "small.yaml"
+    common = "{start: a, mixture: b, config: c, steps: 3, test: d, clips: 1, seeds: [0, 1], "
+    file.write_text(common + text + "}")
+    return file
+
+
+def test_jobs_go_seed_by_seed(tmp_path):
+    plan = study.read_plan(
+        plan_file(tmp_path, "flags: [--x], runs: {a: {topk: [0.5, 0]}, b: {topk: [0.5], steps: 9}}")
+    )
+    jobs = list(plan.jobs())
+    assert [job.key for job in jobs] == [
+        f"{name}-seed{seed}" for seed in (0, 1) for name in ("a-0.5", "a-0", "b-0.5")
+    ]
+    assert [job.steps for job in jobs] == [3, 3, 9] * 2
+    assert jobs[0].command(plan, Path("out"))[-2:] == [f"{VIT}.topk=0.5", "--x"]
+
+
+@pytest.mark.parametrize("text", ["rums: {}", "runs: {}, tset: x"])
+def test_a_wrong_plan_is_named(tmp_path, text, monkeypatch, capsys):
+    file = plan_file(tmp_path, text)
+    monkeypatch.setattr("sys.argv", ["study.py", str(file)])
+    assert study.main() == 2
+    assert str(file) in capsys.readouterr().err
+
+
+def line(run, topk, seed, answers, recall=1.0):
+    return {
+        **{"run": run, "topk": topk, "seed": seed, "steps": 3, "correct": answers},
+        **{"recall": recall, "kept": 1 - topk, "flops": 1 - topk / 2, "loss": 1.0},
+        **{"seconds": {"training": 3600.0}, "date": "2026-01-01", "commit": "abc"},
+        **{"machine": "x86_64, 1 thread", "command": "python"},
+    }
+
+
+def test_only_missing_runs_are_made(tmp_path):
+    file = tmp_path / "small.jsonl"
+    assert study.finished(file) == set()
+    file.write_text(json.dumps(line("a", 0.5, 1, {})) + "\n")
+    assert study.finished(file) == {("a", 0.5, 1)}
+
+
+def test_the_page(tmp_path):
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "study"
+    results.mkdir()
+    lines = [line("dense", 0.0, s, {"brief": "1111", "count": "1110"}) for s in (0, 1)]
+    for topk, right in ((0.5, "1110"), (0.8, "1100")):
+        lines += [line("scorer", topk, s, {"brief": "1111", "count": right}) for s in (0, 1)]
+        lines += [line("random", topk, s, {"brief": "0001", "count": right}, 0.3) for s in (0, 1)]
+    lines.append(line("dense", 0.0, 1, {"brief": "1111", "count": "1111"}))  # made again: it counts
+    (results / "main.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (results / "other.jsonl").write_text(json.dumps(line("no bias", 0.5, 0, lines[0]["correct"])))
+    (results / "intro.md").write_text("What this is.\n")
+    page = study_report.report(results, tmp_path / "study.md")
+    assert "What this is." in page and "(study/main.png)" in page
+    assert (results / "main.png").stat().st_size > 10_000
+    rows = [r.split("|")[1:-1] for r in page.splitlines() if r.startswith("| ")]
+    assert "## Other" in page and any(row[0].strip() == "no bias 50%" for row in rows)
+    first = next(r for r in rows if r[0].strip() == "dense")
+    assert [c.strip() for c in first[1:4]] == ["2", "93.8 (87.5 to 100.0)", ""]
+    stts = next(r for r in rows if r[0].strip() == "scorer 50%")
+    assert stts[2].strip() == "87.5 (87.5 to 87.5)" and stts[3].strip().startswith("-6.2 (")
+    assert stts[4].strip().startswith("+37.5 (") and stts[5:][0].strip() == "100.0"
+    assert "10 runs of 3 steps" in page and "10.0 hours" in page
+
+
+def test_no_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["study_report.py", "--results", str(tmp_path)])
+    assert study_report.main() == 2
+    assert "no results" in capsys.readouterr().err
