@@ -6,10 +6,11 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTHON ?= python3.11 python3 python3.12 python3.13
 
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo study-fast test test-slow check format clean
 
 help:
 	@echo "make demo       train and prune a tiny video model on the CPU"
+	@echo "make study-fast dense, STTS and random pruning fine-tuned and compared (20 minutes)"
 	@echo "make test       the default tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make check      lint, format, types, import layers"
@@ -42,6 +43,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest $(ARGS)
+
+study-fast: $(INSTALLED)
+	$(PY) scripts/study.py configs/study/fast.yaml --out runs/study --results runs/study
 
 # pytest ends with 5 when no test is marked slow; that is no failure.
 test-slow: $(INSTALLED)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
+from olmo.text import format_table
 from olmo.yaml_file import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,6 +199,10 @@ def main() -> int:
                 f"recall {100 * line['recall']:.1f}, {sum(line['seconds'].values()):.0f} s",
                 flush=True,
             )
+    from olmo.eval.study import COLUMNS, only, read_results, table
+
+    settings = read_results(file)
+    print(format_table(COLUMNS, table(settings, only(settings, "dense", 0.0), settings)))
     return 0
 
 

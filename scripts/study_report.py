@@ -7,109 +7,15 @@ Needs matplotlib. What the figures show is told in docs/study/*.md, which goes i
 
 from __future__ import annotations
 
-import json
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from olmo.command_line import Parser, RunError, exit_code, path
-from olmo.eval.metrics import bootstrap_interval
+from olmo.eval.study import COLUMNS, ORDER, Setting, family_table, only, read_results, table
 from olmo.text import markdown_table
 
-ORDER = ("dense", "scorer", "easy", "heuristic", "evs", "random")
 COLOURS = dict(zip(ORDER, ("black", "C3", "C0", "C2", "C4", "C7"), strict=True))
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One method at one share, in all its seeds."""
-
-    name: str
-    topk: float
-    lines: tuple[dict[str, Any], ...]
-
-    @property
-    def label(self) -> str:
-        return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
-
-    @cached_property
-    def answers(self) -> np.ndarray:
-        """Share of the seeds that answer a question right, ``[questions]``."""
-        each = ["".join(line["correct"].values()) for line in self.lines]
-        return np.array([[int(c) for c in one] for one in each], dtype=float).mean(0)
-
-    def family(self, name: str) -> float:
-        rows = [[int(c) for c in line["correct"][name]] for line in self.lines]
-        return float(np.mean(rows))
-
-    def mean(self, key: str) -> float:
-        return float(np.mean([line[key] for line in self.lines]))
-
-    @property
-    def spread(self) -> str:
-        """Accuracy: mean over the seeds, and its range."""
-        each = ["".join(line["correct"].values()) for line in self.lines]
-        shares = sorted(100 * one.count("1") / len(one) for one in each)
-        return f"{np.mean(shares):.1f} ({shares[0]:.1f} to {shares[-1]:.1f})"
-
-    def against(self, other: Setting) -> str:
-        """Points above ``other``, with the interval over the questions."""
-        gaps = 100 * (self.answers - other.answers)
-        low, high = bootstrap_interval(gaps.tolist())
-        return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def read_results(folder: Path, plan: str) -> list[Setting]:
-    """Settings of a plan, in the order of ``ORDER`` and the share; the newest line of a run."""
-    file = folder / f"{plan}.jsonl"
-    if not file.exists():
-        return []
-    groups: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for line in map(json.loads, file.read_text().splitlines()):
-        groups[line["run"], line["topk"]][line["seed"]] = line
-    found = [
-        Setting(name, topk, tuple(lines[seed] for seed in sorted(lines)))
-        for (name, topk), lines in groups.items()
-    ]
-    place = {name: i for i, name in enumerate(ORDER)}
-    return sorted(found, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
-
-
-def only(settings: Iterable[Setting], name: str, topk: float) -> Setting | None:
-    return next((one for one in settings if (one.name, one.topk) == (name, topk)), None)
-
-
-def table(settings: list[Setting], dense: Setting | None, others: list[Setting]) -> str:
-    """All settings; differences are to ``dense`` and to random pruning of the same share."""
-    columns = ["setting", "seeds", "accuracy %", "against dense", "against random"]
-    columns += ["events kept %", "tokens kept %", "FLOPs %"]
-    rows = []
-    for one in settings:
-        random = only(others, "random", one.topk)
-        rows.append(
-            [
-                *(one.label, len(one.lines), one.spread),
-                one.against(dense) if dense and one is not dense else None,
-                one.against(random) if random and one is not random else None,
-                f"{100 * one.mean('recall'):.1f}",
-                f"{100 * one.mean('kept'):.1f}",
-                f"{100 * one.mean('flops'):.1f}",
-            ]
-        )
-    return markdown_table(columns, rows)
-
-
-def family_table(settings: list[Setting]) -> str:
-    """Accuracy by kind of question."""
-    families = list(settings[0].lines[0]["correct"])
-    rows = [[one.label, *(f"{100 * one.family(f):.0f}" for f in families)] for one in settings]
-    return markdown_table(["setting", *families], rows)
 
 
 def plot(settings: list[Setting], file: Path) -> None:
@@ -160,7 +66,7 @@ def origin(settings: list[Setting]) -> str:
 
 def report(results: Path, out: Path) -> str:
     """The whole page."""
-    main = read_results(results, "main")
+    main = read_results(results / "main.jsonl")
     if not main:
         raise RunError(f"{results / 'main.jsonl'}: no results; scripts/study.py makes them")
     picture = results / "main.png"
@@ -170,21 +76,17 @@ def report(results: Path, out: Path) -> str:
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
-        ("## Methods and shares", table(main, dense, main)),
+        ("## Methods and shares", markdown_table(COLUMNS, table(main, dense, main))),
         ("", f"![Accuracy and kept events]({picture.relative_to(out.parent)})"),
         ("", origin(main)),
-        ("## By kind of question", family_table(shown)),
+        ("## By kind of question", markdown_table(*family_table(shown))),
     ):
         parts += [title, "", text, ""] if title else [text, ""]
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):
-        settings = read_results(results, plan)
-        text = _text(results, plan)
-        parts += [
-            text,
-            "",
-            table(settings, only(settings, "dense", 0.0) or dense, [*settings, *main]),
-        ]
-        parts += ["", origin(settings), ""]
+        settings = read_results(results / f"{plan}.jsonl")
+        base = only(settings, "dense", 0.0) or dense
+        rows = table(settings, base, [*settings, *main])
+        parts += [_text(results, plan), "", markdown_table(COLUMNS, rows), "", origin(settings), ""]
     return "\n".join([*parts, _text(results, "conclusion")]).rstrip() + "\n"
 
 

@@ -1,0 +1,110 @@
+"""Results of many small fine-tunings, a line each: settings over their seeds, and tables."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olmo.eval.metrics import bootstrap_interval
+
+COLUMNS = (
+    *("setting", "seeds", "accuracy %", "against dense", "against random"),
+    *("events kept %", "tokens kept %", "FLOPs %"),
+)
+ORDER = ("dense", "scorer", "easy", "heuristic", "evs", "random")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method at one share, in all its seeds."""
+
+    name: str
+    topk: float
+    lines: tuple[dict[str, Any], ...]
+
+    @property
+    def label(self) -> str:
+        return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """Share of the seeds that answer a question right, ``[questions]``."""
+        each = ["".join(line["correct"].values()) for line in self.lines]
+        return np.array([[int(c) for c in one] for one in each], dtype=float).mean(0)
+
+    def family(self, name: str) -> float:
+        rows = [[int(c) for c in line["correct"][name]] for line in self.lines]
+        return float(np.mean(rows))
+
+    def mean(self, key: str) -> float:
+        return float(np.mean([line[key] for line in self.lines]))
+
+    @property
+    def spread(self) -> str:
+        """Accuracy: mean over the seeds, and its range."""
+        each = ["".join(line["correct"].values()) for line in self.lines]
+        shares = sorted(100 * one.count("1") / len(one) for one in each)
+        return f"{np.mean(shares):.1f} ({shares[0]:.1f} to {shares[-1]:.1f})"
+
+    def against(self, other: Setting) -> str:
+        """Points above ``other``, with the interval over the questions."""
+        gaps = 100 * (self.answers - other.answers)
+        low, high = bootstrap_interval(gaps.tolist())
+        return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def read_results(file: Path) -> list[Setting]:
+    """Settings of a file of lines, in the order of ``ORDER`` and the share. The newest line of a
+    run counts."""
+    if not file.exists():
+        return []
+    groups: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for line in map(json.loads, file.read_text().splitlines()):
+        groups[line["run"], line["topk"]][line["seed"]] = line
+    found = [
+        Setting(name, topk, tuple(lines[seed] for seed in sorted(lines)))
+        for (name, topk), lines in groups.items()
+    ]
+    place = {name: i for i, name in enumerate(ORDER)}
+    return sorted(found, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
+
+
+def only(settings: Iterable[Setting], name: str, topk: float) -> Setting | None:
+    return next((one for one in settings if (one.name, one.topk) == (name, topk)), None)
+
+
+def table(
+    settings: list[Setting], dense: Setting | None, others: list[Setting]
+) -> list[list[object]]:
+    """Rows under ``COLUMNS``; differences are to ``dense`` and to random pruning of the same share
+    among ``others``."""
+    rows: list[list[object]] = []
+    for one in settings:
+        random = only(others, "random", one.topk)
+        rows.append(
+            [
+                *(one.label, len(one.lines), one.spread),
+                one.against(dense) if dense and one is not dense else None,
+                one.against(random) if random and one is not random else None,
+                f"{100 * one.mean('recall'):.1f}",
+                f"{100 * one.mean('kept'):.1f}",
+                f"{100 * one.mean('flops'):.1f}",
+            ]
+        )
+    return rows
+
+
+def family_table(settings: list[Setting]) -> tuple[list[str], list[list[object]]]:
+    """Accuracy by kind of question: columns and rows."""
+    families = list(settings[0].lines[0]["correct"])
+    rows: list[list[object]] = [
+        [one.label, *(f"{100 * one.family(f):.0f}" for f in families)] for one in settings
+    ]
+    return ["setting", *families], rows
