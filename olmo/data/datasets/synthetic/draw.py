@@ -126,16 +126,16 @@ def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def informative_cells(
     scene: Scene, times: Sequence[float] | np.ndarray, grid: tuple[int, int]
 ) -> np.ndarray:
-    """Which cells show an event: bool ``[n_times, rows, columns]`` of a ``grid`` of cells.
-
-    ``times`` are the seconds of the sampled frames.
-    """
+    """Which cells show an event that the frame before does not show in the same way: bool
+    ``[n_times, rows, columns]`` of a ``grid`` of cells. ``times`` are the seconds of the frames."""
     rows, columns = grid
     found = np.zeros((len(times), rows, columns), dtype=bool)
+    shown: dict[Thing, tuple[int, int]] = {}
     for i, t in enumerate(times):
+        before, shown = shown, {one: one.centre(t) for one in scene.things if one.active(t)}
         none = np.zeros((FRAME_SIZE, FRAME_SIZE), dtype=bool)
-        active = [pixels_of(thing, t) for thing in scene.things if thing.active(t)]
-        y, x = np.nonzero(np.any([none, *active], 0))
+        new = [pixels_of(one, t) for one, place in shown.items() if before.get(one) != place]
+        y, x = np.nonzero(np.any([none, *new], 0))
         counts = np.zeros(grid, dtype=int)
         np.add.at(counts, (y * rows // FRAME_SIZE, x * columns // FRAME_SIZE), 1)
         found[i] = counts >= MIN_PIXELS

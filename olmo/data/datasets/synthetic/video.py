@@ -12,7 +12,8 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,20 @@ class SyntheticVideoQA:
         workers = min(os.cpu_count() or 1, len(jobs))
         pooled = len(jobs) >= MIN_CLIPS_FOR_POOL and workers > 1
         title = f"rendering {NAME} {self.level} {self.split}"
-        with contextlib.ExitStack() as stack:
-            made: Iterable[None] = map(make_clip, jobs)
+        with tqdm(desc=title, total=len(jobs), unit="clip") as bar:
             if pooled and not multiprocessing.current_process().daemon:
-                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-                made = pool.imap_unordered(make_clip, jobs, chunksize=8)
-            for _ in tqdm(made, title, len(jobs), unit="clip"):
-                pass
+                context = multiprocessing.get_context("spawn")
+                # processes cannot start from a script without a __main__ guard, or from standard
+                # input: this one makes the clips alone then
+                with (
+                    contextlib.suppress(BrokenProcessPool),
+                    ProcessPoolExecutor(workers, mp_context=context) as pool,
+                ):
+                    for _ in pool.map(make_clip, jobs, chunksize=8):
+                        bar.update()
+            for job in jobs[bar.n :]:  # those that are there by now are not made again
+                make_clip(job)
+                bar.update()
 
     def __len__(self) -> int:
         return self.n_clips if self.split == "train" else len(self._examples)
