@@ -39,7 +39,8 @@ class Plan:
 
     ``start`` is the checkpoint to fine-tune, ``mixture`` what on, ``config`` the settings and
     ``steps`` how long; ``clips`` test clips of the set ``test`` are asked. ``runs`` are
-    ``{name: {topk: [...], flags: [...]}}``.
+    ``{name: {topk: [...], flags: [...]}}``. ``asked`` are settings for the questions, each a line
+    of the results: ``frames`` per clip, or another ``topk`` than in training.
     """
 
     name: str
@@ -52,14 +53,35 @@ class Plan:
     seeds: list[int]
     runs: dict[str, dict[str, Any]]
     flags: list[str] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=lambda: [{}])
 
     def jobs(self) -> Iterator[Job]:
         """All runs, all methods of one seed before the next seed."""
         for seed in self.seeds:
             for name, run in self.runs.items():
                 for topk in run["topk"]:
-                    steps = run.get("steps", self.steps)
-                    yield Job(name, topk, seed, steps, (*self.flags, *run.get("flags", ())))
+                    steps, flags = run.get("steps", self.steps), run.get("flags", ())
+                    asked = tuple(Asked(**one) for one in run.get("asked", self.asked))
+                    yield Job(name, topk, seed, steps, (*self.flags, *flags), asked)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How the questions are asked, where it is not as in training."""
+
+    frames: int | None = None
+    topk: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Of the model's config; clips last 8 seconds."""
+        found: dict[str, Any] = {}
+        if self.topk is not None:
+            found["vision_backbone"] = {"vit": {"topk": self.topk}}
+        if self.frames is not None:
+            video = {"max_frames": self.frames, "max_fps": [self.frames / 8]}
+            found["mm_preprocessor"] = {"video": video}
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,19 @@ class Job:
     seed: int
     steps: int
     flags: tuple[str, ...]
+    asked: tuple[Asked, ...] = (Asked(),)
+
+    @property
+    def lines(self) -> list[tuple[str, float, int]]:
+        """What identifies each line of its results."""
+        return [
+            (
+                self.name if one.frames is None else f"{self.name}, {one.frames} frames",
+                self.topk if one.topk is None else one.topk,
+                self.seed,
+            )
+            for one in self.asked
+        ]
 
     @property
     def key(self) -> str:
@@ -99,8 +134,8 @@ def read_plan(file: Path) -> Plan:
         raise RunError(f"{file}: {str(e).replace('Plan.__init__()', 'the plan')}") from e
 
 
-def make_run(plan: Plan, job: Job, out: Path) -> dict[str, Any]:
-    """Train and score; the line of the results."""
+def make_run(plan: Plan, job: Job, out: Path) -> list[dict[str, Any]]:
+    """Train and score; the lines of the results."""
     folder = out / plan.name / job.key
     folder.mkdir(parents=True, exist_ok=True)
     command = job.command(plan, folder)
@@ -110,22 +145,32 @@ def make_run(plan: Plan, job: Job, out: Path) -> dict[str, Any]:
         code = subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=env).returncode
     if code:
         raise RunError(f"{job.key}: training ended with exit code {code}; see {folder / 'log.txt'}")
-    trained = time.perf_counter()
-    figures = score(plan, folder)
-    seconds = {"training": trained - started, "scoring": time.perf_counter() - trained}
+    training = time.perf_counter() - started
     commit = ("git", "rev-parse", "--short", "HEAD")
-    return {
-        **{"run": job.name, "topk": job.topk, "seed": job.seed, "steps": job.steps},
-        **figures,
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    made = {
         "command": shlex.join(["python", *command[1:]]),
         "date": datetime.date.today().isoformat(),
         "commit": subprocess.run(commit, capture_output=True, text=True, cwd=ROOT).stdout.strip(),
         "machine": f"{platform.machine()}, 1 thread",
     }
+    lines = []
+    for asked, (run, topk, seed) in zip(job.asked, job.lines, strict=True):
+        started = time.perf_counter()
+        figures = score(plan, folder, asked)
+        seconds = {"training": training, "scoring": time.perf_counter() - started}
+        training = 0.0  # it counts once
+        lines.append(
+            {
+                **{"run": run, "topk": topk, "seed": seed, "steps": job.steps},
+                **figures,
+                "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                **made,
+            }
+        )
+    return lines
 
 
-def score(plan: Plan, folder: Path) -> dict[str, Any]:
+def score(plan: Plan, folder: Path, asked: Asked) -> dict[str, Any]:
     """Figures of a trained run: right answers, recall, kept tokens, FLOPs, losses."""
     import numpy as np
     import torch
@@ -136,9 +181,10 @@ def score(plan: Plan, folder: Path) -> dict[str, Any]:
     from olmo.train.dry_run import video_flops
 
     torch.set_num_threads(1)
-    model, config = load_model(folder, {}, torch.device("cpu"))
+    model, config = load_model(folder, asked.overrides, torch.device("cpu"))
     data = get_dataset(plan.test, "test")
-    results = answer_clips(model, config, data, range(min(plan.clips, data.n_clips)))
+    clips = range(min(plan.clips, data.n_clips))
+    results = answer_clips(model, config, data, clips)
     correct: dict[str, str] = {}
     for result in results:
         for category, right in result.correct:
@@ -179,7 +225,7 @@ def main() -> int:
     jobs = [
         job
         for job in plan.jobs()
-        if (job.name, job.topk, job.seed) not in done
+        if not done.issuperset(job.lines)
         and (not args.seeds or job.seed in args.seeds)
         and (not args.only or job.name in args.only)
     ]
@@ -189,20 +235,21 @@ def main() -> int:
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         made = [pool.submit(make_run, plan, job, args.out) for job in jobs]
         for n, future in enumerate(as_completed(made), 1):
-            line = future.result()
-            with open(file, "a") as results:
-                results.write(json.dumps(line) + "\n")
-            answers = "".join(line["correct"].values())
-            print(
-                f"[{n}/{len(jobs)}] {line['run']} {line['topk']:g} seed {line['seed']}: "
-                f"accuracy {100 * answers.count('1') / len(answers):.1f}, "
-                f"recall {100 * line['recall']:.1f}, {sum(line['seconds'].values()):.0f} s",
-                flush=True,
-            )
-    from olmo.eval.study import COLUMNS, only, read_results, table
+            for line in future.result():
+                with open(file, "a") as results:
+                    results.write(json.dumps(line) + "\n")
+                answers = "".join(line["correct"].values())
+                print(
+                    f"[{n}/{len(jobs)}] {line['run']} {line['topk']:g} seed {line['seed']}: "
+                    f"accuracy {100 * answers.count('1') / len(answers):.1f}, "
+                    f"recall {100 * line['recall']:.1f}, {sum(line['seconds'].values()):.0f} s",
+                    flush=True,
+                )
+    from olmo.eval.study import columns, only, read_results, table
 
     settings = read_results(file)
-    print(format_table(COLUMNS, table(settings, only(settings, "dense", 0.0), settings)))
+    rows = table(settings, only(settings, "dense", 0.0), settings, "random")
+    print(format_table(columns("random"), rows))
     return 0
 
 

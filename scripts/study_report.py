@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from olmo.command_line import Parser, RunError, exit_code, path
-from olmo.eval.study import COLUMNS, ORDER, Setting, family_table, only, read_results, table
+from olmo.eval.study import ORDER, Setting, columns, family_table, only, read_results, table
 from olmo.text import markdown_table
 
 COLOURS = dict(zip(ORDER, ("black", "C3", "C0", "C2", "C4", "C7"), strict=True))
@@ -76,7 +76,10 @@ def report(results: Path, out: Path) -> str:
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
-        ("## Methods and shares", markdown_table(COLUMNS, table(main, dense, main))),
+        (
+            "## Methods and shares",
+            markdown_table(columns("random"), table(main, dense, main, "random")),
+        ),
         ("", f"![Accuracy and kept events]({picture.relative_to(out.parent)})"),
         ("", origin(main)),
         ("## By kind of question", markdown_table(*family_table(shown))),
@@ -84,9 +87,10 @@ def report(results: Path, out: Path) -> str:
         parts += [title, "", text, ""] if title else [text, ""]
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):
         settings = read_results(results / f"{plan}.jsonl")
-        base = only(settings, "dense", 0.0) or dense
-        rows = table(settings, base, [*settings, *main])
-        parts += [_text(results, plan), "", markdown_table(COLUMNS, rows), "", origin(settings), ""]
+        own = only(settings, "dense", 0.0)  # a plan with its own test clips asks dense, too
+        rows = table(settings, own or dense, settings if own else main, "scorer")
+        shown_rows = markdown_table(columns("scorer"), rows)
+        parts += [_text(results, plan), "", shown_rows, "", origin(settings), ""]
     return "\n".join([*parts, _text(results, "conclusion")]).rstrip() + "\n"
 
 

@@ -7,9 +7,12 @@ import pytest
 
 from launch_scripts import train_image_video_sft
 from olmo.config import parse_overrides
+from olmo.models.loading import load_model_config, select_checkpoint
 from scripts import study, study_report
+from tests.scored import DENSE
 
 PLANS = sorted((study.ROOT / "configs" / "study").glob("*.yaml"))
+STTS = {"model_name": "temporal_video_olmo"}
 VIT = "--model.vision_backbone.vit"
 
 
@@ -43,6 +46,18 @@ def test_jobs_go_seed_by_seed(tmp_path):
     ]
     assert [job.steps for job in jobs] == [3, 3, 9] * 2
     assert jobs[0].command(plan, Path("out"))[-2:] == [f"{VIT}.topk=0.5", "--x"]
+
+
+def test_a_run_may_be_asked_in_several_ways(tmp_path):
+    asked = "asked: [{}, {frames: 32}, {frames: 64, topk: 0.75}]"
+    plan = study.read_plan(plan_file(tmp_path, f"runs: {{a: {{topk: [0.5], {asked}}}}}"))
+    job = next(plan.jobs())
+    assert job.lines == [("a", 0.5, 0), ("a, 32 frames", 0.5, 0), ("a, 64 frames", 0.75, 0)]
+    config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
+    assert config.budget.topk == 0.75
+    video = config.mm_preprocessor.video
+    assert (video.max_frames, video.max_fps) == (64, [8.0])
+    assert job.asked[0].overrides == {}
 
 
 @pytest.mark.parametrize("text", ["rums: {}", "runs: {}, tset: x"])

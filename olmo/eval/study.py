@@ -14,10 +14,13 @@ import numpy as np
 
 from olmo.eval.metrics import bootstrap_interval
 
-COLUMNS = (
-    *("setting", "seeds", "accuracy %", "against dense", "against random"),
-    *("events kept %", "tokens kept %", "FLOPs %"),
-)
+
+def columns(rival: str) -> tuple[str, ...]:
+    """Head of ``table``."""
+    first = ("setting", "seeds", "accuracy %", "against dense", f"against {rival}")
+    return (*first, "events kept %", "tokens kept %", "FLOPs %")
+
+
 ORDER = ("dense", "scorer", "easy", "heuristic", "evs", "random")
 
 
@@ -81,18 +84,18 @@ def only(settings: Iterable[Setting], name: str, topk: float) -> Setting | None:
 
 
 def table(
-    settings: list[Setting], dense: Setting | None, others: list[Setting]
+    settings: list[Setting], dense: Setting | None, others: list[Setting], rival: str
 ) -> list[list[object]]:
-    """Rows under ``COLUMNS``; differences are to ``dense`` and to random pruning of the same share
-    among ``others``."""
+    """Rows under ``columns``; differences are to ``dense``, and to the setting of ``others`` that
+    is called ``rival`` and removes as much."""
     rows: list[list[object]] = []
     for one in settings:
-        random = only(others, "random", one.topk)
+        other = only(others, rival, one.topk)
         rows.append(
             [
                 *(one.label, len(one.lines), one.spread),
                 one.against(dense) if dense and one is not dense else None,
-                one.against(random) if random and one is not random else None,
+                one.against(other) if other and one is not other else None,
                 f"{100 * one.mean('recall'):.1f}",
                 f"{100 * one.mean('kept'):.1f}",
                 f"{100 * one.mean('flops'):.1f}",

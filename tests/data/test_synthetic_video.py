@@ -324,7 +324,7 @@ def test_bad_split_or_level(tmp_path, bad):
 
 def test_registered_sets(tmp_path, monkeypatch):
     assert {"synthetic_video_qa", "synthetic_video_qa_large"} <= set(dataset_names())
-    assert {"synthetic_video_qa_short", "synthetic_video_qa_busy"} <= set(dataset_names())
+    assert {"synthetic_video_qa_short", "synthetic_video_qa_varied"} <= set(dataset_names())
     monkeypatch.setenv("MOLMO_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(SyntheticVideoQA, "prepare", lambda self: None)
     monkeypatch.setattr(synthetic_video, "load_annotations", lambda folder, n: scenes("middle", n))

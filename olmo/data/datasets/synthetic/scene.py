@@ -36,23 +36,23 @@ class Level:
     """How long a clip is and how much happens in it.
 
     ``ticks``: sampled frames at 2 fps. ``events``: fewest and most kinds of events.
-    ``redundancy``: most ticks that an event is seen; a flash is seen in one. ``leaves``: grey
-    leaves that drift all the time and answer nothing. ``fast``: flashes, signs and lamps last half
+    ``redundancy``: most ticks that an event is seen; a flash is seen in one. ``leaves``: fewest and
+    most grey leaves, which drift all the time and answer nothing. ``fast``: flashes, signs and lamps last half
     a tick, so that half of them fall between the frames sampled at 2 fps.
     """
 
     ticks: int = 16
     events: tuple[int, int] = (3, 5)
     redundancy: int = 2
-    leaves: int = 1
+    leaves: tuple[int, int] = (1, 1)
     fast: bool = False
 
 
 LEVELS = {
-    "short": Level(ticks=6, events=(4, 5), leaves=0),
+    "short": Level(ticks=6, events=(4, 5), leaves=(0, 0)),
     "middle": Level(ticks=10, events=(4, 5)),
     "full": Level(),
-    "busy": Level(leaves=4, redundancy=1),
+    "varied": Level(leaves=(0, 8)),
     "fast": Level(fast=True),
 }
 
@@ -292,8 +292,10 @@ def _stars(board: _Board, level: Level) -> list[Thing]:
 
 def _leaves(level: Level, rng: np.random.Generator) -> list[Thing]:
     """Grey leaves that drift from one point to another through the whole clip."""
+    low, high = level.leaves
+    n = int(rng.integers(low, high + 1)) if low < high else low
     seconds = level.ticks * TICK / FPS
-    ends = rng.integers(CELL, FRAME_SIZE - CELL, size=(level.leaves, 2, 2)).tolist()
+    ends = rng.integers(CELL, FRAME_SIZE - CELL, size=(n, 2, 2)).tolist()
     return [
         Thing("leaf", "grey", (x0, y0), (x1 - x0 or 1, y1 - y0), (0.0, 2 * seconds), seconds)
         for (x0, y0), (x1, y1) in ends

@@ -247,7 +247,7 @@ TABLE = {
     f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
     f"{NAME}_short": ("short", {"train": 12000, "validation": 100, "test": 100}),
     f"{NAME}_middle": ("middle", {"train": 6000, "validation": 100, "test": 100}),
-    f"{NAME}_busy": ("busy", {"train": 2000, "validation": 200, "test": 200}),
+    f"{NAME}_varied": ("varied", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_fast": ("fast", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_debug": ("short", {"train": 24, "validation": 8, "test": 8}),
 }
