@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-POOL = "[1, 128]"
+MAX_POOL = 128
+POOL = f"[1, {MAX_POOL}]"
 """Sides of a pooling window, far above any model's: a wrong one must not fill the memory."""
 
 

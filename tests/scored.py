@@ -9,6 +9,7 @@ from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
 
 DENSE = Path(__file__).parents[1] / "checkpoints" / "tiny-dense"
+DENSE_STEP = select_checkpoint(DENSE)
 PRUNED = {
     "model_name": "temporal_video_olmo",
     "vision_backbone": {"vit": {"topk": 0.5, "prune_at": 1, "prune_method": "scorer"}},

@@ -16,6 +16,7 @@ from olmo.eval import answer_file
 from olmo.eval.loading import load_answerer
 from olmo.eval.prediction import Answered
 from tests.eval.scripts import script_module
+from tests.scored import DENSE_STEP
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -193,7 +194,7 @@ def test_null_is_no_pruning(predict):
 
 
 def test_out_is_not_in_the_checkpoint(predict, folder, tmp_path, capsys):
-    out = DENSE / "step800-unsharded" / "out.jsonl"
+    out = DENSE_STEP / "out.jsonl"
     assert ask(predict, folder, [VIDEO], out) == (2, [])
     assert "is inside of the checkpoint" in capsys.readouterr().err
 

@@ -12,6 +12,7 @@ from olmo.eval.report import Problem
 from olmo.eval.run import EvalOutcome
 from olmo.eval.settings import EvalConfig, plan_evaluation
 from tests.eval.scripts import DENSE
+from tests.scored import DENSE_STEP
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +129,7 @@ def test_a_checkpoint_without_a_scorer(capsys):
     flags += ["--model.vision_backbone.vit.prune_at=1"]
     assert main(flags) == 2
     error = capsys.readouterr().err
-    assert "step800-unsharded has no token scorer: 14 missing keys, first 'vision_back" in error
+    assert f"{DENSE_STEP.name} has no token scorer: 14 missing keys, first 'vision_back" in error
     assert "easy, evs, heuristic, random" in error and error.count("\n") == 1
     easy = build_config([*flags, "--model.vision_backbone.vit.prune_method=easy"])
     assert plan_evaluation(easy).model_config.vision_backbone.vit.prune_method == "easy"

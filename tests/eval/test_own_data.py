@@ -27,6 +27,7 @@ from olmo.train.config import InLoopConfig
 from olmo.train.in_loop import EvaluationCallback
 from tests.eval.fakes import TASK
 from tests.eval.scripts import DENSE, EVALUATE, run
+from tests.scored import DENSE_STEP
 
 LINES = (
     {"question": "Which?", "options": ["red", "blue"], "answer": "red"},
@@ -309,7 +310,7 @@ def test_the_script_on_own_data(file: Path) -> None:
     assert "mine" in text and "line 5: no file" in text and not out.exists()
     text = run(*common, code=1)
     assert "1 of 6 examples left out, first 4:" in text and "line 5: no file" in text
-    folder = out / "step800-unsharded" / "mine"
+    folder = out / DENSE_STEP.name / "mine"
     rows = json.loads((folder / "predictions.json").read_text())
     assert [row["correct"] is None for row in rows] == [False, False, True, False, False]
     rule = file.parent / "own_slow_rule.py"

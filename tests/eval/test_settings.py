@@ -6,6 +6,7 @@ import pytest
 
 from olmo.config import ConfigError, merge
 from olmo.eval.settings import EvalConfig, plan_evaluation, results_folder
+from tests.scored import DENSE_STEP
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-dense"
 PRUNING = {
@@ -54,8 +55,8 @@ def test_images_are_shown_as_in_published_evaluations_unless_the_user_says_other
 
 def test_folders(tmp_path):
     elsewhere = Path("runs", "eval", "tiny-dense")
-    assert plan().folder == elsewhere / "step800-unsharded"
-    step = tmp_path / "mine" / "step800-unsharded"
+    assert plan().folder == elsewhere / DENSE_STEP.name
+    step = tmp_path / "mine" / DENSE_STEP.name
     step.parent.mkdir()
     step.symlink_to(CHECKPOINT.resolve() / step.name)  # where it leads is not that run's
     assert plan(checkpoint=str(step)).folder == elsewhere / step.name

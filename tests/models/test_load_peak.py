@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ import torch.distributed.checkpoint as dcp
 from olmo.models.loading import load_model_config
 from olmo.train.checkpoint import save_unsharded
 from olmo.train.config import TrainConfig
+from tests.scored import DENSE_STEP
 
-DENSE = Path(__file__).parents[2] / "checkpoints" / "tiny-dense" / "step800-unsharded"
 LARGE = {"llm": {"d_model": 1024, "n_layers": 20, "mlp_hidden_size": 8192}}
 """A model of 507 MiB in bfloat16."""
 MEASURE = """
@@ -37,7 +36,7 @@ print("MB", size / 1e6, (peak() - before) * 1024 / 1e6)
 def test_one_copy_of_the_model(tmp_path, form):
     """Measured growth of the peak: 1.03 times the model in both forms; 2.02 for safetensors while
     a file stays mapped."""
-    config = load_model_config(DENSE, LARGE)
+    config = load_model_config(DENSE_STEP, LARGE)
     model = config.build().to(torch.bfloat16)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -15,9 +15,9 @@ from olmo.models.loading import load_model as load_native
 from olmo.models.loading import load_model_config, model_section
 from olmo.models.pruning_choice import resolve_pruning
 from tests.eval.scripts import script_module
+from tests.scored import DENSE_STEP
 
 ROOT = Path(__file__).parents[2]
-DENSE = ROOT / "checkpoints" / "tiny-dense" / "step800-unsharded"
 SCORER = "has no token scorer. Choose a prune_method without training: easy, evs, heuristic, random"
 NO_EFFECT = "prune_at has no effect without topk or prune_method"
 
@@ -92,7 +92,7 @@ def check(find, path, given, share, method):
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("given", "share", "method"), DENSE_TABLE)
 def test_a_dense_checkpoint(entry, given, share, method):
-    check(ENTRIES[entry], DENSE, given, share, method)
+    check(ENTRIES[entry], DENSE_STEP, given, share, method)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -109,7 +109,7 @@ def test_a_picture_of_a_dense_checkpoint(given, share, method):
     def find(path, chosen):
         return visualize.checkpoint_config(path, chosen, None, {})
 
-    check(find, DENSE, given, *((share, method) if given else (0.5, "evs")))
+    check(find, DENSE_STEP, given, *((share, method) if given else (0.5, "evs")))
 
 
 def test_what_is_said(caplog):
@@ -117,26 +117,26 @@ def test_what_is_said(caplog):
     for given, n in (({"topk": 0.3}, 1), ({"topk": 0}, 0), ({"prune_method": "easy"}, 0), ({}, 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "olmo.models.pruning_choice"):
-            by_evaluation(DENSE, given)
+            by_evaluation(DENSE_STEP, given)
         found = [r.getMessage() for r in caplog.records if r.name == "olmo.models.pruning_choice"]
-        assert found == [f"{DENSE} is dense: topk 0.3 prunes it by evs"] * n
+        assert found == [f"{DENSE_STEP} is dense: topk 0.3 prunes it by evs"] * n
 
 
 def test_settings_without_effect():
     """``load_model`` takes them: a question may bring the topk."""
     for entry in (by_native, by_evaluation):
         with pytest.raises(ValueError, match=NO_EFFECT):
-            entry(DENSE, {"prune_at": 1})
-    assert by_load_model(DENSE, {"prune_at": 1}).budget.topk == 0
+            entry(DENSE_STEP, {"prune_at": 1})
+    assert by_load_model(DENSE_STEP, {"prune_at": 1}).budget.topk == 0
 
 
 @pytest.mark.parametrize("waiting", [False, True])
 @pytest.mark.parametrize(("given", "share"), [(g, s) for g, s, _ in DENSE_TABLE if s != SCORER])
 def test_resolving_twice(given, share, waiting):
-    stored = model_section(DENSE)
-    once = resolve_pruning(stored, {"vision_backbone": {"vit": given}}, DENSE, waiting)
-    assert resolve_pruning(stored, once, DENSE, waiting) == once
-    assert load_model_config(DENSE, once, stored).budget.topk == share
+    stored = model_section(DENSE_STEP)
+    once = resolve_pruning(stored, {"vision_backbone": {"vit": given}}, DENSE_STEP, waiting)
+    assert resolve_pruning(stored, once, DENSE_STEP, waiting) == once
+    assert load_model_config(DENSE_STEP, once, stored).budget.topk == share
 
 
 def test_a_pruning_checkpoint_that_was_saved_dense():

@@ -18,6 +18,7 @@ from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone, TemporalVis
 from olmo.nn.text_row import POSITION_RULES, TextRow, drop_tokens, kept_tokens
 from olmo.nn.transfer import built_on
 from olmo.nn.vision_backbone import VisionBackboneConfig, VisionOutput
+from olmo.patch_grid import MAX_POOL
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
@@ -43,7 +44,8 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
         data = sync_topk(super().upgrade(data))
         pool = section(data, "mm_preprocessor", "video").get("pooling_h")
-        if pool is None or "video_pooling" in section(data, "vision_backbone"):
+        given = "video_pooling" in section(data, "vision_backbone")
+        if given or pool not in range(1, MAX_POOL + 1):  # a wrong one is told under its own name
             return data
         return laid(data, "vision_backbone.video_pooling", pool)
 
