@@ -10,6 +10,8 @@ from olmo.train.config import TrainConfig
 
 DENSE = Path(__file__).parents[1] / "checkpoints" / "tiny-dense"
 DENSE_STEP = select_checkpoint(DENSE)
+CLIP_TOKENS = 16 * 64
+"""Visual tokens of a clip of ``synthetic_video_qa``: frames x cells."""
 PRUNED = {
     "model_name": "temporal_video_olmo",
     "vision_backbone": {"vit": {"topk": 0.5, "prune_at": 1, "prune_method": "scorer"}},

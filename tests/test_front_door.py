@@ -26,6 +26,7 @@ from olmo.models.loading import load_model as load_native
 from olmo.models.weights import CheckpointError
 from tests.data.video_media import moving_picture
 from tests.eval.scripts import script_module
+from tests.scored import CLIP_TOKENS
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -80,7 +81,7 @@ def test_a_dense_checkpoint_prunes_when_told(clip, dense):
     whole, same, half = ask(model, clip), ask(model, clip, topk=0.0), ask(model, clip, topk=0.5)
     assert whole.n_tokens_after == whole.n_tokens_before == half.n_tokens_before
     assert (same.text, same.n_tokens_after) == (whole.text, whole.n_tokens_after)
-    assert half.n_tokens_after == half.n_tokens_before - 8 * 16 // 2
+    assert half.n_tokens_after == half.n_tokens_before - CLIP_TOKENS // 2
     assert ask(model, clip).text == whole.text
     assert not any("scorer" in name for name in model.state_dict())
     assert set(half.seconds) == set(STAGES) and all(s > 0 for s in half.seconds.values())
@@ -96,7 +97,7 @@ def test_a_hugging_face_folder(scored_checkpoint, folder, clip, name):
     """All ways in give the same answer, with the same tokens removed."""
     from_native, _ = load_model(scored_checkpoint)
     expected = ask(from_native, clip)
-    assert expected.n_tokens_after == expected.n_tokens_before - 8 * 16 // 2
+    assert expected.n_tokens_after == expected.n_tokens_before - CLIP_TOKENS // 2
     words = f"{STYLE}: {QUESTION}\nReply with a short answer."
     if name == "pipeline":
         pipe = pipeline("image-text-to-text", model=str(folder))
@@ -126,7 +127,7 @@ def test_overrides_of_a_folder(folder, clip):
         prune_method="random",
     )
     answer = ask(model, clip)
-    assert answer.n_tokens_after == answer.n_tokens_before - 4 * 16 // 4
+    assert answer.n_tokens_after == answer.n_tokens_before - 4 * 64 // 4
     assert processor.config.video.max_frames == 4
 
 
@@ -134,7 +135,7 @@ def test_several_inputs_and_a_batch(dense, clip):
     model, processor = dense
     image = Image.new("RGB", (60, 60), "blue")
     answer = model.answer("Compare.", [clip, clip], [image], topk=0.5, max_new_tokens=3)
-    assert answer.n_tokens_before - answer.n_tokens_after == 2 * 8 * 16 // 2
+    assert answer.n_tokens_before - answer.n_tokens_after == CLIP_TOKENS
     one = model.answer("What?", videos=str(clip), max_new_tokens=3)
     assert one.text == model.answer("What?", videos=[clip], max_new_tokens=3).text
     batch = processor(text=["What?", "Which of the two?"], videos=[[clip], [clip, clip]])

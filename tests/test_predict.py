@@ -16,7 +16,7 @@ from olmo.eval import answer_file
 from olmo.eval.loading import load_answerer
 from olmo.eval.prediction import Answered
 from tests.eval.scripts import script_module
-from tests.scored import DENSE_STEP
+from tests.scored import CLIP_TOKENS, DENSE_STEP
 
 ROOT = Path(__file__).parents[1]
 DENSE = ROOT / "checkpoints" / "tiny-dense"
@@ -82,7 +82,7 @@ def test_a_file_of_questions(predict, folder, tmp_path):
     for i in (0, 2, 4):
         assert isinstance(rows[i]["answer"], str) and rows[i]["seconds"] > 0
         pruned = rows[i]["tokens_before"] - rows[i]["tokens_after"]
-        assert pruned == (0 if i == 2 else 8 * 16 // 2)
+        assert pruned == (0 if i == 2 else CLIP_TOKENS // 2)
     alone = load_answerer(DENSE, {"vision_backbone": {"vit": {"topk": 0.5}}})
     expected = alone.answer(QUESTION, [folder / "a.mp4"], 4, style=STYLE)
     assert rows[0]["answer"] == expected.text

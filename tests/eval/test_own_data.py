@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
     """Five clips, the last line but one being broken."""
     lines = []
     for i, line in enumerate(LINES):
-        make_clip((tmp_path, 0, "one", "test", i))
+        make_clip((tmp_path, 0, "full", "test", i))
         lines.append(json.dumps({"video": f"{i:05d}.mp4", **line}))
     lines.insert(4, '{"video": "absent.mp4", "question": "Q", "answer": "A"}')
     path = tmp_path / "mine.jsonl"

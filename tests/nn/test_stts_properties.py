@@ -127,7 +127,8 @@ def test_budget_first_frames_and_images(case: Case) -> None:
 @given(cases())
 def test_topk_0_is_the_dense_model(case: Case) -> None:
     out, dense = case.run(topk=0.0), case.run(prune=False)
-    assert torch.equal(out.features, dense.features) and torch.equal(out.keep, dense.keep)
+    assert torch.equal(out.keep, dense.keep)
+    close(out.features, dense.features)  # matrices of one row may take another path of the CPU's
 
 
 @pytest.mark.slow

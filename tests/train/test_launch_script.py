@@ -90,7 +90,7 @@ def test_stop_signal_gives_a_checkpoint_and_exit_code_0(launcher: Launcher, tmp_
         (("--max_duratoin=5",), ("max_duratoin", "did you mean '--max_duration'?")),
         (("--max_durration", "10"), ("--max_durration", "did you mean '--max_duration'?")),
         (("--packing",), ("--seq_len",)),
-        (("--model.vision_backbone.vit.prune_at=5",), ("prune_at=5", "0 <= prune_at <= 4")),
+        (("--model.vision_backbone.vit.prune_at=5",), ("prune_at=5", "0 <= prune_at <= 3")),
     ],
 )
 def test_mistakes_end_in_one_clear_message(
@@ -173,7 +173,7 @@ def test_dry_run_reports_without_data(run_script: object, start: Path, capsys) -
     assert code == 0
     for words in (
         "temporal_token_scorer",
-        "before pruning 64, after 32",
+        "before pruning 256, after 128",
         "ceiling of the speed-up",
         "Memory of one of 8 GPUs",
         "hours on",

@@ -76,7 +76,7 @@ def test_the_script_shows_what_the_checkpoint_does(clip):
     vit = {"prune_method": "easy", "prune_at": 1, "topk": 0.5}
     changes = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
     model, config = load_model(DENSE, changes)
-    patches = patchify(resize_frames(scored.video.frames, (96, 96)), 8)
+    patches = patchify(resize_frames(scored.video.frames, (128, 128)), 8)
     pooling = video_token_pooling(config.mm_preprocessor.video, len(patches), 12, 12)
     batch = {
         "images": torch.from_numpy(patches)[None],
@@ -124,7 +124,7 @@ def test_files_that_are_no_video(clip, tmp_path, capsys):
         (clip, [], "prune_method=scorer needs the weights of a checkpoint"),
         (clip, [*PIXELS, "--topk=1"], r"topk is the share to remove, in \[0, 1\): got 1\.0"),
         (clip, [*PIXELS, "--patch_size=7"], "96x96 is not divisible by the patch size 7"),
-        (clip, [*SHIPPED, "--prune_at=9"], "prune_at=9: blocks 0 to 5 are built"),
+        (clip, [*SHIPPED, "--prune_at=9"], "prune_at=9: blocks 0 to 4 are built"),
         (clip, [*SHIPPED, "--model.vision_backbone.vit.tpok=1"], "unknown key .* 'topk'"),
         (clip, [*PIXELS, "--device=abacus"], "device 'abacus' is none of torch's"),
         (clip, ["--prune_method=best"], "prune_method 'best' is not one of easy, evs, heuristic"),

@@ -28,8 +28,8 @@ class TemporalVideoOlmoConfig(Molmo2Config):
     """Model config with a pruning vision backbone.
 
     The share to remove is one number: ``mm_preprocessor.video.topk`` follows
-    ``vision_backbone.vit.topk`` or the other way round; two different values are an error. So is
-    the pooling window, where ``vision_backbone.video_pooling`` is not given.
+    ``vision_backbone.vit.topk`` or the other way round; two different values are an error. So does
+    the side of a video's pooling window.
     """
 
     model_name: str = "temporal_video_olmo"
@@ -42,12 +42,7 @@ class TemporalVideoOlmoConfig(Molmo2Config):
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
-        data = sync_topk(super().upgrade(data))
-        pool = section(data, "mm_preprocessor", "video").get("pooling_h")
-        given = "video_pooling" in section(data, "vision_backbone")
-        if given or pool not in range(1, MAX_POOL + 1):  # a wrong one is told under its own name
-            return data
-        return laid(data, "vision_backbone.video_pooling", pool)
+        return sync_pooling(sync_topk(super().upgrade(data)))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,4 +114,18 @@ def sync_topk(data: dict[str, Any]) -> dict[str, Any]:
     for topk in given.values():
         data = laid(data, "mm_preprocessor.video.topk", topk)
         data = laid(data, "vision_backbone.vit.topk", topk)
+    return data
+
+
+def sync_pooling(data: dict[str, Any]) -> dict[str, Any]:
+    """Give the side of a video's pooling window to each place that does not name it."""
+    keys = (
+        *("vision_backbone.video_pooling", "mm_preprocessor.video.pooling_h"),
+        "mm_preprocessor.video.pooling_w",
+    )
+    found = {key: section(data, *(at := key.split("."))[:-1]).get(at[-1]) for key in keys}
+    pool = next((value for value in found.values() if value is not None), None)
+    if pool in range(1, MAX_POOL + 1):  # a wrong one is told under its own name
+        for key in (key for key, value in found.items() if value is None):
+            data = laid(data, key, pool)
     return data

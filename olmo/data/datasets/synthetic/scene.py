@@ -37,8 +37,8 @@ class Level:
 
     ``ticks``: sampled frames at 2 fps. ``events``: fewest and most kinds of events.
     ``redundancy``: most ticks that an event is seen; a flash is seen in one. ``leaves``: fewest and
-    most grey leaves, which drift all the time and answer nothing. ``fast``: flashes, signs and lamps last half
-    a tick, so that half of them fall between the frames sampled at 2 fps.
+    most grey leaves, which drift all the time and answer nothing. ``fast``: flashes, signs and
+    lamps last half a tick, so that half of them fall between the frames sampled at 2 fps.
     """
 
     ticks: int = 16
