@@ -89,6 +89,7 @@ def _read_processor(folder: Path) -> dict[str, Any]:
         out["video"]["pooling_h"], out["video"]["pooling_w"] = video["pooling_size"]
     if "num_frames" in video:
         out["video"]["max_frames"] = video["num_frames"]
-    if video.get("max_fps") is not None:
-        out["video"]["max_fps"] = [float(video["max_fps"])]
+    if "max_fps" in video:
+        rate = video["max_fps"]
+        out["video"]["max_fps"] = None if rate is None else [float(rate)]
     return {part: values for part, values in out.items() if values}
