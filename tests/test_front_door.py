@@ -272,7 +272,7 @@ def test_native_readers_take_the_folder(folder):
     model, processor = load_model(folder)
     assert all(torch.equal(v, model.model.state_dict()[k]) for k, v in native.state_dict().items())
     assert config.vision_backbone.vit == model.model.config.vision_backbone.vit
-    assert config.mm_preprocessor.video.max_frames == processor.config.video.max_frames == 8
+    assert config.mm_preprocessor.video.max_frames == processor.config.video.max_frames == 16
     assert config.data_formatter == processor.formatter.config
 
 

@@ -41,7 +41,7 @@ def test_the_batch_size_changes_no_byte(scored_checkpoint, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert len(found) == 1
-    assert result.metrics["stts"]["kept_tokens_per_frame"] == 8
+    assert result.metrics["stts"]["kept_tokens_per_frame"] == 32
     assert result.metrics["n"] == len(dataset) > 5
 
 

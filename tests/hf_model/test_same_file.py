@@ -139,8 +139,10 @@ def test_greedy_tokens(
     torch.testing.assert_close(logits, want, atol=1e-4, rtol=0)
 
     lite, lite_processor = load_lite(exported)
-    given = lite_processor.apply_chat_template(
-        conversation(kind, files[kind]), tokenize=True, return_dict=True
-    )
+    chat = conversation(kind, files[kind])
+    if kind == "video":  # the folder does not say how frames are chosen
+        sampling = FrameSampling.from_config(model.config.mm_preprocessor.video)
+        chat[0]["content"][0] = {"type": kind, kind: load_video(files[kind], sampling)}
+    given = lite_processor.apply_chat_template(chat, tokenize=True, return_dict=True)
     again = lite.generate(**given, max_new_tokens=NEW)
     assert again[0, given["input_ids"].shape[1] :].tolist() == tokens

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from olmo.config import ConfigError
+from olmo.mappings import nested
+from olmo.models.loading import merged_model_config
 from olmo.models.molmo2.molmo2 import Molmo2, Molmo2Config, Molmo2Output
 from olmo.models.registry import model_config_from_dict
 from olmo.models.temporal_video_olmo.temporal_video_olmo import TemporalVideoOlmoConfig
@@ -307,8 +309,17 @@ def test_placeholders_must_match_features() -> None:
 
 
 def test_windows_of_preprocessor_and_scorer_must_agree() -> None:
+    video = {"pooling_h": 2, "pooling_w": 3}
     with pytest.raises(ConfigError, match="pools 2 x 3 patches"):
-        build(PRUNING, {"mm_preprocessor": {"video": {"pooling_h": 2}}})
+        build(PRUNING, {"mm_preprocessor": {"video": video}})
+
+
+@pytest.mark.parametrize("key", ["mm_preprocessor.video.pooling_h", "vision_backbone.video_pooling"])
+def test_the_window_is_named_once(key: str) -> None:
+    config = merged_model_config({}, {"model_name": PRUNING["model_name"]} | nested(key, 2))
+    video = config.mm_preprocessor.video
+    assert (video.pooling_h, video.pooling_w) == (2, 2)
+    assert config.vision_backbone.video_pooling == 2  # type: ignore[union-attr]
 
 
 def test_dense_config() -> None:

@@ -190,9 +190,9 @@ def test_values_given_go_before_the_recipe(native: Path, resolved: Resolved) -> 
 def test_a_model_of_other_frames_keeps_its_video_section(resolved: Resolved) -> None:
     found, _ = resolved("tiny", "debug")
     assert found["model.llm.residual_dropout"] == 0.1
-    assert found["model.mm_preprocessor.video.max_frames"] == 8
+    assert found["model.mm_preprocessor.video.max_frames"] == 16
     assert found["model.mm_preprocessor.video.per_frame_special_token"] is True
-    assert found["model.llm.max_sequence_length"] == 2048
+    assert found["model.llm.max_sequence_length"] == 8192
 
 
 def test_the_recipe_names_every_setting_of_a_video() -> None:

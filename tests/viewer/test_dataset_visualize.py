@@ -72,7 +72,7 @@ def test_page(script: ModuleType, own: Path, tmp_path: Path) -> None:
     assert "left out: cannot read video" in broken and "b.mp4" in broken
     frames = video.count("data:image/jpeg;base64,")
     assert frames == 7  # 0, 0.5, ... 3 s
-    assert video.count("16 × &lt;im_patch&gt;") == frames
+    assert video.count("64 × &lt;im_patch&gt;") == frames
     before, after = (
         int(re.search(rf"tokens {when} pruning</dt><dd>(\d+)", video)[1])  # type: ignore[index]
         for when in ("before", "after")

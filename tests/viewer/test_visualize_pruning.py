@@ -61,8 +61,8 @@ def test_overrides_of_a_checkpoint(clip, tmp_path, capsys):
     out = tmp_path / "out.html"
     more = ["--topk=0.25", "--max_frames=4", "--model.vision_backbone.vit.prune_from_frame=1"]
     assert main([str(clip), "--out", str(out), *SHIPPED, *more]) == 0
-    removed = n_removed_tokens(4, 16, 0.25, 1)
-    assert f"4 frames of 16 cells, topk 0.25: {removed} of 64" in capsys.readouterr().out
+    removed = n_removed_tokens(4, 64, 0.25, 1)
+    assert f"4 frames of 64 cells, topk 0.25: {removed} of 256" in capsys.readouterr().out
     page = out.read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
     assert (data["frames"], data["topk"], data["pruneFromFrame"]) == (4, 0.25, 1)
@@ -77,7 +77,7 @@ def test_the_script_shows_what_the_checkpoint_does(clip):
     changes = {"model_name": "temporal_video_olmo", "vision_backbone": {"vit": vit}}
     model, config = load_model(DENSE, changes)
     patches = patchify(resize_frames(scored.video.frames, (128, 128)), 8)
-    pooling = video_token_pooling(config.mm_preprocessor.video, len(patches), 12, 12)
+    pooling = video_token_pooling(config.mm_preprocessor.video, len(patches), 16, 16)
     batch = {
         "images": torch.from_numpy(patches)[None],
         "token_pooling": torch.from_numpy(pooling)[None],
