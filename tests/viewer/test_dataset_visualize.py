@@ -77,7 +77,7 @@ def test_page(script: ModuleType, own: Path, tmp_path: Path) -> None:
         int(re.search(rf"tokens {when} pruning</dt><dd>(\d+)", video)[1])  # type: ignore[index]
         for when in ("before", "after")
     )
-    assert before - after == 16 * frames // 2
+    assert before - after == 64 * frames // 2
     loss = re.findall(r"class='loss' style='[^']+' title='loss weight [\d.]+'>([^<]*)<", video)
     assert len(loss) == 2 and all("Certainly &lt;not&gt;." in t for t in loss)  # row and targets
     assert "Is &lt;b&gt; &amp; co in it?" in video and "<b>" not in video
