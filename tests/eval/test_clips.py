@@ -34,7 +34,7 @@ def test_as_greedy_answers_one_by_one(data, overrides):
     for i in range(len(data)):
         batch = collate_examples(config, data, [i], 0)
         out = model.generate(batch, 8, [tokenizer.eos_id])
-        said = tokenizer.decode(tokenizer.before_end(out.tokens[0].tolist()))
+        said = tokenizer.decode(tokenizer.before_end(out.token_ids[0].tolist()))
         metadata = data.get(i, np.random.RandomState(0))["metadata"]
         expected.append((metadata["category"], said.strip() == metadata["answer"]))
     assert [pair for result in found for pair in result.correct] == expected
