@@ -98,8 +98,7 @@ def _load(
     """Arrays of a clip with its questions and answers, and the moments of its frames."""
     video = decode_video(example, preprocessor)
     video = video if change is None else change(video)
-    rng = np.random.RandomState(0)  # the prompts of these clips draw nothing from it
-    return preprocessor(example, video, rng), video.timestamps
+    return preprocessor(example, video), video.timestamps
 
 
 def _ask(

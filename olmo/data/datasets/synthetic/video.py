@@ -32,7 +32,7 @@ from olmo.data.registry import data_root, register_dataset
 from olmo.files import write_bytes
 
 NAME = "synthetic_video_qa"
-VERSION = "v2"
+VERSION = "v3"
 SPLITS = ("train", "validation", "test")
 X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", "threads": "1"}
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
@@ -244,8 +244,8 @@ class SyntheticTextQA:
 
 TABLE = {
     NAME: ("full", {"train": 2000, "validation": 200, "test": 200}),
-    f"{NAME}_large": ("full", {"train": 12000, "validation": 200, "test": 200}),
-    f"{NAME}_short": ("short", {"train": 12000, "validation": 100, "test": 100}),
+    f"{NAME}_large": ("full", {"train": 6000, "validation": 200, "test": 200}),
+    f"{NAME}_short": ("short", {"train": 8000, "validation": 100, "test": 100}),
     f"{NAME}_middle": ("middle", {"train": 6000, "validation": 100, "test": 100}),
     f"{NAME}_varied": ("varied", {"train": 2000, "validation": 200, "test": 200}),
     f"{NAME}_fast": ("fast", {"train": 2000, "validation": 200, "test": 200}),
