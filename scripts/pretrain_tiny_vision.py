@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,15 @@ import numpy as np
 
 from olmo.command_line import Parser, exit_code, path, positive
 from olmo.data.datasets.synthetic.draw import blend, draw_background, pixels_of
-from olmo.data.datasets.synthetic.scene import CELL, COLOURS, FRAME_SIZE, GLYPHS, GRID, Thing
+from olmo.data.datasets.synthetic.scene import (
+    CELL,
+    COLOURS,
+    DIRECTIONS,
+    FRAME_SIZE,
+    GLYPHS,
+    GRID,
+    Thing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +37,10 @@ if TYPE_CHECKING:
 
 COLOURED = [(kind, look) for kind in ("ball", "square", "star", "lamp") for look in COLOURS]
 SIGNS = [("sign", look) for look in ("", *GLYPHS)]
-CLASSES = [*COLOURED, ("leaf", "grey"), *SIGNS]
+DRAWN = [*COLOURED, ("leaf", "grey"), *SIGNS]
+CLASSES = [*DRAWN, *(("ball towards", way) for way in DIRECTIONS)]
 CHANCES = np.array([0.7 / 29] * 29 + [0.3 / 13] * 13)
+GOES = 0.5  # share of the balls with an open mouth
 N_THINGS, N_BOARDS = (12, 32), 400
 CLEAR, SMALL = 16, 4  # pixels of a thing that count as seen; pixels across of a cell in small
 RATE, WARM_UP, RMS, PRIOR = 1e-3, 100, 0.5, -5.0
@@ -40,16 +51,21 @@ a class before training."""
 def draw_sample(boards: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """A uint8 frame and how many pixels of every class are seen in every cell."""
     frame = boards[int(rng.integers(len(boards)))].copy()
-    owner = np.full(frame.shape[:2], len(CLASSES))
-    for index in rng.choice(len(CLASSES), size=int(rng.integers(*N_THINGS)), p=CHANCES):
-        kind, look = CLASSES[index]
+    owner, mouth = np.full((2, *frame.shape[:2]), len(CLASSES))
+    for index in rng.choice(len(DRAWN), size=int(rng.integers(*N_THINGS)), p=CHANCES):
+        kind, look = DRAWN[index]
         place = rng.integers(CELL // 2 + 1, FRAME_SIZE - CELL // 2 - 1, size=2)
         if kind == "sign":
             place = CELL * (place // CELL) + CELL // 2
-        thing = Thing(kind, look, (int(place[0]), int(place[1])))
+        thing, towards = Thing(kind, look, (int(place[0]), int(place[1]))), len(CLASSES)
+        if kind == "ball" and rng.random() < GOES:
+            way = str(rng.choice(list(DIRECTIONS)))
+            thing = replace(thing, shift=DIRECTIONS[way], span=(-1.0, 1.0))
+            towards = CLASSES.index(("ball towards", way))
         blend(frame, thing, 0.0)
-        owner[pixels_of(thing, 0.0)] = index
-    cells = owner.reshape(GRID, CELL, GRID, CELL).swapaxes(1, 2).reshape(GRID * GRID, -1)
+        owner[pixels_of(thing, 0.0)], mouth[pixels_of(thing, 0.0)] = index, towards
+    both = np.stack([owner, mouth]).reshape(2, GRID, CELL, GRID, CELL).transpose(1, 3, 0, 2, 4)
+    cells = both.reshape(GRID * GRID, -1)
     counts = np.stack([np.bincount(c, minlength=len(CLASSES) + 1)[:-1] for c in cells])
     return frame + rng.integers(0, 4, size=(*frame.shape[:2], 1), dtype=np.uint8), counts
 
@@ -120,7 +136,8 @@ class Seeing:
             logits = self.head(features / features.square().mean().sqrt())[:, : len(CLASSES)]
         counts = counts.reshape(-1, len(CLASSES))
         found = {}
-        for name, part in (("coloured", slice(0, 28)), ("signs", slice(29, len(CLASSES)))):
+        parts = {"coloured": (0, 28), "signs": (29, len(DRAWN)), "mouths": (-4, None)}
+        for name, part in ((name, slice(*ends)) for name, ends in parts.items()):
             alone = (counts[:, part] >= 60).sum(1) == 1
             right = logits[:, part].argmax(1).numpy() == counts[:, part].argmax(1)
             found[name] = float(right[alone].mean())

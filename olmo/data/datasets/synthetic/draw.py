@@ -19,12 +19,10 @@ RGB = {
     "cyan": (30, 215, 225),
     "white": (245, 245, 245),
     "grey": (118, 122, 104),
-    "trail": (235, 215, 165),
 }
 OUTLINE, PANEL, INK = (15, 15, 20), (205, 200, 180), (10, 10, 10)
 SIZE = {"ball": 12, "square": 11, "star": 15, "lamp": 13, "sign": 15, "leaf": 18}
 """Pixels across, outline included."""
-TRAIL = 3  # half the width of a ball's trail
 FINE = 8  # shapes are drawn this much larger, and scaled down
 GLYPH_SIZE = 14
 N_PATCHES = (24, 40)  # still shapes in the background
@@ -33,8 +31,9 @@ MIN_PIXELS = 10
 
 
 @lru_cache(maxsize=256)
-def sprite(kind: str, look: str) -> np.ndarray:
-    """A thing on transparent ground, float32 ``[size, size, 4]``, RGB in 0..255, alpha in 0..1."""
+def sprite(kind: str, look: str, towards: str | None = None) -> np.ndarray:
+    """A thing on transparent ground, float32 ``[size, size, 4]``, RGB in 0..255, alpha in 0..1; a
+    ball that goes ``towards`` a direction opens its mouth there."""
     size = SIZE[kind]
     big = size * FINE
     image = Image.new("RGBA", (big, big))
@@ -45,6 +44,9 @@ def sprite(kind: str, look: str) -> np.ndarray:
         draw.ellipse(
             box, fill=fill, outline=(*OUTLINE, 255) if kind == "ball" else fill, width=edge
         )
+        if towards is not None:
+            middle = 90 * ("right", "down", "left", "up").index(towards)
+            draw.pieslice(box, middle - 50, middle + 50, fill=(*OUTLINE, 255))
     elif kind == "square":
         draw.rectangle(box, fill=fill, outline=(*OUTLINE, 255), width=edge)
     elif kind == "star":
@@ -67,6 +69,11 @@ def sprite(kind: str, look: str) -> np.ndarray:
     return small
 
 
+def _sprite(thing: Thing, t: float) -> np.ndarray:
+    goes = thing.kind == "ball" and thing.active(t)
+    return sprite(thing.kind, thing.look, thing.direction if goes else None)
+
+
 def _place(thing: Thing, t: float) -> tuple[slice, slice]:
     """Rows and columns of a frame that a thing covers."""
     size = SIZE[thing.kind]
@@ -74,26 +81,16 @@ def _place(thing: Thing, t: float) -> tuple[slice, slice]:
     return slice(y, y + size), slice(x, x + size)
 
 
-def _trail(thing: Thing, t: float) -> tuple[slice, slice]:
-    """Rows and columns of the trail that a ball draws from its place to where it is."""
-    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(thing.place, thing.centre(t), strict=True))
-    if thing.kind != "ball" or (x0, y0) == (x1, y1):
-        return slice(0), slice(0)
-    return slice(y0 - TRAIL, y1 + TRAIL + 1), slice(x0 - TRAIL, x1 + TRAIL + 1)
-
-
 def pixels_of(thing: Thing, t: float) -> np.ndarray:
     """Which pixels a thing covers, bool ``[FRAME_SIZE, FRAME_SIZE]``."""
     covered = np.zeros((FRAME_SIZE, FRAME_SIZE), dtype=bool)
-    covered[_trail(thing, t)] = True
-    covered[_place(thing, t)] |= sprite(thing.kind, thing.look)[..., 3] > 0.5
+    covered[_place(thing, t)] = _sprite(thing, t)[..., 3] > 0.5
     return covered
 
 
 def blend(frame: np.ndarray, thing: Thing, t: float) -> None:
     """Draw a thing into a uint8 or float frame ``[FRAME_SIZE, FRAME_SIZE, 3]``."""
-    frame[_trail(thing, t)] = RGB["trail"]
-    picture = sprite(thing.kind, thing.look)
+    picture = _sprite(thing, t)
     part = frame[_place(thing, t)]
     part[:] = part + (picture[..., :3] - part) * picture[..., 3:]
 

@@ -1,9 +1,9 @@
 """What happens in a synthetic clip: things on a still board, and short events among them.
 
 Balls, squares, a lamp and an empty sign stand on the board from the first frame to the last. An
-event takes a moment and touches a few cells of 64: a ball leaves its place, with a trail, and comes
-back, a star flashes, the sign shows a character, the lamp turns another colour, a square meets
-another. All questions are about events, so a model that loses those few cells cannot answer.
+event takes a moment and touches one or two cells of 64: a ball goes somewhere with an open mouth
+and comes back, a star flashes, the sign shows a character, the lamp turns another colour, a square
+meets another. All questions are about events, so a model that loses those few cells cannot answer.
 """
 
 from __future__ import annotations

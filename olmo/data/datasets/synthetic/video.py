@@ -32,7 +32,7 @@ from olmo.data.registry import data_root, register_dataset
 from olmo.files import write_bytes
 
 NAME = "synthetic_video_qa"
-VERSION = "v3"
+VERSION = "v4"
 SPLITS = ("train", "validation", "test")
 X264 = {"preset": "ultrafast", "bf": "3", "coder": "1", "crf": "20", "g": "16", "threads": "1"}
 """x264 without lookahead: with it, clips this small do not come out the same on every run."""
