@@ -55,12 +55,15 @@ def draw_sample(boards: list[np.ndarray], rng: np.random.Generator) -> tuple[np.
     for index in rng.choice(len(DRAWN), size=int(rng.integers(*N_THINGS)), p=CHANCES):
         kind, look = DRAWN[index]
         place = rng.integers(CELL // 2 + 1, FRAME_SIZE - CELL // 2 - 1, size=2)
-        if kind == "sign":
+        goes = kind == "ball" and rng.random() < GOES
+        if kind == "sign" or goes:
             place = CELL * (place // CELL) + CELL // 2
         thing, towards = Thing(kind, look, (int(place[0]), int(place[1]))), len(CLASSES)
-        if kind == "ball" and rng.random() < GOES:
+        if goes:
             way = str(rng.choice(list(DIRECTIONS)))
-            thing = replace(thing, shift=DIRECTIONS[way], span=(-1.0, 1.0))
+            x, y = DIRECTIONS[way]
+            start = (thing.place[0] - x, thing.place[1] - y)
+            thing = replace(thing, place=start, shift=(x, y), span=(-1.0, 1.0))
             towards = CLASSES.index(("ball towards", way))
         blend(frame, thing, 0.0)
         owner[pixels_of(thing, 0.0)], mouth[pixels_of(thing, 0.0)] = index, towards

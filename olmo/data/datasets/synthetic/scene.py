@@ -236,10 +236,10 @@ def _balls(
     rng = board.rng
     first, *others = _colours(N_BALLS, rng)
     still = [Thing("ball", look, board.centre(board.cell())) for look in others]
-    place = board.centre(home)
+    place = board.centre(home, jitter=0)
     if not moves:
         return [*still, Thing("ball", first, place)]
-    far = int(rng.integers(CELL, (LANE - 1) * CELL + 1))
+    far = CELL * int(rng.integers(1, LANE))
     x, y = DIRECTIONS[way]
     return [*still, Thing("ball", first, place, (far * x, far * y), _away(level, rng))]
 
