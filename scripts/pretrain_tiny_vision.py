@@ -43,9 +43,11 @@ CHANCES = np.array([0.7 / 29] * 29 + [0.3 / 13] * 13)
 GOES = 0.5  # share of the balls with an open mouth
 N_THINGS, N_BOARDS = (12, 32), 400
 CLEAR, SMALL = 16, 4  # pixels of a thing that count as seen; pixels across of a cell in small
-RATE, WARM_UP, RMS, PRIOR = 1e-3, 100, 0.5, -5.0
-"""Largest learning rate, steps up to it; root mean square of the visual tokens in the end; logit of
-a class before training."""
+RATE, WARM_UP, PRIOR = 1e-3, 100, -5.0
+"""Largest learning rate, steps up to it; logit of a class before training."""
+RMS, FLOOR = 1.0, 0.01
+"""Root mean square of the visual tokens in the end; share of the mean variance under which a
+direction counts as noise."""
 
 
 def draw_sample(boards: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -130,6 +132,21 @@ class Seeing:
             F.mse_loss(pixels, torch.from_numpy(small).float()),
         )
 
+    def whiten(self, frames: np.ndarray) -> None:
+        """Make all directions of the visual tokens about equally large, and the tokens ``RMS``.
+
+        Colours vary most by far. A language model first learns what is large, and trains the rest
+        away before it has a use for it: places, and which way a mouth is open."""
+        import torch
+
+        with torch.no_grad():
+            features = self.features(frames)
+            size, direction = torch.linalg.eigh(torch.cov(features.T))
+            scale = (size.clamp(min=0) + FLOOR * size.mean()).rsqrt()
+            weight = self.backbone.image_projector.w2.weight
+            weight.copy_(direction * scale @ direction.T @ weight)
+            weight.mul_(RMS / self.features(frames).square().mean().sqrt())
+
     def score(self, frames: np.ndarray, counts: np.ndarray) -> dict[str, float]:
         """Shares of clearly seen things that are named first among their kind."""
         import torch
@@ -196,9 +213,7 @@ def pretrain(start: Path, out: Path, steps: int, n_frames: int) -> Path:
             named = dict(zip(("things", "place", "pixels"), (float(p) for p in parts), strict=True))
             text = ", ".join(f"{k} {v:.3f}" for k, v in (named | seeing.score(*batch())).items())
             bar.write(f"step {step}: {text}")
-    with torch.no_grad():
-        rms = seeing.features(batch()[0]).square().mean().sqrt()
-        model.vision_backbone.image_projector.w2.weight.mul_(RMS / rms)
+    seeing.whiten(np.concatenate([batch()[0] for _ in range(8)]))
     folder = out / f"step{steps}-unsharded"
     save_unsharded(model, TrainConfig(model=config), folder)
     return folder

@@ -77,9 +77,11 @@ def test_wrong_values(args, capsys):
     assert stop.value.code == 2 and args[0].partition("=")[0] in capsys.readouterr().err
 
 
-def test_the_training_script_reads_the_command(options):
+def test_the_training_script_reads_the_command(options, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     command = training_command(replace(options, topk=(0.3,)))
-    assert command[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone"]
+    assert command[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     assert Path(command[6]).resolve() == Path(train_image_video_sft.__file__).resolve()
     args, rest = train_image_video_sft.build_parser().parse_known_args(command[7:])
     config = train_image_video_sft.build_config(args, parse_overrides(rest))
@@ -89,7 +91,7 @@ def test_the_training_script_reads_the_command(options):
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
     assert config.optimizer.of("temporal_token_scorer", "learning_rate") == 1e-3
     assert (config.ft_embedding, config.model.llm.residual_dropout) == ("all", 0.0)
-    assert config.global_train_batch_size == config.device_train_microbatch_size == 8
+    assert config.global_train_batch_size == 2 * config.device_train_microbatch_size == 8
 
 
 # --- the run -----------------------------------------------------------------------------------

@@ -314,7 +314,9 @@ def test_windows_of_preprocessor_and_scorer_must_agree() -> None:
         build(PRUNING, {"mm_preprocessor": {"video": video}})
 
 
-@pytest.mark.parametrize("key", ["mm_preprocessor.video.pooling_h", "vision_backbone.video_pooling"])
+@pytest.mark.parametrize(
+    "key", ["mm_preprocessor.video.pooling_h", "vision_backbone.video_pooling"]
+)
 def test_the_window_is_named_once(key: str) -> None:
     config = merged_model_config({}, {"model_name": PRUNING["model_name"]} | nested(key, 2))
     video = config.mm_preprocessor.video

@@ -170,11 +170,12 @@ class SyntheticVideoQA:
     def __len__(self) -> int:
         return self.n_clips if self.split == "train" else len(self._examples)
 
-    def get(self, idx: int, rng: np.random.RandomState) -> dict[str, Any]:
-        """A new example dict; ``rng`` is used by the training split only."""
+    def get(self, idx: int, rng: np.random.RandomState | None) -> dict[str, Any]:
+        """A new example dict; only the training split needs ``rng``."""
         if self.split != "train":
             example = self._examples[idx]
             return {**example, "metadata": dict(example["metadata"])}
+        assert rng is not None
         scene = self.scenes[idx]
         questions = list(scene_questions(scene))
         drawn = rng.permutation(len(questions))[:QUESTIONS_PER_CLIP]
