@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("av")
 
 from olmo.data.datasets.frame_clips import encode
-from olmo.data.datasets.synthetic.video import make_clip
+from olmo.data.datasets.synthetic.video import cache_folder, make_clip
 from scripts import data_status
 
 INTENT = "video_id,question,a0,a1,a2,a3,a4,answer\n" + "".join(
@@ -95,7 +95,7 @@ def test_of_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
 
 def test_of_an_embedded_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("MOLMO_DATA_DIR", "unused")
-    folder = tmp_path / "synthetic_video_qa/v2/short-seed0/test"
+    folder = cache_folder("short", "test", 0, tmp_path)
     folder.mkdir(parents=True)
     for i in range(3):
         make_clip((folder, 0, "short", "test", i))

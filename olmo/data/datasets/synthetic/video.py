@@ -130,14 +130,18 @@ class SyntheticVideoQA:
         level: str = "full",
         seed: int = 0,
         root: str | Path | None = None,
+        category: str | None = None,
     ) -> None:
+        """``category``: training asks these questions alone, about the clips that answer them."""
         for value, known in ((split, SPLITS), (level, LEVELS)):
             if value not in known:
                 raise ValueError(f"{NAME}: {value!r} is not one of {', '.join(known)}")
         self.split, self.n_clips, self.level, self.seed = split, n_clips, level, seed
+        self.category = category
         self.folder = cache_folder(level, split, seed, root)
         self.prepare()
         self.scenes = load_annotations(self.folder, n_clips)
+        self._clips = [i for i, scene in enumerate(self.scenes) if self._asked(scene)]
         self._examples = [] if split == "train" else self._evaluation_examples()
 
     def prepare(self) -> None:
@@ -168,7 +172,7 @@ class SyntheticVideoQA:
                 bar.update()
 
     def __len__(self) -> int:
-        return self.n_clips if self.split == "train" else len(self._examples)
+        return len(self._clips if self.split == "train" else self._examples)
 
     def get(self, idx: int, rng: np.random.RandomState | None) -> dict[str, Any]:
         """A new example dict; only the training split needs ``rng``."""
@@ -176,15 +180,21 @@ class SyntheticVideoQA:
             example = self._examples[idx]
             return {**example, "metadata": dict(example["metadata"])}
         assert rng is not None
-        scene = self.scenes[idx]
-        questions = list(scene_questions(scene))
+        clip = self._clips[idx]
+        scene = self.scenes[clip]
+        questions = self._asked(scene)
         drawn = rng.permutation(len(questions))[:QUESTIONS_PER_CLIP]
         messages = [questions[i].message() for i in sorted(drawn)]
+        if self.category is None:
+            messages.append(describe(scene))
         return {
-            "video": str(clip_path(self.folder, idx)),
-            "message_list": [m | FIXED for m in (*messages, describe(scene))],
-            "metadata": {"example_id": self._id(idx), "clip": idx, "level": self.level},
+            "video": str(clip_path(self.folder, clip)),
+            "message_list": [message | FIXED for message in messages],
+            "metadata": {"example_id": self._id(clip), "clip": clip, "level": self.level},
         }
+
+    def _asked(self, scene: Scene) -> list[Question]:
+        return [q for q in scene_questions(scene) if self.category in (None, q.category)]
 
     def _id(self, clip: int) -> str:
         return f"{self.level}-seed{self.seed}-{self.split}-{clip:05d}"
@@ -259,6 +269,12 @@ def _register(name: str, level: str, n_clips: dict[str, int]) -> None:
     @register_dataset(name, tuple(n_clips))
     def build(split: str) -> SyntheticVideoQA:
         return SyntheticVideoQA(split, n_clips[split], level)
+
+
+@register_dataset(f"{NAME}_direction", ("train",))
+def _build_direction(split: str) -> SyntheticVideoQA:
+    level, n_clips = TABLE[f"{NAME}_short"]
+    return SyntheticVideoQA(split, n_clips[split], level, category="direction")
 
 
 @register_dataset(f"{NAME}_text", SPLITS)
