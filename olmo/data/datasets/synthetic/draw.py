@@ -57,8 +57,8 @@ def sprite(kind: str, look: str, towards: str | None = None) -> np.ndarray:
     elif kind == "lamp":
         draw.ellipse(box, fill=(*OUTLINE, 255))
         draw.ellipse((edge, edge, big - 1 - edge, big - 1 - edge), fill=fill)
-        middle = (0.35 * big, 0.35 * big, 0.65 * big, 0.65 * big)
-        draw.ellipse(middle, fill=(*OUTLINE, 255))
+        hub = (0.35 * big, 0.35 * big, 0.65 * big, 0.65 * big)
+        draw.ellipse(hub, fill=(*OUTLINE, 255))
     else:
         draw.rectangle(box, fill=fill, outline=(*OUTLINE, 255), width=edge)
         font = ImageFont.load_default(GLYPH_SIZE * FINE)
