@@ -96,7 +96,9 @@ def report(results: Path, out: Path) -> str:
 
 def _text(results: Path, name: str) -> str:
     file = results / f"{name}.md"
-    return file.read_text().strip() if file.exists() else f"## {name.capitalize()}"
+    if not file.exists():
+        return f"## {name.capitalize()}"
+    return file.read_text().strip().replace("](../", "](")  # the page lies one folder higher
 
 
 @exit_code()
