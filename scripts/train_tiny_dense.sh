@@ -30,7 +30,7 @@ stage easy text synthetic_curriculum_easy 700 16 1e-3 1.0
 stage direction easy synthetic_curriculum_direction 100 16 1e-3 1.0
 stage again direction synthetic_curriculum_easy 100 16 1e-3 1.0
 stage full again synthetic_curriculum 400 16 1e-3 0.05
-stage gaps full synthetic_curriculum 300 16 4e-4 0.02 --use_temporal_video_olmo \
+stage gaps full synthetic_curriculum 150 16 4e-4 0.02 --use_temporal_video_olmo \
     --model.vision_backbone.vit.{topk=0.5,prune_at=1,prune_method=random} \
     --model.pruned_position_ids=original
 "$python" scripts/export_unsharded.py "$out/gaps" checkpoints/tiny-dense --dtype float16 --dense

@@ -83,7 +83,10 @@ def differences(config: Molmo2Config) -> list[str]:
     """Settings of the preprocessor that transformers' processor does not have, in words."""
     video, image = config.mm_preprocessor.video, config.mm_preprocessor.image
     expected: dict[str, dict[str, object]] = {
-        "video": {"time_mode": "per-frame-compact", "per_frame_special_token": True}
+        "video": {
+            **{"time_mode": "per-frame-compact", "per_frame_special_token": True},
+            "usual_change": None,
+        }
     }
     if image is not None:
         expected["image"] = {
