@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from olmo.data.datasets.catalogue import dataset_rows
+from olmo.data.datasets.synthetic.scene import FPS
 from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.examples import ExampleSource, prepare
 from olmo.data.mixture import MixtureConfig
@@ -43,7 +44,7 @@ def preprocessor() -> ExamplePreprocessor:
 
 @pytest.fixture(scope="module")
 def media() -> dict[str, bytes]:
-    frames = np.zeros((4 * VIDEO_SECONDS, 16, 16, 3), dtype=np.uint8)
+    frames = np.zeros((VIDEO_SECONDS * FPS, 16, 16, 3), dtype=np.uint8)
     picture = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 0, 0)).save(picture, "PNG")
     return {"video": encode_mp4(frames), "image": picture.getvalue()}

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from olmo.data.datasets.catalogue import dataset_rows
+from olmo.data.datasets.synthetic.scene import FPS
 from olmo.data.datasets.synthetic.video import encode_mp4
 from olmo.data.registry import Dataset, get_dataset
 from olmo.eval.evaluate import TaskResult, evaluate_task, example_order
@@ -27,7 +28,7 @@ from olmo.tokenizer import MolmoTokenizer
 from tests.data.worlds import write_case
 
 CPU = torch.device("cpu")
-FRAMES = np.random.RandomState(0).randint(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+FRAMES = np.random.RandomState(0).randint(0, 255, (5 * FPS, 32, 32, 3), dtype=np.uint8)
 
 
 def jpeg() -> bytes:
@@ -38,7 +39,7 @@ def jpeg() -> bytes:
 
 CLIP, PICTURE = encode_mp4(FRAMES), jpeg()
 """Five seconds of video; an image."""
-LONG_CLIP = encode_mp4(np.zeros((4 * 71, 16, 16, 3), dtype=np.uint8))
+LONG_CLIP = encode_mp4(np.zeros((71 * FPS, 16, 16, 3), dtype=np.uint8))
 """71 seconds, in which all clips of the cases are."""
 
 
