@@ -58,13 +58,15 @@ class ScoredVideo:
         edges: where the cells lie in a frame.
         levels: by ascending budget; more than one for methods that protect new frames while the
             others hold enough cells. Empty for a video of one frame, which is never pruned.
-        vit: the settings, ``topk`` and ``prune_from_frame`` among them.
+        rule: what leaves by the settings.
+        vit: the other settings.
         source: what was scored, in words.
     """
 
     video: VideoFrames
     edges: CellEdges
     levels: tuple[ScoreLevel, ...]
+    rule: Budget
     vit: TemporalVitConfig
     source: str
 
@@ -79,7 +81,7 @@ class ScoredVideo:
 
     def budget(self, topk: float | None = None) -> Budget:
         """What leaves at ``topk`` (default: the one of the settings)."""
-        return Budget(self.edges.n_cells, self.vit.topk, self.vit.prune_from_frame).at(topk)
+        return self.rule.at(topk)
 
     def kept(self, topk: float | None = None) -> KeptVideo:
         """What stays at ``topk``."""
@@ -136,7 +138,7 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
             f"prune_method={vit.prune_method} needs the weights of a checkpoint; without one, "
             f"choose a training-free method: {', '.join(training_free_methods())}"
         )
-    images = _patches(video, vit)
+    images = torch.from_numpy(patchify(_resized(video, vit), vit.image_patch_size))
     n_frames = len(images)
     inputs = ScoreInputs(
         x=normalize_pixels(images),
@@ -151,7 +153,8 @@ def score_pixels(video: VideoFrames, vit: TemporalVitConfig, pool: int) -> Score
         f"prune_method {vit.prune_method} on raw pixels ({h} x {w}, patch {vit.image_patch_size}, "
         f"pool {pool})"
     )
-    return _scored(video, inputs, pool, source)
+    rule = Budget(inputs.grid.n_cells, vit.topk, vit.prune_from_frame)
+    return _scored(video, inputs, pool, rule, source)
 
 
 def load_for_scoring(
@@ -174,20 +177,24 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
     backbone, settings = model.vision_backbone, model.vision_backbone.config.vit
     what = "the pooled tokens" if settings.method.pooled else f"ViT block {settings.prune_at}"
     source = f"prune_method {settings.prune_method} on {what} of {name}"
-    images = _patches(video, settings)
+    frames = _resized(video, settings)
+    images = torch.from_numpy(patchify(frames, settings.image_patch_size))
     preprocessing = model.config.mm_preprocessor.video
     pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
+    rule = preprocessing.budget(backbone.budget(), frames, None)
     with torch.no_grad():
         inputs = backbone.score_inputs(
             images.to(model.device),
             torch.from_numpy(pooling).to(model.device),
             _one_video(len(images), n_remove=1).to(model.device),
         )
-    return _scored(video, inputs, backbone.config.video_pooling, source)
+    return _scored(video, inputs, backbone.config.video_pooling, rule, source)
 
 
 @torch.no_grad()
-def _scored(video: VideoFrames, inputs: ScoreInputs, pool: int, source: str) -> ScoredVideo:
+def _scored(
+    video: VideoFrames, inputs: ScoreInputs, pool: int, rule: Budget, source: str
+) -> ScoredVideo:
     """``video`` with its scores under every budget.
 
     A method may protect whole frames as long as the others hold as many cells as must go, fewer
@@ -213,7 +220,7 @@ def _scored(video: VideoFrames, inputs: ScoreInputs, pool: int, source: str) -> 
         scores = score(n_remove)
         free = int((~_raised(scores, last)[1:]).sum()) * n_cells
         levels.append(ScoreLevel(max(n_remove, free), scores))
-    return ScoredVideo(video, edges, tuple(levels), vit, source)
+    return ScoredVideo(video, edges, tuple(levels), rule, vit, source)
 
 
 def _raised(scores: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -223,10 +230,9 @@ def _raised(scores: np.ndarray, base: np.ndarray) -> np.ndarray:
     return raised
 
 
-def _patches(video: VideoFrames, vit: TemporalVitConfig) -> torch.Tensor:
-    """uint8 ``[frames, N, patch_dim]``, as the model gets them."""
-    frames = resize_frames(video.frames, vit.image_default_input_size)
-    return torch.from_numpy(patchify(frames, vit.image_patch_size))
+def _resized(video: VideoFrames, vit: TemporalVitConfig) -> np.ndarray:
+    """uint8 ``[frames, h, w, 3]``, as the model gets them."""
+    return resize_frames(video.frames, vit.image_default_input_size)
 
 
 def _one_video(n_frames: int, n_remove: int) -> FrameTable:
