@@ -51,6 +51,8 @@ class TemporalVitConfig(VitConfig):
     in the reference; its result then depends on the other frames of the batch."""
     bias_rescale: Literal["row", "frame"] = "row"
     """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
+    merge_removed: bool = False
+    """A removed cell is averaged into the last kept one at its place, which it mostly repeats."""
     detach_similarity: bool = False
     """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
     new_ref_threshold: float = 0.85
