@@ -31,6 +31,8 @@ from olmo.yaml_file import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT = "--model.vision_backbone.vit"
+DATA_SEED = 50189
+"""The training script's default."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,15 @@ class Job:
         return f"{self.name}-{self.topk:g}-seed{self.seed}"
 
     def command(self, plan: Plan, folder: Path) -> list[str]:
-        """The training command. A share of 0 is the dense model."""
+        """The training command. A share of 0 is the dense model. A seed has its own scorer to begin
+        with, and its own order of the examples."""
         return [
             *(sys.executable, "launch_scripts/train_image_video_sft.py", plan.start, plan.mixture),
             *("--config", plan.config, f"--save_folder={folder}", f"--run_name={self.key}"),
-            *(f"--max_duration={self.steps}", f"--seed={self.seed}", "--save_interval=1000"),
-            *(
-                "--save_num_checkpoints_to_keep=1",
-                "--data.num_workers=0",
-                f"{VIT}.topk={self.topk}",
-                *self.flags,
-            ),
+            *(f"--max_duration={self.steps}", "--data.num_workers=0"),
+            *(f"--seed={self.seed}", f"--data.seed={DATA_SEED + self.seed}"),
+            *("--save_interval=1000", "--save_num_checkpoints_to_keep=1"),
+            *(f"{VIT}.topk={self.topk}", *self.flags),
         ]
 
 

@@ -23,6 +23,6 @@ def write_scored_checkpoint(folder: Path) -> Path:
     dense = select_checkpoint(DENSE)
     config = load_model_config(dense, PRUNED)
     model = config.build("meta").to_empty(device="cpu")
-    load_weights(model, dense, fresh_scorer=True)
+    load_weights(model, dense, scorer_seed=0)
     save_unsharded(model, TrainConfig(model=config), folder / "step0-unsharded")
     return folder

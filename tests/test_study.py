@@ -7,6 +7,7 @@ import pytest
 
 from launch_scripts import train_image_video_sft
 from olmo.config import parse_overrides
+from olmo.data.loader import DataConfig
 from olmo.models.loading import load_model_config, select_checkpoint
 from scripts import study, study_report
 from tests.scored import DENSE
@@ -26,6 +27,7 @@ def test_every_run_of_a_plan_is_a_training(file, tmp_path):
         args, rest = train_image_video_sft.build_parser().parse_known_args(command[2:])
         config = train_image_video_sft.build_config(args, parse_overrides(rest))
         assert config.model.budget.topk == job.topk and config.seed == job.seed
+        assert config.data.seed - DataConfig.seed == job.seed  # another order of the data
         assert config.max_duration == job.steps
 
 

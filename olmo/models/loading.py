@@ -155,21 +155,21 @@ def open_checkpoint(folder: Path, config: Molmo2Config) -> WeightSource:
 def check_weights(
     model: Molmo2,
     folder: Path,
-    fresh_scorer: bool = False,
+    scorer_seed: int | None = None,
     unread: re.Pattern[str] | None = None,
 ) -> NativeWeights:
     """The weights of ``folder``, once every name and shape fits ``model``, which may be on the
     meta device: so a file that does not fit its config costs no memory.
 
     ``CheckpointError`` for a missing or misshapen tensor, one without a place in the model, or what
-    ``open_checkpoint`` refuses. ``fresh_scorer``: the checkpoint may lack the scorer. ``unread``:
-    names of tensors that the model lacks on purpose.
+    ``open_checkpoint`` refuses. With a ``scorer_seed`` the checkpoint may lack the scorer.
+    ``unread``: names of tensors that the model lacks on purpose.
     """
     source, params = open_checkpoint(folder, model.config), native_state(model)
     scorer = [k for k in params if k.startswith(SCORER)]
     # half a scorer is damage, not a dense checkpoint
     if scorer and len(missing_keys(scorer, source)) == len(scorer):
-        if not fresh_scorer:
+        if scorer_seed is None:
             raise no_scorer(folder, scorer)
         params = {k: v for k, v in params.items() if k not in scorer}
     return NativeWeights(params, source, unread)
@@ -178,7 +178,7 @@ def check_weights(
 def load_weights(
     model: Molmo2,
     folder: Path,
-    fresh_scorer: bool = False,
+    scorer_seed: int | None = None,
     unread: re.Pattern[str] | None = None,
 ) -> list[str]:
     """Copy a checkpoint's weights into ``model`` in place; sharded parameters are welcome.
@@ -186,25 +186,26 @@ def load_weights(
     An error of ``check_weights``, which explains ``unread``, leaves ``model`` as it was. Values
     that are not finite are a ``CheckpointError`` as well, but are found on the way.
 
-    ``fresh_scorer`` is for training: a scorer that the checkpoint lacks is initialised, said in
-    the log, and the names of its parameters are returned.
+    ``scorer_seed`` is for training: a scorer that the checkpoint lacks is initialised with it, said
+    in the log, and the names of its parameters are returned.
     """
-    weights, params = check_weights(model, folder, fresh_scorer, unread), native_state(model)
+    weights, params = check_weights(model, folder, scorer_seed, unread), native_state(model)
     weights.copy_into(params)
     absent = [name for name in params if name not in weights.plan]
     if absent:
-        _initialise_scorer(params, model.config.vision_backbone.vit)
+        assert scorer_seed is not None  # or check_weights had raised
+        _initialise_scorer(params, model.config.vision_backbone.vit, scorer_seed)
         if is_main():
             log.warning("%s has no token scorer: initialised %d tensors", folder, len(absent))
     return absent
 
 
 @torch.no_grad()
-def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig) -> None:
+def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig, seed: int) -> None:
     """The same fresh scorer on any number of ranks: drawn whole, then copied into shards."""
     assert isinstance(vit, TemporalVitConfig)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         with torch.device("cpu"):
             scorer = TemporalTokenScorer(vit)
         scorer.reset_parameters()

@@ -96,6 +96,7 @@ class TrainConfig(Config):
     model: Molmo2Config = field(default_factory=Molmo2Config)
     run_name: str = "train"
     seed: int = 6198
+    """Of a fresh scorer, fresh adapters and dropout; the data have ``data.seed``."""
     dry_run: bool = False
     ft_llm: bool = True
     ft_vit: bool = True

@@ -125,7 +125,7 @@ def _load_start(config: TrainConfig, model: Molmo2) -> None:
             f"--save_folder={config.save_folder} holds the start checkpoint {checkpoint}, and this "
             "run's checkpoints would stand for it: take another"
         )
-    load_weights(model, checkpoint, fresh_scorer=True)
+    load_weights(model, checkpoint, scorer_seed=config.seed)
     reset_adapters(model, config.seed)
 
 

@@ -103,14 +103,16 @@ def with_scorer() -> Molmo2:
 def test_training_starts_a_missing_scorer_alike(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever was drawn before; everything else comes from the checkpoint."""
     first, second = with_scorer(), with_scorer()
-    new = load_weights(first, SHARDED / "step10", fresh_scorer=True)
+    new = load_weights(first, SHARDED / "step10", scorer_seed=0)
     assert "no token scorer: initialised 14 tensors" in caplog.text
     torch.rand(5)
-    assert load_weights(second, SHARDED / "step10", fresh_scorer=True) == new
+    assert load_weights(second, SHARDED / "step10", scorer_seed=0) == new
     a, b, want = first.state_dict(), second.state_dict(), weights()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert all(torch.equal(a[k], want[k]) for k in want)
     assert len(new) == 14 and set(a) - set(want) == set(new)
+    load_weights(second, SHARDED / "step10", scorer_seed=1)
+    assert not torch.equal(a[f"{SCORER}mlp.w1.weight"], b[f"{SCORER}mlp.w1.weight"])
     spread = a[f"{SCORER}mlp.w1.weight"].std().item()
     assert 0.95 < spread / (2 * 48) ** -0.5 < 1.05
     assert not a[f"{SCORER}mlp.w1.bias"].any()
@@ -137,7 +139,7 @@ def test_half_a_scorer_is_damage(tmp_path: Path) -> None:
     del state[f"{SCORER}mlp.w1.weight"]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"1 missing keys, first '{SCORER}mlp\.w1\.weight'"):
-        load_weights(model, tmp_path, fresh_scorer=True)
+        load_weights(model, tmp_path, scorer_seed=0)
 
 
 def test_stored_scorer_is_read(tmp_path: Path) -> None:

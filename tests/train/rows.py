@@ -155,7 +155,7 @@ def make_trainer(config: TrainConfig, start: Path, device: str = "cpu") -> Train
     """A trainer without a loader: tests give it micro-batches themselves."""
     place = torch.device(device)
     model = build_model(config, place)
-    load_weights(model, start, fresh_scorer=True)
+    load_weights(model, start, scorer_seed=0)
     reset_adapters(model, config.seed)
     optimizer = build_optimizer(model, config.optimizer)
     loader: DataLoader[MicroBatch] = DataLoader([], batch_size=None)  # type: ignore[arg-type]
