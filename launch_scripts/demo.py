@@ -47,7 +47,7 @@ STEPS, BATCH = 150, 8  # clips of a step
 SHARES = (0.5, 0.8)
 CLIPS, TIMED_CLIPS, REPEATS = 150, 4, 5  # of the test clips; how often they are timed
 PICTURED = 0.8
-"""The picture is of the largest share, where it matters most what is kept."""
+"""The picture is of the largest share up to this one: there it matters most what is kept."""
 
 
 class DemoError(RunError):
@@ -372,7 +372,8 @@ def run_demo(options: Options) -> None:
     stage(6, "results")
     save_results(contenders, options, device)
     pruned = [one for one in contenders[1::2] if one.topk <= PICTURED]
-    draw_pruning(pruned[-1] if pruned else contenders[1], test, options.out / "pruning.png")
+    shown = max(pruned, key=lambda one: one.topk, default=contenders[1])
+    draw_pruning(shown, test, options.out / "pruning.png")
     print()
     for name in ("results.md", "results.json", "pruning.png", "stts"):
         print(options.out / name)

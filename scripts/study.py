@@ -4,28 +4,32 @@
 
 A plan names runs: a method, its settings and the shares to remove. Every run is the training
 script with one seed, then all questions about the test clips. Its figures become one line of
-``docs/study/<plan>.jsonl``; a run that has its line is not made again, and one that was cut off
-goes on from its last checkpoint. ``scripts/study_report.py`` makes docs/study.md of these lines.
+``docs/study/<plan>.jsonl``. Started again, the script makes the runs that have no line yet; one
+that fails costs no other. ``scripts/study_report.py`` makes docs/study.md of these lines.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
+from olmo.config import Config, ConfigError
 from olmo.text import format_table
 from olmo.yaml_file import read_settings
 
@@ -33,19 +37,51 @@ ROOT = Path(__file__).resolve().parents[1]
 VIT = "--model.vision_backbone.vit"
 DATA_SEED = 50189
 """The training script's default."""
+PLACES = ("--save_folder=", "--run_name=", "--data.seed=")
+"""Words of a command that say where and which, not how."""
+SCORING = threading.Lock()
+"""One model is asked at a time: torch's number of threads belongs to the process."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass
+class Asked(Config):
+    """How the questions are asked, where it is not as in training: frames per second of a clip, or
+    another share to remove."""
+
+    fps: int | None = None
+    topk: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Of the model's config."""
+        found: dict[str, Any] = {}
+        if self.topk is not None:
+            found["vision_backbone"] = {"vit": {"topk": self.topk}}
+        if self.fps is not None:  # no clip lasts longer than 8 seconds
+            video = {"max_frames": 8 * self.fps, "max_fps": [self.fps]}
+            found["mm_preprocessor"] = {"video": video}
+        return found
+
+
+@dataclass
+class Run(Config):
+    """One method: the shares that it is trained at, its settings, what is not as in the plan."""
+
+    topk: list[float]
+    flags: list[str] = field(default_factory=list)
+    steps: int | None = None
+    asked: list[Asked] | None = None
+
+
+@dataclass
+class Plan(Config):
     """A plan file.
 
     ``start`` is the checkpoint to fine-tune, ``mixture`` what on, ``config`` the settings and
-    ``steps`` how long; ``clips`` test clips of the set ``test`` are asked. ``runs`` are
-    ``{name: {topk: [...], flags: [...]}}``. ``asked`` are settings for the questions, each a line
-    of the results: ``frames`` per clip, or another ``topk`` than in training.
+    ``steps`` how long; ``clips`` test clips of the set ``test`` are asked, in each of the ways
+    ``asked``, which is a line of the results.
     """
 
-    name: str
     start: str
     mixture: str
     config: str
@@ -53,37 +89,18 @@ class Plan:
     test: str
     clips: int
     seeds: list[int]
-    runs: dict[str, dict[str, Any]]
+    runs: dict[str, Run]
     flags: list[str] = field(default_factory=list)
-    asked: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    asked: list[Asked] = field(default_factory=lambda: [Asked()])
 
     def jobs(self) -> Iterator[Job]:
         """All runs, all methods of one seed before the next seed."""
         for seed in self.seeds:
             for name, run in self.runs.items():
-                for topk in run["topk"]:
-                    steps, flags = run.get("steps", self.steps), run.get("flags", ())
-                    asked = tuple(Asked(**one) for one in run.get("asked", self.asked))
-                    yield Job(name, topk, seed, steps, (*self.flags, *flags), asked)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How the questions are asked, where it is not as in training."""
-
-    frames: int | None = None
-    topk: float | None = None
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Of the model's config; clips last 8 seconds."""
-        found: dict[str, Any] = {}
-        if self.topk is not None:
-            found["vision_backbone"] = {"vit": {"topk": self.topk}}
-        if self.frames is not None:
-            video = {"max_frames": self.frames, "max_fps": [self.frames / 8]}
-            found["mm_preprocessor"] = {"video": video}
-        return found
+                for topk in run.topk:
+                    steps, asked = run.steps or self.steps, run.asked or self.asked
+                    flags = (*self.flags, *run.flags)
+                    yield Job(name, topk, seed, steps, flags, tuple(asked))
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,7 @@ class Job:
         """What identifies each line of its results."""
         return [
             (
-                self.name if one.frames is None else f"{self.name}, {one.frames} frames",
+                self.name if one.fps is None else f"{self.name}, {one.fps} fps",
                 self.topk if one.topk is None else one.topk,
                 self.seed,
             )
@@ -117,61 +134,102 @@ class Job:
         """The training command. A share of 0 is the dense model. A seed has its own scorer to begin
         with, and its own order of the examples."""
         return [
-            *(sys.executable, "launch_scripts/train_image_video_sft.py", plan.start, plan.mixture),
+            *("python", "launch_scripts/train_image_video_sft.py", plan.start, plan.mixture),
             *("--config", plan.config, f"--save_folder={folder}", f"--run_name={self.key}"),
-            *(f"--max_duration={self.steps}", "--data.num_workers=0"),
-            *(f"--seed={self.seed}", f"--data.seed={DATA_SEED + self.seed}"),
+            *(f"--max_duration={self.steps}", f"--seed={self.seed}"),
             *("--save_interval=1000", "--save_num_checkpoints_to_keep=1"),
+            *("--data.num_workers=0", f"--data.seed={DATA_SEED + self.seed}"),
             *(f"{VIT}.topk={self.topk}", *self.flags),
         ]
 
+    def is_done(self, plan: Plan, made: list[dict[str, Any]]) -> bool:
+        """Whether lines hold all its results, made with the settings that the plan has now."""
+        now = _settings(self.command(plan, Path())), plan.test, plan.clips
+        found = {
+            (line["run"], line["topk"], line["seed"])
+            for line in made
+            if (_settings(shlex.split(line["command"])), line["test"], line["clips"]) == now
+        }
+        return found.issuperset(self.lines)
+
+
+def _settings(command: list[str]) -> list[str]:
+    return sorted(word for word in command if not word.startswith(PLACES))
+
 
 def read_plan(file: Path) -> Plan:
-    """``RunError`` for a plan with a missing or unknown key."""
+    """``ConfigError`` for a missing, unknown or wrong key."""
     try:
-        return Plan(name=file.stem, **read_settings(file))
-    except TypeError as e:
-        raise RunError(f"{file}: {str(e).replace('Plan.__init__()', 'the plan')}") from e
+        return Plan.from_dict(read_settings(file))
+    except ConfigError as e:
+        raise ConfigError(f"{file}: {e}") from e
 
 
-def make_run(plan: Plan, job: Job, out: Path) -> list[dict[str, Any]]:
-    """Train and score; the lines of the results."""
-    folder = out / plan.name / job.key
-    folder.mkdir(parents=True, exist_ok=True)
-    command = job.command(plan, folder)
-    started = time.perf_counter()
-    with open(folder / "log.txt", "a") as log:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        code = subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, env=env).returncode
-    if code:
-        raise RunError(f"{job.key}: training ended with exit code {code}; see {folder / 'log.txt'}")
-    training = time.perf_counter() - started
-    commit = ("git", "rev-parse", "--short", "HEAD")
-    made = {
-        "command": shlex.join(["python", *command[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "commit": subprocess.run(commit, capture_output=True, text=True, cwd=ROOT).stdout.strip(),
-        "machine": f"{platform.machine()}, 1 thread",
-    }
-    lines = []
-    for asked, (run, topk, seed) in zip(job.asked, job.lines, strict=True):
+class Runner:
+    """Makes the runs of a plan below the folder ``out``."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out = plan, out
+        self.trainings: set[subprocess.Popen[bytes]] = set()
+        head = ("git", "rev-parse", "--short", "HEAD")
+        found = subprocess.run(head, capture_output=True, text=True, cwd=ROOT)
+        self.commit = found.stdout.strip()
+
+    def stop(self) -> None:
+        """End the trainings that go on."""
+        for training in tuple(self.trainings):
+            training.terminate()
+
+    def make(self, job: Job) -> list[dict[str, Any]]:
+        """Train and score; the lines of the results. ``RunError`` if training did not end well."""
+        how = "\n".join(_settings(job.command(self.plan, self.out)))
+        digest = hashlib.sha256(how.encode()).hexdigest()[:8]  # other settings, another folder
+        folder = self.out / f"{job.key}-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = job.command(self.plan, folder)
+        seconds = {"training": self._train(job, command, folder)}
+        lines = []
+        for asked, (run, topk, seed) in zip(job.asked, job.lines, strict=True):
+            with SCORING:
+                started = time.perf_counter()
+                figures = score(self.plan, folder / f"step{job.steps}", asked)
+                seconds["scoring"] = time.perf_counter() - started
+            lines.append(
+                {
+                    **{"run": run, "topk": topk, "seed": seed, "steps": job.steps},
+                    **{"test": self.plan.test, "clips": self.plan.clips},
+                    **figures,
+                    **training_figures(folder / "metrics.jsonl"),
+                    "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                    "command": shlex.join(command),
+                    "date": datetime.date.today().isoformat(),
+                    "commit": self.commit,
+                    "machine": f"{platform.machine()}, 1 thread",
+                }
+            )
+            seconds["training"] = 0.0  # it counts once
+        return lines
+
+    def _train(self, job: Job, command: list[str], folder: Path) -> float:
+        """Seconds that it took."""
         started = time.perf_counter()
-        figures = score(plan, folder, asked)
-        seconds = {"training": training, "scoring": time.perf_counter() - started}
-        training = 0.0  # it counts once
-        lines.append(
-            {
-                **{"run": run, "topk": topk, "seed": seed, "steps": job.steps},
-                **figures,
-                "seconds": {name: round(value, 1) for name, value in seconds.items()},
-                **made,
-            }
-        )
-    return lines
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, *command[1:]]
+        with open(folder / "log.txt", "a") as log:
+            training = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT, env=env)
+            self.trainings.add(training)
+            code = training.wait()
+            self.trainings.remove(training)
+        if code or not (folder / f"step{job.steps}").is_dir():  # code 0: also when it was stopped
+            raise RunError(
+                f"{job.key}: training ended before step {job.steps} with exit code {code}; see "
+                f"{folder / 'log.txt'}"
+            )
+        return time.perf_counter() - started
 
 
-def score(plan: Plan, folder: Path, asked: Asked) -> dict[str, Any]:
-    """Figures of a trained run: right answers, recall, kept tokens, FLOPs, losses."""
+def score(plan: Plan, checkpoint: Path, asked: Asked) -> dict[str, Any]:
+    """Figures of a trained model: right answers, recall, kept tokens, FLOPs."""
     import numpy as np
     import torch
 
@@ -181,31 +239,65 @@ def score(plan: Plan, folder: Path, asked: Asked) -> dict[str, Any]:
     from olmo.train.dry_run import video_flops
 
     torch.set_num_threads(1)
-    model, config = load_model(folder, asked.overrides, torch.device("cpu"))
+    model, config = load_model(checkpoint, asked.overrides, torch.device("cpu"))
     data = get_dataset(plan.test, "test")
-    clips = range(min(plan.clips, data.n_clips))
-    results = answer_clips(model, config, data, clips)
+    results = answer_clips(model, config, data, range(min(plan.clips, data.n_clips)))
     correct: dict[str, str] = {}
     for result in results:
         for category, right in result.correct:
             correct[category] = correct.get(category, "") + str(int(right))
-    unpruned, pruned = video_flops(config, config.mm_preprocessor.video.max_frames)
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    flops = [video_flops(config, len(one.keep), int((~one.keep).sum())) for one in results]
+    unpruned, pruned = (sum(one.total for one in side) for side in zip(*flops, strict=True))
     return {
         "correct": dict(sorted(correct.items())),
         "recall": recall(results),
         "kept": float(np.mean([one.keep.mean() for one in results])),
-        "flops": pruned.total / unpruned.total,
+        "flops": pruned / unpruned,
+    }
+
+
+def training_figures(metrics: Path) -> dict[str, float]:
+    """Mean loss of the last steps, and the usual seconds of one."""
+    import numpy as np
+
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return {
         "loss": float(np.mean([one["train/CrossEntropyLoss"] for one in steps[-20:]])),
         "step_seconds": float(np.median([one["throughput/step_seconds"] for one in steps[2:]])),
     }
 
 
-def finished(file: Path) -> set[tuple[str, float, int]]:
-    if not file.exists():
-        return set()
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return {(one["run"], one["topk"], one["seed"]) for one in lines}
+def make_all(runner: Runner, jobs: list[Job], n_jobs: int, file: Path) -> list[str]:
+    """Append the results to ``file`` as they come. Returns what failed, in words."""
+    failed = []
+    with ThreadPoolExecutor(n_jobs) as pool:
+        made = [pool.submit(runner.make, job) for job in jobs]
+        try:
+            for n, future in enumerate(as_completed(made), 1):
+                try:
+                    lines = future.result()
+                except (RunError, ValueError, OSError) as e:
+                    failed.append(str(e))
+                    print(f"[{n}/{len(jobs)}] failed: {e}", flush=True)
+                    continue
+                with open(file, "a") as results:
+                    results.write("".join(json.dumps(line) + "\n" for line in lines))
+                for line in lines:
+                    print(f"[{n}/{len(jobs)}] {_in_words(line)}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
+            raise
+    return failed
+
+
+def _in_words(line: dict[str, Any]) -> str:
+    answers = "".join(line["correct"].values())
+    return (
+        f"{line['run']} {line['topk']:g} seed {line['seed']}: "
+        f"accuracy {100 * answers.count('1') / len(answers):.1f}, "
+        f"recall {100 * line['recall']:.1f}, {sum(line['seconds'].values()):.0f} s"
+    )
 
 
 @exit_code()
@@ -220,37 +312,30 @@ def main() -> int:
     add("--only", nargs="+", help="only these runs of the plan")
     args = parser.parse_args()
     plan = read_plan(args.plan)
-    file = args.results / f"{plan.name}.jsonl"
-    done = finished(file)
+    plan = dataclasses.replace(plan, seeds=args.seeds or plan.seeds)
+    if unknown := set(args.only or ()) - plan.runs.keys():
+        raise RunError(f"--only: {args.plan} has no run {', '.join(sorted(unknown))}")
+    from olmo.eval.study import columns, only, read_lines, read_results, table
+    from olmo.train.signals import folder_lock
+
+    file = args.results / f"{args.plan.stem}.jsonl"
+    made = read_lines(file)
     jobs = [
         job
         for job in plan.jobs()
-        if not done.issuperset(job.lines)
-        and (not args.seeds or job.seed in args.seeds)
-        and (not args.only or job.name in args.only)
+        if (not args.only or job.name in args.only) and not job.is_done(plan, made)
     ]
-    print(f"{len(done)} runs are in {file}; {len(jobs)} to make, {args.jobs} at a time", flush=True)
+    print(f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time", flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        made = [pool.submit(make_run, plan, job, args.out) for job in jobs]
-        for n, future in enumerate(as_completed(made), 1):
-            for line in future.result():
-                with open(file, "a") as results:
-                    results.write(json.dumps(line) + "\n")
-                answers = "".join(line["correct"].values())
-                print(
-                    f"[{n}/{len(jobs)}] {line['run']} {line['topk']:g} seed {line['seed']}: "
-                    f"accuracy {100 * answers.count('1') / len(answers):.1f}, "
-                    f"recall {100 * line['recall']:.1f}, {sum(line['seconds'].values()):.0f} s",
-                    flush=True,
-                )
-    from olmo.eval.study import columns, only, read_results, table
-
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the trainings, too
+    with folder_lock(args.out / args.plan.stem):
+        failed = make_all(Runner(plan, args.out / args.plan.stem), jobs, args.jobs, file)
     settings = read_results(file)
     rows = table(settings, only(settings, "dense", 0.0), settings, "random")
     print(format_table(columns("random"), rows))
-    return 0
+    for reason in failed:
+        print(f"failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ Needs matplotlib. What the figures show is told in docs/study/*.md, which goes i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from olmo.command_line import Parser, RunError, exit_code, path
 from olmo.eval.study import ORDER, Setting, columns, family_table, only, read_results, table
@@ -26,7 +29,7 @@ def plot(settings: list[Setting], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     def accuracy(one: Setting) -> float:
-        return 100 * float(one.answers.mean())
+        return 100 * float(np.mean(list(one.answers.values())))
 
     def figure(key: str) -> Callable[[Setting], float]:
         return lambda one: 100 * one.mean(key)
@@ -58,8 +61,10 @@ def origin(settings: list[Setting]) -> str:
     commits = ", ".join(sorted({line["commit"] for line in lines}))
     machines = ", ".join(sorted({line["machine"] for line in lines}))
     hours = sum(sum(line["seconds"].values()) for line in lines) / 3600
+    steps = " or ".join(map(str, sorted({line["steps"] for line in lines})))
+    n_runs = len({line["command"] for line in lines})
     return (
-        f"{len(lines)} runs of {lines[0]['steps']} steps, {dates[0]} to {dates[-1]}, commit "
+        f"{n_runs} runs of {steps} steps, {dates[0]} to {dates[-1]}, commit "
         f"{commits}; {machines} each, {hours:.1f} hours together."
     )
 
@@ -80,7 +85,7 @@ def report(results: Path, out: Path) -> str:
             "## Methods and shares",
             markdown_table(columns("random"), table(main, dense, main, "random")),
         ),
-        ("", f"![Accuracy and kept events]({picture.relative_to(out.parent)})"),
+        ("", f"![Accuracy and kept events]({os.path.relpath(picture, out.parent)})"),
         ("", origin(main)),
         ("## By kind of question", markdown_table(*family_table(shown))),
     ):
@@ -97,7 +102,7 @@ def report(results: Path, out: Path) -> str:
 def _text(results: Path, name: str) -> str:
     file = results / f"{name}.md"
     if not file.exists():
-        return f"## {name.capitalize()}"
+        return "" if name == "conclusion" else f"## {name.capitalize()}"
     return file.read_text().strip().replace("](../", "](")  # the page lies one folder higher
 
 

@@ -8,6 +8,7 @@ import pytest
 from launch_scripts import train_image_video_sft
 from olmo.config import parse_overrides
 from olmo.data.loader import DataConfig
+from olmo.eval.study import read_lines
 from olmo.models.loading import load_model_config, select_checkpoint
 from scripts import study, study_report
 from tests.scored import DENSE
@@ -51,10 +52,10 @@ def test_jobs_go_seed_by_seed(tmp_path):
 
 
 def test_a_run_may_be_asked_in_several_ways(tmp_path):
-    asked = "asked: [{}, {frames: 32}, {frames: 64, topk: 0.75}]"
+    asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75}]"
     plan = study.read_plan(plan_file(tmp_path, f"runs: {{a: {{topk: [0.5], {asked}}}}}"))
     job = next(plan.jobs())
-    assert job.lines == [("a", 0.5, 0), ("a, 32 frames", 0.5, 0), ("a, 64 frames", 0.75, 0)]
+    assert job.lines == [("a", 0.5, 0), ("a, 4 fps", 0.5, 0), ("a, 8 fps", 0.75, 0)]
     config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
     assert config.budget.topk == 0.75
     video = config.mm_preprocessor.video
@@ -62,12 +63,24 @@ def test_a_run_may_be_asked_in_several_ways(tmp_path):
     assert job.asked[0].overrides == {}
 
 
-@pytest.mark.parametrize("text", ["rums: {}", "runs: {}, tset: x"])
-def test_a_wrong_plan_is_named(tmp_path, text, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rums: {}", "rums"),
+        ("runs: {}, tset: x", "tset"),
+        ("runs: {a: {topk: [0.5], flag: [--x]}}", "runs.a.flag"),
+        ("runs: {a: {topk: [0.5], flags: --x}}", "runs.a.flags"),
+        ("runs: {a: {topk: 0.5}}", "runs.a.topk"),
+        ("runs: {a: {flags: []}}", "topk"),
+        ("runs: {a: {topk: [0.5], asked: [{frame: 3}]}}", "runs.a.asked[0].frame"),
+    ],
+)
+def test_a_wrong_plan_is_named(tmp_path, text, named, monkeypatch, capsys):
     file = plan_file(tmp_path, text)
     monkeypatch.setattr("sys.argv", ["study.py", str(file)])
     assert study.main() == 2
-    assert str(file) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(file) in error and named in error
 
 
 def line(run, topk, seed, answers, recall=1.0):
@@ -75,15 +88,70 @@ def line(run, topk, seed, answers, recall=1.0):
         **{"run": run, "topk": topk, "seed": seed, "steps": 3, "correct": answers},
         **{"recall": recall, "kept": 1 - topk, "flops": 1 - topk / 2, "loss": 1.0},
         **{"seconds": {"training": 3600.0}, "date": "2026-01-01", "commit": "abc"},
-        **{"machine": "x86_64, 1 thread", "command": "python"},
+        **{"machine": "x86_64, 1 thread", "command": f"python {run} {topk} {seed}"},
     }
 
 
-def test_only_missing_runs_are_made(tmp_path):
-    file = tmp_path / "small.jsonl"
-    assert study.finished(file) == set()
-    file.write_text(json.dumps(line("a", 0.5, 1, {})) + "\n")
-    assert study.finished(file) == {("a", 0.5, 1)}
+TRAINING = """
+import json, pathlib, sys
+words = dict(word.partition("=")[::2] for word in sys.argv)
+if "--fails" in words:
+    sys.exit(3)
+folder = pathlib.Path(words["--save_folder"])
+if "--is_stopped" not in words:
+    (folder / ("step" + words["--max_duration"])).mkdir()
+step = {"train/CrossEntropyLoss": 0.5, "throughput/step_seconds": 2.0}
+(folder / "metrics.jsonl").write_text((json.dumps(step) + "\\n") * 3)
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, capsys):
+    """Runs the script on the text of a plan, with ``TRAINING`` for the training script: its exit
+    code, lines and errors."""
+    scripts = tmp_path / "launch_scripts"
+    scripts.mkdir()
+    (scripts / "train_image_video_sft.py").write_text(TRAINING)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    figures = {"correct": {"brief": "10"}, "recall": 1.0, "kept": 0.5, "flops": 0.6}
+    monkeypatch.setattr(study, "score", lambda *_: figures)
+
+    def run(text, *more):
+        folders = (f"--out={tmp_path / 'runs'}", f"--results={tmp_path}")
+        argv = ["study.py", str(plan_file(tmp_path, text)), *folders, *more]
+        monkeypatch.setattr("sys.argv", argv)
+        code = study.main()
+        return code, read_lines(tmp_path / "small.jsonl"), capsys.readouterr().err
+
+    return run
+
+
+def test_a_run_that_fails_costs_no_other_and_is_made_again(small):
+    runs = "runs: {{a: {{topk: [0.5], flags: [{}]}}, b: {{topk: [0.5], steps: 9}}}}"
+    code, lines, errors = small(runs.format("--fails"))
+    assert code == 1 and "a-0.5-seed0: training ended before step 3 with exit code 3" in errors
+    assert sorted((one["run"], one["seed"], one["steps"]) for one in lines) == [
+        ("b", 0, 9),
+        ("b", 1, 9),
+    ]
+    code, lines, errors = small(runs.format("--is_stopped"))
+    assert code == 1 and len(lines) == 2 and "with exit code 0" in errors
+    code, lines, _ = small(runs.format(""))
+    assert code == 0 and len(lines) == 4 and lines[0]["loss"] == 0.5
+    assert small(runs.format(""))[1] == lines
+
+
+def test_a_plan_that_changed_is_made_again(small):
+    assert len(small("runs: {a: {topk: [0.5]}}")[1]) == 2
+    assert len(small("runs: {a: {topk: [0.5], flags: [--x]}}")[1]) == 4
+    assert len(small("runs: {a: {topk: [0.5], flags: [--x]}}", "--seeds", "1", "7")[1]) == 5
+
+
+def test_what_is_asked_for_and_is_not_there(small, tmp_path):
+    assert "no run c" in small("runs: {a: {topk: [0.5]}}", "--only", "c")[2]
+    (tmp_path / "small.jsonl").write_text('{"run": "a"}\n{"ru')
+    with pytest.raises(ValueError, match=r"small.jsonl, line 2"):
+        small("runs: {a: {topk: [0.5]}}")
 
 
 def test_the_page(tmp_path):

@@ -46,11 +46,6 @@ class ClipResult:
     keep: np.ndarray
     informative: np.ndarray
 
-    @property
-    def recall(self) -> float:
-        """Share of the cells with an event that was kept."""
-        return float(self.keep[self.informative].mean())
-
 
 @torch.no_grad()
 def answer_clips(
@@ -58,14 +53,12 @@ def answer_clips(
     config: Molmo2Config,
     data: SyntheticVideoQA,
     clips: Sequence[int],
-    topk: float | None = None,
     change: Change | None = None,
     batch_size: int = 4,
 ) -> list[ClipResult]:
     """Ask ``model`` the evaluation questions about these clips of ``data``.
 
     Args:
-        topk: share of a video's tokens to remove; None is the config's.
         change: what is done to the sampled frames first.
         batch_size: clips of a pass.
     """
@@ -85,7 +78,6 @@ def answer_clips(
                 list(some),
                 collator([row for row, _ in rows]),
                 [times for _, times in rows],
-                topk,
             )
     finally:
         model.train(was_training)
@@ -108,11 +100,10 @@ def _ask(
     clips: list[int],
     batch: dict[str, Any],
     times: list[np.ndarray],
-    topk: float | None,
 ) -> Iterator[ClipResult]:
     mask = batch["loss_masks"] > 0
     inputs = {k: batch[k].to(model.device) for k in MODEL_INPUTS if k in batch}
-    out = model(**inputs, response_mask=mask.to(model.device), topk=topk)
+    out = model(**inputs, response_mask=mask.to(model.device))
     hits = (out.logits.argmax(-1).cpu() == batch["labels"][mask]).split(mask.sum(1).tolist())
     branches = batch.get("subsegment_ids", torch.zeros_like(mask))  # none: one question each
     vit, video = config.vision_backbone.vit, config.mm_preprocessor.video

@@ -37,10 +37,10 @@ class Setting:
         return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
 
     @cached_property
-    def answers(self) -> np.ndarray:
-        """Share of the seeds that answer a question right, ``[questions]``."""
-        each = ["".join(line["correct"].values()) for line in self.lines]
-        return np.array([[int(c) for c in one] for one in each], dtype=float).mean(0)
+    def answers(self) -> dict[int, np.ndarray]:
+        """1 or 0 for every question, by seed."""
+        each = {line["seed"]: "".join(line["correct"].values()) for line in self.lines}
+        return {seed: np.array([float(c) for c in one]) for seed, one in each.items()}
 
     def family(self, name: str) -> float:
         rows = [[int(c) for c in line["correct"][name]] for line in self.lines]
@@ -52,24 +52,35 @@ class Setting:
     @property
     def spread(self) -> str:
         """Accuracy: mean over the seeds, and its range."""
-        each = ["".join(line["correct"].values()) for line in self.lines]
-        shares = sorted(100 * one.count("1") / len(one) for one in each)
+        shares = sorted(100 * one.mean() for one in self.answers.values())
         return f"{np.mean(shares):.1f} ({shares[0]:.1f} to {shares[-1]:.1f})"
 
     def against(self, other: Setting) -> str:
-        """Points above ``other``, with the interval over the questions."""
-        gaps = 100 * (self.answers - other.answers)
+        """Points above ``other`` in the seeds of both, with the interval over the questions."""
+        both = self.answers.keys() & other.answers.keys()
+        if not both:
+            return "no seed in common"
+        gaps = 100 * np.mean([self.answers[seed] - other.answers[seed] for seed in both], axis=0)
         low, high = bootstrap_interval(gaps.tolist())
         return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; none if there is no file. ``ValueError`` names a torn one."""
+    lines = []
+    for n, text in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as e:
+            raise ValueError(f"{file}, line {n}: not a line of results, remove it: {e}") from e
+    return lines
 
 
 def read_results(file: Path) -> list[Setting]:
     """Settings of a file of lines, in the order of ``ORDER`` and the share. The newest line of a
     run counts."""
-    if not file.exists():
-        return []
     groups: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for line in map(json.loads, file.read_text().splitlines()):
+    for line in read_lines(file):
         groups[line["run"], line["topk"]][line["seed"]] = line
     found = [
         Setting(name, topk, tuple(lines[seed] for seed in sorted(lines)))

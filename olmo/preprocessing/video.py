@@ -79,6 +79,7 @@ class VideoPreprocessorConfig(Config):
         for topk in (self.topk, *(self.topk_range or ())):
             if topk is not None:
                 check_topk(topk)
+        self.require("[from, to]", lambda ends: ends[0] <= ends[1], "topk_range")
         self.in_range("(0, 1]", "usual_change")
 
     @classmethod

@@ -30,8 +30,8 @@ class FlopCounter:
         pool, backbone = config.mm_preprocessor.video.pooling_h, config.vision_backbone
 
         @cache
-        def video(n_frames: int) -> StageFlops:
-            return model_flops(backbone, config.llm, n_frames, 0, 0, pool)
+        def video(n_frames: int, n_removed: int) -> StageFlops:
+            return model_flops(backbone, config.llm, n_frames, 0, 0, pool, n_removed)
 
         self.video = video
         self.dense_frame = model_flops(dense_backbone(backbone), config.llm, 1, 0, 0, pool).vit
@@ -52,10 +52,11 @@ class FlopCounter:
                 if kind != MultimodalType.VIDEO:
                     image_frames += n
                     continue
-                stages = self.video(n)
+                n_removed = n_removed if n_removed >= 0 else self.budget.removed(n)
+                stages = self.video(n, n_removed)
                 total += stages.vit + stages.scorer + stages.connector
                 image_tokens -= self.budget.total(n)
-                lengths[row] -= n_removed if n_removed >= 0 else self.budget.removed(n)
+                lengths[row] -= n_removed
         if image_frames:
             total += image_frames * self.dense_frame + image_tokens * self.connector
         total += sum(llm_flops(llm, n, 0) for n in lengths)

@@ -89,7 +89,9 @@ def test_bounds_hold_for_every_video():
     assert adaptive.most_removed(Budget(4)).topk == 0  # dense
 
 
-@pytest.mark.parametrize("wrong", [{"topk_range": (0.2, 1.0)}, {"usual_change": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"topk_range": (0.2, 1.0)}, {"topk_range": (0.7, 0.2)}, {"usual_change": 0.0}]
+)
 def test_wrong_values(wrong):
     with pytest.raises((ConfigError, ValueError), match=r"topk|usual_change"):
         VideoPreprocessorConfig(**wrong)

@@ -27,7 +27,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 EVENTS = ("move", "flash", "read", "turn", "meet")
 
 N_BALLS, N_SQUARES = 3, 3
-LANE = 3  # cells that a ball may reach from its own
+LANE = 3  # cells of the way that a ball may take, its own included
 TOUCH = 9  # px between the centres of two squares that meet
 
 
@@ -113,7 +113,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All things of one clip of ``n_frames`` frames; later ones are drawn over earlier ones."""
+    """All things of one clip of ``n_frames`` frames. Leaves are drawn over what stands still."""
 
     n_frames: int
     things: tuple[Thing, ...]
