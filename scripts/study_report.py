@@ -58,13 +58,14 @@ def origin(settings: list[Setting]) -> str:
     """When, where and how the lines of a plan were made."""
     lines = [line for one in settings for line in one.lines]
     dates = sorted({line["date"] for line in lines})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     commits = ", ".join(sorted({line["commit"] for line in lines}))
     machines = ", ".join(sorted({line["machine"] for line in lines}))
     hours = sum(sum(line["seconds"].values()) for line in lines) / 3600
     steps = " or ".join(map(str, sorted({line["steps"] for line in lines})))
     n_runs = len({line["command"] for line in lines})
     return (
-        f"{n_runs} runs of {steps} steps, {dates[0]} to {dates[-1]}, commit "
+        f"{n_runs} runs of {steps} steps, {days}, commit "
         f"{commits}; {machines} each, {hours:.1f} hours together."
     )
 
