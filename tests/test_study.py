@@ -8,6 +8,8 @@ import pytest
 from launch_scripts import train_image_video_sft
 from olmo.config import parse_overrides
 from olmo.data.loader import DataConfig
+from olmo.data.mixture import MixtureConfig
+from olmo.data.registry import check_split
 from olmo.eval.study import read_lines
 from olmo.models.loading import load_model_config, select_checkpoint
 from scripts import study, study_report
@@ -23,6 +25,8 @@ def test_every_run_of_a_plan_is_a_training(file, tmp_path):
     plan = study.read_plan(file)
     jobs = list(plan.jobs())
     assert len({job.key for job in jobs}) == len(jobs) > len(plan.seeds)
+    assert MixtureConfig.load(plan.mixture) and select_checkpoint(plan.start)
+    assert check_split(plan.test, "test")
     for job in jobs:
         command = job.command(plan, tmp_path)
         args, rest = train_image_video_sft.build_parser().parse_known_args(command[2:])
