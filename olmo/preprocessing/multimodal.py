@@ -111,7 +111,7 @@ class ExamplePreprocessor:
             raise ValueError("an example has either a video or images, this one has both")
         if video is not None:
             self.config.limits.check_subtitle(subtitle)
-            return [self.visual.of_video(video, subtitle, rng)]
+            return [self.visual.of_video(video, subtitle)]
         if image is None:
             return []
         if isinstance(image, (list, tuple)):

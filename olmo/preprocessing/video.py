@@ -13,7 +13,6 @@ import numpy as np
 from olmo.config import Config
 from olmo.patch_grid import POOL, join_pooling, pooling_windows
 from olmo.preprocessing.images import cell_tokens
-from olmo.preprocessing.prompts import Rng
 from olmo.token_budget import Budget, check_topk
 from olmo.tokenizer import MolmoTokenizer
 
@@ -60,8 +59,6 @@ class VideoPreprocessorConfig(Config):
     """Start and end tokens around every frame; otherwise one pair around the video."""
     topk: float | None = None
     """Share of pooled tokens that the vision backbone removes; None follows the ViT's."""
-    topk_range: tuple[float, float] | None = None
-    """Training draws a video's share from this range, evaluation takes ``topk``."""
     usual_change: float | None = None
     """Content-adaptive budgets: the share of cells that change from frame to frame in a usual
     video. One of half as much change keeps half as many tokens, within ``CHANGE_LIMITS``."""
@@ -76,10 +73,8 @@ class VideoPreprocessorConfig(Config):
         self.at_least(0, "max_subtitle_tokens")
         if self.max_fps is not None and min(self.max_fps, default=0.0) <= 0:
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
-        for topk in (self.topk, *(self.topk_range or ())):
-            if topk is not None:
-                check_topk(topk)
-        self.require("[from, to]", lambda ends: ends[0] <= ends[1], "topk_range")
+        if self.topk is not None:
+            check_topk(self.topk)
         self.in_range("(0, 1]", "usual_change")
 
     @classmethod
@@ -92,26 +87,17 @@ class VideoPreprocessorConfig(Config):
 
     def most_removed(self, rule: Budget) -> Budget:
         """The budget under which no video of this config loses more."""
-        shares = [
-            rule.topk,
-            *(self.topk_range or ()),
-            MOST_REMOVED * (self.usual_change is not None),
-        ]
-        return rule.at(max(shares)) if rule.topk else rule
+        own = rule.topk > 0 and self.usual_change is not None
+        return rule.at(max(rule.topk, MOST_REMOVED)) if own else rule
 
-    def budget(self, rule: Budget, frames: np.ndarray, rng: Rng | None) -> Budget:
+    def budget(self, rule: Budget, frames: np.ndarray) -> Budget:
         """What a video of these uint8 frames ``[n, h, w, 3]`` loses: ``rule``, unless it has a
         budget of its own."""
-        if rule.topk == 0 or (self.usual_change is None and (rng is None or not self.topk_range)):
+        if rule.topk == 0 or self.usual_change is None:
             return rule
-        topk = rule.topk
-        if rng is not None and self.topk_range:
-            topk = float(rng.uniform(*self.topk_range))
-        if self.usual_change is not None:
-            low, high = CHANGE_LIMITS
-            factor = min(max(changed_cells(frames) / self.usual_change, low), high)
-            topk = min(max(1 - (1 - topk) * factor, 0.0), MOST_REMOVED)
-        return rule.at(topk)
+        low, high = CHANGE_LIMITS
+        factor = min(max(changed_cells(frames) / self.usual_change, low), high)
+        return rule.at(min(max(1 - (1 - rule.topk) * factor, 0.0), MOST_REMOVED))
 
 
 def changed_cells(frames: np.ndarray) -> float:

@@ -18,7 +18,6 @@ from olmo.preprocessing.multicrop import (
     image_layout,
     image_token_ids,
 )
-from olmo.preprocessing.prompts import Rng
 from olmo.preprocessing.video import (
     Subtitle,
     VideoPreprocessorConfig,
@@ -144,10 +143,8 @@ class VisualPreprocessor:
         cells = n_cells(*self.grid, video.pooling_h, video.pooling_w)
         self.rule = self.budget or Budget(cells)
 
-    def of_video(
-        self, video: VideoFrames, subtitle: Subtitle | None = None, rng: Rng | None = None
-    ) -> VisualInput:
-        """Frames with their time stamps, then the subtitles. ``rng`` is for training."""
+    def of_video(self, video: VideoFrames, subtitle: Subtitle | None = None) -> VisualInput:
+        """Frames with their time stamps, then the subtitles."""
         n_frames, config = len(video.frames), self.config.video
         if not 0 < n_frames <= config.max_frames or len(video.timestamps) != n_frames:
             raise ValueError(
@@ -158,7 +155,7 @@ class VisualPreprocessor:
         ids += subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
         h, w = video.frames.shape[1:3]
         frames = resize_frames(video.frames, self.image_size)
-        rule = config.budget(self.rule, frames, rng)
+        rule = config.budget(self.rule, frames)
         return VisualInput(
             MultimodalType.VIDEO,
             [ids],

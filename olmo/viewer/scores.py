@@ -181,7 +181,7 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
     images = torch.from_numpy(patchify(frames, settings.image_patch_size))
     preprocessing = model.config.mm_preprocessor.video
     pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
-    rule = preprocessing.budget(backbone.budget(), frames, None)
+    rule = preprocessing.budget(backbone.budget(), frames)
     with torch.no_grad():
         inputs = backbone.score_inputs(
             images.to(model.device),
