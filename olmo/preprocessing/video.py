@@ -28,8 +28,8 @@ TIME_FORMS = {
 }
 """``time_mode`` -> text before a frame; all but the first also begin with a space."""
 
-CHANGE_LIMITS, MOST_REMOVED = (0.25, 2.0), 0.95
-"""How far a content-adaptive budget goes: factors on the kept share, and the largest topk."""
+CHANGE_LIMITS = (0.25, 2.0)
+"""How far a content-adaptive budget goes: factors on what stays of the later frames."""
 CHANGE_SQUARE, CHANGE_LEVELS = 8, 8.0
 """Side of the compared squares in pixels, and the grey levels by which a changed one differs."""
 
@@ -61,7 +61,8 @@ class VideoPreprocessorConfig(Config):
     """Share of pooled tokens that the vision backbone removes; None follows the ViT's."""
     usual_change: float | None = None
     """Content-adaptive budgets: the share of cells that change from frame to frame in a usual
-    video. One of half as much change keeps half as many tokens, within ``CHANGE_LIMITS``."""
+    video. One of half as much change keeps half as much of its later frames, within
+    ``CHANGE_LIMITS``."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"all|ignore|frame_\d+(\.\d+)?|truncate_\d+", self.subtitle_mode):
@@ -88,7 +89,7 @@ class VideoPreprocessorConfig(Config):
     def most_removed(self, rule: Budget) -> Budget:
         """The budget under which no video of this config loses more."""
         own = rule.topk > 0 and self.usual_change is not None
-        return rule.at(max(rule.topk, MOST_REMOVED)) if own else rule
+        return rule.at(1 - CHANGE_LIMITS[0] * (1 - rule.topk)) if own else rule
 
     def budget(self, rule: Budget, frames: np.ndarray) -> Budget:
         """What a video of these uint8 frames ``[n, h, w, 3]`` loses: ``rule``, unless it has a
@@ -97,7 +98,9 @@ class VideoPreprocessorConfig(Config):
             return rule
         low, high = CHANGE_LIMITS
         factor = min(max(changed_cells(frames) / self.usual_change, low), high)
-        return rule.at(min(max(1 - (1 - rule.topk) * factor, 0.0), MOST_REMOVED))
+        first = 1 / len(frames)  # stays whole, so the factor is for the others
+        kept = first + max(1 - rule.topk - first, 0) * factor
+        return rule.at(max(1 - kept, 0))
 
 
 def changed_cells(frames: np.ndarray) -> float:
