@@ -18,6 +18,7 @@ import os
 import platform
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from typing import Any
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.config import Config, ConfigError
+from olmo.eval.study import columns, how, only, read_lines, read_results, table
 from olmo.text import format_table
 from olmo.yaml_file import read_settings
 
@@ -37,8 +39,6 @@ ROOT = Path(__file__).resolve().parents[1]
 VIT = "--model.vision_backbone.vit"
 DATA_SEED = 50189
 """The training script's default."""
-PLACES = ("--save_folder=", "--run_name=", "--data.seed=")
-"""Words of a command that say where and which, not how."""
 SCORING = threading.Lock()
 """One model is asked at a time: torch's number of threads belongs to the process."""
 
@@ -50,6 +50,10 @@ class Asked(Config):
 
     fps: int | None = None
     topk: float | None = None
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "fps")
+        self.in_range("[0, 1)", "topk")
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -72,6 +76,10 @@ class Run(Config):
     steps: int | None = None
     asked: list[Asked] | None = None
 
+    def __post_init__(self) -> None:
+        self.at_least(1, "steps")
+        self.in_range("[0, 1)", "topk")
+
 
 @dataclass
 class Plan(Config):
@@ -92,6 +100,9 @@ class Plan(Config):
     runs: dict[str, Run]
     flags: list[str] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=lambda: [Asked()])
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "steps", "clips")
 
     def jobs(self) -> Iterator[Job]:
         """All runs, all methods of one seed before the next seed."""
@@ -143,24 +154,22 @@ class Job:
         ]
 
     def is_done(self, plan: Plan, made: list[dict[str, Any]]) -> bool:
-        """Whether lines hold all its results, made with the settings that the plan has now."""
-        now = _settings(self.command(plan, Path())), plan.test, plan.clips
+        """Whether lines hold all its results, made and asked as the plan says now. What the file of
+        settings or the start checkpoint holds is not compared."""
+        now = how(self.command(plan, Path())), plan.test, plan.clips
         found = {
             (line["run"], line["topk"], line["seed"])
             for line in made
-            if (_settings(shlex.split(line["command"])), line["test"], line["clips"]) == now
+            if (line["how"], line["test"], line["clips"]) == now
         }
         return found.issuperset(self.lines)
 
 
-def _settings(command: list[str]) -> list[str]:
-    return sorted(word for word in command if not word.startswith(PLACES))
-
-
 def read_plan(file: Path) -> Plan:
     """``ConfigError`` for a missing, unknown or wrong key."""
+    settings = read_settings(file)
     try:
-        return Plan.from_dict(read_settings(file))
+        return Plan.from_dict(settings)
     except ConfigError as e:
         raise ConfigError(f"{file}: {e}") from e
 
@@ -182,24 +191,26 @@ class Runner:
 
     def make(self, job: Job) -> list[dict[str, Any]]:
         """Train and score; the lines of the results. ``RunError`` if training did not end well."""
-        how = "\n".join(_settings(job.command(self.plan, self.out)))
-        digest = hashlib.sha256(how.encode()).hexdigest()[:8]  # other settings, another folder
+        words = "\n".join(how(job.command(self.plan, self.out)))
+        digest = hashlib.sha256(words.encode()).hexdigest()[:8]  # other settings, another folder
         folder = self.out / f"{job.key}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
         command = job.command(self.plan, folder)
-        seconds = {"training": self._train(job, command, folder)}
+        self._train(job, command, folder)
+        figures = training_figures(folder / "metrics.jsonl")
+        seconds = {"training": figures.pop("seconds")}
         lines = []
         for asked, (run, topk, seed) in zip(job.asked, job.lines, strict=True):
             with SCORING:
                 started = time.perf_counter()
-                figures = score(self.plan, folder / f"step{job.steps}", asked)
+                answers = score(self.plan, folder / f"step{job.steps}", asked)
                 seconds["scoring"] = time.perf_counter() - started
             lines.append(
                 {
                     **{"run": run, "topk": topk, "seed": seed, "steps": job.steps},
                     **{"test": self.plan.test, "clips": self.plan.clips},
+                    **answers,
                     **figures,
-                    **training_figures(folder / "metrics.jsonl"),
                     "seconds": {name: round(value, 1) for name, value in seconds.items()},
                     "command": shlex.join(command),
                     "date": datetime.date.today().isoformat(),
@@ -210,10 +221,8 @@ class Runner:
             seconds["training"] = 0.0  # it counts once
         return lines
 
-    def _train(self, job: Job, command: list[str], folder: Path) -> float:
-        """Seconds that it took."""
-        started = time.perf_counter()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    def _train(self, job: Job, command: list[str], folder: Path) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         words = [sys.executable, *command[1:]]
         with open(folder / "log.txt", "a") as log:
             training = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT, env=env)
@@ -221,11 +230,12 @@ class Runner:
             code = training.wait()
             self.trainings.remove(training)
         if code or not (folder / f"step{job.steps}").is_dir():  # code 0: also when it was stopped
+            log_file = folder / "log.txt"
+            last = (log_file.read_text(errors="replace").splitlines() or ["nothing"])[-1]
             raise RunError(
-                f"{job.key}: training ended before step {job.steps} with exit code {code}; see "
-                f"{folder / 'log.txt'}"
+                f"{job.key}: training ended before step {job.steps} with exit code {code}; "
+                f"{log_file} ends with: {last}"
             )
-        return time.perf_counter() - started
 
 
 def score(plan: Plan, checkpoint: Path, asked: Asked) -> dict[str, Any]:
@@ -257,13 +267,13 @@ def score(plan: Plan, checkpoint: Path, asked: Asked) -> dict[str, Any]:
 
 
 def training_figures(metrics: Path) -> dict[str, float]:
-    """Mean loss of the last steps, and the usual seconds of one."""
-    import numpy as np
-
+    """Mean loss of the last steps, the usual seconds of a step, and those of all steps."""
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    seconds = [one["throughput/step_seconds"] for one in steps]
     return {
-        "loss": float(np.mean([one["train/CrossEntropyLoss"] for one in steps[-20:]])),
-        "step_seconds": float(np.median([one["throughput/step_seconds"] for one in steps[2:]])),
+        "loss": statistics.fmean(one["train/CrossEntropyLoss"] for one in steps[-20:]),
+        "step_seconds": statistics.median(seconds),
+        "seconds": sum(seconds),
     }
 
 
@@ -280,8 +290,7 @@ def make_all(runner: Runner, jobs: list[Job], n_jobs: int, file: Path) -> list[s
                     failed.append(str(e))
                     print(f"[{n}/{len(jobs)}] failed: {e}", flush=True)
                     continue
-                with open(file, "a") as results:
-                    results.write("".join(json.dumps(line) + "\n" for line in lines))
+                append(file, lines)
                 for line in lines:
                     print(f"[{n}/{len(jobs)}] {_in_words(line)}", flush=True)
         except BaseException:
@@ -289,6 +298,14 @@ def make_all(runner: Runner, jobs: list[Job], n_jobs: int, file: Path) -> list[s
             runner.stop()
             raise
     return failed
+
+
+def append(file: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to a file of results, whose last line may lack its end."""
+    whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
+    with open(file, "a") as results:
+        results.write("" if whole else "\n")
+        results.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _in_words(line: dict[str, Any]) -> str:
@@ -315,21 +332,25 @@ def main() -> int:
     plan = dataclasses.replace(plan, seeds=args.seeds or plan.seeds)
     if unknown := set(args.only or ()) - plan.runs.keys():
         raise RunError(f"--only: {args.plan} has no run {', '.join(sorted(unknown))}")
-    from olmo.eval.study import columns, only, read_lines, read_results, table
+    from olmo.data.datasets.synthetic.video import SyntheticVideoQA
+    from olmo.data.registry import get_dataset
     from olmo.train.signals import folder_lock
 
-    file = args.results / f"{args.plan.stem}.jsonl"
-    made = read_lines(file)
-    jobs = [
-        job
-        for job in plan.jobs()
-        if (not args.only or job.name in args.only) and not job.is_done(plan, made)
-    ]
-    print(f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time", flush=True)
+    if not isinstance(get_dataset(plan.test, "test"), SyntheticVideoQA):  # before any training
+        raise RunError(f"{args.plan}: test={plan.test} is not a set of synthetic clips")
+
+    file, folder = args.results / f"{args.plan.stem}.jsonl", args.out / args.plan.stem
     file.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the trainings, too
-    with folder_lock(args.out / args.plan.stem):
-        failed = make_all(Runner(plan, args.out / args.plan.stem), jobs, args.jobs, file)
+    with folder_lock(folder):
+        made = read_lines(file)
+        jobs = [
+            job
+            for job in plan.jobs()
+            if (not args.only or job.name in args.only) and not job.is_done(plan, made)
+        ]
+        print(f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time")
+        failed = make_all(Runner(plan, folder), jobs, args.jobs, file)
     settings = read_results(file)
     rows = table(settings, only(settings, "dense", 0.0), settings, "random")
     print(format_table(columns("random"), rows))

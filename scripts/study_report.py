@@ -78,7 +78,7 @@ def report(results: Path, out: Path) -> str:
     picture = results / "main.png"
     plot(main, picture)
     dense = only(main, "dense", 0.0)
-    shown = [one for one in main if one.name in ("dense", "scorer", "random")]
+    shown = [one for one in main if one.name in ("dense", "scorer", "random")] or main
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
@@ -92,7 +92,8 @@ def report(results: Path, out: Path) -> str:
     ):
         parts += [title, "", text, ""] if title else [text, ""]
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):
-        settings = read_results(results / f"{plan}.jsonl")
+        if not (settings := read_results(results / f"{plan}.jsonl")):
+            continue
         own = only(settings, "dense", 0.0)  # a plan with its own test clips asks dense, too
         rows = table(settings, own or dense, settings if own else main, "scorer")
         shown_rows = markdown_table(columns("scorer"), rows)

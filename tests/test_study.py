@@ -10,7 +10,7 @@ from olmo.config import parse_overrides
 from olmo.data.loader import DataConfig
 from olmo.data.mixture import MixtureConfig
 from olmo.data.registry import check_split
-from olmo.eval.study import read_lines
+from olmo.eval.study import read_lines, read_results
 from olmo.models.loading import load_model_config, select_checkpoint
 from scripts import study, study_report
 from tests.scored import DENSE
@@ -38,8 +38,8 @@ def test_every_run_of_a_plan_is_a_training(file, tmp_path):
 
 def plan_file(folder: Path, text: str) -> Path:
     file = folder / "small.yaml"
-    common = "{start: a, mixture: b, config: c, steps: 3, test: d, clips: 1, seeds: [0, 1], "
-    file.write_text(common + text + "}")
+    common = "start: a, mixture: b, config: c, steps: 3, test: synthetic_video_qa, clips: 1"
+    file.write_text(f"{{{common}, seeds: [0, 1], {text}}}")
     return file
 
 
@@ -77,6 +77,9 @@ def test_a_run_may_be_asked_in_several_ways(tmp_path):
         ("runs: {a: {topk: 0.5}}", "runs.a.topk"),
         ("runs: {a: {flags: []}}", "topk"),
         ("runs: {a: {topk: [0.5], asked: [{frame: 3}]}}", "runs.a.asked[0].frame"),
+        ("runs: {a: {topk: [0.5], asked: [{topk: 2}]}}", "topk must be in [0, 1)"),
+        ("runs: {a: {topk: [-1]}}", "topk must be in [0, 1)"),
+        ("runs: {a: {topk: [0.5], steps: 0}}", "steps must be at least 1"),
     ],
 )
 def test_a_wrong_plan_is_named(tmp_path, text, named, monkeypatch, capsys):
@@ -90,9 +93,10 @@ def test_a_wrong_plan_is_named(tmp_path, text, named, monkeypatch, capsys):
 def line(run, topk, seed, answers, recall=1.0):
     return {
         **{"run": run, "topk": topk, "seed": seed, "steps": 3, "correct": answers},
+        **{"test": "a", "clips": 2},
         **{"recall": recall, "kept": 1 - topk, "flops": 1 - topk / 2, "loss": 1.0},
         **{"seconds": {"training": 3600.0}, "date": "2026-01-01", "commit": "abc"},
-        **{"machine": "x86_64, 1 thread", "command": f"python {run} {topk} {seed}"},
+        **{"machine": "x86_64, 1 thread", "command": f"python {run} {topk} --seed={seed}"},
     }
 
 
@@ -153,9 +157,35 @@ def test_a_plan_that_changed_is_made_again(small):
 
 def test_what_is_asked_for_and_is_not_there(small, tmp_path):
     assert "no run c" in small("runs: {a: {topk: [0.5]}}", "--only", "c")[2]
-    (tmp_path / "small.jsonl").write_text('{"run": "a"}\n{"ru')
-    with pytest.raises(ValueError, match=r"small.jsonl, line 2"):
-        small("runs: {a: {topk: [0.5]}}")
+    results = tmp_path / "small.jsonl"
+    whole = json.dumps(line("a", 0.5, 3, {}))
+    results.write_text(whole)  # without the end of the line
+    assert len(small("runs: {a: {topk: [0.5]}}")[1]) == 3
+    for torn in ('{"ru', "[1, 2]", '{"run": "a"}'):
+        results.write_text(f"{whole}\n{torn}")
+        with pytest.raises(ValueError, match=r"small.jsonl, line 2: not a line of results"):
+            small("runs: {a: {topk: [0.5]}}")
+
+
+def test_a_set_that_is_not_one_of_clips_costs_no_training(tmp_path, monkeypatch, capsys):
+    file = plan_file(tmp_path, "runs: {a: {topk: [0.5]}}")
+    file.write_text(file.read_text().replace("test: synthetic_video_qa", "test: synthetic_text_qa"))
+    monkeypatch.setattr("sys.argv", ["study.py", str(file), f"--results={tmp_path}"])
+    monkeypatch.setattr(study, "make_all", None)
+    assert study.main() == 2
+    assert "synthetic_text_qa" in capsys.readouterr().err
+
+
+def test_only_what_was_made_alike_is_compared(tmp_path):
+    """Seed 1 was made with fewer steps; the rival was asked about other clips."""
+    file = tmp_path / "a.jsonl"
+    other = line("random", 0.5, 0, {"brief": "10"}) | {"clips": 5}
+    old = line("a", 0.5, 1, {"brief": "11"}) | {"command": "python --max_duration=2"}
+    lines = [old, other, line("a", 0.5, 0, {"brief": "10"})]
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    found = read_results(file)
+    assert [(one.name, len(one.lines)) for one in found] == [("random", 1), ("a", 1)]
+    assert found[1].against(found[0]) == "other clips"
 
 
 def test_the_page(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,15 @@ def columns(rival: str) -> tuple[str, ...]:
 
 
 ORDER = ("dense", "scorer", "easy", "heuristic", "evs", "random")
+
+
+PLACES = ("--save_folder=", "--run_name=", "--seed=", "--data.seed=")
+"""Words of a command that say where and which, not how."""
+
+
+def how(command: list[str]) -> list[str]:
+    """The settings in a training command, in any order."""
+    return sorted(word for word in command if not word.startswith(PLACES))
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,15 @@ class Setting:
         shares = sorted(100 * one.mean() for one in self.answers.values())
         return f"{np.mean(shares):.1f} ({shares[0]:.1f} to {shares[-1]:.1f})"
 
+    @property
+    def asked(self) -> tuple[str, int]:
+        """The test set, and how many of its clips."""
+        return self.lines[0]["test"], self.lines[0]["clips"]
+
     def against(self, other: Setting) -> str:
         """Points above ``other`` in the seeds of both, with the interval over the questions."""
+        if self.asked != other.asked:
+            return "other clips"
         both = self.answers.keys() & other.answers.keys()
         if not both:
             return "no seed in common"
@@ -70,24 +87,32 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     lines = []
     for n, text in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError as e:
+            line = json.loads(text)
+            lines.append({**line, "how": how(shlex.split(line["command"]))})
+        except (ValueError, TypeError, KeyError) as e:
             raise ValueError(f"{file}, line {n}: not a line of results, remove it: {e}") from e
     return lines
 
 
 def read_results(file: Path) -> list[Setting]:
     """Settings of a file of lines, in the order of ``ORDER`` and the share. The newest line of a
-    run counts."""
+    run counts, and of other seeds only what was made and asked like the newest of all."""
     groups: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in read_lines(file):
-        groups[line["run"], line["topk"]][line["seed"]] = line
-    found = [
-        Setting(name, topk, tuple(lines[seed] for seed in sorted(lines)))
-        for (name, topk), lines in groups.items()
-    ]
+        seeds = groups[line["run"], line["topk"]]
+        seeds.pop(line["seed"], None)  # so that the newest line is the last one
+        seeds[line["seed"]] = line
+    found = []
+    for (name, topk), lines in groups.items():
+        newest = _made_and_asked(list(lines.values())[-1])
+        alike = [lines[s] for s in sorted(lines) if _made_and_asked(lines[s]) == newest]
+        found.append(Setting(name, topk, tuple(alike)))
     place = {name: i for i, name in enumerate(ORDER)}
     return sorted(found, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
+
+
+def _made_and_asked(line: dict[str, Any]) -> tuple[object, ...]:
+    return line["how"], line["test"], line["clips"]
 
 
 def only(settings: Iterable[Setting], name: str, topk: float) -> Setting | None:

@@ -76,6 +76,8 @@ class TemporalVitConfig(VitConfig):
             raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
         if self.refill and self.layout != "packed":
             raise ValueError(f"refill=True needs layout=packed, got layout={self.layout}")
+        if self.merge_removed and self.method.pooled:
+            raise ValueError(f"merge_removed=True: {self.prune_method} removes nothing in the ViT")
 
     @property
     def method(self) -> PruneMethod:
