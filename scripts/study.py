@@ -31,7 +31,7 @@ from typing import Any
 
 from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.config import Config, ConfigError
-from olmo.eval.study import columns, how, only, read_lines, read_results, table
+from olmo.eval.study import columns, how, made_and_asked, only, read_lines, read_results, table
 from olmo.text import format_table
 from olmo.yaml_file import read_settings
 
@@ -104,6 +104,11 @@ class Plan(Config):
     def __post_init__(self) -> None:
         self.at_least(1, "steps", "clips")
 
+    @property
+    def config_digest(self) -> str:
+        """Of what the file of settings holds; ``OSError`` names it if it is not there."""
+        return hashlib.sha256((ROOT / self.config).read_bytes()).hexdigest()[:8]
+
     def jobs(self) -> Iterator[Job]:
         """All runs, all methods of one seed before the next seed."""
         for seed in self.seeds:
@@ -154,14 +159,11 @@ class Job:
         ]
 
     def is_done(self, plan: Plan, made: list[dict[str, Any]]) -> bool:
-        """Whether lines hold all its results, made and asked as the plan says now. What the file of
-        settings or the start checkpoint holds is not compared."""
-        now = how(self.command(plan, Path())), plan.test, plan.clips
-        found = {
-            (line["run"], line["topk"], line["seed"])
-            for line in made
-            if (line["how"], line["test"], line["clips"]) == now
-        }
+        """Whether lines hold all its results, made and asked as the plan and its file of settings
+        say now. What the start checkpoint holds is not compared."""
+        now = (how(self.command(plan, Path())), plan.config_digest, plan.test, plan.clips)
+        alike = [line for line in made if made_and_asked(line) == now]
+        found = {(line["run"], line["topk"], line["seed"]) for line in alike}
         return found.issuperset(self.lines)
 
 
@@ -191,7 +193,7 @@ class Runner:
 
     def make(self, job: Job) -> list[dict[str, Any]]:
         """Train and score; the lines of the results. ``RunError`` if training did not end well."""
-        words = "\n".join(how(job.command(self.plan, self.out)))
+        words = "\n".join((*how(job.command(self.plan, self.out)), self.plan.config_digest))
         digest = hashlib.sha256(words.encode()).hexdigest()[:8]  # other settings, another folder
         folder = self.out / f"{job.key}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,6 +211,7 @@ class Runner:
                 {
                     **{"run": run, "topk": topk, "seed": seed, "steps": job.steps},
                     **{"test": self.plan.test, "clips": self.plan.clips},
+                    "config_digest": self.plan.config_digest,
                     **answers,
                     **figures,
                     "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -349,7 +352,10 @@ def main() -> int:
             for job in plan.jobs()
             if (not args.only or job.name in args.only) and not job.is_done(plan, made)
         ]
-        print(f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time")
+        print(
+            f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time",
+            flush=True,
+        )
         failed = make_all(Runner(plan, folder), jobs, args.jobs, file)
     settings = read_results(file)
     rows = table(settings, only(settings, "dense", 0.0), settings, "random")

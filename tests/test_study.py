@@ -121,6 +121,7 @@ def small(tmp_path, monkeypatch, capsys):
     scripts.mkdir()
     (scripts / "train_image_video_sft.py").write_text(TRAINING)
     monkeypatch.setattr(study, "ROOT", tmp_path)
+    (tmp_path / "c").write_text("a: 1")  # the file of settings
     figures = {"correct": {"brief": "10"}, "recall": 1.0, "kept": 0.5, "flops": 0.6}
     monkeypatch.setattr(study, "score", lambda *_: figures)
 
@@ -149,10 +150,15 @@ def test_a_run_that_fails_costs_no_other_and_is_made_again(small):
     assert small(runs.format(""))[1] == lines
 
 
-def test_a_plan_that_changed_is_made_again(small):
+def test_a_plan_that_changed_is_made_again(small, tmp_path):
     assert len(small("runs: {a: {topk: [0.5]}}")[1]) == 2
     assert len(small("runs: {a: {topk: [0.5], flags: [--x]}}")[1]) == 4
     assert len(small("runs: {a: {topk: [0.5], flags: [--x]}}", "--seeds", "1", "7")[1]) == 5
+    (tmp_path / "c").write_text("a: 2")
+    code, lines, _ = small("runs: {a: {topk: [0.5], flags: [--x]}}")
+    assert code == 0 and len(lines) == 7
+    (found,) = read_results(tmp_path / "small.jsonl")
+    assert [one["seed"] for one in found.lines] == [0, 1]  # nothing of the old settings
 
 
 def test_what_is_asked_for_and_is_not_there(small, tmp_path):
@@ -185,7 +191,7 @@ def test_only_what_was_made_alike_is_compared(tmp_path):
     file.write_text("".join(json.dumps(one) + "\n" for one in lines))
     found = read_results(file)
     assert [(one.name, len(one.lines)) for one in found] == [("random", 1), ("a", 1)]
-    assert found[1].against(found[0]) == "other clips"
+    assert found[1].against(found[0]) == "other clips or config"
 
 
 def test_the_page(tmp_path):

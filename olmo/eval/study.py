@@ -34,6 +34,11 @@ def how(command: list[str]) -> list[str]:
     return sorted(word for word in command if not word.startswith(PLACES))
 
 
+def common(line: dict[str, Any]) -> tuple[object, ...]:
+    """What lines have to share to be compared; the oldest do not say what their config held."""
+    return line.get("config_digest"), line["test"], line["clips"]
+
+
 @dataclass(frozen=True)
 class Setting:
     """One method at one share, in all its seeds."""
@@ -65,15 +70,10 @@ class Setting:
         shares = sorted(100 * one.mean() for one in self.answers.values())
         return f"{np.mean(shares):.1f} ({shares[0]:.1f} to {shares[-1]:.1f})"
 
-    @property
-    def asked(self) -> tuple[str, int]:
-        """The test set, and how many of its clips."""
-        return self.lines[0]["test"], self.lines[0]["clips"]
-
     def against(self, other: Setting) -> str:
         """Points above ``other`` in the seeds of both, with the interval over the questions."""
-        if self.asked != other.asked:
-            return "other clips"
+        if common(self.lines[0]) != common(other.lines[0]):
+            return "other clips or config"
         both = self.answers.keys() & other.answers.keys()
         if not both:
             return "no seed in common"
@@ -104,15 +104,16 @@ def read_results(file: Path) -> list[Setting]:
         seeds[line["seed"]] = line
     found = []
     for (name, topk), lines in groups.items():
-        newest = _made_and_asked(list(lines.values())[-1])
-        alike = [lines[s] for s in sorted(lines) if _made_and_asked(lines[s]) == newest]
+        newest = made_and_asked(list(lines.values())[-1])
+        alike = [lines[s] for s in sorted(lines) if made_and_asked(lines[s]) == newest]
         found.append(Setting(name, topk, tuple(alike)))
     place = {name: i for i, name in enumerate(ORDER)}
     return sorted(found, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
 
 
-def _made_and_asked(line: dict[str, Any]) -> tuple[object, ...]:
-    return line["how"], line["test"], line["clips"]
+def made_and_asked(line: dict[str, Any]) -> tuple[object, ...]:
+    """What tells whether a line is still what a plan asks for."""
+    return line["how"], *common(line)
 
 
 def only(settings: Iterable[Setting], name: str, topk: float) -> Setting | None:
