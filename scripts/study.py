@@ -132,15 +132,16 @@ class Job:
 
     @property
     def lines(self) -> list[tuple[str, float, int]]:
-        """What identifies each line of its results."""
-        return [
-            (
-                self.name if one.fps is None else f"{self.name}, {one.fps} fps",
-                self.topk if one.topk is None else one.topk,
-                self.seed,
-            )
-            for one in self.asked
-        ]
+        """What identifies each line of its results: name, share removed, seed."""
+        found = []
+        for one in self.asked:
+            name, topk = self.name, self.topk if one.topk is None else one.topk
+            if topk != self.topk:
+                name += f", trained at {self.topk:.0%}"
+            if one.fps is not None:
+                name += f", {one.fps} fps"
+            found.append((name, topk, self.seed))
+        return found
 
     @property
     def key(self) -> str:

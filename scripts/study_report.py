@@ -10,15 +10,44 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from olmo.command_line import Parser, RunError, exit_code, path
-from olmo.eval.study import ORDER, Setting, columns, family_table, only, read_results, table
+from olmo.eval.study import (
+    ORDER,
+    Setting,
+    columns,
+    family_table,
+    in_order,
+    only,
+    read_results,
+    table,
+)
 from olmo.text import markdown_table
 
 COLOURS = dict(zip(ORDER, ("black", "C3", "C0", "C2", "C4", "C7"), strict=True))
+
+
+HALF = ", trained at 50%"
+
+
+def at_share(settings: list[Setting]) -> list[Setting]:
+    """Those that were trained at the share they are asked at."""
+    return [one for one in settings if not one.trained_at]
+
+
+def half(settings: list[Setting]) -> list[Setting]:
+    """Those trained at half, whatever they are asked at, under the names of their methods; and the
+    dense model."""
+    named = [
+        replace(one, name=one.name.removesuffix(HALF))
+        for one in settings
+        if one.name.endswith(HALF) or (not one.trained_at and one.topk in (0, 0.5))
+    ]
+    return in_order(named)
 
 
 def plot(settings: list[Setting], file: Path) -> None:
@@ -41,12 +70,12 @@ def plot(settings: list[Setting], file: Path) -> None:
     ]
     canvas, axes = plt.subplots(1, len(panels), figsize=(13, 4), layout="constrained")
     for axis, (x_label, x, y_label, y) in zip(axes, panels, strict=True):
-        for name in ORDER:
-            some = [one for one in settings if one.name in (name, "dense")]
-            if name == "dense" or len(some) < 2:
-                continue
-            some.sort(key=x)
-            axis.plot([x(s) for s in some], [y(s) for s in some], "o-", label=name, c=COLOURS[name])
+        for name in ORDER[1:]:
+            for some, style in ((half(settings), "o-"), (at_share(settings), "x:")):
+                shown = sorted((one for one in some if one.name in ("dense", name)), key=x)
+                label = name if style == "o-" and len(shown) > 1 else None
+                points = [x(s) for s in shown], [y(s) for s in shown]
+                axis.plot(*points, style, label=label, c=COLOURS[name])
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -78,14 +107,24 @@ def report(results: Path, out: Path) -> str:
     picture = results / "main.png"
     plot(main, picture)
     dense = only(main, "dense", 0.0)
-    shown = [one for one in main if one.name in ("dense", "scorer", "random")] or main
+    direct, halved = at_share(main), half(main)
+    gains = [
+        row
+        for one in halved
+        if one.topk not in (0, 0.5) and only(direct, one.name, one.topk)
+        for row in table([one], dense, direct, one.name)
+    ]
+    shown = [one for one in direct if one.name in ("dense", "scorer", "random")] or main
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
         (
             "## Methods and shares",
-            markdown_table(columns("random"), table(main, dense, main, "random")),
+            markdown_table(columns("random"), table(direct, dense, direct, "random")),
         ),
+        ("", _text(results, "half")),
+        ("", markdown_table(columns("random"), table(halved, dense, halved, "random"))),
+        ("", markdown_table(columns("trained there"), gains)),
         ("", f"![Accuracy and kept events]({os.path.relpath(picture, out.parent)})"),
         ("", origin(main)),
         ("## By kind of question", markdown_table(*family_table(shown))),

@@ -59,7 +59,7 @@ def test_a_run_may_be_asked_in_several_ways(tmp_path):
     asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75}]"
     plan = study.read_plan(plan_file(tmp_path, f"runs: {{a: {{topk: [0.5], {asked}}}}}"))
     job = next(plan.jobs())
-    assert job.lines == [("a", 0.5, 0), ("a, 4 fps", 0.5, 0), ("a, 8 fps", 0.75, 0)]
+    assert job.lines == [("a", 0.5, 0), ("a, 4 fps", 0.5, 0), ("a, trained at 50%, 8 fps", 0.75, 0)]
     config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
     assert config.budget.topk == 0.75
     video = config.mm_preprocessor.video
@@ -202,6 +202,11 @@ def test_the_page(tmp_path):
     for topk, right in ((0.5, "1110"), (0.8, "1100")):
         lines += [line("scorer", topk, s, {"brief": "1111", "count": right}) for s in (0, 1)]
         lines += [line("random", topk, s, {"brief": "0001", "count": right}, 0.3) for s in (0, 1)]
+    lines += [
+        line(f"{name}, trained at 50%", 0.8, s, {"brief": brief, "count": "1111"})
+        for name, brief in (("scorer", "1111"), ("random", "0011"))
+        for s in (0, 1)
+    ]
     lines.append(line("dense", 0.0, 1, {"brief": "1111", "count": "1111"}))  # made again: it counts
     (results / "main.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (results / "other.jsonl").write_text(json.dumps(line("no bias", 0.5, 0, lines[0]["correct"])))
@@ -216,7 +221,11 @@ def test_the_page(tmp_path):
     stts = next(r for r in rows if r[0].strip() == "scorer 50%")
     assert stts[2].strip() == "87.5 (87.5 to 87.5)" and stts[3].strip().startswith("-6.2 (")
     assert stts[4].strip().startswith("+37.5 (") and stts[5:][0].strip() == "100.0"
-    assert "10 runs of 3 steps" in page and "10.0 hours" in page
+    assert "14 runs of 3 steps" in page and "14.0 hours" in page
+    # trained at half: against random that was trained so, and against training at the share
+    at_80 = [[c.strip() for c in r] for r in rows if r[0].strip() == "scorer 80%"]
+    assert [row[2] for row in at_80[:3]] == ["75.0 (75.0 to 75.0)"] + ["100.0 (100.0 to 100.0)"] * 2
+    assert at_80[1][4].startswith("+25.0 (") and at_80[2][4].startswith("+25.0 (")
 
 
 def test_no_results(tmp_path, monkeypatch, capsys):

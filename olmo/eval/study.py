@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
@@ -50,6 +51,12 @@ class Setting:
     @property
     def label(self) -> str:
         return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
+
+    @property
+    def trained_at(self) -> str:
+        """The words of the name that say so, where it is not the share removed."""
+        found = re.search(r", trained at \d+%", self.name)
+        return found[0] if found else ""
 
     @cached_property
     def answers(self) -> dict[int, np.ndarray]:
@@ -107,8 +114,13 @@ def read_results(file: Path) -> list[Setting]:
         newest = made_and_asked(list(lines.values())[-1])
         alike = [lines[s] for s in sorted(lines) if made_and_asked(lines[s]) == newest]
         found.append(Setting(name, topk, tuple(alike)))
+    return in_order(found)
+
+
+def in_order(settings: Iterable[Setting]) -> list[Setting]:
+    """By method, as in ``ORDER``, and share."""
     place = {name: i for i, name in enumerate(ORDER)}
-    return sorted(found, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
+    return sorted(settings, key=lambda one: (place.get(one.name, len(ORDER)), one.name, one.topk))
 
 
 def made_and_asked(line: dict[str, Any]) -> tuple[object, ...]:
@@ -124,10 +136,10 @@ def table(
     settings: list[Setting], dense: Setting | None, others: list[Setting], rival: str
 ) -> list[list[object]]:
     """Rows under ``columns``; differences are to ``dense``, and to the setting of ``others`` that
-    is called ``rival`` and removes as much."""
+    is called ``rival``, removes as much and was trained at the same share."""
     rows: list[list[object]] = []
     for one in settings:
-        other = only(others, rival, one.topk)
+        other = only(others, rival + one.trained_at, one.topk)
         rows.append(
             [
                 *(one.label, len(one.lines), one.spread),
