@@ -178,7 +178,8 @@ def read_plan(file: Path) -> Plan:
 
 
 class Runner:
-    """Makes the runs of a plan below the folder ``out``."""
+    """Makes the runs of a plan below the folder ``out``. Plans share it: a training that another
+    one made is not made again."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
@@ -343,10 +344,10 @@ def main() -> int:
     if not isinstance(get_dataset(plan.test, "test"), SyntheticVideoQA):  # before any training
         raise RunError(f"{args.plan}: test={plan.test} is not a set of synthetic clips")
 
-    file, folder = args.results / f"{args.plan.stem}.jsonl", args.out / args.plan.stem
+    file = args.results / f"{args.plan.stem}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the trainings, too
-    with folder_lock(folder):
+    with folder_lock(args.out):
         made = read_lines(file)
         jobs = [
             job
@@ -357,7 +358,7 @@ def main() -> int:
             f"{file}: {len(made)} lines; {len(jobs)} runs to make, {args.jobs} at a time",
             flush=True,
         )
-        failed = make_all(Runner(plan, folder), jobs, args.jobs, file)
+        failed = make_all(Runner(plan, args.out), jobs, args.jobs, file)
     settings = read_results(file)
     rows = table(settings, only(settings, "dense", 0.0), settings, "random")
     print(format_table(columns("random"), rows))

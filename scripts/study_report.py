@@ -133,8 +133,8 @@ def report(results: Path, out: Path) -> str:
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):
         if not (settings := read_results(results / f"{plan}.jsonl")):
             continue
-        own = only(settings, "dense", 0.0)  # a plan with its own test clips asks dense, too
-        rows = table(settings, own or dense, settings if own else main, "scorer")
+        others = settings if only(settings, "scorer", 0.5) else main  # its own test clips
+        rows = table(settings, only(others, "dense", 0.0), others, "scorer")
         shown_rows = markdown_table(columns("scorer"), rows)
         parts += [_text(results, plan), "", shown_rows, "", origin(settings), ""]
     return "\n".join([*parts, _text(results, "conclusion")]).rstrip() + "\n"

@@ -107,7 +107,7 @@ if "--fails" in words:
     sys.exit(3)
 folder = pathlib.Path(words["--save_folder"])
 if "--is_stopped" not in words:
-    (folder / ("step" + words["--max_duration"])).mkdir()
+    (folder / ("step" + words["--max_duration"])).mkdir(exist_ok=True)
 step = {"train/CrossEntropyLoss": 0.5, "throughput/step_seconds": 2.0}
 (folder / "metrics.jsonl").write_text((json.dumps(step) + "\\n") * 3)
 """
@@ -159,6 +159,14 @@ def test_a_plan_that_changed_is_made_again(small, tmp_path):
     assert code == 0 and len(lines) == 7
     (found,) = read_results(tmp_path / "small.jsonl")
     assert [one["seed"] for one in found.lines] == [0, 1]  # nothing of the old settings
+
+
+def test_what_was_trained_serves_other_questions(small, tmp_path):
+    """The training script ends at once when its folder holds the last step."""
+    small("runs: {a: {topk: [0.5]}}")
+    folders = set((tmp_path / "runs").iterdir())
+    assert len(small("asked: [{fps: 4}], runs: {a: {topk: [0.5]}}")[1]) == 4
+    assert set((tmp_path / "runs").iterdir()) == folders
 
 
 def test_what_is_asked_for_and_is_not_there(small, tmp_path):
