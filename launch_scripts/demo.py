@@ -1,6 +1,6 @@
 """STTS from start to end on a CPU, in a few minutes: `make demo`, or
 
-    python launch_scripts/demo.py [--out DIR] [--steps N] [--topk SHARE ...] [--fresh]
+    python launch_scripts/demo.py [--out DIR] [--steps N] [--topk SHARE ...] [--seed N] [--fresh]
 
 Takes the small dense video model that comes with the repository and fine-tunes it with STTS. Then
 asks the dense model, STTS and random pruning the same questions about clips that none has seen, at
@@ -63,6 +63,7 @@ class Options:
     clips: int
     checkpoint: Path
     topk: tuple[float, ...]
+    seed: int | None
     fresh: bool
 
     @property
@@ -80,6 +81,7 @@ def parse_args(argv: list[str] | None) -> Options:
     add("--checkpoint", type=path, help="dense checkpoint to start from (the one shipped)")
     text = "shares of visual tokens to remove; the first is fine-tuned with (0.5 0.8)"
     add("--topk", type=share, nargs="+", default=SHARES, help=text)
+    add("--seed", type=int, help="another scorer to begin with than that of the training script")
     add("--fresh", action="store_true", help="fine-tune anew although OUT/stts is there")
     args = parser.parse_args(argv)
     for topk in args.topk:
@@ -137,6 +139,7 @@ def training_command(options: Options) -> list[str]:
         *(f"--max_duration={options.steps}", f"--save_folder={options.run}"),
         f"--device_batch_size={BATCH // n}",
         f"--model.vision_backbone.vit.topk={options.topk[0]}",
+        *([] if options.seed is None else [f"--seed={options.seed}"]),
     ]
 
 
@@ -311,8 +314,8 @@ def save_results(contenders: list[Contender], options: Options, device: torch.de
     command = training_command(options)
     figures = {one.label: one.figures() | {"topk": one.topk} for one in contenders}
     text = ["# Demo results", "", markdown_table(COLUMNS, rows), "", "  \n".join(lines), ""]
-    text += [notes(options, device, figures["dense"]["n"]), "The fine-tuning:", ""]
-    text += [f"    {shlex.join(command)}", ""]
+    text.append(notes(options, device, figures["dense"]["n"]))
+    text.append(f"The fine-tuning:\n\n    {shlex.join(command)}\n")
     (options.out / "results.md").write_text("\n".join(text))
     data = {
         "settings": figures,
@@ -344,8 +347,7 @@ def draw_pruning(stts: Contender, test: SyntheticVideoQA, path: Path) -> None:
         (question.text, question.answer if right else f"wrong (it is {question.answer})")
         for question, (_, right) in asked
     ]
-    picture = pruning_picture(kept, f"STTS on a test video: {removed}", caption, columns=8)
-    picture.save(path)
+    pruning_picture(kept, f"STTS on a test video: {removed}", caption, columns=8).save(path)
 
 
 def run_demo(options: Options) -> None:
@@ -374,9 +376,8 @@ def run_demo(options: Options) -> None:
     pruned = [one for one in contenders[1::2] if one.topk <= PICTURED]
     shown = max(pruned, key=lambda one: one.topk, default=contenders[1])
     draw_pruning(shown, test, options.out / "pruning.png")
-    print()
-    for name in ("results.md", "results.json", "pruning.png", "stts"):
-        print(options.out / name)
+    names = ("results.md", "results.json", "pruning.png", "stts")
+    print("", *(options.out / name for name in names), sep="\n")
     print(f"finished in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 

@@ -50,7 +50,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def options(tmp_path, start):
-    return Options(tmp_path / "out", 3, 2, start, (0.5, 0.75), fresh=False)
+    return Options(tmp_path / "out", 3, 2, start, (0.5, 0.75), None, fresh=False)
 
 
 @pytest.fixture(autouse=True)
@@ -80,13 +80,14 @@ def test_wrong_values(args, capsys):
 def test_the_training_script_reads_the_command(options, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    command = training_command(replace(options, topk=(0.3,)))
+    command = training_command(replace(options, topk=(0.3,), seed=5))
     assert command[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     assert Path(command[6]).resolve() == Path(train_image_video_sft.__file__).resolve()
     args, rest = train_image_video_sft.build_parser().parse_known_args(command[7:])
     config = train_image_video_sft.build_config(args, parse_overrides(rest))
     vit = config.model.vision_backbone.vit
     assert config.model.model_name == "temporal_video_olmo" and config.model.budget.topk == 0.3
+    assert config.seed == 5
     assert (vit.prune_method, vit.prune_at) == ("scorer", 1)
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
     assert config.optimizer.of("temporal_token_scorer", "learning_rate") == 6e-4
