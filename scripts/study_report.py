@@ -51,7 +51,7 @@ def half(settings: list[Setting]) -> list[Setting]:
 
 
 def plot(settings: list[Setting], file: Path) -> None:
-    """Accuracy and kept events against kept tokens, and accuracy against FLOPs."""
+    """Accuracy and kept events against kept tokens, accuracy against FLOPs and measured time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,12 +63,17 @@ def plot(settings: list[Setting], file: Path) -> None:
     def figure(key: str) -> Callable[[Setting], float]:
         return lambda one: 100 * one.mean(key)
 
+    def scoring(one: Setting) -> float:
+        return float(np.mean([line["seconds"]["scoring"] for line in one.lines]))
+
+    slowest = max(map(scoring, settings))  # dense
     panels = [
         ("tokens kept %", figure("kept"), "accuracy %", accuracy),
         ("tokens kept %", figure("kept"), "events kept %", figure("recall")),
         ("FLOPs of a prefill, % of dense", figure("flops"), "accuracy %", accuracy),
+        ("time of all answers, %", lambda s: 100 * scoring(s) / slowest, "accuracy %", accuracy),
     ]
-    canvas, axes = plt.subplots(1, len(panels), figsize=(13, 4), layout="constrained")
+    canvas, axes = plt.subplots(1, len(panels), figsize=(16, 4), layout="constrained")
     for axis, (x_label, x, y_label, y) in zip(axes, panels, strict=True):
         for name in ORDER[1:]:
             for some, style in ((half(settings), "o-"), (at_share(settings), "x:")):
