@@ -95,7 +95,11 @@ def line(run, topk, seed, answers, recall=1.0):
         **{"run": run, "topk": topk, "seed": seed, "steps": 3, "correct": answers},
         **{"test": "a", "clips": 2},
         **{"recall": recall, "kept": 1 - topk, "flops": 1 - topk / 2, "loss": 1.0},
-        **{"seconds": {"training": 3500.0, "scoring": 100.0}, "date": "2026-01-01", "commit": "abc"},
+        **{
+            "seconds": {"training": 3500.0, "scoring": 100.0},
+            "date": "2026-01-01",
+            "commit": "abc",
+        },
         **{"machine": "x86_64, 1 thread", "command": f"python {run} {topk} --seed={seed}"},
     }
 
