@@ -207,7 +207,7 @@ def _initialise_scorer(params: dict[str, Tensor], vit: VitConfig, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with torch.device("cpu"):
-            scorer = TemporalTokenScorer(vit)
+            scorer = TemporalTokenScorer(vit, vit.initial_score)
         scorer.reset_parameters()
     for key, value in scorer.state_dict().items():
         assign_whole(params[SCORER + key], value)

@@ -70,7 +70,9 @@ class TemporalVisionTransformer(VisionTransformer):
         if config.prune:
             self.check_prune_at()
         if config.method.learned:
-            self.transformer.temporal_token_scorer = TemporalTokenScorer(config)
+            self.transformer.temporal_token_scorer = TemporalTokenScorer(
+                config, config.initial_score
+            )
 
     def check_prune_at(self) -> None:
         if not 0 <= self.config.prune_at < self.n_layers - 1:

@@ -38,6 +38,9 @@ class TemporalVitConfig(VitConfig):
     ``random`` and ``evs`` need no training."""
     sim_reg_loss_coefficient: float = 0.5
     """Weight of the auxiliary loss."""
+    initial_score: float = 0.5
+    """About what a fresh scorer gives every cell. Where most cells repeat the frame before, the
+    mean of 1 - cosine is better: on the way down from 0.5 the scores may fall to 0 for good."""
     rescale_bias_min: float = math.exp(-2)
     """Lower end of the rescaled scores whose log is the attention bias."""
     prune_from_frame: int = 0
@@ -64,6 +67,7 @@ class TemporalVitConfig(VitConfig):
         super().__post_init__()
         check_topk(self.topk)
         self.in_range("(0, 1]", "rescale_bias_min")
+        self.in_range("(0, 1)", "initial_score")
         self.in_range("[0, inf)", "prune_from_frame", "prune_at", "sim_reg_loss_coefficient")
         self.in_range("[-10, 10]", "new_ref_threshold")
         if self.prune_method not in PRUNE_METHODS:

@@ -9,6 +9,8 @@ Legend: P frames of prunable videos, N patches, M cells, G slots per cell, E ViT
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -46,16 +48,19 @@ class ScorerMLP(nn.Module):
 
 
 class TemporalTokenScorer(nn.Module):
-    """Scores cells from the output of one ViT block."""
+    """Scores cells from the output of one ViT block. Fresh ones are all about ``initial_score``."""
 
-    def __init__(self, config: VitConfig):
+    def __init__(self, config: VitConfig, initial_score: float = 0.5):
         super().__init__()
+        self.initial_score = initial_score
         self.patch_token_pooler = ViTAttention(config)
         self.mlp = ScorerMLP(config)
 
     def reset_parameters(self) -> None:
         self.patch_token_pooler.reset_parameters()
         self.mlp.reset_parameters()
+        bias = math.log(self.initial_score / (1 - self.initial_score))  # 0.5: the usual 0
+        nn.init.constant_(self.mlp.w3.bias, bias)
 
     def forward(self, x_PNE: Tensor, has_previous_P: Tensor, grid: CellGrid) -> Tensor:
         """Scores [P, M] float32 in (0, 1), high = keep, for frames in temporal order.

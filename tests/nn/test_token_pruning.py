@@ -130,6 +130,19 @@ def test_a_removed_cell_is_averaged_into_the_last_kept_one_at_its_place() -> Non
         backbone(prune_method="evs", merge_removed=True)
 
 
+@pytest.mark.parametrize("score", [0.5, 0.02])
+def test_a_fresh_scorer_begins_where_it_is_told(score: float) -> None:
+    model = backbone(initial_score=score)
+    assert model.image_vit.scorer is not None
+    model.image_vit.scorer.reset_parameters()
+    scores = forward(model, video(8, seed=0)).scores
+    assert scores is not None
+    odds = torch.logit(scores.flatten(0, -2)[1:]) - torch.logit(torch.tensor(score))
+    assert odds.abs().mean() < 0.5
+    with pytest.raises(ValueError, match=r"initial_score must be in \(0, 1\)"):
+        backbone(initial_score=1.0)
+
+
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_half_precision_scores_differ(how: str) -> None:
     """Sigmoid, bias and ranking are float32: in bfloat16 most scores would be equal, and the cut
