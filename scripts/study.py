@@ -45,11 +45,12 @@ SCORING = threading.Lock()
 
 @dataclass
 class Asked(Config):
-    """How the questions are asked, where it is not as in training: frames per second of a clip, or
-    another share to remove."""
+    """How the questions are asked, where it is not as in training: frames per second of a clip,
+    another share to remove, budgets of single videos."""
 
     fps: int | None = None
     topk: float | None = None
+    usual_change: float | None = None
 
     def __post_init__(self) -> None:
         self.at_least(1, "fps")
@@ -61,10 +62,12 @@ class Asked(Config):
         found: dict[str, Any] = {}
         if self.topk is not None:
             found["vision_backbone"] = {"vit": {"topk": self.topk}}
+        video: dict[str, Any] = {}
         if self.fps is not None:  # no clip lasts longer than 8 seconds
-            video = {"max_frames": 8 * self.fps, "max_fps": [self.fps]}
-            found["mm_preprocessor"] = {"video": video}
-        return found
+            video |= {"max_frames": 8 * self.fps, "max_fps": [self.fps]}
+        if self.usual_change is not None:
+            video["usual_change"] = self.usual_change
+        return found | ({"mm_preprocessor": {"video": video}} if video else {})
 
 
 @dataclass
@@ -136,6 +139,8 @@ class Job:
         found = []
         for one in self.asked:
             name, topk = self.name, self.topk if one.topk is None else one.topk
+            if one.usual_change is not None:
+                name += ", by change"
             if topk != self.topk:
                 name += f", trained at {self.topk:.0%}"
             if one.fps is not None:

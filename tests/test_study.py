@@ -24,7 +24,7 @@ VIT = "--model.vision_backbone.vit"
 def test_every_run_of_a_plan_is_a_training(file, tmp_path):
     plan = study.read_plan(file)
     jobs = list(plan.jobs())
-    assert len({job.key for job in jobs}) == len(jobs) > len(plan.seeds)
+    assert len({job.key for job in jobs}) == len(jobs) >= len(plan.seeds)
     assert MixtureConfig.load(plan.mixture) and select_checkpoint(plan.start)
     assert check_split(plan.test, "test")
     for job in jobs:
@@ -56,14 +56,18 @@ def test_jobs_go_seed_by_seed(tmp_path):
 
 
 def test_a_run_may_be_asked_in_several_ways(tmp_path):
-    asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75}]"
+    asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75, usual_change: 0.1}]"
     plan = study.read_plan(plan_file(tmp_path, f"runs: {{a: {{topk: [0.5], {asked}}}}}"))
     job = next(plan.jobs())
-    assert job.lines == [("a", 0.5, 0), ("a, 4 fps", 0.5, 0), ("a, trained at 50%, 8 fps", 0.75, 0)]
+    assert job.lines == [
+        ("a", 0.5, 0),
+        ("a, 4 fps", 0.5, 0),
+        ("a, by change, trained at 50%, 8 fps", 0.75, 0),
+    ]
     config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
     assert config.budget.topk == 0.75
     video = config.mm_preprocessor.video
-    assert (video.max_frames, video.max_fps) == (64, [8.0])
+    assert (video.max_frames, video.max_fps, video.usual_change) == (64, [8.0], 0.1)
     assert job.asked[0].overrides == {}
 
 
