@@ -90,7 +90,7 @@ def test_the_training_script_reads_the_command(options, monkeypatch):
     assert config.seed == 5
     assert (vit.prune_method, vit.prune_at) == ("scorer", 1)
     assert config.max_duration == 3 and Path(config.save_folder) == options.run
-    assert config.optimizer.of("temporal_token_scorer", "learning_rate") == 2e-3
+    assert config.optimizer.of("temporal_token_scorer", "learning_rate") == 4e-3
     assert (config.ft_embedding, config.model.llm.residual_dropout) == ("all", 0.0)
     assert config.global_train_batch_size == 2 * config.device_train_microbatch_size == 8
 
