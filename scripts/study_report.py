@@ -29,8 +29,6 @@ from olmo.eval.study import (
 from olmo.text import markdown_table
 
 COLOURS = dict(zip(ORDER, ("black", "C3", "C0", "C2", "C4", "C7"), strict=True))
-
-
 HALF = ", trained at 50%"
 
 
@@ -111,28 +109,27 @@ def report(results: Path, out: Path) -> str:
         raise RunError(f"{results / 'main.jsonl'}: no results; scripts/study.py makes them")
     picture = results / "main.png"
     plot(main, picture)
-    dense = only(main, "dense", 0.0)
     direct, halved = at_share(main), half(main)
+    dense = only(halved, "dense", 0.0)
     gains = [
         row
         for one in halved
         if one.topk not in (0, 0.5) and only(direct, one.name, one.topk)
         for row in table([one], dense, direct, one.name)
     ]
-    shown = [one for one in direct if one.name in ("dense", "scorer", "random")] or main
+    shown = [one for one in halved if one.name in ("dense", "scorer", "random")] or main
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
         (
             "## Methods and shares",
-            markdown_table(columns("random"), table(direct, dense, direct, "random")),
+            markdown_table(columns("random"), table(halved, dense, halved, "random")),
         ),
-        ("", _text(results, "half")),
-        ("", markdown_table(columns("random"), table(halved, dense, halved, "random"))),
-        ("", markdown_table(columns("trained there"), gains)),
         ("", f"![Accuracy and kept events]({os.path.relpath(picture, out.parent)})"),
         ("", origin(main)),
         ("## By kind of question", markdown_table(*family_table(shown))),
+        ("", _text(results, "half")),
+        ("", markdown_table(columns("training at the share"), gains)),
     ):
         parts += [title, "", text, ""] if title else [text, ""]
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):

@@ -240,8 +240,9 @@ def test_the_page(tmp_path):
     assert "14 runs of 3 steps" in page and "14.0 hours" in page
     # trained at half: against random that was trained so, and against training at the share
     at_80 = [[c.strip() for c in r] for r in rows if r[0].strip() == "scorer 80%"]
-    assert [row[2] for row in at_80[:3]] == ["75.0 (75.0 to 75.0)"] + ["100.0 (100.0 to 100.0)"] * 2
-    assert at_80[1][4].startswith("+25.0 (") and at_80[2][4].startswith("+25.0 (")
+    first, by_kind, last = at_80
+    assert first[2] == last[2] == "100.0 (100.0 to 100.0)" and by_kind[1:] == ["100", "100"]
+    assert first[4].startswith("+25.0 (") and last[4].startswith("+25.0 (")
 
 
 def test_no_results(tmp_path, monkeypatch, capsys):
