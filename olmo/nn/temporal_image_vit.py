@@ -118,8 +118,6 @@ class TemporalVisionTransformer(VisionTransformer):
         # 1. Score the cells, and choose those that stay.
         scores, aux_loss = self._score(x, images, table)
         keep = self.kept_cells(scores, table, len(images))
-        if config.merge_removed:
-            x = merge_removed(x, keep, grid)
         # 2. Plan where their patches lie.
         counts, *host = to_host([grid.spread(keep).sum(1), *also(keep)])
         layout, bias = None, self._bias(scores, table, x)
@@ -207,22 +205,6 @@ class TemporalVisionTransformer(VisionTransformer):
     def n_score_terms(self, table: FrameTable) -> int:
         """(Frame pair, cell) terms that the auxiliary loss is a mean of."""
         return table.n_pairs * self.n_cells if self.config.method.learned else 0
-
-
-def merge_removed(x_FNE: Tensor, keep_FM: Tensor, grid: CellGrid) -> Tensor:
-    """``x_FNE`` where a kept cell is the mean of itself and of the removed ones at its place that
-    follow it. The first frame of a video is kept whole, so no cell goes to another video."""
-    n_frames, n_patches, width = x_FNE.shape
-    place = torch.arange(n_frames, device=x_FNE.device)[:, None]
-    owner_FM = torch.where(keep_FM, place, 0).cummax(0).values
-    owner_FN = owner_FM[:, grid.cell_of_patch] * n_patches + torch.arange(
-        n_patches, device=x_FNE.device
-    )
-    owner, flat = owner_FN.flatten(), x_FNE.flatten(0, 1)
-    total = torch.zeros_like(flat).index_add(0, owner, flat)
-    n_merged = flat.new_zeros(len(flat)).index_add(0, owner, flat.new_ones(len(flat)))
-    merged = (total / n_merged.clamp(min=1)[:, None]).view(n_frames, n_patches, width)
-    return torch.where(grid.spread(keep_FM)[..., None], merged, x_FNE)
 
 
 def pruning_stats(

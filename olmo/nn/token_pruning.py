@@ -54,8 +54,6 @@ class TemporalVitConfig(VitConfig):
     in the reference; its result then depends on the other frames of the batch."""
     bias_rescale: Literal["row", "frame"] = "row"
     """Where minimum and maximum of the bias are taken; published checkpoints use ``row``."""
-    merge_removed: bool = False
-    """A removed cell is averaged into the last kept one at its place, which it mostly repeats."""
     detach_similarity: bool = False
     """Detach the target of the auxiliary loss, so that it cannot move the ViT."""
     new_ref_threshold: float = 0.85
@@ -80,8 +78,6 @@ class TemporalVitConfig(VitConfig):
             raise ValueError(f"layout {self.layout!r} is not one of packed, ragged")
         if self.refill and self.layout != "packed":
             raise ValueError(f"refill=True needs layout=packed, got layout={self.layout}")
-        if self.merge_removed and self.method.pooled:
-            raise ValueError(f"merge_removed=True: {self.prune_method} removes nothing in the ViT")
 
     @property
     def method(self) -> PruneMethod:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from olmo.nn.temporal_image_vit import merge_removed
 from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
 from olmo.nn.token_layout import CellGrid, FrameTable, frame_table
 from olmo.nn.token_pruning import frame_keys, select_cells
@@ -114,20 +113,6 @@ def test_a_still_picture_loses_the_same_at_every_time(method: str) -> None:
     keep = forward(model, x).keep.view(12, -1)
     counts = removed_per_frame(keep)
     assert max(counts) - min(counts) <= 3, counts
-
-
-def test_a_removed_cell_is_averaged_into_the_last_kept_one_at_its_place() -> None:
-    """Two cells of one patch; the first leaves in frames 1 and 3 of a video and comes back in 2. A
-    second video begins in frame 4, whole: nothing of it goes to the first."""
-    grid = CellGrid.build(1, 2, 1, CPU)
-    x = torch.arange(10.0).view(5, 2, 1)
-    keep = torch.ones(5, 2, dtype=torch.bool)
-    keep[[1, 3], 0] = False
-    merged = merge_removed(x, keep, grid)[..., 0]
-    assert merged[:, 0].tolist() == [1.0, 2.0, 5.0, 6.0, 8.0]  # (0 + 2) / 2, and (4 + 6) / 2
-    assert torch.equal(merged[:, 1], x[:, 1, 0])
-    with pytest.raises(ValueError, match="merge_removed=True: evs"):
-        backbone(prune_method="evs", merge_removed=True)
 
 
 @pytest.mark.parametrize("score", [0.5, 0.02])
