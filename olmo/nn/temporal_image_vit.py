@@ -43,6 +43,7 @@ class TemporalVitOutput:
         host: what ``also`` of ``forward_pruned`` asked for, on the host.
         scores: [P, M] or None when there is nothing to prune.
         aux_loss: weighted mean over ``aux_count`` terms; None outside training.
+        change: sum of 1 - cosine over these terms; None without one.
         stats: named figures for the log.
     """
 
@@ -53,6 +54,7 @@ class TemporalVitOutput:
     scores: Tensor | None = None
     aux_loss: Tensor | None = None
     aux_count: int = 0
+    change: Tensor | None = None
     stats: dict[str, float] = field(default_factory=dict)
 
 
@@ -116,7 +118,7 @@ class TemporalVisionTransformer(VisionTransformer):
         self.check_prune_at()
         x, found = self.first_blocks(images, config.prune_at + 1, layers)
         # 1. Score the cells, and choose those that stay.
-        scores, aux_loss = self._score(x, images, table)
+        scores, aux_loss, change = self._score(x, images, table)
         keep = self.kept_cells(scores, table, len(images))
         # 2. Plan where their patches lie.
         counts, *host = to_host([grid.spread(keep).sum(1), *also(keep)])
@@ -144,6 +146,7 @@ class TemporalVisionTransformer(VisionTransformer):
             scores if table.videos else None,
             aux_loss,
             0 if aux_loss is None else self.n_score_terms(table),
+            change,
             stats=pruning_stats(table, layout, len(images), grid.n_cells),
         )
 
@@ -189,18 +192,22 @@ class TemporalVisionTransformer(VisionTransformer):
         bias = attention_bias(scores, table.has_previous, grid, config.rescale_bias_min, per_row)
         return bias.new_zeros(x.shape[:2]).index_copy(0, table.prunable, bias)
 
-    def _score(self, x: Tensor, images: Tensor, table: FrameTable) -> tuple[Tensor, Tensor | None]:
-        """Scores [P, M], or of one frame without videos; and the auxiliary loss of training."""
+    def _score(
+        self, x: Tensor, images: Tensor, table: FrameTable
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Scores [P, M], or of one frame without videos; auxiliary loss and ``change`` of
+        training."""
         inputs = self.score_inputs(x, images, table)
         scores = self.method_scores(inputs)
         if not self.training or self.scorer is None:
-            return scores, None
+            return scores, None, None
         if not (count := self.n_score_terms(table)):
-            return scores, 0.0 * scores.sum()
+            return scores, 0.0 * scores.sum(), None
         compared = inputs.x.detach() if self.config.detach_similarity else inputs.x
         cosine = recomputed(neighbour_cosine, compared, inputs.grid)
         total = similarity_loss_sum(scores, cosine, inputs.has_previous)
-        return scores, self.config.sim_reg_loss_coefficient * total / count
+        change = ((1 - cosine.detach()) * inputs.has_previous[1:, None]).sum()
+        return scores, self.config.sim_reg_loss_coefficient * total / count, change
 
     def n_score_terms(self, table: FrameTable) -> int:
         """(Frame pair, cell) terms that the auxiliary loss is a mean of."""

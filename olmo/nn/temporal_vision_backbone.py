@@ -126,6 +126,7 @@ class TemporalVisionBackbone(VisionBackbone):
             out.scores,
             out.aux_loss,
             out.aux_count,
+            out.change,
             out.stats,
         )
 

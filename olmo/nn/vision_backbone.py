@@ -76,6 +76,7 @@ class VisionOutput:
         scores: [B * T, M] scores of the cells, 1 for frames that are not scored; None if dense.
         aux_loss: auxiliary loss, already weighted; None outside training or if dense.
         aux_count: number of (frame pair, cell) terms the auxiliary loss is a mean of.
+        change: sum of 1 - cosine over these terms; None outside training or without any.
         stats: named figures for the log.
     """
 
@@ -86,6 +87,7 @@ class VisionOutput:
     scores: Tensor | None = None
     aux_loss: Tensor | None = None
     aux_count: int = 0
+    change: Tensor | None = None
     stats: dict[str, float] = field(default_factory=dict)
 
 

@@ -13,7 +13,10 @@ from olmo.nn.temporal_vision_backbone import TemporalVisionBackbone
 from olmo.nn.transfer import upload
 from olmo.train.loss import TokenLoss
 
-ON_DEVICE = ("cross_entropy", "z_loss", "correct", "aux", "tokens", "score", "score_squared")
+ON_DEVICE = (
+    *("cross_entropy", "z_loss", "correct", "aux", "tokens"),
+    *("score", "score_squared", "change"),
+)
 ON_HOST = ("frames", "flops", "prunable_videos", "vit_rows", "scores")
 """Where a sum is known. Fixed names, the same on every rank and in every step."""
 
@@ -79,6 +82,8 @@ class StepSums:
             scores = vision.scores.detach()[compared].double()
             self._add({"score": scores.sum(), "score_squared": scores.square().sum()})
             self.host["scores"] += scores.numel()
+        if vision.change is not None:
+            self._add({"change": vision.change})
 
     def reduce(
         self, weight: float, aux_terms: float
@@ -124,4 +129,6 @@ def _pruning_metrics(total: dict[str, float], histogram: list[int]) -> dict[str,
         mean = total["score"] / n
         metrics["stts/score_mean"] = mean
         metrics["stts/score_std"] = math.sqrt(max(total["score_squared"] / n - mean * mean, 0.0))
+        if total["change"]:  # of a learned scorer: what the auxiliary loss pulls the scores to
+            metrics["stts/change_mean"] = total["change"] / n
     return metrics

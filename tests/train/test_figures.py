@@ -93,11 +93,14 @@ def test_pruning_figures(tmp_path: Path) -> None:
     assert metrics["batch/frames"] == metrics["stts/vit_rows_before"] == 12
     assert metrics["stts/vit_rows"] == pytest.approx(12 - removed / CELLS)
     trainer.optimizer.zero_grad()
-    scores = []
+    scores, change, n_terms = [], 0.0, 0
     for i in (0, 3, 4):
         vision = trainer.forward(micro_batch([[i]]).tensors).vision
         assert vision is not None and vision.scores is not None
         scores.append(vision.scores[1:].detach().flatten())
+        assert vision.change is not None
+        change, n_terms = change + float(vision.change), n_terms + vision.aux_count
+    assert metrics["stts/change_mean"] == pytest.approx(change / n_terms, rel=1e-2)
     assert 0 < metrics["stts/score_std"] < 1
     # the weights have moved by one step of 1e-5 and 1e-4 since
     assert metrics["stts/score_mean"] == pytest.approx(float(torch.cat(scores).mean()), abs=2e-2)
