@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from typing import Any
 from olmo.command_line import Parser, RunError, exit_code, path, positive
 from olmo.config import Config, ConfigError
 from olmo.eval.study import columns, how, made_and_asked, only, read_lines, read_results, table
+from olmo.files import write_text
 from olmo.text import format_table
 from olmo.yaml_file import read_settings
 
@@ -41,6 +43,10 @@ DATA_SEED = 50189
 """The training script's default."""
 SCORING = threading.Lock()
 """One model is asked at a time: torch's number of threads belongs to the process."""
+
+
+def short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass
@@ -106,11 +112,15 @@ class Plan(Config):
 
     def __post_init__(self) -> None:
         self.at_least(1, "steps", "clips")
+        lines = [line for job in self.jobs() for line in job.lines]
+        if twice := [line for line, n in Counter(lines).items() if n > 1]:
+            name, topk, seed = twice[0]
+            raise ValueError(f"asked twice: {name} at {topk:g}, seed {seed}")
 
     @property
     def config_digest(self) -> str:
-        """Of what the file of settings holds; ``OSError`` names it if it is not there."""
-        return hashlib.sha256((ROOT / self.config).read_bytes()).hexdigest()[:8]
+        """Of what the file of settings says; ``OSError`` names it if it is not there."""
+        return short_digest(json.dumps(read_settings(ROOT / self.config), sort_keys=True))
 
     def jobs(self) -> Iterator[Job]:
         """All runs, all methods of one seed before the next seed."""
@@ -140,7 +150,7 @@ class Job:
         for one in self.asked:
             name, topk = self.name, self.topk if one.topk is None else one.topk
             if one.usual_change is not None:
-                name += ", by change"
+                name += f", by change {one.usual_change:g}"
             if topk != self.topk:
                 name += f", trained at {self.topk:.0%}"
             if one.fps is not None:
@@ -201,13 +211,18 @@ class Runner:
     def make(self, job: Job) -> list[dict[str, Any]]:
         """Train and score; the lines of the results. ``RunError`` if training did not end well."""
         words = "\n".join((*how(job.command(self.plan, self.out)), self.plan.config_digest))
-        digest = hashlib.sha256(words.encode()).hexdigest()[:8]  # other settings, another folder
-        folder = self.out / f"{job.key}-{digest}"
+        folder = self.out / f"{job.key}-{short_digest(words)}"  # other settings, another folder
         folder.mkdir(parents=True, exist_ok=True)
-        command = job.command(self.plan, folder)
-        self._train(job, command, folder)
+        command, record = job.command(self.plan, folder), folder / "trained.json"
+        reused = record.exists()
+        if not reused:
+            self._train(job, command, folder)
+            made = {"date": datetime.date.today().isoformat(), "commit": self.commit}
+            write_text(record, json.dumps(made))
         figures = training_figures(folder / "metrics.jsonl")
         seconds = {"training": figures.pop("seconds")}
+        if reused:
+            seconds["training"] = 0.0  # it counts where it was made
         lines = []
         for asked, (run, topk, seed) in zip(job.asked, job.lines, strict=True):
             with SCORING:
@@ -223,8 +238,7 @@ class Runner:
                     **figures,
                     "seconds": {name: round(value, 1) for name, value in seconds.items()},
                     "command": shlex.join(command),
-                    "date": datetime.date.today().isoformat(),
-                    "commit": self.commit,
+                    **json.loads(record.read_text()),
                     "machine": f"{platform.machine()}, 1 thread",
                 }
             )

@@ -32,20 +32,21 @@ COLOURS = dict(zip(ORDER, ("black", "C3", "C0", "C2", "C4", "C7"), strict=True))
 HALF = ", trained at 50%"
 
 
-def at_share(settings: list[Setting]) -> list[Setting]:
-    """Those that were trained at the share they are asked at."""
-    return [one for one in settings if not one.trained_at]
+def clips(settings: list[Setting]) -> tuple[str, int]:
+    """What was asked about."""
+    line = settings[0].lines[0]
+    return line["test"], line["clips"]
 
 
-def half(settings: list[Setting]) -> list[Setting]:
-    """Those trained at half, whatever they are asked at, under the names of their methods; and the
-    dense model."""
-    named = [
-        replace(one, name=one.name.removesuffix(HALF))
-        for one in settings
-        if one.name.endswith(HALF) or (not one.trained_at and one.topk in (0, 0.5))
-    ]
-    return in_order(named)
+def by_training(settings: list[Setting]) -> tuple[list[Setting], list[Setting]]:
+    """Those trained at half, whatever they are asked at, and the dense model; and those that were
+    trained at another share. Both under the names of their methods."""
+    halves, others = [], []
+    for one in settings:
+        is_half = one.name.endswith(HALF) or (not one.how_asked and one.topk in (0, 0.5))
+        named = replace(one, name=one.name.removesuffix(one.how_asked)) if one.how_asked else one
+        (halves if is_half else others).append(named)
+    return in_order(halves), in_order(others)
 
 
 def plot(settings: list[Setting], file: Path) -> None:
@@ -64,21 +65,28 @@ def plot(settings: list[Setting], file: Path) -> None:
     def scoring(one: Setting) -> float:
         return float(np.mean([line["seconds"]["scoring"] for line in one.lines]))
 
-    slowest = max(map(scoring, settings))  # dense
+    halves, others = by_training(settings)
+    dense = only(halves, "dense", 0.0) or settings[0]
     panels = [
         ("tokens kept %", figure("kept"), "accuracy %", accuracy),
         ("tokens kept %", figure("kept"), "events kept %", figure("recall")),
         ("FLOPs of a prefill, % of dense", figure("flops"), "accuracy %", accuracy),
-        ("time of all answers, %", lambda s: 100 * scoring(s) / slowest, "accuracy %", accuracy),
+        (
+            *("time of all answers, % of dense", lambda s: 100 * scoring(s) / scoring(dense)),
+            *("accuracy %", accuracy),
+        ),
     ]
     canvas, axes = plt.subplots(1, len(panels), figsize=(16, 4), layout="constrained")
     for axis, (x_label, x, y_label, y) in zip(axes, panels, strict=True):
         for name in ORDER[1:]:
-            for some, style in ((half(settings), "o-"), (at_share(settings), "x:")):
-                shown = sorted((one for one in some if one.name in ("dense", name)), key=x)
-                label = name if style == "o-" and len(shown) > 1 else None
+            shown = sorted((one for one in halves if one.name in ("dense", name)), key=x)
+            if len(shown) > 1:
                 points = [x(s) for s in shown], [y(s) for s in shown]
-                axis.plot(*points, style, label=label, c=COLOURS[name])
+                axis.plot(*points, "o-", label=name, c=COLOURS[name])
+            shown = [one for one in others if one.name == name]
+            points = [x(s) for s in shown], [y(s) for s in shown]
+            label = f"{name}, trained at another share" if shown else None
+            axis.plot(*points, "x", label=label, c=COLOURS[name])
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -95,10 +103,10 @@ def origin(settings: list[Setting]) -> str:
     machines = ", ".join(sorted({line["machine"] for line in lines}))
     hours = sum(sum(line["seconds"].values()) for line in lines) / 3600
     steps = " or ".join(map(str, sorted({line["steps"] for line in lines})))
-    n_runs = len({line["command"] for line in lines})
+    n_trained = sum(line["seconds"]["training"] > 0 for line in lines)  # others were there already
     return (
-        f"{n_runs} runs of {steps} steps, {days}, commit "
-        f"{commits}; {machines} each, {hours:.1f} hours together."
+        f"{n_trained} trainings of {steps} steps, {days}, commit "
+        f"{commits}; {machines} each, two at a time, {hours:.1f} hours together."
     )
 
 
@@ -109,33 +117,28 @@ def report(results: Path, out: Path) -> str:
         raise RunError(f"{results / 'main.jsonl'}: no results; scripts/study.py makes them")
     picture = results / "main.png"
     plot(main, picture)
-    direct, halved = at_share(main), half(main)
-    dense = only(halved, "dense", 0.0)
-    gains = [
-        row
-        for one in halved
-        if one.topk not in (0, 0.5) and only(direct, one.name, one.topk)
-        for row in table([one], dense, direct, one.name)
-    ]
-    shown = [one for one in halved if one.name in ("dense", "scorer", "random")] or main
+    halves, elsewhere = by_training(main)
+    dense = only(halves, "dense", 0.0)
+    trained_there = [row for one in elsewhere for row in table([one], dense, halves, one.name)]
+    shown = [one for one in halves if one.name in ("dense", "scorer", "random")] or main
     parts = ["# Does it learn? A study on clips whose events are known", ""]
     for title, text in (
         ("", _text(results, "intro")),
         (
             "## Methods and shares",
-            markdown_table(columns("random"), table(halved, dense, halved, "random")),
+            markdown_table(columns("random"), table(halves, dense, halves, "random")),
         ),
         ("", f"![Accuracy and kept events]({os.path.relpath(picture, out.parent)})"),
         ("", origin(main)),
         ("## By kind of question", markdown_table(*family_table(shown))),
         ("", _text(results, "half")),
-        ("", markdown_table(columns("training at the share"), gains)),
+        ("", markdown_table(columns("training at half"), trained_there)),
     ):
         parts += [title, "", text, ""] if title else [text, ""]
     for plan in sorted(file.stem for file in results.glob("*.jsonl") if file.stem != "main"):
         if not (settings := read_results(results / f"{plan}.jsonl")):
             continue
-        others = settings if only(settings, "scorer", 0.5) else main  # its own test clips
+        others = main if clips(settings) == clips(main) else settings
         rows = table(settings, only(others, "dense", 0.0), others, "scorer")
         shown_rows = markdown_table(columns("scorer"), rows)
         parts += [_text(results, plan), "", shown_rows, "", origin(settings), ""]

@@ -62,7 +62,7 @@ def test_a_run_may_be_asked_in_several_ways(tmp_path):
     assert job.lines == [
         ("a", 0.5, 0),
         ("a, 4 fps", 0.5, 0),
-        ("a, by change, trained at 50%, 8 fps", 0.75, 0),
+        ("a, by change 0.1, trained at 50%, 8 fps", 0.75, 0),
     ]
     config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
     assert config.budget.topk == 0.75
@@ -83,6 +83,7 @@ def test_a_run_may_be_asked_in_several_ways(tmp_path):
         ("runs: {a: {topk: [0.5], asked: [{frame: 3}]}}", "runs.a.asked[0].frame"),
         ("runs: {a: {topk: [0.5], asked: [{topk: 2}]}}", "topk must be in [0, 1)"),
         ("runs: {a: {topk: [-1]}}", "topk must be in [0, 1)"),
+        ("runs: {a: {topk: [0.5], asked: [{}, {topk: 0.5}]}}", "asked twice: a at 0.5, seed 0"),
         ("runs: {a: {topk: [0.5], steps: 0}}", "steps must be at least 1"),
     ],
 )
@@ -173,7 +174,8 @@ def test_what_was_trained_serves_other_questions(small, tmp_path):
     """The training script ends at once when its folder holds the last step."""
     small("runs: {a: {topk: [0.5]}}")
     folders = set((tmp_path / "runs").iterdir())
-    assert len(small("asked: [{fps: 4}], runs: {a: {topk: [0.5]}}")[1]) == 4
+    lines = small("asked: [{fps: 4}], runs: {a: {topk: [0.5]}}")[1]
+    assert [one["seconds"]["training"] for one in lines] == [6.0, 6.0, 0.0, 0.0]  # counts once
     assert set((tmp_path / "runs").iterdir()) == folders
 
 
@@ -226,6 +228,11 @@ def test_the_page(tmp_path):
     lines.append(line("dense", 0.0, 1, {"brief": "1111", "count": "1111"}))  # made again: it counts
     (results / "main.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (results / "other.jsonl").write_text(json.dumps(line("no bias", 0.5, 0, lines[0]["correct"])))
+    budgets = [
+        line(name, 0.8, 0, {"brief": brief}) | {"test": "b"}
+        for name, brief in (("scorer", "1111"), ("scorer, by change 0.1", "1110"))
+    ]
+    (results / "budgets.jsonl").write_text("\n".join(map(json.dumps, budgets)))
     (results / "intro.md").write_text("What this is.\n")
     page = study_report.report(results, tmp_path / "study.md")
     assert "What this is." in page and "(study/main.png)" in page
@@ -237,12 +244,18 @@ def test_the_page(tmp_path):
     stts = next(r for r in rows if r[0].strip() == "scorer 50%")
     assert stts[2].strip() == "87.5 (87.5 to 87.5)" and stts[3].strip().startswith("-6.2 (")
     assert stts[4].strip().startswith("+37.5 (") and stts[5:][0].strip() == "100.0"
-    assert "14 runs of 3 steps" in page and "14.0 hours" in page
-    # trained at half: against random that was trained so, and against training at the share
+    assert "14 trainings of 3 steps" in page and "14.0 hours" in page
+    # trained at half: against random that was trained so; then trained at the share
     at_80 = [[c.strip() for c in r] for r in rows if r[0].strip() == "scorer 80%"]
-    first, by_kind, last = at_80
-    assert first[2] == last[2] == "100.0 (100.0 to 100.0)" and by_kind[1:] == ["100", "100"]
-    assert first[4].startswith("+25.0 (") and last[4].startswith("+25.0 (")
+    at_half, by_kind, there = at_80[:3]
+    assert at_half[2] == "100.0 (100.0 to 100.0)" and at_half[4].startswith("+25.0 (")
+    assert by_kind[1:] == ["100", "100"]
+    assert there[2] == "75.0 (75.0 to 75.0)" and there[4].startswith("-25.0 (")
+    # a plan with its own clips is compared within itself
+    (changed,) = [
+        [c.strip() for c in r] for r in rows if r[0].strip() == "scorer, by change 0.1 80%"
+    ]
+    assert changed[3] == "" and changed[4].startswith("-25.0 (")
 
 
 def test_no_results(tmp_path, monkeypatch, capsys):

@@ -53,10 +53,9 @@ class Setting:
         return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
 
     @property
-    def trained_at(self) -> str:
-        """The words of the name that say so, where it is not the share removed."""
-        found = re.search(r", trained at \d+%", self.name)
-        return found[0] if found else ""
+    def how_asked(self) -> str:
+        """The words of the name that say so, where it is not as in training."""
+        return "".join(re.findall(r", trained at \d+%|, \d+ fps", self.name))
 
     @cached_property
     def answers(self) -> dict[int, np.ndarray]:
@@ -136,10 +135,10 @@ def table(
     settings: list[Setting], dense: Setting | None, others: list[Setting], rival: str
 ) -> list[list[object]]:
     """Rows under ``columns``; differences are to ``dense``, and to the setting of ``others`` that
-    is called ``rival``, removes as much and was trained at the same share."""
+    is called ``rival``, removes as much and was trained and asked alike."""
     rows: list[list[object]] = []
     for one in settings:
-        other = only(others, rival + one.trained_at, one.topk)
+        other = only(others, rival + one.how_asked, one.topk)
         rows.append(
             [
                 *(one.label, len(one.lines), one.spread),
