@@ -20,11 +20,11 @@ MEDIA_KEYS = ("video", "image")
 """Keys of a record and of an example that name media: of own data, each has one of them."""
 
 TEXT_INPUTS = ("input_ids", "position_ids", "subsegment_ids")
-VISUAL_INPUTS = ("images", "token_pooling", "num_images", "multimodal_type", "n_removed")
+VISUAL_INPUTS = ("images", "token_pooling", "num_images", "multimodal_type")
 MODEL_INPUTS = (*TEXT_INPUTS, *VISUAL_INPUTS)
 """What a model takes of a collated batch."""
 
-HOST_INPUTS = (*TEXT_INPUTS, "response_mask", "num_images", "multimodal_type", "n_removed")
+HOST_INPUTS = (*TEXT_INPUTS, "response_mask", "num_images", "multimodal_type")
 """Inputs of a model that are read on the host, to plan; from a GPU they would cost a wait."""
 
 

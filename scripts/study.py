@@ -52,11 +52,10 @@ def short_digest(text: str) -> str:
 @dataclass
 class Asked(Config):
     """How the questions are asked, where it is not as in training: frames per second of a clip,
-    another share to remove, budgets of single videos."""
+    another share to remove."""
 
     fps: int | None = None
     topk: float | None = None
-    usual_change: float | None = None
 
     def __post_init__(self) -> None:
         self.at_least(1, "fps")
@@ -68,12 +67,10 @@ class Asked(Config):
         found: dict[str, Any] = {}
         if self.topk is not None:
             found["vision_backbone"] = {"vit": {"topk": self.topk}}
-        video: dict[str, Any] = {}
         if self.fps is not None:  # no clip lasts longer than 8 seconds
-            video |= {"max_frames": 8 * self.fps, "max_fps": [self.fps]}
-        if self.usual_change is not None:
-            video["usual_change"] = self.usual_change
-        return found | ({"mm_preprocessor": {"video": video}} if video else {})
+            video = {"max_frames": 8 * self.fps, "max_fps": [self.fps]}
+            found["mm_preprocessor"] = {"video": video}
+        return found
 
 
 @dataclass
@@ -149,8 +146,6 @@ class Job:
         found = []
         for one in self.asked:
             name, topk = self.name, self.topk if one.topk is None else one.topk
-            if one.usual_change is not None:
-                name += f", by change {one.usual_change:g}"
             if topk != self.topk:
                 name += f", trained at {self.topk:.0%}"
             if one.fps is not None:
@@ -280,7 +275,7 @@ def score(plan: Plan, checkpoint: Path, asked: Asked) -> dict[str, Any]:
     for result in results:
         for category, right in result.correct:
             correct[category] = correct.get(category, "") + str(int(right))
-    flops = [video_flops(config, len(one.keep), int((~one.keep).sum())) for one in results]
+    flops = [video_flops(config, len(one.keep)) for one in results]
     unpruned, pruned = (sum(one.total for one in side) for side in zip(*flops, strict=True))
     return {
         "correct": dict(sorted(correct.items())),

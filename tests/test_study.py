@@ -56,18 +56,18 @@ def test_jobs_go_seed_by_seed(tmp_path):
 
 
 def test_a_run_may_be_asked_in_several_ways(tmp_path):
-    asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75, usual_change: 0.1}]"
+    asked = "asked: [{}, {fps: 4}, {fps: 8, topk: 0.75}]"
     plan = study.read_plan(plan_file(tmp_path, f"runs: {{a: {{topk: [0.5], {asked}}}}}"))
     job = next(plan.jobs())
     assert job.lines == [
         ("a", 0.5, 0),
         ("a, 4 fps", 0.5, 0),
-        ("a, by change 0.1, trained at 50%, 8 fps", 0.75, 0),
+        ("a, trained at 50%, 8 fps", 0.75, 0),
     ]
     config = load_model_config(select_checkpoint(DENSE), STTS | job.asked[2].overrides)
     assert config.budget.topk == 0.75
     video = config.mm_preprocessor.video
-    assert (video.max_frames, video.max_fps, video.usual_change) == (64, [8.0], 0.1)
+    assert (video.max_frames, video.max_fps) == (64, [8.0])
     assert job.asked[0].overrides == {}
 
 
@@ -230,7 +230,7 @@ def test_the_page(tmp_path):
     (results / "other.jsonl").write_text(json.dumps(line("no bias", 0.5, 0, lines[0]["correct"])))
     budgets = [
         line(name, 0.8, 0, {"brief": brief}) | {"test": "b"}
-        for name, brief in (("scorer", "1111"), ("scorer, by change 0.1", "1110"))
+        for name, brief in (("scorer", "1111"), ("scorer, otherwise", "1110"))
     ]
     (results / "budgets.jsonl").write_text("\n".join(map(json.dumps, budgets)))
     (results / "intro.md").write_text("What this is.\n")
@@ -252,9 +252,7 @@ def test_the_page(tmp_path):
     assert by_kind[1:] == ["100", "100"]
     assert there[2] == "75.0 (75.0 to 75.0)" and there[4].startswith("-25.0 (")
     # a plan with its own clips is compared within itself
-    (changed,) = [
-        [c.strip() for c in r] for r in rows if r[0].strip() == "scorer, by change 0.1 80%"
-    ]
+    (changed,) = [[c.strip() for c in r] for r in rows if r[0].strip() == "scorer, otherwise 80%"]
     assert changed[3] == "" and changed[4].startswith("-25.0 (")
 
 

@@ -85,7 +85,6 @@ def differences(config: Molmo2Config) -> list[str]:
     expected: dict[str, dict[str, object]] = {
         "video": {
             **{"time_mode": "per-frame-compact", "per_frame_special_token": True},
-            "usual_change": None,
         }
     }
     if image is not None:

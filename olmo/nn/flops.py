@@ -64,16 +64,11 @@ def model_flops(
     n_text_tokens: int,
     n_logits: int = 1,
     pool: int = 3,
-    n_removed: int | None = None,
 ) -> StageFlops:
-    """One video of ``n_frames`` frames with ``n_text_tokens`` other tokens in its row.
-
-    ``n_removed`` of its pooled tokens leave; None: as many as the config says.
-    """
+    """One video of ``n_frames`` frames with ``n_text_tokens`` other tokens in its row."""
     vit = backbone.vit
     budget, n_blocks = backbone.budget(pool, pool), max(backbone.read_layers()) + 1
-    total = budget.total(n_frames)
-    kept = total - (budget.removed(n_frames) if n_removed is None else n_removed)
+    kept, total = budget.kept(n_frames), budget.total(n_frames)
     full_blocks, scorer, connected = n_blocks, 0.0, kept
     if isinstance(vit, TemporalVitConfig) and vit.prune:
         if vit.method.pooled:

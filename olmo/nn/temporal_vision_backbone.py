@@ -72,7 +72,6 @@ class TemporalVisionBackbone(VisionBackbone):
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
         topk: float | None = None,
-        n_removed: Tensor | None = None,
     ) -> VisionOutput:
         """Encode, prune and pool.
 
@@ -82,8 +81,6 @@ class TemporalVisionBackbone(VisionBackbone):
             multimodal_type: int [B, V], a ``MultimodalType`` each; only VIDEO is pruned.
             topk: share of a video's cells to remove, in [0, 1); None is the config's, 0 the dense
                 backbone.
-            n_removed: int [B, V], cells that each video loses without a ``topk``, in place of the
-                config's share of them; negative where that share holds.
 
         Raises:
             ValueError: pruning is on and ``num_images`` or ``multimodal_type`` is missing, or the
@@ -96,12 +93,11 @@ class TemporalVisionBackbone(VisionBackbone):
             raise ValueError("pruning needs num_images and multimodal_type with every batch")
         check_no_masks(image_masks)
         n_rows, n_slots, n_patches = images.shape[:3]
-        own = n_removed if topk is None else None
-        table = self.frames(num_images, multimodal_type, n_slots, topk, own).to(images.device)
+        table = self.frames(num_images, multimodal_type, n_slots, topk).to(images.device)
         frames = images.flatten(0, 1)[table.slots]
         index = patch_rows(token_pooling, table.slots, n_slots, n_patches)
         out = (self._prune_pooled if vit.method.pooled else self._prune)(frames, index, table)
-        if self.budget(topk).topk == 0 and own is None:
+        if self.budget(topk).topk == 0:
             out.kept_rows = None
         if out.scores is not None:
             full = out.scores.new_ones(n_rows * n_slots, out.scores.shape[1])
@@ -183,18 +179,15 @@ class TemporalVisionBackbone(VisionBackbone):
         multimodal_type: Tensor,
         n_slots: int,
         topk: float | None = None,
-        n_removed: Tensor | None = None,
     ) -> FrameTable:
         """The real frames of a batch with ``n_slots`` frame slots per row."""
         cells, share, first = astuple(self.budget(topk))
-        return frame_table(
-            num_images, multimodal_type, n_slots, cells, share, first, n_removed=n_removed
-        )
+        return frame_table(num_images, multimodal_type, n_slots, cells, share, first)
 
     def batch_frames(self, batch: Mapping[str, Tensor]) -> FrameTable:
         """The real frames of a collated batch."""
         counts, n_slots = (batch["num_images"], batch["multimodal_type"]), batch["images"].shape[1]
-        return self.frames(*counts, n_slots, n_removed=batch.get("n_removed"))
+        return self.frames(*counts, n_slots)
 
     def n_score_terms(self, batch: Mapping[str, Tensor]) -> int:
         """(Frame pair, cell) terms of the auxiliary loss."""

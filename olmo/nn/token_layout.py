@@ -68,7 +68,6 @@ def frame_table(
     cells_per_frame: int,
     topk: float,
     prune_from_frame: int = 0,
-    n_removed: Tensor | None = None,
 ) -> FrameTable:
     """Read a batch's frame counts.
 
@@ -77,17 +76,14 @@ def frame_table(
         multimodal_type: int [B, V], a ``MultimodalType`` each.
         n_slots: T, frame slots per row; more frames than slots is a ``ValueError``.
         topk: share to remove; a video whose budget comes to 0 is not prunable.
-        n_removed: int [B, V], cells that each video is to lose instead, where not negative.
     """
     prunable: list[int] = []
     has_previous: list[bool] = []
     videos: list[VideoSpan] = []
     start = 0
-    own = torch.full_like(num_images, -1) if n_removed is None else n_removed
-    given = (x.flatten().tolist() for x in (num_images.clamp(min=0), multimodal_type, own))
-    for n, kind, n_remove in zip(*given, strict=True):
-        if n_remove < 0:
-            n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
+    given = (x.flatten().tolist() for x in (num_images.clamp(min=0), multimodal_type))
+    for n, kind in zip(*given, strict=True):
+        n_remove = n_removed_tokens(n, cells_per_frame, topk, prune_from_frame)
         if kind == MultimodalType.VIDEO and n_remove > 0:
             videos.append(VideoSpan(len(prunable), n, n_remove))
             prunable += range(start, start + n)

@@ -124,7 +124,6 @@ class VisionBackbone(nn.Module):
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
         topk: float | None = None,
-        n_removed: Tensor | None = None,
     ) -> VisionOutput:
         """Encode frames and pool them.
 
@@ -136,7 +135,6 @@ class VisionBackbone(nn.Module):
                 row's sum are padding and are not encoded. None: all frames are.
             multimodal_type: not used by the dense backbone.
             topk: must be 0 or None: nothing can be removed.
-            n_removed: not used by the dense backbone.
         """
         if topk:
             raise ValueError(f"topk={topk}: the model is dense and cannot remove tokens")

@@ -48,9 +48,9 @@ class Collator:
         ``input_ids``, ``labels``, ``position_ids``, and ``subsegment_ids`` if any row has them
         (1 for rows without), int64 ``[B, S]``, padding -1; ``loss_masks`` float32 ``[B, S]``,
         padding 0; ``images`` uint8 ``[B, T, N, D]``, padding 0; ``token_pooling`` int64
-        ``[B, P, K]``, ``num_images`` and ``multimodal_type`` int64 ``[B, V]``, padding -1, and
-        ``n_removed`` likewise if any example has it; ``metadata`` list of ``B``. A batch of text
-        alone holds one empty frame per row, so that the vision tower runs on every device.
+        ``[B, P, K]``, ``num_images`` and ``multimodal_type`` int64 ``[B, V]``, padding -1;
+        ``metadata`` list of ``B``. A batch of text alone holds one empty frame per row, so that
+        the vision tower runs on every device.
         """
         lengths = [self._kept_length(e) for e in examples]
         size = max(lengths)
@@ -78,7 +78,6 @@ class Collator:
         batch = {"images": self._frames(examples, n_frames)}
         keys: list[tuple[str, tuple[int, ...]]] = [("token_pooling", (1,))]
         keys += [("num_images", ()), ("multimodal_type", ())]
-        keys += [("n_removed", ())] if any("n_removed" in e for e in examples) else []
         for key, width in keys:
             parts = [e.get(key, np.zeros((0, *width), dtype=np.int64)) for e in examples]
             longest = np.max([[1, *width], *(part.shape for part in parts)], axis=0)

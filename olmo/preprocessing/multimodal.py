@@ -70,8 +70,7 @@ class ExamplePreprocessor:
         float32 ``[L]``, ``subsegment_ids`` int64 ``[L]`` (trees only); ``images`` uint8 ``[n, N,
         3 * p * p]``, frames or crops, and ``token_pooling`` int64 ``[P, window]`` (visual
         examples only, -1 = no patch); ``num_images`` (n) and ``multimodal_type`` int64 ``[1]``,
-        ``[0]`` for text; ``n_removed`` likewise where a video has a budget of its own; ``n_pruned``
-        and ``visual_end`` (index after the last visual token) int;
+        ``[0]`` for text; ``n_pruned`` and ``visual_end`` (index after the last visual token) int;
         ``metadata``.
         """
         shown = self._shown(example, video, rng)

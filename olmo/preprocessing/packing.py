@@ -170,10 +170,6 @@ def pack(examples: list[Example]) -> Example:
     tokens = ("input_tokens", "target_tokens", "loss_masks", "position_ids")
     keys = (*tokens, "num_images", "multimodal_type")
     out: Example = {k: np.concatenate([e[k] for e in examples]) for k in keys}
-    if any("n_removed" in e for e in examples):
-        unknown = [np.full_like(e["num_images"], -1) for e in examples]
-        own = [e.get("n_removed", rest) for e, rest in zip(examples, unknown, strict=True)]
-        out["n_removed"] = np.concatenate(own)
     segments, visual_end, start = [], 0, 0
     for i, e in enumerate(examples):
         n = len(e["input_tokens"])

@@ -13,7 +13,7 @@ import numpy as np
 from olmo.config import Config
 from olmo.patch_grid import POOL, join_pooling, pooling_windows
 from olmo.preprocessing.images import cell_tokens
-from olmo.token_budget import Budget, check_topk
+from olmo.token_budget import check_topk
 from olmo.tokenizer import MolmoTokenizer
 
 Subtitle = str | dict[tuple[float, float], str]
@@ -27,11 +27,6 @@ TIME_FORMS = {
     "none": "",
 }
 """``time_mode`` -> text before a frame; all but the first also begin with a space."""
-
-CHANGE_LIMITS = (0.25, 2.0)
-"""How far a content-adaptive budget goes: factors on what stays of the later frames."""
-CHANGE_SQUARE, CHANGE_LEVELS = 8, 8.0
-"""Side of the compared squares in pixels, and the grey levels by which a changed one differs."""
 
 
 @dataclass
@@ -59,10 +54,6 @@ class VideoPreprocessorConfig(Config):
     """Start and end tokens around every frame; otherwise one pair around the video."""
     topk: float | None = None
     """Share of pooled tokens that the vision backbone removes; None follows the ViT's."""
-    usual_change: float | None = None
-    """Content-adaptive budgets: the share of cells that change from frame to frame in a usual
-    video. One of half as much change keeps half as much of its later frames, within
-    ``CHANGE_LIMITS``."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"all|ignore|frame_\d+(\.\d+)?|truncate_\d+", self.subtitle_mode):
@@ -76,7 +67,6 @@ class VideoPreprocessorConfig(Config):
             raise ValueError(f"max_fps must hold rates above 0, got {self.max_fps}")
         if self.topk is not None:
             check_topk(self.topk)
-        self.in_range("(0, 1]", "usual_change")
 
     @classmethod
     def upgrade(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -85,32 +75,6 @@ class VideoPreprocessorConfig(Config):
         if isinstance(value, (int, float, str)) and not str(value).startswith("["):
             data["max_fps"] = [value]
         return data
-
-    def most_removed(self, rule: Budget) -> Budget:
-        """The budget under which no video of this config loses more."""
-        own = rule.topk > 0 and self.usual_change is not None
-        return rule.at(1 - CHANGE_LIMITS[0] * (1 - rule.topk)) if own else rule
-
-    def budget(self, rule: Budget, frames: np.ndarray) -> Budget:
-        """What a video of these uint8 frames ``[n, h, w, 3]`` loses: ``rule``, unless it has a
-        budget of its own."""
-        if rule.topk == 0 or self.usual_change is None:
-            return rule
-        low, high = CHANGE_LIMITS
-        factor = min(max(changed_cells(frames) / self.usual_change, low), high)
-        first = 1 / len(frames)  # stays whole, so the factor is for the others
-        kept = first + max(1 - rule.topk - first, 0) * factor
-        return rule.at(max(1 - kept, 0))
-
-
-def changed_cells(frames: np.ndarray) -> float:
-    """Share of the squares of ``CHANGE_SQUARE`` pixels in uint8 ``[n, h, w, 3]`` whose mean grey
-    level differs by more than ``CHANGE_LEVELS`` from the frame before."""
-    side, (h, w) = CHANGE_SQUARE, frames.shape[1:3]
-    grey = frames[:, : h - h % side, : w - w % side].mean(-1, dtype=np.float32)
-    squares = grey.reshape(len(grey), h // side, side, w // side, side)
-    moved = np.abs(np.diff(squares, axis=0)).mean((2, 4)) > CHANGE_LEVELS
-    return float(moved.mean()) if len(moved) else 0.0
 
 
 def video_token_ids(

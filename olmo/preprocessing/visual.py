@@ -79,7 +79,6 @@ class VisualInput:
         pooling: int64 ``[P, window]``, patches of each ``<im_patch>`` token, -1 for none.
         sizes: width and height of the video or of each image.
         n_pruned: ``<im_patch>`` tokens that the model will remove.
-        own_budget: whether their number is this video's own, not that of all of its length.
         n_left_out: images of the list that are not shown.
     """
 
@@ -89,7 +88,6 @@ class VisualInput:
     pooling: np.ndarray
     sizes: list[tuple[int, int]]
     n_pruned: int = 0
-    own_budget: bool = False
     n_left_out: int = 0
 
     @property
@@ -116,9 +114,6 @@ def visual_arrays(shown: Sequence[VisualInput]) -> dict[str, np.ndarray]:
         "num_images": np.array([len(one.patches) for one in shown], dtype=np.int64),
         "multimodal_type": np.array([one.kind for one in shown], dtype=np.int64),
     }
-    if any(one.own_budget for one in shown):
-        own = [one.n_pruned if one.own_budget else -1 for one in shown]
-        out["n_removed"] = np.array(own, dtype=np.int64)
     if shown:
         out["images"], out["token_pooling"] = joined(shown)
     return out
@@ -155,15 +150,13 @@ class VisualPreprocessor:
         ids += subtitle_token_ids(config, self.tokenizer, subtitle, video.timestamps)
         h, w = video.frames.shape[1:3]
         frames = resize_frames(video.frames, self.image_size)
-        rule = config.budget(self.rule, frames)
         return VisualInput(
             MultimodalType.VIDEO,
             [ids],
             patchify(frames, self.patch_size),
             video_token_pooling(config, n_frames, *self.grid),
             [video.size or (w, h)],
-            rule.removed(n_frames),
-            own_budget=rule is not self.rule,
+            self.rule.removed(n_frames),
         )
 
     def of_image(self, source: ImageSource, high_res: bool = False) -> VisualInput:

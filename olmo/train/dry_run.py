@@ -108,18 +108,12 @@ def full_row(config: TrainConfig) -> tuple[float, RowShape]:
     return videos, RowShape(videos * n_frames, videos * kept, videos * length)
 
 
-def video_flops(
-    model: Molmo2Config, n_frames: int, n_removed: int | None = None
-) -> tuple[StageFlops, StageFlops]:
-    """Forward FLOPs for one video and a question, without pruning, and with ``n_removed`` tokens
-    less (default: as configured)."""
+def video_flops(model: Molmo2Config, n_frames: int) -> tuple[StageFlops, StageFlops]:
+    """Forward FLOPs for one video and a question, without pruning and as configured."""
     pool, text = model.mm_preprocessor.video.pooling_h, _text_tokens(n_frames)
     dense, pruned = (
-        model_flops(backbone, model.llm, n_frames, text, pool=pool, n_removed=n)
-        for backbone, n in (
-            (dense_backbone(model.vision_backbone), 0),
-            (model.vision_backbone, n_removed),
-        )
+        model_flops(backbone, model.llm, n_frames, text, pool=pool)
+        for backbone in (dense_backbone(model.vision_backbone), model.vision_backbone)
     )
     return dense, pruned
 

@@ -157,11 +157,11 @@ def build_model(config: TrainConfig, device: torch.device) -> Molmo2:
 
 def _bounds(config: TrainConfig, preprocessor: ExamplePreprocessor) -> tuple[int | None, int]:
     """Most frames (None: no bound) and most removed tokens of one row."""
-    packing, video = config.data.packing, config.model.mm_preprocessor.video
-    most = video.most_removed(config.model.budget)
+    packing, budget = config.data.packing, config.model.budget
     if packing is None or config.data.sequence_length is None:
-        return preprocessor.visual.max_frames(), most.removed(video.max_frames)
-    share = most.topk
+        n_frames = config.model.mm_preprocessor.video.max_frames
+        return preprocessor.visual.max_frames(), budget.removed(n_frames)
+    share = budget.topk
     return packing.max_images, int(config.data.sequence_length * share / (1 - share))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from olmo.models.molmo2.molmo2 import Molmo2Config
@@ -30,8 +29,8 @@ class FlopCounter:
         pool, backbone = config.mm_preprocessor.video.pooling_h, config.vision_backbone
 
         @cache
-        def video(n_frames: int, n_removed: int) -> StageFlops:
-            return model_flops(backbone, config.llm, n_frames, 0, 0, pool, n_removed)
+        def video(n_frames: int) -> StageFlops:
+            return model_flops(backbone, config.llm, n_frames, 0, 0, pool)
 
         self.video = video
         self.dense_frame = model_flops(dense_backbone(backbone), config.llm, 1, 0, 0, pool).vit
@@ -43,20 +42,18 @@ class FlopCounter:
         lengths = (batch["input_ids"] >= 0).sum(1).tolist()
         image_tokens = int((batch["token_pooling"] >= 0).any(-1).sum())
         total, image_frames = 0.0, 0
-        own = batch.get("n_removed", torch.full_like(batch["num_images"], -1))
-        given = [batch[k].tolist() for k in ("num_images", "multimodal_type")] + [own.tolist()]
+        given = [batch[k].tolist() for k in ("num_images", "multimodal_type")]
         for row, inputs in enumerate(zip(*given, strict=True)):
-            for n, kind, n_removed in zip(*inputs, strict=True):
+            for n, kind in zip(*inputs, strict=True):
                 if n <= 0:
                     continue
                 if kind != MultimodalType.VIDEO:
                     image_frames += n
                     continue
-                n_removed = n_removed if n_removed >= 0 else self.budget.removed(n)
-                stages = self.video(n, n_removed)
+                stages = self.video(n)
                 total += stages.vit + stages.scorer + stages.connector
                 image_tokens -= self.budget.total(n)
-                lengths[row] -= n_removed
+                lengths[row] -= self.budget.removed(n)
         if image_frames:
             total += image_frames * self.dense_frame + image_tokens * self.connector
         total += sum(llm_flops(llm, n, 0) for n in lengths)

@@ -181,14 +181,13 @@ def score_with_model(model: TemporalVideoOlmo, video: VideoFrames, name: str) ->
     images = torch.from_numpy(patchify(frames, settings.image_patch_size))
     preprocessing = model.config.mm_preprocessor.video
     pooling = video_token_pooling(preprocessing, len(images), *settings.image_num_patch)
-    rule = preprocessing.budget(backbone.budget(), frames)
     with torch.no_grad():
         inputs = backbone.score_inputs(
             images.to(model.device),
             torch.from_numpy(pooling).to(model.device),
             _one_video(len(images), n_remove=1).to(model.device),
         )
-    return _scored(video, inputs, backbone.config.video_pooling, rule, source)
+    return _scored(video, inputs, backbone.config.video_pooling, backbone.budget(), source)
 
 
 @torch.no_grad()

@@ -364,22 +364,3 @@ def test_missing_counts_are_an_error() -> None:
 def test_settings_that_cannot_work(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone(**fields)
-
-
-def test_videos_lose_what_their_batch_says() -> None:
-    """Counts of the batch take the place of the config's share; an explicit share that of both."""
-    model = backbone()
-    rows = [video(4, 0), video(4, 1)]
-    x = stack(*rows)
-    given = (x["images"], None, x["token_pooling"], x["num_images"], x["multimodal_type"])
-    with torch.no_grad():
-        own = model(*given, n_removed=torch.tensor([[7], [-1]]))
-        for i, n_removed in enumerate((7, model.budget().removed(4))):
-            keep = own.keep[i]
-            assert int(own.rows[i].sum() - keep.sum()) == n_removed
-            alone = model(*(None if v is None else v[i : i + 1] for v in given), n_removed / 36)
-            assert torch.equal(alone.keep[0], keep)
-        none = model(*given, n_removed=torch.zeros(2, 1, dtype=torch.int64))
-        assert none.keep.equal(none.rows)
-        shared = model(*given, topk=0.25, n_removed=torch.tensor([[7], [-1]]))
-        assert [int(n) for n in (shared.rows.sum(1) - shared.keep.sum(1))] == [9, 9]

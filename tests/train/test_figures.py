@@ -117,20 +117,15 @@ def test_bf16_autocast_is_near_float32(tmp_path: Path) -> None:
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-@pytest.mark.parametrize(("kind", "own"), [("dense", None), ("stts", None), ("stts", 7)])
-def test_flops_of_a_batch(kind: str, own: int | None, tmp_path: Path) -> None:
-    """Three times what torch counts in a forward pass over rows without padding; also where each
-    video loses ``own`` tokens.
+@pytest.mark.parametrize("kind", ["dense", "stts"])
+def test_flops_of_a_batch(kind: str, tmp_path: Path) -> None:
+    """Three times what torch counts in a forward pass over rows without padding.
 
     The formula spreads the survivors evenly over the frames: 3.5% less attention here.
     """
     write_start(kind, tmp_path)
     trainer = make_trainer(train_config(kind, tmp_path / "run"), tmp_path)
     batch = micro_batch([[0]]).tensors
-    usual = trainer.count_flops(batch)
-    if own is not None:
-        batch["n_removed"] = torch.full_like(batch["num_images"], own)
-        assert trainer.count_flops(batch) > 1.1 * usual
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH), force_masks():
         trainer.forward(batch)

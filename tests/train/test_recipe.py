@@ -198,7 +198,7 @@ def test_a_model_of_other_frames_keeps_its_video_section(resolved: Resolved) -> 
 def test_the_recipe_names_every_setting_of_a_video() -> None:
     """As the published script takes nothing of this section from the checkpoint."""
     model = merged_model_config({}, ODD).to_dict()
-    own = {"decoder", "topk", "usual_change"}
+    own = {"decoder", "topk"}
     names = {f.name for f in dataclasses.fields(VideoPreprocessorConfig)} - own
     assert set(recipe_for(model)["model"]["mm_preprocessor"]["video"]) == names
 

@@ -190,7 +190,6 @@ def _inputs_on_the_host(folder: Path) -> dict[str, bool]:
     """Whether inputs reach the model as they are when FSDP moves what it is given, as on a GPU."""
     model = make_trainer(train_config("stts", folder / "unused"), folder / "stts").model
     batch = micro_batch([[0], [3, 4]]).tensors
-    batch["n_removed"] = torch.full_like(batch["num_images"], -1)
     inputs = {name: batch[name] for name in MODEL_INPUTS}
     with torch.no_grad():
         model(**inputs)  # after this the streams of FSDP are those of the CPU

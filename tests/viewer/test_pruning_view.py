@@ -134,18 +134,6 @@ def test_frames_outside_the_budget_and_settings_left_alone():
     assert scored.budget().removed(9) == n_removed_tokens(9, CELLS, 0.3, 2)
 
 
-def test_a_video_with_a_budget_of_its_own():
-    """By ``usual_change`` a still video keeps less, a busy one more."""
-    model, video = build(topk=0.5), cut_video()
-    still = VideoFrames(video.frames[[0] * 9], video.timestamps, video.duration)
-    model.config.mm_preprocessor.video.usual_change = 0.1
-    busy, calm = (score_with_model(model, one, "a model") for one in (video, still))
-    assert calm.rule.topk > 0.5 > busy.rule.topk
-    removed = n_removed_tokens(9, CELLS, calm.rule.topk)
-    assert (~calm.kept().keep).sum() == removed > n_removed_tokens(9, CELLS, 0.5)
-    assert f"{removed} of {9 * CELLS} visual tokens removed" in calm.in_words()
-
-
 def test_new_frames_are_protected_while_others_hold_the_budget():
     vit = pixel_settings(prune_method="easy")
     scored = score_pixels(cut_video(), vit, 3)

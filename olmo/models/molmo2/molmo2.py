@@ -171,7 +171,6 @@ class Molmo2(nn.Module):
         token_pooling: Tensor | None = None,
         num_images: Tensor | None = None,
         multimodal_type: Tensor | None = None,
-        n_removed: Tensor | None = None,
         response_mask: Tensor | None = None,
         topk: float | None = None,
         cache: KVCache | None = None,
@@ -189,7 +188,7 @@ class Molmo2(nn.Module):
             images: [B, T, N, patch_dim] uint8, or float in [-1, 1].
             token_pooling: int64 [B, P, slots]; its valid rows belong, in order, to the
                 ``<im_patch>`` tokens of the row.
-            num_images, multimodal_type, n_removed: int [B, V], see ``TemporalVisionBackbone``.
+            num_images, multimodal_type: int [B, V], see ``TemporalVisionBackbone``.
             response_mask: bool [B, S]; logits are computed for these tokens only.
             topk: share of a video's tokens to remove, in [0, 1); None is the config's.
             cache: filled with keys and values of this prompt.
@@ -208,7 +207,6 @@ class Molmo2(nn.Module):
             "token_pooling": token_pooling,
             "num_images": num_images,
             "multimodal_type": multimodal_type,
-            "n_removed": n_removed,
             "response_mask": response_mask,
         }
         prompt = self.encode(batch, topk)
@@ -267,7 +265,7 @@ class Molmo2(nn.Module):
             raise ValueError("images need token_pooling")
         names = ("images", "image_masks", "token_pooling", "num_images", "multimodal_type")
         given = map(batch.get, names)
-        out: VisionOutput = self.vision_backbone(*given, topk, batch.get("n_removed"))
+        out: VisionOutput = self.vision_backbone(*given, topk)
         return out
 
     def drop_removed(self, row: TextRow, vision: VisionOutput) -> TextRow:
