@@ -104,10 +104,8 @@ def origin(settings: list[Setting]) -> str:
     hours = sum(sum(line["seconds"].values()) for line in lines) / 3600
     steps = " or ".join(map(str, sorted({line["steps"] for line in lines})))
     n_trained = sum(line["seconds"]["training"] > 0 for line in lines)  # others were there already
-    return (
-        f"{n_trained} trainings of {steps} steps, {days}, commit "
-        f"{commits}; {machines} each, two at a time, {hours:.1f} hours together."
-    )
+    made = f"{n_trained} trainings of {steps} steps" if n_trained else "Trained as above"
+    return f"{made}, {days}, commit {commits}; {machines} each, {hours:.1f} hours together."
 
 
 def report(results: Path, out: Path) -> str:
