@@ -50,7 +50,8 @@ class Setting:
 
     @property
     def label(self) -> str:
-        return self.name if not self.topk else f"{self.name} {self.topk:.0%}"
+        share = f" {self.topk:.0%}" if self.topk else ""
+        return self.name.removesuffix(self.how_asked) + share + self.how_asked
 
     @property
     def how_asked(self) -> str:

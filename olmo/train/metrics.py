@@ -107,6 +107,7 @@ class StepSums:
         if aux_terms:
             metrics["train/AuxLoss"] = metrics["stts/aux_loss"] = total["aux"] / aux_terms
             metrics["train/loss"] += metrics["train/AuxLoss"]
+            metrics["stts/change_mean"] = total["change"] / aux_terms
         if not total["prunable_videos"]:
             return metrics, {}
         histogram = [int(count) for count in values[len(total) :]]
@@ -129,6 +130,4 @@ def _pruning_metrics(total: dict[str, float], histogram: list[int]) -> dict[str,
         mean = total["score"] / n
         metrics["stts/score_mean"] = mean
         metrics["stts/score_std"] = math.sqrt(max(total["score_squared"] / n - mean * mean, 0.0))
-        if total["change"]:  # of a learned scorer: what the auxiliary loss pulls the scores to
-            metrics["stts/change_mean"] = total["change"] / n
     return metrics
